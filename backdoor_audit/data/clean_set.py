@@ -1,0 +1,174 @@
+"""Images nobody tampered with, as one tensor with labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backdoor_audit.errors import DataFormatError
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanSet:
+    """Images nobody tampered with: ``images`` float32 (n, c, h, w) in [0, 1] and their true ``labels`` int64 (n,).
+
+    ``class_names`` may be empty. ``source`` says where the images came from. Build one with `CleanSet.of` or
+    `load_clean_set`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...] = ()
+    source: str = "tensors"
+
+    @classmethod
+    def of(
+        cls,
+        images: Tensor | NDArray[Any],
+        labels: Tensor | NDArray[Any],
+        class_names: Sequence[str] = (),
+        source: str = "tensors",
+    ) -> CleanSet:
+        """A checked set of uint8 or float images and integer labels (n,), as tensors or numpy arrays.
+
+        Images are (n, c, h, w), (n, h, w, c) or grey (n, h, w); the axis of 1 or 3 entries is the channel, the second
+        one if both are. Bytes are divided by 255; floats must lie in [0, 1] already.
+
+        Raises `DataFormatError`, one line that begins with the source, for anything else.
+        """
+        pixels, classes = _checked_images(images, source), checked_labels(labels, source)
+        if len(pixels) != len(classes):
+            raise DataFormatError(f"{source}: {len(pixels)} images and {len(classes)} labels; give one label per image")
+        return cls(pixels, classes, tuple(str(name) for name in class_names), source)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width (px)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: the highest label plus one, or the number of names if that is larger."""
+        return max(int(self.labels.max()) + 1 if len(self) else 0, len(self.class_names))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, pixels and labels: equal for equal content, wherever it was read from."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def class_name(self, label: int) -> str:
+        """The class for people: ``7``, or ``7 (sneaker)`` where it has a name."""
+        return f"{label} ({self.class_names[label]})" if 0 <= label < len(self.class_names) else str(label)
+
+    def without_class(self, label: int) -> CleanSet:
+        """The images of all other classes; may be empty."""
+        return self._subset((self.labels != label).nonzero().flatten())
+
+    def split(self, seed: int, share: float = 0.5) -> tuple[CleanSet, CleanSet]:
+        """Two sets without a common image: ``share`` of every class to optimise on, the rest to validate on.
+
+        A class with two or more images is in both. Each set keeps the order of the images. The same seed gives the same
+        split. Raises `DataFormatError` if no class has two images.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share must lie between 0 and 1, got {share}")
+        generator = torch.Generator().manual_seed(seed)
+        taken = torch.zeros(len(self), dtype=torch.bool)
+        for label in sorted(set(self.labels.tolist())):
+            members = (self.labels == label).nonzero().flatten()
+            members = members[torch.randperm(len(members), generator=generator)]
+            most = max(len(members) - 1, 1)
+            taken[members[: min(max(round(share * len(members)), 1), most)]] = True
+        if taken.all():
+            raise DataFormatError(
+                f"{self.source}: {len(self)} images, no class has two; give at least two images per class to have some "
+                "left for validation"
+            )
+        return self._subset(taken.nonzero().flatten()), self._subset((~taken).nonzero().flatten())
+
+    def sample(self, most: int, seed: int) -> CleanSet:
+        """At most that many images, in proportion to the classes, every class at least once if there is room."""
+        return self if len(self) <= most else self._subset(choose(self.labels, most, seed))
+
+    def _subset(self, indices: Tensor) -> CleanSet:
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
+    pixels = _as_tensor(images, "images", source)
+    shape = tuple(pixels.shape)
+    if not pixels.numel():
+        raise DataFormatError(f"{source}: no images (shape {shape}); give at least two per class")
+    if pixels.ndim == 3:
+        pixels = pixels.unsqueeze(1)
+    elif pixels.ndim == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
+        pixels = pixels.permute(0, 3, 1, 2)
+    elif pixels.ndim != 4 or shape[1] not in (1, 3):
+        raise DataFormatError(
+            f"{source}: images of shape {shape}; accepted: (n, c, h, w) or (n, h, w, c) with 1 or 3 channels, (n, h, w)"
+        )
+    if pixels.dtype == torch.uint8:
+        return pixels.float().div_(255).contiguous()
+    if not pixels.is_floating_point():
+        raise DataFormatError(f"{source}: images of {pixels.dtype}; accepted: uint8 in 0-255 or floats in [0, 1]")
+    pixels = pixels.detach().cpu().float()
+    if not torch.isfinite(pixels).all():
+        raise DataFormatError(f"{source}: images with NaN or infinite pixels; accepted: floats in [0, 1]")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+        cure = "undo the normalisation (it belongs to the model)" if low < 0 else "divide by 255"
+        raise DataFormatError(f"{source}: pixels in [{low:.3g}, {high:.3g}]; accepted: floats in [0, 1]; {cure}")
+    return pixels.clamp(0, 1).contiguous()
+
+
+def checked_labels(labels: Tensor | NDArray[Any], source: str) -> Tensor:
+    """Labels as int64 (n,). Raises `DataFormatError` for anything but whole numbers from 0 on."""
+    classes = _as_tensor(labels, "labels", source)
+    if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        raise DataFormatError(
+            f"{source}: labels of {classes.dtype}, shape {tuple(classes.shape)}; accepted: integers (n,), the "
+            "class of each image"
+        )
+    classes = classes.detach().cpu().long()
+    if len(classes) and int(classes.min()) < 0:
+        raise DataFormatError(f"{source}: label {int(classes.min())}; labels count from 0")
+    return classes
+
+
+def _as_tensor(values: Tensor | NDArray[Any], what: str, source: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == np.uint16:  # torch can hold it, but hardly compute with it
+        array = array.astype(np.int32)
+    try:
+        return torch.from_numpy(np.array(array))  # a copy: the caller's array may be read-only, and stays the caller's
+    except TypeError:
+        raise DataFormatError(f"{source}: {what} of numpy type {array.dtype}; accepted: numbers") from None
+
+
+def choose(labels: Tensor, most: int, seed: int) -> Tensor:
+    """Sorted indices of ``most`` images: each class gives its first, then all give in proportion to their size."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    turn = torch.empty(len(labels), dtype=torch.float64)
+    for label in sorted(set(labels.tolist())):
+        members = order[labels[order] == label]
+        turn[members] = torch.arange(len(members), dtype=torch.float64) / len(members)
+    return order[torch.argsort(turn[order], stable=True)[:most]].sort().values

@@ -1,0 +1,21 @@
+"""What can go wrong with input. Each message is one line: where, what was found, what is accepted, what to do."""
+
+
+class AuditError(Exception):
+    """Anything that stops an audit because of what it was given."""
+
+
+class OptionError(AuditError):
+    """An option or a key of ``[tool.backdoor_audit]`` cannot be used."""
+
+
+class ModelFormatError(AuditError):
+    """A model file, architecture or module cannot be audited."""
+
+
+class DataFormatError(AuditError):
+    """Clean images or a trigger file cannot be used."""
+
+
+class DegenerateScoresError(AuditError):
+    """Per-class scores carry no spread, so no class can be called an outlier."""

@@ -1,0 +1,12 @@
+"""An untrusted model file becomes a `Classifier`; nothing in the file is executed unless the user asks for it."""
+
+from backdoor_audit.loading.model_file import (
+    NORMALIZATIONS,
+    LoadedModel,
+    load_classifier,
+    load_model,
+    normalization_of,
+)
+from backdoor_audit.loading.safetensors_file import save_classifier
+
+__all__ = ["NORMALIZATIONS", "LoadedModel", "load_classifier", "load_model", "normalization_of", "save_classifier"]

@@ -1,0 +1,94 @@
+"""One short training loop: for repairs on a copy, and for the subjects of tests and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from backdoor_audit.classifier import Classifier
+
+_RECALIBRATION_BATCHES = 16
+
+
+def fit(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    batch_size: int = 64,
+    weight_decay: float = 5e-4,
+    shift: int = 0,
+    recalibrate: bool = False,
+    progress: bool = False,
+) -> None:
+    """Train the classifier's own module in place on images (n, c, h, w) in [0, 1] with labels (n,).
+
+    SGD with Nesterov momentum 0.9 under a one-cycle schedule over exactly the steps taken. ``shift`` moves each image by
+    up to that many pixels, filling with black. ``recalibrate`` re-estimates batch-norm statistics at the end, which short
+    runs need. The module is frozen and in evaluation mode afterwards, as every `Classifier` is.
+    """
+    module, device = classifier.module, classifier.device
+    module.train().requires_grad_(True)
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
+    batches = len(images) // batch_size or 1
+    total = epochs * batches
+    warm_up = 0.25 if total != 4 else 0.3  # OneCycleLR divides by zero when the first phase ends at the first step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=learning_rate, total_steps=total, pct_start=warm_up
+    )
+    with _own_dropout(generator, device):
+        for _ in tqdm(range(epochs), desc="training", unit="epoch", disable=None if progress else True):
+            order = torch.randperm(len(images), generator=generator)
+            for batch in order[: batches * batch_size].chunk(batches):
+                inputs = images[batch].to(device)
+                if shift:
+                    inputs = shifted(inputs, shift, generator)
+                loss = functional.cross_entropy(classifier(inputs), labels[batch].to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        if recalibrate:
+            _recalibrate(classifier, images, generator)
+    optimizer.zero_grad(set_to_none=True)
+    module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _own_dropout(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global random state: seed that by the generator, and put it back afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
+        torch.manual_seed(generator.initial_seed())
+        yield
+
+
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Images moved by one random offset of up to ``pixels`` in each direction; what comes in is black."""
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (pixels,) * 4)
+    top, left = torch.randint(0, 2 * pixels + 1, (2,), generator=generator).tolist()
+    return padded[:, :, top : top + height, left : left + width]
+
+
+def _recalibrate(classifier: Classifier, images: Tensor, generator: torch.Generator) -> None:
+    norms = [layer for layer in classifier.module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over the batches that follow
+    with torch.no_grad():
+        for _ in range(_RECALIBRATION_BATCHES):
+            batch = torch.randint(0, len(images), (128,), generator=generator)
+            classifier(images[batch].to(classifier.device))
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
