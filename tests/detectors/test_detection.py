@@ -1,0 +1,173 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.store import Packed
+from backdoor_audit.trigger import Trigger
+from tests.subjects import seeded
+
+LIMITS = Limits(anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9)  # not the defaults, which may move
+
+
+def class_score(target_class=4, **values):
+    """A class that fails in every respect: index 3, a tenth of the median, works on held-out images."""
+    defaults = {
+        "size": 5.0,
+        "size_ratio": 0.1,
+        "reached": True,
+        "success_opt": 1.0,
+        "success_val": 0.99,
+        "index": 3.0,
+        "paper_index": 1.5,
+        "log_index": 6.0,
+        "p_value": 0.02,
+        "steps": 240,
+        "image_passes": 7700,
+    }
+    return ClassScore(target_class=target_class, **{**defaults, **values})
+
+
+def trigger_for(target_class):
+    generator = seeded(target_class)
+    return Trigger(torch.rand(1, 3, 2, generator=generator), torch.rand(3, 3, 2, generator=generator), target_class)
+
+
+def detection_of(*scores, **values):
+    defaults = {
+        "detector": "neural_cleanse",
+        "settings": "NeuralCleanse()",
+        "p_value": 0.02,
+        "median_size": 50.0,
+        "cut_size": 14.0,
+        "blind_spots": ["blended triggers"],
+    }
+    triggers = [trigger_for(score.target_class) for score in scores]
+    return Detection(scores=list(scores), triggers=triggers, **{**defaults, **values})
+
+
+def judged(score, *, limits=LIMITS, index="calibrated", **values):
+    return detection_of(score, **values).judge(4, limits, index=index)
+
+
+def test_an_outlier_that_is_small_and_works_fails():
+    finding = judged(class_score())
+    assert finding.verdict is Verdict.FAIL
+    assert (finding.statistic, finding.value, finding.limit, finding.target_class) == ("anomaly_index", 3.0, 2.0, 4)
+    assert finding.settings == "NeuralCleanse()"
+    assert finding.details["size"] == 5.0
+    assert "5.0-pixel trigger sends 99% of held-out images there; median of all classes 50 pixels" in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict", "reason"),
+    [
+        ({"index": 2.0}, Verdict.INCONCLUSIVE, "below 0.25 of the median, but the other classes differ too much"),
+        ({"index": 2.0001}, Verdict.FAIL, "class 4"),
+        ({"index": -1.0}, Verdict.INCONCLUSIVE, "differ too much"),
+        ({"index": 1.0, "size_ratio": 0.8}, Verdict.PASS, "class 4"),
+        ({"size_ratio": 0.26}, Verdict.PASS, "a naturally easy class"),
+        ({"size_ratio": 0.25}, Verdict.FAIL, "class 4"),
+        ({"success_val": 0.89}, Verdict.INCONCLUSIVE, "works on less than 90% of held-out images"),
+        ({"success_val": 0.9}, Verdict.FAIL, "class 4"),
+        ({"success_val": math.nan}, Verdict.INCONCLUSIVE, "works on less than 90% of held-out images"),
+        (
+            {"reached": False, "index": None},
+            Verdict.INCONCLUSIVE,
+            "no trigger reached the success threshold in 240 steps",
+        ),
+        ({"index": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
+        ({"size_ratio": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
+    ],
+)
+def test_each_condition_of_a_verdict(values, verdict, reason):
+    finding = judged(class_score(**values))
+    assert finding.verdict is verdict
+    assert reason in finding.reason
+
+
+def test_the_paper_index_is_judged_when_it_is_chosen():
+    assert judged(class_score(), index="paper").verdict is Verdict.INCONCLUSIVE
+    finding = judged(class_score(index=1.0, paper_index=2.5), index="paper")
+    assert (finding.verdict, finding.value) == (Verdict.FAIL, 2.5)
+
+
+def test_limits_of_the_user_hold():
+    assert judged(class_score(), limits=replace(LIMITS, anomaly_index=3.5)).verdict is Verdict.INCONCLUSIVE
+    assert judged(class_score(size_ratio=0.4), limits=replace(LIMITS, size_ratio=0.5)).verdict is Verdict.FAIL
+    assert judged(class_score(success_val=0.5), limits=replace(LIMITS, trigger_success=0.4)).verdict is Verdict.FAIL
+
+
+def test_an_inconclusive_detection_makes_every_class_inconclusive():
+    finding = judged(class_score(), inconclusive="too few classes")
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert finding.reason == "too few classes"
+    assert finding.value is None
+
+
+def test_a_class_without_a_row_was_not_searched():
+    finding = detection_of(class_score()).judge(7, LIMITS, name="7 (sneaker)")
+    assert finding.verdict is Verdict.INCONCLUSIVE
+    assert finding.reason == "class 7 (sneaker) was not searched"
+    assert finding.details == {}
+
+
+def test_the_class_is_called_by_the_name_it_is_given():
+    assert detection_of(class_score()).judge(4, LIMITS, name="4 (coat)").reason.startswith("class 4 (coat): ")
+
+
+def test_flagged_triggers_come_smallest_first():
+    detection = detection_of(
+        class_score(0, size=9.0),
+        class_score(1, size=40.0, index=0.0),
+        class_score(2, size=3.0),
+        class_score(3, size=6.0),
+    )
+    assert [trigger.target_class for trigger in detection.flagged(LIMITS)] == [2, 3, 0]
+    assert detection.flagged(LIMITS, index="paper") == ()
+    assert detection_of(class_score(), inconclusive="no spread").flagged(LIMITS) == ()
+
+
+def test_rows_and_triggers_are_found_by_class():
+    detection = detection_of(class_score(5), class_score(2))
+    assert detection.score(2).target_class == 2
+    assert detection.trigger(5).target_class == 5
+    assert detection.score(9) is None
+    assert detection.trigger(9) is None
+    assert detection.image_passes == 15400
+
+
+def test_a_packed_detection_comes_back_equal():
+    detection = detection_of(
+        class_score(0), class_score(3, index=None, p_value=None, reached=False), inconclusive="why", seconds=1.5
+    )
+    packed = detection.pack()
+    back = Detection.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    assert back.summary() == detection.summary()
+    assert back.seconds == 1.5
+    assert list(back.scores) == list(detection.scores)
+    for one, other in zip(back.triggers, detection.triggers, strict=True):
+        assert one.target_class == other.target_class
+        assert torch.equal(one.mask, other.mask)
+        assert torch.equal(one.pattern, other.pattern)
+
+
+def test_the_summary_holds_builtins_only():
+    def leaves(value):
+        if isinstance(value, dict):
+            return [leaf for entry in value.values() for leaf in leaves(entry)]
+        return [leaf for entry in value for leaf in leaves(entry)] if isinstance(value, list) else [value]
+
+    summary = detection_of(class_score()).summary()
+    assert {type(leaf) for leaf in leaves(summary)} <= {str, int, float, bool, type(None)}
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_timing_changes_nothing_else():
+    timed = detection_of(class_score()).timed(2.5)
+    assert timed.summary() == {**detection_of(class_score()).summary(), "seconds": 2.5}
+    assert math.isclose(timed.seconds, 2.5)

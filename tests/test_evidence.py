@@ -1,0 +1,216 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.evidence import SCHEMA_VERSION, Finding, Limits, Record, Verdict, inconclusive, judge, plain
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "verdict"),
+    [
+        (0.1, {"at_most": 0.1}, Verdict.PASS),
+        (0.1000001, {"at_most": 0.1}, Verdict.FAIL),
+        (-5.0, {"at_most": 0.1}, Verdict.PASS),
+        (0.9, {"at_least": 0.9}, Verdict.PASS),
+        (0.8999999, {"at_least": 0.9}, Verdict.FAIL),
+        (0.0, {"at_least": 0.0}, Verdict.PASS),
+        (-0.1, {"at_least": 0.0}, Verdict.FAIL),
+        (0.0, {"at_most": 0.0}, Verdict.PASS),
+        (math.nan, {"at_most": 0.1}, Verdict.INCONCLUSIVE),
+        (math.nan, {"at_least": 0.1}, Verdict.INCONCLUSIVE),
+        (math.inf, {"at_least": 0.1}, Verdict.INCONCLUSIVE),
+        (-math.inf, {"at_most": 0.1}, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_value_at_the_limit_passes_and_one_that_is_not_finite_is_inconclusive(value, limit, verdict):
+    finding = judge("rate", value, reason="why", **limit)
+    assert finding.verdict is verdict
+    assert finding.limit == next(iter(limit.values()))
+    assert ("not finite" in finding.reason) == (verdict is Verdict.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("limits", [{}, {"at_most": 0.1, "at_least": 0.2}])
+def test_a_judgement_has_exactly_one_limit(limits):
+    with pytest.raises(ValueError, match="exactly one limit"):
+        judge("rate", 0.5, reason="why", **limits)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"speed": 1.0}, "limit 'speed' is not known; limits are anomaly_index, "),
+        ({"size_ratio": "0.3"}, "size_ratio must be a number"),
+        ({"size_ratio": True}, "size_ratio must be a number"),
+        ({"anomaly_index": math.nan}, "anomaly_index must be a number"),
+        ({"anomaly_index": math.inf}, "anomaly_index must be a number"),
+        ({"anomaly_index": -1}, "at least 0"),
+        ({"clean_accuracy_drop": 3.0}, r"must lie in \[0, 1\], got 3.0 \(rates are fractions, not percent\)"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_in_one_line(values, message):
+    with pytest.raises(OptionError, match=message) as caught:
+        Limits.of(values)
+    assert "\n" not in str(caught.value)
+
+
+def test_limits_keep_what_was_not_replaced():
+    limits = Limits.of({"anomaly_index": 3, "size_ratio": 1})
+    assert (limits.anomaly_index, limits.size_ratio) == (3.0, 1.0)
+    assert limits.trigger_success == Limits().trigger_success
+    assert Limits.of({}) == Limits()
+
+
+def finding_of(verdict, **values):
+    return Finding(
+        **{"audit": "a", "statistic": "s", "value": 1.0, "limit": 2.0, "reason": "r", **values}, verdict=verdict
+    )
+
+
+def record_of(*findings, **values):
+    defaults = {
+        "subject": {"model": "m.safetensors", "image_shape": [1, 8, 8]},
+        "settings": {"seed": 0, "limits": {"anomaly_index": 2.0}},
+        "environment": {"torch": "2.6"},
+        "detections": [{"detector": "neural_cleanse", "classes": [{"target_class": 3, "p_value": None}]}],
+        "repairs": [],
+        "skipped": {"audit::b": "nothing to repair"},
+        "errors": {},
+        "not_run": [],
+        "not_tested": ["the training data"],
+        "seconds": 1.25,
+    }
+    return Record(findings=list(findings), **{**defaults, **values})
+
+
+GOOD, BAD, OPEN = (finding_of(verdict) for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE))
+
+
+@pytest.mark.parametrize(
+    ("findings", "values", "verdict"),
+    [
+        ([GOOD], {}, Verdict.PASS),
+        ([GOOD, GOOD], {"skipped": {"x": "y"}}, Verdict.PASS),
+        ([GOOD, BAD], {}, Verdict.FAIL),
+        ([BAD, OPEN], {}, Verdict.FAIL),
+        ([BAD], {"errors": {"x": "broke"}, "not_run": ["y"]}, Verdict.FAIL),
+        ([GOOD, OPEN], {}, Verdict.INCONCLUSIVE),
+        ([GOOD], {"errors": {"x": "broke"}}, Verdict.INCONCLUSIVE),
+        ([GOOD], {"not_run": ["y"]}, Verdict.INCONCLUSIVE),
+        ([], {}, Verdict.INCONCLUSIVE),
+        ([], {"skipped": {"x": "y"}}, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_run_passes_only_if_everything_was_measured_and_inside_its_limit(findings, values, verdict):
+    assert record_of(*findings, **values).verdict is verdict
+
+
+def test_flagged_classes_are_those_of_failed_anomaly_indices():
+    record = record_of(
+        finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=7),
+        finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=2),
+        finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=7),
+        finding_of(Verdict.PASS, statistic="anomaly_index", target_class=1),
+        finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index", target_class=4),
+        finding_of(Verdict.FAIL, statistic="attack_success_rate", target_class=5),
+    )
+    assert record.flagged_classes == (2, 7)
+
+
+def test_a_written_record_comes_back_equal(tmp_path):
+    findings = [
+        finding_of(
+            Verdict.FAIL,
+            settings="NeuralCleanse(steps=240)",
+            target_class=3,
+            details={"size": 2.5, "nested": [1, "two", None, {"three": True}]},
+            artifacts={"trigger": "class_3.png"},
+        ),
+        inconclusive("anomaly_index", "Bildformat ü, 画像"),
+    ]
+    record = record_of(*findings, seconds=12.5)
+    record.write(tmp_path / "audit.json")
+    assert Record.read(tmp_path / "audit.json") == record
+
+
+def test_the_file_spells_out_the_verdict_for_readers_that_do_not_judge(tmp_path):
+    record_of(finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=3)).write(tmp_path / "audit.json")
+    stored = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert (stored["verdict"], stored["flagged_classes"], stored["schema_version"]) == ("fail", [3], SCHEMA_VERSION)
+    assert stored["findings"][0]["verdict"] == "fail"
+
+
+def test_json_holds_no_nan(tmp_path):
+    def refuse(token):
+        raise AssertionError(token)
+
+    record = record_of(
+        judge("rate", math.nan, at_most=0.1, reason="no images", details={"p": math.inf, "all": (math.nan, 1.0)}),
+        seconds=math.nan,
+        environment={"x": -math.inf},
+    )
+    record.write(tmp_path / "audit.json")
+    stored = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert stored["findings"][0]["value"] is None
+    assert stored["findings"][0]["details"] == {"p": None, "all": [None, 1.0]}
+    assert stored["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not json",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"schema_version": 99}',
+        b'{"schema_version": "1"}',
+        b'{"schema_version": 1}',
+        b'{"schema_version": 1, "findings": [{"verdict": "maybe"}]}',
+        b'{"schema_version": 1, "findings": [3]}',
+        b'{"schema_version": 1, "findings": [], "surprise": 1}',
+        None,
+    ],
+)
+def test_a_foreign_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "audit.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataFormatError) as caught:
+        Record.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert "an audit.json of schema version 1 is accepted" in str(caught.value)
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Verdict.PASS, "pass"),
+        (Name("x"), "x"),
+        (Number(3), 3),
+        (Path("a/b"), "a/b"),
+        (np.float64(0.5), 0.5),
+        ((1, [True, None]), [1, [True, None]]),
+        ({Name("k"): Path("v")}, {"k": "v"}),
+    ],
+)
+def test_plain_values_are_exactly_builtins(value, expected):
+    result = plain(value)
+    assert result == expected
+    assert type(result) is type(expected)
+    if isinstance(result, dict):
+        assert {type(entry) for pair in result.items() for entry in pair} == {str}

@@ -1,0 +1,356 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from backdoor_audit import inversion as module
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.inversion import CostController, TriggerInversion, _batches_without, _RowAdam
+from backdoor_audit.metrics import attack_success_rate
+from tests.subjects import (
+    PatchDetector,
+    assert_unchanged,
+    quick,
+    random_network,
+    row_images,
+    row_reader,
+    seeded,
+    snapshot,
+)
+
+
+class Controlled:
+    """One class under a `CostController` with patience 5, first cost 1e-3 and multiplier 1.5; sizes fall by themselves."""
+
+    def __init__(self, **options):
+        options = {"initial": 1e-3, "multiplier": 1.5, "patience": 5, "stop_patience": 60, **options}
+        self.controller = CostController(1, success_threshold=0.99, **options)
+        self.size = 100.0
+
+    def step(self, success, size=None):
+        self.size = size if size is not None else 0.9 * self.size
+        return tuple(
+            bool(answer)
+            for answer in self.controller.update(torch.tensor([0]), torch.tensor([success]), torch.tensor([self.size]))
+        )
+
+    def costs(self, successes):
+        """The cost after each step."""
+        found = []
+        for success in successes:
+            self.step(success)
+            found.append(float(self.controller.cost))
+        return found
+
+    @property
+    def flags(self):
+        return bool(self.controller.rose), bool(self.controller.fell)
+
+
+def test_the_cost_of_a_trigger_that_always_works_starts_after_five_steps_and_rises_every_five():
+    costs = Controlled().costs([1.0] * 20)
+    assert costs == pytest.approx([0] * 4 + [1e-3] * 4 + [1.5e-3] * 5 + [2.25e-3] * 5 + [3.375e-3] * 2)
+
+
+def test_the_cost_of_a_trigger_that_never_works_stays_zero():
+    controlled = Controlled()
+    assert controlled.costs([0.0] * 30) == [0.0] * 30
+    assert controlled.flags == (False, True)
+
+
+def test_the_cost_of_a_trigger_that_works_every_other_step_stays_zero():
+    controlled = Controlled()
+    assert controlled.costs([1.0, 0.0] * 30) == [0.0] * 60
+    assert controlled.flags == (False, False)
+
+
+def test_the_cost_falls_faster_than_it_rose():
+    controlled = Controlled()
+    costs = controlled.costs([1.0] * 9 + [0.0] * 5)
+    assert costs[-2:] == pytest.approx([1.5e-3, 1.5e-3 / 1.5**1.5])
+    assert controlled.flags == (True, True)
+
+
+def test_failures_before_the_cost_started_do_not_count_as_a_fall():
+    controlled = Controlled()
+    controlled.costs([0.0] * 5)
+    assert controlled.flags == (False, True)
+    controlled.costs([1.0] * 5)
+    assert controlled.flags == (False, False)
+
+
+def test_success_at_the_threshold_counts():
+    controlled = Controlled()
+    assert controlled.step(0.99)[0]
+    assert not controlled.step(0.9899)[0]
+
+
+def test_only_a_working_smaller_trigger_is_an_improvement():
+    controlled = Controlled()
+    improved = [controlled.step(*step)[0] for step in [(0.5, 10.0), (1.0, 20.0), (1.0, 20.0), (0.9, 5.0), (1.0, 19.0)]]
+    assert improved == [False, True, False, False, True]
+    assert float(controlled.controller.best_size) == 19.0
+
+
+def test_a_class_settles_when_its_cost_rose_and_fell_and_nothing_got_smaller():
+    # Patience 1: step 1 starts the cost and raises it, step 2 lowers it; the size stands still in steps 2, 3 and 4.
+    controlled = Controlled(patience=1, stop_patience=3)
+    settled = [controlled.step(success, size)[1] for success, size in [(1.0, 10.0), (0.0, 9.0), (0.0, 8.0), (0.0, 7.0)]]
+    assert settled == [False, False, False, True]
+
+
+def test_an_improvement_of_more_than_a_hundredth_starts_the_wait_again():
+    controlled = Controlled(patience=1, stop_patience=3)
+    steps = [(1.0, 10.0), (0.0, 9.0), (0.0, 9.0), (1.0, 9.8), (0.0, 9.0), (0.0, 9.0), (0.0, 9.0)]
+    assert [controlled.step(*step)[1] for step in steps] == [False] * 6 + [True]
+
+
+def test_an_improvement_of_less_than_a_hundredth_does_not():
+    controlled = Controlled(patience=1, stop_patience=3)
+    assert [controlled.step(*step)[1] for step in [(1.0, 10.0), (0.0, 9.0), (0.0, 9.0), (1.0, 9.95)]][-1]
+
+
+def test_a_class_whose_cost_never_fell_does_not_settle():
+    controlled = Controlled(patience=1, stop_patience=3)
+    assert not any(controlled.step(1.0, 10.0)[1] for _ in range(30))
+
+
+def test_classes_are_controlled_one_by_one():
+    """Three classes in one controller, some of them left out of some steps, as three controllers of their own."""
+    options = {"initial": 1e-3, "multiplier": 1.5, "patience": 2, "stop_patience": 4, "success_threshold": 0.9}
+    together = CostController(3, **options)
+    alone = [CostController(1, **options) for _ in range(3)]
+    generator = seeded(4)
+    for _ in range(80):
+        rows = (torch.rand(3, generator=generator) < 0.8).nonzero().flatten()
+        success = torch.rand(len(rows), generator=generator).sqrt() + 0.1
+        size = 10 * torch.rand(len(rows), generator=generator)
+        improved, settled = together.update(rows, success, size)
+        for position, row in enumerate(rows.tolist()):
+            one = alone[row].update(torch.tensor([0]), success[position, None], size[position, None])
+            assert (bool(improved[position]), bool(settled[position])) == (bool(one[0]), bool(one[1]))
+            assert float(together.cost[row]) == float(alone[row].cost)
+    assert bool(together.rose.any())
+    assert bool(together.fell.any())
+
+
+def test_row_adam_is_adam():
+    generator = seeded(1)
+    start = {name: torch.randn(3, 4, 2, generator=generator) for name in ("mask", "pattern")}
+    ours = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+    theirs = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+    adam = torch.optim.Adam(theirs.values(), lr=0.1, betas=(0.5, 0.9))
+    row_adam = _RowAdam(ours, learning_rate=0.1)
+    for _ in range(25):
+        for name in start:
+            ours[name].grad = theirs[name].grad = torch.randn(3, 4, 2, generator=generator)
+        adam.step()
+        row_adam.step(torch.arange(3))
+    for name in start:
+        assert torch.allclose(ours[name], theirs[name], atol=1e-5)
+
+
+def test_row_adam_leaves_a_row_that_stopped_where_it_was_and_the_others_on_their_way():
+    generator = seeded(1)
+    start = torch.randn(2, 3, generator=generator)
+    both, one = start.clone().requires_grad_(), start[:1].clone().requires_grad_()
+    row_adam, adam = _RowAdam({"mask": both}, learning_rate=0.1), torch.optim.Adam([one], lr=0.1, betas=(0.5, 0.9))
+    for step in range(10):
+        both.grad = torch.randn(2, 3, generator=generator)
+        one.grad = both.grad[:1].clone()
+        row_adam.step(torch.arange(2 if step < 4 else 1))
+        adam.step()
+        if step == 3:
+            stopped = both[1].detach().clone()
+    assert torch.equal(both[1], stopped)
+    assert torch.allclose(both[0], one[0], atol=1e-5)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True),
+    st.integers(1, 40),
+    st.integers(0, 1000),
+)
+@quick
+def test_images_of_the_target_class_are_never_drawn(labels, targets, batch_size, seed):
+    labels = torch.tensor(labels)
+    batches = _batches_without(labels, torch.tensor(targets), batch_size, seeded(seed))
+    fewest = min(int((labels != target).sum()) for target in targets)
+    assert batches.shape == (len(targets), min(batch_size, fewest))
+    for target, batch in zip(targets, batches, strict=True):
+        assert not bool((labels[batch] == target).any())
+        assert len(set(batch.tolist())) == len(batch)
+
+
+def test_every_image_of_other_classes_is_drawn_as_often():
+    labels, generator = torch.tensor([0, 0, 1, 1, 1, 2]), seeded(3)
+    counts = torch.zeros(6)
+    for _ in range(3000):
+        counts[_batches_without(labels, torch.tensor([1]), 1, generator)[0]] += 1
+    # three eligible images, a third each; the standard error is 0.0086
+    assert (counts / 3000).tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0, 0, 1 / 3], abs=0.04)
+
+
+def test_the_trigger_of_a_hand_made_patch_detector_lies_where_its_filter_looks():
+    subject = Classifier.wrap(PatchDetector(), image_shape=(1, 12, 12))
+    labels = torch.arange(4).repeat_interleave(15)
+    images = 0.1 * torch.rand(60, 1, 12, 12, generator=seeded(5))
+    for label in range(4):
+        images[labels == label, :, 3 * label : 3 * label + 3] += 0.8
+    inversions = TriggerInversion()(subject, CleanSet(images, labels), generator=seeded(1))
+    planted = inversions[3]
+    assert planted.reached
+    assert planted.attack_success_rate >= 0.95
+    mask = planted.trigger.mask[0]
+    assert float(mask[2:5, 2:5].sum() / mask.sum()) >= 0.8
+    assert all(not other.reached or other.size >= 3 * planted.size for other in inversions[:3])
+    assert any(other.reached for other in inversions[:3])
+
+
+def search(subject=None, clean=None, *, seed=1, **options):
+    options = {"steps": 12, "batch_size": 8, **options}
+    classes = options.pop("classes", None)
+    return TriggerInversion(**options)(
+        subject or row_reader(), clean or row_images(), generator=seeded(seed), classes=classes
+    )
+
+
+def assert_equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.trigger.mask, other.trigger.mask)
+        assert torch.equal(one.trigger.pattern, other.trigger.pattern)
+        for name in ("size", "attack_success_rate", "reached", "steps", "image_passes", "target_class"):
+            assert getattr(one, name) == getattr(other, name)
+
+
+def test_the_same_generator_seed_gives_the_same_triggers_bit_for_bit():
+    assert_equal(search(steps=40), search(steps=40))
+    assert not torch.equal(search()[0].trigger.mask, search(seed=2)[0].trigger.mask)
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 8 * 64])
+def test_searching_in_chunks_gives_the_same_triggers(monkeypatch, pixels):
+    whole = search()
+    monkeypatch.setattr(module, "_CHUNK_PIXELS", {"cpu": pixels})
+    for one, other in zip(whole, search(), strict=True):
+        assert torch.allclose(one.trigger.mask, other.trigger.mask, atol=1e-4)
+        assert one.size == pytest.approx(other.size, rel=1e-4)
+        assert one.image_passes == other.image_passes
+
+
+def test_a_class_that_cannot_be_reached_is_not_reached():
+    subject = row_reader()
+    subject.module[1].bias[5] = -1e4
+    found = search(subject, steps=60, learning_rate=0.3)
+    assert not found[5].reached
+    assert found[5].attack_success_rate == 0.0
+    assert all(inversion.reached for inversion in found if inversion.target_class != 5)
+
+
+def test_a_reached_trigger_met_the_success_threshold_and_its_size_is_its_mask_norm():
+    subject, clean = row_reader(backdoors=(3,)), row_images()
+    for inversion in search(subject, clean, steps=80):
+        assert inversion.reached
+        assert inversion.size == pytest.approx(inversion.trigger.mask_norm, rel=1e-5)
+        assert inversion.attack_success_rate == attack_success_rate(
+            subject, clean.images, clean.labels, inversion.trigger
+        )
+        assert 0 <= float(inversion.trigger.mask.min()) <= float(inversion.trigger.mask.max()) <= 1
+
+
+def test_classes_come_back_in_the_order_they_were_asked_for():
+    assert [inversion.target_class for inversion in search(classes=[6, 0, 3])] == [6, 0, 3]
+
+
+def test_passes_are_steps_times_batch_and_a_third_for_the_last_measurement():
+    # 160 images, 20 of each class: 12 * 8 + 140 // 3
+    assert [inversion.image_passes for inversion in search()] == [12 * 8 + 46] * 8
+    assert [inversion.steps for inversion in search()] == [12] * 8
+
+
+def test_a_batch_is_never_larger_than_what_the_other_classes_have():
+    clean = row_images(per_class=1)
+    assert [inversion.image_passes for inversion in search(clean=clean)] == [12 * 7 + 7 // 3] * 8
+
+
+def test_a_class_that_settled_takes_no_more_steps():
+    found = search(row_reader(backdoors=(3,)), steps=200, patience=2, stop_patience=6)
+    assert min(inversion.steps for inversion in found) < 200
+    for inversion in found:
+        assert inversion.image_passes == inversion.steps * 8 + 46
+
+
+def test_of_several_restarts_the_smallest_valid_trigger_is_kept_and_all_passes_are_paid():
+    one, generator = TriggerInversion(steps=40, batch_size=8), seeded(1)
+    runs = [one(row_reader(), row_images(), generator=generator) for _ in range(3)]
+    kept = search(steps=40, restarts=3)
+    for row, inversion in enumerate(kept):
+        candidates = [run[row] for run in runs if run[row].reached]
+        smallest = min(candidates, key=lambda candidate: candidate.size)
+        assert inversion.size == smallest.size
+        assert torch.equal(inversion.trigger.mask, smallest.trigger.mask)
+        assert inversion.image_passes == sum(run[row].image_passes for run in runs)
+    assert len({min(range(3), key=lambda number: runs[number][row].size) for row in range(8)}) > 1
+
+
+def test_a_reached_trigger_beats_a_smaller_one_that_does_not_work():
+    found = search(steps=40)
+    bad = module.Inversion(found[0].trigger, 0.1, 0.3, False, 40, 100)
+    for pair in ((bad, found[0]), (found[0], bad)):
+        kept = module._smaller(*pair)
+        assert kept.reached
+        assert kept.size == found[0].size
+        assert kept.image_passes == found[0].image_passes + 100
+
+
+@pytest.mark.parametrize("name", ["small_vgg", "small_resnet"])
+def test_the_search_leaves_the_classifier_as_it_found_it(name):
+    subject = Classifier.wrap(random_network(name), image_shape=(1, 8, 8))
+    before = snapshot(subject.module)
+    search(subject, row_images(classes=5), steps=3)
+    assert_unchanged(before, subject.module)
+
+
+def test_the_smallest_working_step_is_handed_over_not_the_last_one(monkeypatch):
+    steps = []
+    update = CostController.update
+
+    def recorded(self, rows, success, size):
+        steps.append((rows.tolist(), success.tolist(), size.tolist()))
+        return update(self, rows, success, size)
+
+    monkeypatch.setattr(CostController, "update", recorded)
+    found = search(steps=240, patience=2)
+    worked, last = {}, {}
+    for step in steps:
+        for row, success, size in zip(*step, strict=True):
+            last[row] = size
+            if success >= 0.99:
+                worked.setdefault(row, []).append(size)
+    assert [inversion.size for inversion in found] == pytest.approx([min(worked[row]) for row in range(8)], rel=1e-5)
+    assert any(min(worked[row]) < 0.999 * last[row] for row in range(8))
+
+
+def test_a_step_minimises_mean_cross_entropy_plus_cost_times_size(monkeypatch):
+    """In two chunks, for two of three rows, with another cost for each."""
+    monkeypatch.setattr(module, "_CHUNK_PIXELS", {"cpu": 1})
+    subject, clean, search_options = row_reader(), row_images(), TriggerInversion()
+    parameters = search_options.family.initial(3, (1, 8, 8), seeded(2))
+    ours = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
+    active, targets, cost = torch.tensor([0, 2]), torch.tensor([4, 6]), torch.tensor([0.1, 0.7])
+    batches = torch.randint(0, 160, (2, 10), generator=seeded(3))
+    success, size = search_options._gradients(subject, clean.images, batches, targets, ours, active, cost)
+    for position, row in enumerate(active.tolist()):
+        mask, pattern = (parameters[name][row].clone().requires_grad_() for name in ("mask", "pattern"))
+        opacity, colours = (torch.tanh(mask) + 1) / 2, (torch.tanh(pattern) + 1) / 2
+        logits = subject((1 - opacity) * clean.images[batches[position]] + opacity * colours)
+        loss = functional.cross_entropy(logits, targets[position].expand(10)) + cost[position] * opacity.sum()
+        loss.backward()
+        assert torch.allclose(ours["mask"].grad[row], mask.grad, atol=1e-6)
+        assert torch.allclose(ours["pattern"].grad[row], pattern.grad, atol=1e-6)
+        assert float(size[position]) == pytest.approx(float(opacity.detach().sum()), rel=1e-5)
+        assert float(success[position]) == float((logits.argmax(dim=1) == targets[position]).float().mean())
+    assert not bool(ours["mask"].grad[1].any())
