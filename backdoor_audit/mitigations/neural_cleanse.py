@@ -1,0 +1,94 @@
+"""The two repairs of Wang et al. (IEEE S&P 2019, section VI): prune the neurons a trigger excites, or unlearn the trigger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from backdoor_audit.activations import capture
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.mitigations.outcome import Mitigation, Outcome, score
+from backdoor_audit.mitigations.pruning import not_applicable, sweep
+from backdoor_audit.training import fit
+from backdoor_audit.trigger import Trigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronPruning:
+    """Set penultimate neurons to 0, those first whose mean activation rises most when the trigger is stamped.
+
+    Stops as soon as the trigger's success rate on the images used is at most ``stop_success``. Section VI-B.
+    """
+
+    stop_success: float = 0.05
+
+    name = "nc_pruning"
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: Trigger, *, generator: torch.Generator
+    ) -> Mitigation:
+        """A pruned copy, judged on ``val``; not applicable without a final linear layer."""
+        del generator
+        head = classifier.layers().head
+        if head is None:
+            return not_applicable(self.name, repr(self), trigger, "this network does not end in a linear layer")
+        others = opt.without_class(trigger.target_class).images
+        stamped = capture(classifier, head, trigger.stamp(others), inputs=True).mean(dim=0)
+        gap = stamped - capture(classifier, head, others, inputs=True).mean(dim=0)
+        return sweep(
+            classifier,
+            opt,
+            val,
+            trigger,
+            layer=head,
+            inputs=True,
+            suspicion=gap.cpu(),
+            accept=lambda _before, after: after.attack_success_rate <= self.stop_success,
+            method=self.name,
+            settings=repr(self),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unlearning:
+    """Fine-tune all weights on clean images of which a share carries the trigger with the *true* label. Section VI-C.
+
+    The paper takes one epoch over 10 % of the training data. An audit has fewer images, so several epochs make up for
+    the number of updates.
+    """
+
+    stamped_share: float = 0.2
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 32
+
+    name = "nc_unlearning"
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: Trigger, *, generator: torch.Generator
+    ) -> Mitigation:
+        """A fine-tuned copy, judged on ``val``."""
+        images = opt.images.clone()
+        chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
+        images[chosen] = trigger.stamp(images[chosen])
+        repaired = classifier.copy()
+        fit(
+            repaired,
+            images,
+            opt.labels,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            generator=generator,
+        )
+        outcome = Outcome(
+            method=self.name,
+            settings=repr(self),
+            target_class=trigger.target_class,
+            before=score(classifier, val, trigger),
+            after=score(repaired, val, trigger),
+            note=f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped",
+        )
+        return Mitigation(outcome, repaired)

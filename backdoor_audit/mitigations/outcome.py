@@ -1,0 +1,114 @@
+"""What a mitigation hands over: scores before and after on held-out images, and the repaired copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.evidence import Finding, Limits, judge
+from backdoor_audit.metrics import clean_accuracy, triggered_rates
+from backdoor_audit.store import Packed
+from backdoor_audit.trigger import Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Clean accuracy, attack success rate and robust accuracy of one model under one trigger; fractions."""
+
+    clean_accuracy: float
+    attack_success_rate: float
+    robust_accuracy: float
+
+
+def score(classifier: Classifier, clean: CleanSet, trigger: Trigger) -> Scores:
+    """All three scores on one set."""
+    return Scores(
+        clean_accuracy(classifier, clean.images, clean.labels),
+        *triggered_rates(classifier, clean.images, clean.labels, trigger),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Scores on held-out images with the ``prune_rate`` most suspicious share of channels set to 0."""
+
+    prune_rate: float
+    threshold: float | None
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a repair ended. ``not_applicable`` says why it could not be tried on this network; then there are no scores."""
+
+    method: str
+    settings: str
+    target_class: int
+    before: Scores | None = None
+    after: Scores | None = None
+    curve: Sequence[CurvePoint] = ()
+    note: str = ""
+    not_applicable: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """Builtins for the record."""
+        return asdict(self)
+
+    def pack(self) -> Packed:
+        """For the store."""
+        return Packed({}, self.summary())
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> Outcome:
+        """From the store."""
+        values = dict(packed.values)
+        for name in ("before", "after"):
+            values[name] = Scores(**values[name]) if values[name] else None
+        values["curve"] = [
+            CurvePoint(point["prune_rate"], point["threshold"], Scores(**point["scores"])) for point in values["curve"]
+        ]
+        return cls(**values)
+
+
+def judge_success(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
+    """Whether the trigger still works after a repair; of several triggers, the one that is left strongest."""
+    outcome, before, after = max(_measured(outcomes), key=lambda entry: entry[2].attack_success_rate)
+    reason = f"{before.attack_success_rate:.1%} before, {after.attack_success_rate:.1%} after; {outcome.note}"
+    return _judged("attack_success_rate", after.attack_success_rate, limits.attack_success_rate, outcome, reason)
+
+
+def judge_drop(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
+    """Whether a repair costs too much clean accuracy; of several triggers, the costliest."""
+    outcome, before, after = max(_measured(outcomes), key=lambda entry: _accuracy_drop(*entry[1:]))
+    reason = f"{before.clean_accuracy:.1%} before, {after.clean_accuracy:.1%} after; {outcome.note}"
+    return _judged("clean_accuracy_drop", _accuracy_drop(before, after), limits.clean_accuracy_drop, outcome, reason)
+
+
+def _judged(statistic: str, value: float, limit: float, outcome: Outcome, reason: str) -> Finding:
+    return judge(
+        statistic,
+        value,
+        at_most=limit,
+        reason=f"{outcome.method} for class {outcome.target_class}: {reason}",
+        settings=outcome.settings,
+        target_class=outcome.target_class,
+    )
+
+
+def _accuracy_drop(before: Scores, after: Scores) -> float:
+    return before.clean_accuracy - after.clean_accuracy
+
+
+def _measured(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Scores, Scores]]:
+    return [(outcome, outcome.before, outcome.after) for outcome in outcomes if outcome.before and outcome.after]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mitigation:
+    """An outcome and the repaired copy; None where the repair could not be tried."""
+
+    outcome: Outcome
+    classifier: Classifier | None
