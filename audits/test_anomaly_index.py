@@ -1,0 +1,20 @@
+"""Does one class have a trigger that is far smaller than those of the other classes?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from backdoor_audit.detectors import Detection
+from backdoor_audit.evidence import Finding, Limits
+
+
+def test_anomaly_index(
+    detection: Detection,
+    target_class: int,
+    limits: Limits,
+    audit_index: str,
+    class_name: Callable[[int], str],
+    evidence: Callable[[Finding], None],
+) -> None:
+    """A class that needs far less to be reached than the others is what a backdoor leaves behind; limit 2, calibrated."""
+    evidence(detection.judge(target_class, limits, index=audit_index, name=class_name(target_class)))

@@ -1,0 +1,107 @@
+"""The gate as a Python call, and the record that it and a pytest run leave."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.errors import OptionError
+from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import Audit
+from backdoor_audit.store import Store
+
+NOT_TESTED = (
+    "detectors other than Neural Cleanse are not part of this version",
+    "the training data, the code around the model, and what the model does on images unlike the clean ones",
+)
+
+
+def build_record(
+    sections: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    findings: dict[str, Finding],
+    skipped: dict[str, str],
+    errors: dict[str, str],
+    expected: list[str],
+    seconds: float,
+) -> Record:
+    """The record of a run from what its items submitted, in the order of ``expected``."""
+    order = {name: number for number, name in enumerate(expected)}
+    named = [replace(finding, audit=name) for name, finding in findings.items()]
+    detections = list(sections.get("detections", {}).values())
+    blind = [f"{entry['detector']} does not see: {'; '.join(entry['blind_spots'])}" for entry in detections]
+    return Record(
+        subject=sections.get("subject", {}),
+        settings=settings,
+        environment=sections.get("environment", {}),
+        detections=detections,
+        repairs=list(sections.get("repairs", {}).values()),
+        findings=sorted(named, key=lambda finding: order.get(finding.audit, len(order))),
+        skipped=skipped,
+        errors=errors,
+        not_run=[name for name in expected if name not in {*findings, *skipped, *errors}],
+        not_tested=[*blind, *NOT_TESTED],
+        seconds=seconds,
+    )
+
+
+def audit(
+    model: nn.Module | str | Path,
+    images: Any = None,
+    labels: Any = None,
+    *,
+    class_names: tuple[str, ...] = (),
+    store: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Record:
+    """Audit a module or a model file and return the record that ``audit.json`` holds.
+
+    ``images`` are uint8 (n, h, w, c) or (n, c, h, w), or floats in [0, 1]; ``labels`` are integers (n,). Leave both out and
+    pass ``data="folder or .npz"`` to load them. Other options are the fields of `AuditOptions`. The module is not changed.
+    Finished work is kept in ``store``, or dropped without one. Raises `AuditError` with one line for input that cannot
+    be used.
+    """
+    unknown = sorted(set(options) - {entry.name for entry in fields(AuditOptions)})
+    if unknown:
+        raise OptionError(f"audit() has no option {unknown[0]!r}; options are the fields of AuditOptions")
+    if (images is None) != (labels is None):
+        raise OptionError("audit() takes images and labels together, or data=...")
+    if images is None and not options.get("data"):
+        raise OptionError("audit() needs clean images: pass images and labels, or data=...")
+    began = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        options["model"] = str(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Audit(
+            AuditOptions(**options),
+            Store(Path(store or scratch)),
+            module=model if isinstance(model, nn.Module) else None,
+            given_images=None if images is None else CleanSet.of(images, labels, class_names=class_names),
+            progress=progress,
+        )
+        run.check()
+        findings: dict[str, Finding] = {}
+        skipped: dict[str, str] = {}
+        for name, judged in run.judge_all():
+            if isinstance(judged, Finding):
+                findings[name] = judged
+            else:
+                skipped[name] = judged
+    return build_record(
+        run.sections(),
+        run.settings(),
+        findings=findings,
+        skipped=skipped,
+        errors={},
+        expected=run.item_names(),
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,293 @@
+"""Options of an audit: one table for the command line, ``[tool.backdoor_audit]`` and Python. Imports neither torch nor pytest."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.evidence import Limits
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same module under its older name
+    import tomli as tomllib
+
+TABLE = "tool.backdoor_audit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditOptions:
+    """What a run was asked to do; paths are absolute or relative to the folder the run started in.
+
+    Empty strings and tuples mean: not given. ``limits`` are the numbers that findings are judged by.
+    """
+
+    model: str = ""
+    data: str = ""
+    arch: str = ""
+    classes: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    normalization: str = ""
+    resize: tuple[int, ...] = ()
+    channels: int = 0
+    max_images: int = 1000
+    trigger: str = ""
+    device: str = "auto"
+    seed: int = 0
+    report: str = "backdoor-audit-report"
+    min_accuracy: float = 0.0
+    index: str = "calibrated"
+    inconclusive: str = "fail"
+    steps: int = 240
+    restarts: int = 1
+    allow_pickle: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: its key, how its text becomes a value, and what ``--help`` says."""
+
+    key: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The long name that belongs to this plugin alone."""
+        return "--audit-" + self.key.replace("_", "-")
+
+    @property
+    def alias(self) -> str:
+        """The short name, added only where nobody else has taken it."""
+        return "--" + self.key.replace("_", "-")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if not all(map(math.isfinite, values)):
+        raise ValueError("not finite")
+    return values
+
+
+def _spread(text: str) -> tuple[float, ...]:
+    values = _numbers(text)
+    if min(values) <= 0:
+        raise ValueError("must be above 0")
+    return values
+
+
+def _size(text: str) -> tuple[int, ...]:
+    values = tuple(int(part) for part in text.lower().split("x"))
+    if len(values) not in (1, 2) or min(values) < 1:
+        raise ValueError("must be N or HxW")
+    return values * 2 if len(values) == 1 else values
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise ValueError(f"must be at least {least}")
+        return value
+
+    return parse
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("must lie in [0, 1] (rates are fractions, not percent)")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _device(text: str) -> str:
+    kind, _, number = text.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return text
+
+
+def _channels(text: str) -> int:
+    if text not in ("1", "3"):
+        raise ValueError("must be 1 (grey) or 3 (RGB)")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "model", str, "PATH", "model file to audit: safetensors or a state dict (.pt, .pth); runs the shipped audits"
+    ),
+    Option("data", str, "SOURCE", "clean images: folder of class folders, .npz, or torchvision:NAME?root=DIR"),
+    Option(
+        "arch",
+        str,
+        "NAME",
+        "architecture: small_cnn, resnet18, preact_resnet18, ..., torchvision:NAME, timm:NAME, "
+        "package.module:factory (your own code); default: the file's header",
+    ),
+    Option("classes", _whole(2), "N", "number of classes, where the file does not tell"),
+    Option("mean", _numbers, "M[,M,M]", "mean that the model's training subtracted, for pixels in [0, 1]"),
+    Option("std", _spread, "S[,S,S]", "standard deviation that the model's training divided by"),
+    Option("normalization", str, "NAME", "mean and std by name: none, half, mnist, cifar10, imagenet, ..."),
+    Option("resize", _size, "N|HxW", "resize clean images; without it their size must suit the model"),
+    Option("channels", _channels, "1|3", "convert clean images to grey or RGB"),
+    Option("max_images", _whole(1), "N", "use at most this many clean images, evenly from all classes (default: 1000)"),
+    Option("trigger", str, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
+    Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)"),
+    Option("seed", _whole(0), "N", "seed of every random choice (default: 0)"),
+    Option("report", str, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"),
+    Option(
+        "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"
+    ),
+    Option(
+        "index", _one_of("calibrated", "paper"), "calibrated|paper", "which anomaly index is compared with the limit"
+    ),
+    Option(
+        "inconclusive",
+        _one_of("fail", "allow"),
+        "fail|allow",
+        "whether an inconclusive item fails the run (default: fail)",
+    ),
+    Option("steps", _whole(1), "N", "optimisation steps per trigger (default: 240)"),
+    Option("restarts", _whole(1), "N", "independent searches per trigger, the smallest result counts (default: 1)"),
+    Option(
+        "allow_pickle", _switch, "true|false", "EXECUTE THE CODE in the model file if it is a pickle (default: false)"
+    ),
+)
+
+
+def read_table(folder: Path) -> dict[str, Any]:
+    """The table ``[tool.backdoor_audit]`` of ``pyproject.toml`` in a folder; empty if there is none.
+
+    Raises `OptionError` if the file is not TOML.
+    """
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        return {}
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("backdoor_audit", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file}: not valid TOML ({error})") from None
+    if not isinstance(table, dict):
+        raise OptionError(f"{file}: tool.backdoor_audit is {type(table).__name__}; a table is accepted")
+    return table
+
+
+def build_options(
+    command_line: Mapping[str, str], limits: Mapping[str, str], table: Mapping[str, Any], table_folder: Path
+) -> AuditOptions:
+    """Options from the command line (raw texts) and the project's table; the command line wins.
+
+    Paths in the table are relative to ``table_folder``. All problems are named in one `OptionError`.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    keys = [option.key for option in OPTIONS]
+    for unknown in sorted(set(table) - {*keys, "limits"}):
+        close = difflib.get_close_matches(unknown, [*keys, "limits"], n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}, limits"
+        problems.append(f"[{TABLE}] has an unknown key {unknown!r}{hint}")
+    for option in OPTIONS:
+        if option.key in command_line:
+            source, text = option.flag, str(command_line[option.key])
+        elif option.key in table:
+            source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
+            if option.key in ("model", "data", "trigger", "report"):
+                text = _beside(table_folder, text)
+        else:
+            continue
+        try:
+            values[option.key] = option.parse(text)
+        except ValueError as error:
+            reason = str(error) if str(error).startswith("must") else f"accepted: {option.metavar}"
+            problems.append(
+                f"{source}: {text!r} {reason if reason.startswith('must') else 'cannot be read; ' + reason}"
+            )
+    chosen = table.get("limits", {})
+    if not isinstance(chosen, dict):
+        problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {chosen!r}")
+        chosen = {}
+    try:
+        values["limits"] = Limits.of({**chosen, **_limit_values(limits)})
+    except OptionError as error:
+        problems.append(str(error))
+    if problems:
+        raise OptionError("; ".join(problems))
+    options = AuditOptions(**values)
+    if options.normalization and (options.mean or options.std):
+        raise OptionError("--audit-normalization and --audit-mean/--audit-std both given; choose one")
+    if bool(options.mean) != bool(options.std):
+        raise OptionError("--audit-mean and --audit-std belong together; give both or neither")
+    return options
+
+
+def check_paths(options: AuditOptions) -> None:
+    """Raise `OptionError` for files that are not there, before anything slow is imported."""
+    problems = []
+    if options.model and not Path(options.model).is_file():
+        problems.append(f"--audit-model: {options.model} {_absence(Path(options.model))}; give a model file")
+    if not options.data:
+        problems.append(
+            "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, or "
+            f"torchvision:NAME?root=DIR), or set data in [{TABLE}] of pyproject.toml"
+        )
+    elif not options.data.startswith("torchvision:") and not Path(options.data).exists():
+        problems.append(f"--audit-data: {options.data} does not exist; give a folder of class folders or an .npz file")
+    if options.trigger and not Path(options.trigger).is_file():
+        problems.append(f"--audit-trigger: {options.trigger} {_absence(Path(options.trigger))}")
+    report = Path(options.report)
+    if report.exists() and not report.is_dir():
+        problems.append(f"--audit-report: {report} is a file; give a folder")
+    if problems:
+        raise OptionError("; ".join(problems))
+
+
+def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, text in pairs.items():
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def _text(value: Any, option: Option) -> str:
+    """A TOML value as the text that the command line would carry."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ("x" if option.key == "resize" else ",").join(map(str, value))
+    return str(value)
+
+
+def _beside(folder: Path, text: str) -> str:
+    return text if text.startswith("torchvision:") else str(folder / text)
+
+
+def _absence(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "does not exist"

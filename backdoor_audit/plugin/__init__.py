@@ -1,0 +1,176 @@
+"""The pytest plugin: options, fixtures, the shipped audits as items, workers, and the record at the end.
+
+Only this package imports pytest. torch is imported where it is used, so that ``pytest --help`` and runs without an audit
+do not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.options import OPTIONS, build_options, check_paths, read_table
+from backdoor_audit.plugin.fixtures import (
+    audit_index,
+    audit_options,
+    audit_run,
+    audited_model,
+    class_name,
+    classifier,
+    clean_set,
+    detection,
+    evidence,
+    limits,
+    preconditions,
+    repair,
+)
+from backdoor_audit.plugin.session import AUDIT, SESSION, AuditSession
+
+__all__ = [
+    "audit_index",
+    "audit_options",
+    "audit_run",
+    "audited_model",
+    "class_name",
+    "classifier",
+    "clean_set",
+    "detection",
+    "evidence",
+    "limits",
+    "preconditions",
+    "repair",
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare every option under its prefixed name; those cannot clash with a project's own."""
+    group = parser.getgroup("backdoor_audit", "backdoor audit of an image classifier")
+    group.addoption(
+        "--audit",
+        action="store_true",
+        default=False,
+        dest="audit_requested",
+        help="run the shipped audits on the model that the project's own fixture `audited_model` returns",
+    )
+    for option in OPTIONS:
+        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.key == "allow_pickle" else {}
+        group.addoption(
+            option.flag, dest=_dest(option.key), default=None, metavar=option.metavar, help=option.help, **switch
+        )
+    group.addoption(
+        "--audit-limit",
+        action="append",
+        default=[],
+        dest="audit_limit",
+        metavar="NAME=VALUE",
+        help="set a limit, e.g. anomaly_index=2.5 or clean_accuracy_drop=0.05; may be repeated",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None, None]:
+    """Add the short names (`--model`, ...) once every plugin and conftest has declared its own, where they are free."""
+    yield
+    taken = {
+        name
+        for group in (parser._anonymous, *parser._groups)
+        for declared in group.options
+        for name in declared.names()
+    }
+    group = parser.getgroup("backdoor_audit")
+    for option in OPTIONS:
+        if option.alias not in taken:
+            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.key == "allow_pickle" else {}
+            group.addoption(
+                option.alias,
+                dest=_dest(option.key),
+                default=None,
+                metavar=option.metavar,
+                help=f"short for {option.flag}",
+                **switch,
+            )
+
+
+def _dest(key: str) -> str:
+    return f"audit_{key}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin an audit session if one is asked for; wrong options end the run here, with one line and exit code 4."""
+    if config.option.help or config.option.version:
+        return
+    given = {option.key: getattr(config.option, _dest(option.key), None) for option in OPTIONS}
+    command_line = {key: value for key, value in given.items() if value is not None}
+    requested = "model" in command_line or config.option.audit_requested
+    try:
+        table = read_table(config.rootpath) if requested or _mentions_audit(config.rootpath) else {}
+        if not requested and "model" not in table:
+            return
+        options = build_options(command_line, _limit_pairs(config.option.audit_limit), table, config.rootpath)
+        check_paths(options)
+    except OptionError as error:
+        raise pytest.UsageError(f"backdoor_audit: {error}") from None
+    selected, paths = _split_arguments(config)
+    explicit = config.args_source is pytest.Config.ArgsSource.ARGS
+    if requested and (not explicit or selected):
+        config.args[:] = paths  # a gate run is about the model, not about the project's own tests
+    wanted = not explicit or bool(selected)
+    session = AuditSession(config, options, selected if explicit else [], wanted)
+    config.stash[SESSION] = session
+    config.pluginmanager.register(session, "backdoor_audit.session")
+    draws = session.is_controller and not config.option.collectonly
+    if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
+        config.option.htmlpath = str(session.report / "report.html")
+        config.option.self_contained_html = True
+
+
+def _mentions_audit(folder: Path) -> bool:
+    """Whether pyproject.toml could name a model; a broken file of a project that does not use us is not our business."""
+    file = folder / "pyproject.toml"
+    return file.is_file() and "[tool.backdoor_audit" in file.read_text(encoding="utf-8", errors="replace")
+
+
+def _limit_pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"--audit-limit: {text!r} cannot be read; accepted: NAME=VALUE")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """Arguments that select shipped audits (`audit`, `audit::...`), and all others."""
+    selected = [
+        argument
+        for argument in config.args
+        if argument.startswith(f"{AUDIT}::") or (argument == AUDIT and not Path(argument).exists())
+    ]
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return selected, []
+    return selected, [argument for argument in config.args if argument not in selected]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item per precondition, per class and detector, per repair; only for the shipped audits."""
+    session = metafunc.config.stash.get(SESSION, None)
+    if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
+        return
+    from backdoor_audit.detectors import DETECTORS
+    from backdoor_audit.mitigations import MITIGATIONS
+    from backdoor_audit.preconditions import PRECONDITIONS
+
+    if "condition" in metafunc.fixturenames:
+        metafunc.parametrize("condition", [condition.__name__ for condition in PRECONDITIONS])
+    if "target_class" in metafunc.fixturenames:
+        pairs = [(entry.name, target) for entry in DETECTORS for target in range(session.start().num_classes)]
+        ids = [f"{name}-class_{target}" for name, target in pairs]
+        metafunc.parametrize(("detection", "target_class"), pairs, ids=ids, indirect=["detection"])
+    if "repair" in metafunc.fixturenames:
+        metafunc.parametrize("repair", [method.name for method in MITIGATIONS], indirect=True)

@@ -1,0 +1,167 @@
+"""What audits, and a project's own tests, can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backdoor_audit.errors import AuditError
+from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.session import EXTRAS, FINDING, SESSION, AuditSession
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from backdoor_audit.classifier import Classifier
+    from backdoor_audit.data import CleanSet
+    from backdoor_audit.detectors import Detection
+    from backdoor_audit.mitigations import Outcome
+    from backdoor_audit.run import Audit
+
+
+@pytest.fixture(scope="session")
+def audit_options(pytestconfig: pytest.Config) -> AuditOptions:
+    """The options of this audit."""
+    return _session(pytestconfig).options
+
+
+@pytest.fixture(scope="session")
+def limits(audit_options: AuditOptions) -> Limits:
+    """The numbers that findings are judged by."""
+    return audit_options.limits
+
+
+@pytest.fixture(scope="session")
+def audit_index(audit_options: AuditOptions) -> str:
+    """Which anomaly index is compared with the limit: calibrated or paper."""
+    return audit_options.index
+
+
+@pytest.fixture(scope="session")
+def audited_model(audit_options: AuditOptions) -> nn.Module | None:
+    """The module to audit. Override it in the root conftest to hand over any `torch.nn.Module`; None: the file of --model."""
+    if not audit_options.model:
+        pytest.exit(
+            "backdoor_audit: no model; pass --audit-model=PATH, or define a session fixture audited_model in the root "
+            "conftest that returns a torch.nn.Module",
+            returncode=int(pytest.ExitCode.USAGE_ERROR),
+        )
+    return None
+
+
+@pytest.fixture(scope="session")
+def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> Audit:
+    """The run behind all audits: loaded once per process, finished work shared between processes."""
+    try:
+        return _session(pytestconfig).start(audited_model)
+    except AuditError as error:
+        pytest.fail(f"inconclusive: {error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def classifier(audit_run: Audit) -> Classifier:
+    """The audited model as a frozen classifier over pixels in [0, 1]."""
+    return audit_run.classifier
+
+
+@pytest.fixture(scope="session")
+def clean_set(audit_run: Audit) -> CleanSet:
+    """The clean images."""
+    return audit_run.clean_set
+
+
+@pytest.fixture(scope="session")
+def class_name(audit_run: Audit) -> Callable[[int], str]:
+    """How to call a class."""
+    return audit_run.class_name
+
+
+@pytest.fixture(scope="session")
+def preconditions(audit_run: Audit) -> Mapping[str, Finding]:
+    """The finding of every precondition, by name."""
+    return audit_run.preconditions
+
+
+@pytest.fixture
+def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
+    """What a detector found; the search runs once for all items and workers."""
+    from backdoor_audit.detectors import DETECTORS
+
+    name = getattr(request, "param", DETECTORS[0].name)
+    with _progress_shown(request.config, fresh=not audit_run.finished(name)):
+        return audit_run.detection(name)
+
+
+@pytest.fixture
+def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
+    """How one mitigation did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
+    from backdoor_audit.run import not_applicable
+
+    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+        reason = audit_run.no_repair or not_applicable(audit_run.repair(request.param))
+    if reason:
+        pytest.skip(reason)
+    return audit_run.repair(request.param)
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Finding], None]:
+    """Submit the one finding of an item: it is recorded, drawn, and decides whether the item passes."""
+    session = _session(request.config)
+
+    def submit(finding: Finding) -> None:
+        item = request.node
+        finding = replace(finding, audit=item.nodeid)
+        finding, extras = _evidence(session, audit_run, finding)
+        item.stash[FINDING], item.stash[EXTRAS] = finding, extras
+        item.user_properties += [
+            (f"backdoor_audit.{name}", value)
+            for name, value in finding.to_json().items()
+            if name in ("statistic", "value", "limit", "verdict", "reason", "target_class") and value is not None
+        ]
+        if finding.verdict is Verdict.FAIL:
+            pytest.fail(finding.reason, pytrace=False)
+        if finding.verdict is Verdict.INCONCLUSIVE:
+            if session.options.inconclusive == "fail":
+                pytest.fail(f"inconclusive: {finding.reason}", pytrace=False)
+            pytest.skip(f"inconclusive: {finding.reason}")
+
+    return submit
+
+
+def _session(config: pytest.Config) -> AuditSession:
+    session = config.stash.get(SESSION, None)
+    if session is None:
+        raise pytest.UsageError("backdoor_audit: this fixture needs an audit; pass --audit-model=PATH or --audit")
+    return session
+
+
+@contextmanager
+def _progress_shown(config: pytest.Config, *, fresh: bool) -> Iterator[None]:
+    """Let progress bars through pytest's capture: the work inside may take minutes. Bars begin on a line of their own."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
+        if fresh and terminal is not None and terminal.isatty:
+            terminal.ensure_newline()
+        yield
+
+
+def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Finding, list[dict[str, Any]]]:
+    """Write the artifacts of a finding, and draw its extras for pytest-html when that is there."""
+    from backdoor_audit.report.extras import draw
+
+    if finding.statistic == "anomaly_index" and finding.verdict is Verdict.FAIL and finding.target_class is not None:
+        name = f"{finding.audit.rpartition('[')[2].rstrip(']')}.safetensors"
+        trigger = next(found for found in run.triggers_found() if found.target_class == finding.target_class)
+        (session.report / "triggers").mkdir(parents=True, exist_ok=True)
+        trigger.save(session.report / "triggers" / name)
+        finding = replace(finding, artifacts={"trigger": f"triggers/{name}"})
+    if not session.config.pluginmanager.hasplugin("html"):
+        return finding, []
+    return finding, draw(run, finding)

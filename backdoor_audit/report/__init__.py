@@ -1,0 +1,1 @@
+"""Pure functions that draw: records and tensors in, text, pictures and pages out."""

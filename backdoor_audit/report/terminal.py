@@ -1,0 +1,75 @@
+"""The closing section in the terminal: the verdict in words, then what is not a pass, then what was not tested."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+
+from backdoor_audit.evidence import Record, Verdict
+
+_WIDTH = 110  # columns
+
+Line = tuple[str, dict[str, bool]]
+
+
+def summary_lines(record: Record) -> list[Line]:
+    """Lines with their markup, in the order in which they are printed."""
+    colours = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
+    lines: list[Line] = [(headline(record), {colours[record.verdict]: True, "bold": True})]
+    for finding in record.findings:
+        if finding.verdict is Verdict.PASS:
+            continue
+        value = ""
+        if finding.value is not None and finding.limit is not None:
+            value = f" [{finding.statistic} {finding.value:.3g}, limit {finding.limit:.3g}]"
+        lines.append((f"  {finding.verdict.value}: {finding.reason}{value}", {colours[finding.verdict]: True}))
+        lines.append((f"      {finding.audit}", {}))
+    lines += [(f"  broken: {name}: {reason}", {"red": True}) for name, reason in record.errors.items()]
+    if record.not_run:
+        lines.append((f"  not run: {len(record.not_run)} items, first {record.not_run[0]}", {"yellow": True}))
+    for reason, count in _counted(record.skipped.values()):
+        lines.append((f"  skipped: {count} items: {reason}", {}))
+    for detection in record.detections:
+        recalled = ", taken from an earlier run" if detection["recalled"] else ""
+        lines.append(
+            (
+                f"  {detection['detector']}: {len(detection['classes'])} classes, {detection['image_passes']} image passes, "
+                f"{detection['seconds']:.0f} s{recalled}",
+                {},
+            )
+        )
+    for text in record.not_tested:
+        wrapped = textwrap.wrap(f"not tested: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ")
+        lines += [(line, {}) for line in wrapped]
+    return lines
+
+
+def headline(record: Record) -> str:
+    """The verdict in one line of words."""
+    if record.verdict is Verdict.PASS:
+        return "PASS: no hidden trigger found by the tests that were run (what they do not see: below)"
+    if record.verdict is Verdict.INCONCLUSIVE:
+        return f"INCONCLUSIVE: {_why_inconclusive(record)}"
+    if record.flagged_classes:
+        return f"FAIL: hidden trigger found for {_called(record, record.flagged_classes)}"
+    return "FAIL: a limit was exceeded"
+
+
+def _why_inconclusive(record: Record) -> str:
+    if record.suspected_classes:
+        return f"suspiciously small trigger for {_called(record, record.suspected_classes)}; not a clean result"
+    measured = all(finding.verdict is Verdict.PASS for finding in record.findings) and not record.errors
+    if measured and record.not_run:
+        return f"{len(record.not_run)} items were not run; only a whole run can pass a model"
+    return "this model could not be judged; that is not a clean result"
+
+
+def _called(record: Record, classes: tuple[int, ...]) -> str:
+    names = record.subject.get("class_names") or []
+    called = [f"{k} ({names[k]})" if k < len(names) else str(k) for k in classes]
+    return f"class{'es' * (len(called) > 1)} {', '.join(called)}"
+
+
+def _counted(reasons: Iterable[str]) -> list[tuple[str, int]]:
+    return list(Counter(reasons).items())

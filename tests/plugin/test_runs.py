@@ -1,0 +1,331 @@
+"""Whole runs of the gate on a tiny project: exit codes, items, records, workers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from backdoor_audit import Trigger, Verdict
+from backdoor_audit.evidence import Record
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import Audit
+from backdoor_audit.store import Store
+from tests.plugin import toy
+from tests.plugin.conftest import BASE, Run
+
+INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
+ITEMS = 9 + toy.CLASSES + 6
+
+
+def stored(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((project.path / folder / "audit.json").read_text())
+    return content
+
+
+def test_a_backdoored_model_fails_and_its_class_is_named(project: pytest.Pytester, run: Run) -> None:
+    result = run("backdoored")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*FAIL: hidden trigger found for class 3*"])
+    record = Record.read(project.path / "backdoor-audit-report" / "audit.json")
+    assert record.verdict is Verdict.FAIL
+    assert record.flagged_classes == (toy.TARGET,)
+    assert len(record.findings) + len(record.skipped) == ITEMS
+    finding = next(finding for finding in record.findings if finding.audit == INDEX.format(3))
+    trigger = Trigger.load(project.path / "backdoor-audit-report" / finding.artifacts["trigger"])
+    assert trigger.target_class == toy.TARGET
+    assert trigger.mask.flatten().argmax() == 63  # the pixel that the toy's backdoor reads
+
+
+def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["*PASS: no hidden trigger found*", "*not tested: neural_cleanse does not see*blended*"]
+    )
+    record = stored(project)
+    assert record["verdict"] == "pass"
+    assert record["not_run"] == []
+    assert len(record["skipped"]) == 6
+    assert record["environment"]["device"] == "cpu"
+    assert record["settings"]["limits"]["anomaly_index"] == 2.0
+
+
+def test_the_page_shows_verdict_trigger_and_chart_and_escapes_class_names(project: pytest.Pytester, run: Run) -> None:
+    import numpy as np
+
+    pixels, labels = toy.images()
+    names = np.array(["<script>alert(1)</script>"] * toy.CLASSES)
+    np.savez(project.path / "images.npz", images=pixels, labels=labels, class_names=names)
+    run("backdoored")
+    page = (project.path / "backdoor-audit-report" / "report.html").read_text()
+    assert "hidden trigger found for class 3" in page
+    assert page.count("data:image/png;base64,") >= 3
+    assert "flagged below" in page
+    assert "<script>alert(1)" not in page
+
+
+def test_without_a_model_the_plugin_is_not_there(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    result = run(None, "-v")
+    result.assert_outcomes(passed=1)
+    assert not (project.path / "backdoor-audit-report").exists()
+    assert "backdoor audit" not in result.stdout.str()
+
+
+def test_a_gate_run_leaves_the_projects_own_tests_alone(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own="def test_own(): assert False")
+    result = run("clean")
+    assert result.ret == pytest.ExitCode.OK
+    assert "test_own" not in result.stdout.str()
+
+
+def test_own_tests_can_use_the_audited_model(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        test_own="""
+        def test_bright_row(classifier, clean_set, detection):
+            assert classifier.num_classes == 8
+            assert clean_set.image_shape == (1, 8, 8)
+            assert detection.score(3).reached
+        """
+    )
+    result = run("clean", "test_own.py")
+    result.assert_outcomes(passed=1)
+
+
+def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pytest.Pytester, run: Run) -> None:
+    project.makepyprojecttoml(
+        """
+        [tool.backdoor_audit]
+        model = "clean.safetensors"
+        data = "images.npz"
+        arch = "toy:network"
+        steps = 150
+        limits = { clean_accuracy_drop = 0.05 }
+        """
+    )
+    project.makepyfile(test_own="def test_own(): pass")
+    result = run(None)
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=6)
+    assert stored(project)["settings"]["limits"]["clean_accuracy_drop"] == 0.05
+
+
+@pytest.mark.parametrize("model", ["clean", "backdoored"])
+def test_workers_give_the_same_verdicts_and_sizes_and_search_once(
+    project: pytest.Pytester, run: Run, model: str
+) -> None:
+    alone = run(model, "--report=alone", "-p", "no:cacheprovider")
+    apart = run(model, "--report=apart", "-n", "2", process=True)
+    assert alone.ret == apart.ret
+    first, second = stored(project, "alone"), stored(project, "apart")
+    assert [(f["audit"], f["verdict"], f["value"]) for f in first["findings"]] == [
+        (f["audit"], f["verdict"], f["value"]) for f in second["findings"]
+    ]
+    assert first["detections"][0]["classes"] == second["detections"][0]["classes"]
+    assert not second["detections"][0]["recalled"]  # another worker's work is this run's work
+    cache = project.path / ".pytest_cache" / "d" / "backdoor_audit"
+    repairs = 2 if model == "backdoored" else 0  # linf pruning does not apply to a network without a feature map
+    assert len(list(cache.glob("*.safetensors"))) == 1 + repairs + (model == "backdoored")
+
+
+def test_finished_work_is_not_done_again(project: pytest.Pytester, run: Run) -> None:
+    run("backdoored")
+    first = stored(project)
+    result = run("backdoored")
+    second = stored(project)
+    assert not first["detections"][0]["recalled"]
+    assert second["detections"][0]["recalled"]
+    assert first["findings"] == second["findings"]
+    result.stdout.fnmatch_lines(["*taken from an earlier run*"])
+
+
+def test_an_item_can_be_run_again_by_its_node_id(project: pytest.Pytester, run: Run) -> None:
+    result = run("backdoored", INDEX.format(3), "-v")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1)
+    result = run("backdoored", "audit::test_precondition")
+    result.assert_outcomes(passed=9)
+
+
+def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
+    assert run("clean", "audit::test_nothing").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean", "-k", "precondition")
+    result.assert_outcomes(passed=9, deselected=toy.CLASSES + 6)
+    assert stored(project)["verdict"] == "inconclusive"
+    assert INDEX.format(0) in stored(project)["not_run"]
+
+
+def test_last_failed_runs_the_failed_items_only(run: Run) -> None:
+    failed = run("backdoored").parseoutcomes()["failed"]
+    again = run("backdoored", "--lf").parseoutcomes()
+    assert again["failed"] == failed
+    assert "passed" not in again
+
+
+def test_collect_only_lists_items_and_writes_nothing(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean", "--collect-only", "-q")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [INDEX.format(0).replace("[", "[[]"), "*audit::test_clean_accuracy_drop[[]nc_unlearning]"]
+    )
+    assert not (project.path / "backdoor-audit-report").exists()
+
+
+def test_the_items_are_those_that_the_library_names(project: pytest.Pytester, run: Run) -> None:
+    listed = [line for line in run("clean", "--collect-only", "-q").outlines if line.startswith("audit::")]
+    options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network")
+    assert listed == Audit(options, Store(project.path)).item_names()
+
+
+def test_a_path_and_the_word_audit_run_both(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    run("clean", "test_own.py", "audit").assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=6)
+
+
+def test_junit_has_one_case_per_item_with_its_numbers(project: pytest.Pytester, run: Run) -> None:
+    run("backdoored", "--junitxml=junit.xml")
+    cases = ElementTree.parse(project.path / "junit.xml").getroot().findall(".//testcase")
+    assert len(cases) == ITEMS
+    assert {case.get("classname") for case in cases} == {"audit"}
+    case = next(case for case in cases if case.get("name") == INDEX.format(3).removeprefix("audit::"))
+    properties = {entry.get("name"): entry.get("value") for entry in case.findall(".//property")}
+    assert properties["backdoor_audit.verdict"] == "fail"
+    assert float(properties["backdoor_audit.value"] or 0) > 2
+
+
+def test_a_foreign_model_option_keeps_its_meaning(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        def pytest_addoption(parser):
+            parser.addoption("--model", default="theirs")
+        """
+    )
+    project.makepyfile(test_own="def test_own(pytestconfig): assert pytestconfig.getoption('--model') == 'mine'")
+    run(None, "--model=mine").assert_outcomes(passed=1)
+    result = run(None, "--audit-model=backdoored.safetensors", *BASE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*hidden trigger found for class 3*"])
+
+
+def test_a_conftest_may_name_the_plugin_as_well(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest("pytest_plugins = ['backdoor_audit.plugin']")
+    assert run("clean").ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("plugin", ["cacheprovider", "html", "xdist", "junitxml"])
+def test_a_missing_plugin_does_not_matter(project: pytest.Pytester, run: Run, plugin: str) -> None:
+    assert run("clean", "-p", f"no:{plugin}").ret == pytest.ExitCode.OK
+    assert stored(project)["verdict"] == "pass"
+
+
+def test_a_project_can_hand_over_a_module(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import pytest, torch, toy
+        from safetensors.torch import load_file
+
+        @pytest.fixture(scope="session")
+        def audited_model():
+            network = toy.network()
+            network.load_state_dict(load_file("backdoored.safetensors"))
+            return network.train()
+        """
+    )
+    result = run(None, "--audit", "--data=images.npz", "--audit-steps=150")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*hidden trigger found for class 3*"])
+    assert stored(project)["subject"]["model"] == "Sequential"
+
+
+def test_an_unmet_precondition_is_inconclusive_and_no_search_is_made(project: pytest.Pytester, run: Run) -> None:
+    import numpy as np
+
+    pixels, labels = toy.images()
+    np.savez(project.path / "images.npz", images=pixels, labels=(labels + 1) % toy.CLASSES)
+    result = run("backdoored")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE: this model could not be judged*", "*clean accuracy 0.0*"])
+    record = stored(project)
+    assert record["verdict"] == "inconclusive"
+    assert record["detections"][0]["classes"] == []
+
+
+def test_inconclusive_can_be_allowed_but_is_never_called_a_pass(project: pytest.Pytester, run: Run) -> None:
+    import numpy as np
+
+    pixels, labels = toy.images(per_class=5)
+    np.savez(project.path / "images.npz", images=pixels, labels=labels)
+    result = run("clean", "--audit-inconclusive=allow")
+    assert result.ret == pytest.ExitCode.OK
+    assert stored(project)["verdict"] == "inconclusive"
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*40 clean images; from 100 on*"])
+
+
+def test_a_broken_item_is_in_the_record(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def repair():
+            raise RuntimeError("no space left")
+        """
+    )
+    result = run("clean")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = stored(project)
+    assert record["verdict"] == "inconclusive"
+    assert "no space left" in record["errors"]["audit::test_clean_accuracy_drop[nc_pruning]"]
+
+
+def test_a_known_trigger_is_repaired_even_if_nothing_was_flagged(project: pytest.Pytester, run: Run) -> None:
+    import torch
+
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 7, 7] = 1
+    Trigger(mask, torch.ones(1, 8, 8), toy.TARGET).save(project.path / "known.safetensors")
+    result = run("backdoored", "--trigger=known.safetensors", "--audit-limit", "size_ratio=0")
+    assert stored(project)["flagged_classes"] == []
+    repairs = {entry["method"]: entry for entry in stored(project)["repairs"]}
+    assert repairs["nc_pruning"]["before"]["attack_success_rate"] == 1.0
+    assert repairs["nc_pruning"]["after"]["attack_success_rate"] <= 0.1
+    assert result.parseoutcomes()["skipped"] == 2  # linf pruning on a network without a feature map
+
+
+def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        noisy="""
+        import warnings
+        import toy
+        from torch import nn
+
+        class Noisy(nn.Sequential):
+            def forward(self, images):
+                warnings.warn("deprecated", DeprecationWarning)
+                return super().forward(images)
+
+        def network():
+            return Noisy(*toy.network())
+        """
+    )
+    project.makepyprojecttoml("[tool.pytest.ini_options]\nfilterwarnings = ['error']")
+    result = run(
+        "clean", base=("--data=images.npz", "--arch=noisy:network", "--audit-steps=150", "--device=cpu"), process=True
+    )
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_help_names_the_options_and_does_not_import_torch(project: pytest.Pytester) -> None:
+    script = (
+        "import sys, pytest; code = pytest.main(['--help']); print('TORCH', 'torch' in sys.modules); sys.exit(code)"
+    )
+    result = project.run(sys.executable, "-c", script)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*--audit-model=PATH*", "*--model=PATH*", "TORCH False"])

@@ -1,0 +1,114 @@
+"""Options from the command line and from ``[tool.backdoor_audit]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.options import OPTIONS, AuditOptions, build_options, check_paths, read_table
+
+
+def build(
+    command_line: dict[str, str] | None = None, table: dict[str, Any] | None = None, **limits: str
+) -> AuditOptions:
+    return build_options(command_line or {}, limits, table or {}, Path("/project"))
+
+
+def test_the_command_line_wins_over_the_table() -> None:
+    options = build({"seed": "7"}, {"seed": 3, "steps": 50})
+    assert (options.seed, options.steps) == (7, 50)
+
+
+def test_paths_in_the_table_belong_to_the_projects_folder() -> None:
+    table = {"model": "m.safetensors", "data": "torchvision:CIFAR10?root=/data", "report": "out"}
+    options = build({"trigger": "t.safetensors"}, table)
+    assert options.model == "/project/m.safetensors"
+    assert options.data == "torchvision:CIFAR10?root=/data"
+    assert options.report == "/project/out"
+    assert options.trigger == "t.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("table", "attribute", "value"),
+    [
+        ({"mean": [0.1, 0.2, 0.3], "std": 0.5}, "mean", (0.1, 0.2, 0.3)),
+        ({"resize": 32}, "resize", (32, 32)),
+        ({"resize": [24, 32]}, "resize", (24, 32)),
+        ({"allow_pickle": True}, "allow_pickle", True),
+        ({"min_accuracy": 1}, "min_accuracy", 1.0),
+    ],
+)
+def test_toml_values_are_read_like_their_texts(table: dict[str, Any], attribute: str, value: object) -> None:
+    assert getattr(build(table=table), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("command_line", "told"),
+    [
+        ({"device": "gpu"}, "--audit-device: 'gpu' must be auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:x"}, "--audit-device"),
+        ({"seed": "-1"}, "--audit-seed: '-1' must be at least 0"),
+        ({"seed": "one"}, "--audit-seed: 'one' cannot be read; accepted: N"),
+        ({"min_accuracy": "90"}, "fractions, not percent"),
+        ({"min_accuracy": "nan"}, "--audit-min-accuracy"),
+        ({"std": "0", "mean": "0"}, "--audit-std: '0' must be above 0"),
+        ({"mean": "inf", "std": "1"}, "--audit-mean"),
+        ({"mean": "0.5"}, "belong together"),
+        ({"mean": "0.5", "std": "0.5", "normalization": "half"}, "choose one"),
+        ({"resize": "3x4x5"}, "--audit-resize: '3x4x5' must be N or HxW"),
+        ({"channels": "2"}, "must be 1 (grey) or 3 (RGB)"),
+        ({"index": "log"}, "must be one of calibrated, paper"),
+        ({"inconclusive": "skip"}, "must be one of fail, allow"),
+        ({"allow_pickle": "yes"}, "must be true or false"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_told_in_one_line(command_line: dict[str, str], told: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        build(command_line)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(OptionError) as caught:
+        build({"device": "gpu", "seed": "x"}, {"modle": "m", "limits": 3}, anomaly="2")
+    for told in (
+        "--audit-device",
+        "--audit-seed",
+        "did you mean model?",
+        "a table of numbers",
+        "'anomaly' is not known",
+    ):
+        assert told in str(caught.value)
+
+
+def test_limits_come_from_table_and_command_line() -> None:
+    limits = build(table={"limits": {"anomaly_index": 3, "clean_accuracy_drop": 0.05}}, anomaly_index="2.5").limits
+    assert (limits.anomaly_index, limits.clean_accuracy_drop, limits.attack_success_rate) == (2.5, 0.05, 0.10)
+
+
+def test_every_option_is_a_field_and_every_field_an_option() -> None:
+    assert {option.key for option in OPTIONS} | {"limits"} == set(AuditOptions.__dataclass_fields__)
+
+
+def test_a_missing_file_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_paths(AuditOptions(model=str(tmp_path), data=str(tmp_path / "none"), trigger=str(tmp_path / "t")))
+    for told in ("is a folder", "none does not exist", "--audit-trigger"):
+        assert told in str(caught.value)
+
+
+def test_the_table_is_read_from_pyproject(tmp_path: Path) -> None:
+    assert read_table(tmp_path) == {}
+    (tmp_path / "pyproject.toml").write_text("[tool.backdoor_audit]\nseed = 3\n")
+    assert read_table(tmp_path) == {"seed": 3}
+
+
+@pytest.mark.parametrize("content", ["[tool.backdoor_audit", "[tool]\nbackdoor_audit = 3"])
+def test_a_broken_table_is_told_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(content)
+    with pytest.raises(OptionError, match=r"pyproject.toml|tool\.backdoor_audit"):
+        read_table(tmp_path)
