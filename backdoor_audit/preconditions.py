@@ -107,7 +107,8 @@ def every_class(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     if few:
         return inconclusive(
             "images_per_class",
-            f"{len(few)} classes have fewer than {MIN_PER_CLASS} clean images: {', '.join(few[:5])}; add some",
+            f"{len(few)} classes have fewer than {MIN_PER_CLASS} clean images: {', '.join(few[:5])}; add some, or raise "
+            "--audit-max-images",
             value=least,
             limit=MIN_PER_CLASS,
         )
