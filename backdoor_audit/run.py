@@ -28,6 +28,8 @@ from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store, generator_for
 from backdoor_audit.trigger import Trigger
 
+_BEHAVIOUR_IMAGES = 64
+
 
 @dataclass(eq=False)
 class Audit:
@@ -269,6 +271,7 @@ class Audit:
         """What every piece of work depends on."""
         return {
             "model": self.fingerprint,
+            "behaviour": self._behaviour,
             "data": self.clean_set.fingerprint,
             "seed": self.options.seed,
             "device": self.device.type,
@@ -276,6 +279,12 @@ class Audit:
             "threads": torch.get_num_threads(),
             "code": _code_fingerprint(),
         }
+
+    @cached_property
+    def _behaviour(self) -> str:
+        """Digest of the scores of some clean images: the same tensors in another forward pass are another model."""
+        scores = self.classifier.logits(self.clean_set.sample(_BEHAVIOUR_IMAGES, seed=0).images)
+        return hashlib.sha256(scores.cpu().numpy().tobytes()).hexdigest()
 
     def subject(self) -> dict[str, Any]:
         """Model and data of the record."""

@@ -88,6 +88,21 @@ def test_finished_work_is_recalled_and_other_models_are_not_mixed_up(tmp_path: P
     assert [recalled(backdoored=flag) for flag in (False, True, False, True)] == [False, False, True, True]
 
 
+class Halved(nn.Sequential):
+    """The same tensors, another forward pass."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = super().forward(images)
+        return scores / 2
+
+
+def test_the_same_weights_in_another_forward_pass_are_another_model(tmp_path: Path) -> None:
+    Halved.__name__ = "Sequential"  # the name of the class must not be what tells them apart
+    for module in (network(backdoored=True), Halved(*network(backdoored=True))):
+        record = audit(module, *toy.images(), steps=20, device="cpu", store=tmp_path, progress=False)
+        assert not record.detections[0]["recalled"]
+
+
 def test_a_labels_error_makes_detectors_inconclusive_without_a_search() -> None:
     pixels, labels = toy.images()
     record = audit(network(backdoored=True), pixels, (labels + 1) % toy.CLASSES, device="cpu", progress=False)

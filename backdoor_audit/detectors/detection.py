@@ -72,7 +72,7 @@ class Detection:
         A class fails when its index is above the limit *and* the trigger is small beside the median *and* it works on
         held-out images. It passes when its trigger is not small. In between, a small trigger that is no outlier or works on
         too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. ``index`` chooses
-        the calibrated or the paper's index. ``name`` is how to call the class.
+        the calibrated index or the paper's, whose rule has no other condition. ``name`` is how to call the class.
         """
         name = name or str(target_class)
         score = self.score(target_class)
@@ -99,6 +99,9 @@ class Detection:
             f"class {name}: a {_pixels(score.size)}-pixel trigger sends {score.success_val:.0%} of held-out images there; "
             f"median of all classes {_pixels(self.median_size)} pixels"
         )
+        if index == "paper":
+            verdict = Verdict.FAIL if value > limits.anomaly_index else Verdict.PASS
+            return Finding(audit="", statistic="anomaly_index", value=value, verdict=verdict, reason=reason, **common)
         small = f"below {limits.size_ratio:g} of the median"
         outlier = value > limits.anomaly_index
         if score.size_ratio > limits.size_ratio:

@@ -90,6 +90,7 @@ class AuditSession:
             self.expected = run.item_names()
             if not self.config.option.collectonly:
                 self.report.mkdir(parents=True, exist_ok=True)
+                self._drop_old_evidence()
         except AuditError as error:
             with suppress(OSError):
                 self.report.rmdir()  # pytest-html may have made it; only an empty folder goes
@@ -98,6 +99,14 @@ class AuditSession:
             raise pytest.UsageError(
                 f"backdoor_audit: --audit-report: {self.report} cannot be written ({error})"
             ) from None
+
+    def _drop_old_evidence(self) -> None:
+        """Remove what an earlier run left in the folder: a run that is killed must not leave another model's verdict."""
+        for file in (
+            *self.report.glob("triggers/*.safetensors"),
+            *map(self.report.joinpath, ("audit.json", "report.html")),
+        ):
+            file.unlink(missing_ok=True)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -91,9 +91,13 @@ def test_each_condition_of_a_verdict(values, verdict, reason):
 
 
 def test_the_paper_index_is_judged_when_it_is_chosen():
-    assert judged(class_score(), index="paper").verdict is Verdict.INCONCLUSIVE
+    assert judged(class_score(), index="paper").verdict is Verdict.PASS
     finding = judged(class_score(index=1.0, paper_index=2.5), index="paper")
     assert (finding.verdict, finding.value) == (Verdict.FAIL, 2.5)
+
+
+def test_the_papers_rule_has_no_condition_but_its_index():
+    assert judged(class_score(paper_index=2.5, size_ratio=0.9, success_val=0.1), index="paper").verdict is Verdict.FAIL
 
 
 def test_limits_of_the_user_hold():

@@ -132,6 +132,23 @@ def test_workers_give_the_same_verdicts_and_sizes_and_search_once(
     assert len(list(cache.glob("*.safetensors"))) == 1 + repairs + (model == "backdoored")
 
 
+def test_an_earlier_runs_evidence_does_not_stand_beside_a_new_verdict(project: pytest.Pytester, run: Run) -> None:
+    run("backdoored")
+    report = project.path / "backdoor-audit-report"
+    assert list(report.glob("triggers/*"))
+    (report / "mine.txt").write_text("kept")
+    run("clean")
+    assert list(report.glob("triggers/*")) == []
+    assert (report / "mine.txt").exists()
+
+
+def test_wrong_input_leaves_an_earlier_runs_evidence(project: pytest.Pytester, run: Run) -> None:
+    run("backdoored")
+    before = stored(project)
+    assert run("backdoored", "--arch=toy:missing").ret == pytest.ExitCode.USAGE_ERROR
+    assert stored(project) == before
+
+
 def test_finished_work_is_not_done_again(project: pytest.Pytester, run: Run) -> None:
     run("backdoored")
     first = stored(project)
