@@ -19,3 +19,7 @@ class DataFormatError(AuditError):
 
 class DegenerateScoresError(AuditError):
     """Per-class scores carry no spread, so no class can be called an outlier."""
+
+
+class AttackError(AuditError):
+    """An attack cannot be carried out as asked, or did not implant: the result would be a mislabelled subject."""

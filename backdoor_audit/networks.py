@@ -168,6 +168,61 @@ class PreActResNet(nn.Module):
         return logits
 
 
+class SmallViT(nn.Module):
+    """A vision transformer on 4x4 patches with fixed sine-cosine positions and mean pooling (Beyer et al., 2022, SimpleViT).
+
+    ``width`` is the embedding dimension; four heads if it is a multiple of 4, else one. Any image of at least 4 px fits.
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 48) -> None:
+        super().__init__()
+        self.embedding = nn.Conv2d(in_channels, width, 4, stride=4)
+        self.blocks = nn.Sequential(*(_TransformerBlock(width) for _ in range(4)))
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of normalised images (n, c, h, w)."""
+        patches = self.embedding(images)
+        tokens = patches.flatten(2).transpose(1, 2) + _positions(patches)
+        logits: Tensor = self.linear(self.norm(self.blocks(tokens)).mean(dim=1))
+        return logits
+
+
+class _TransformerBlock(nn.Module):
+    """Self-attention and a two-layer perceptron, each after a layer norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = 1 if width % 4 else 4
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, 4 * width)
+        self.output = nn.Linear(4 * width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        images, count, width = tokens.shape
+        qkv = self.qkv(self.norm1(tokens)).view(images, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(*qkv.unbind(0))
+        tokens = tokens + self.projection(attended.transpose(1, 2).reshape(images, count, width))
+        mixed: Tensor = tokens + self.output(functional.gelu(self.hidden(self.norm2(tokens))))
+        return mixed
+
+
+def _positions(patches: Tensor) -> Tensor:
+    """Fixed codes (h w, width) of the places of patches (n, width, h, w): sines and cosines of row and column."""
+    width, rows, columns = patches.shape[1:]
+    frequencies = 1 / 10_000 ** (torch.arange(width // 4, device=patches.device) / max(width // 4 - 1, 1))
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=patches.device), torch.arange(columns, device=patches.device), indexing="ij"
+    )
+    angles = [place.flatten()[:, None] * frequencies for place in (y, x)]
+    codes = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return functional.pad(codes, (0, width - codes.shape[1]))
+
+
 def small_resnet(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> ResNet:
     """A residual network of three stages with one block each."""
     return ResNet(num_classes, in_channels, width, blocks=(1, 1, 1))
@@ -187,6 +242,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "small_vgg": SmallVGG,
     "small_resnet": small_resnet,
+    "small_vit": SmallViT,
     "preact_resnet18": preact_resnet18,
     "resnet18": resnet18,
 }

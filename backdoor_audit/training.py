@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,21 @@ from tqdm import tqdm
 from backdoor_audit.classifier import Classifier
 
 _RECALIBRATION_BATCHES = 16
+
+OnBatch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What may be done to images (n, c, h, w) and labels (n,) of a batch on their way into the network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a subject is trained: the keywords of `fit`, under one name that a record can hold."""
+
+    epochs: int = 5
+    learning_rate: float = 0.05
+    batch_size: int = 64
+    weight_decay: float = 5e-4
+    shift: int = 0
+    optimizer: str = "sgd"
 
 
 def fit(
@@ -26,42 +42,59 @@ def fit(
     batch_size: int = 64,
     weight_decay: float = 5e-4,
     shift: int = 0,
+    optimizer: str = "sgd",
+    on_batch: OnBatch | None = None,
     recalibrate: bool = False,
     progress: bool = False,
 ) -> None:
     """Train the classifier's own module in place on images (n, c, h, w) in [0, 1] with labels (n,).
 
-    SGD with Nesterov momentum 0.9 under a one-cycle schedule over exactly the steps taken. ``shift`` moves each image by
-    up to that many pixels, filling with black. ``recalibrate`` re-estimates batch-norm statistics at the end, which short
-    runs need. The module is frozen and in evaluation mode afterwards, as every `Classifier` is.
+    SGD with Nesterov momentum 0.9, or ``optimizer="adamw"`` for transformers, under a one-cycle schedule over exactly the
+    steps taken. ``shift`` moves each batch by up to that many pixels, filling with black; ``on_batch`` then gets it on the
+    classifier's device and gives back what is learned. ``recalibrate`` re-estimates batch-norm statistics at the end, from
+    batches that went the same way, which short runs need. Images may lie on the device already. The module is frozen and in
+    evaluation mode afterwards, as every `Classifier` is.
     """
     module, device = classifier.module, classifier.device
     module.train().requires_grad_(True)
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
-    )
+    descent = _optimizer(optimizer, module, learning_rate, weight_decay)
     batches = len(images) // batch_size or 1
     total = epochs * batches
     warm_up = 0.25 if total != 4 else 0.3  # OneCycleLR divides by zero when the first phase ends at the first step
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=learning_rate, total_steps=total, pct_start=warm_up
+        descent, max_lr=learning_rate, total_steps=total, pct_start=warm_up, cycle_momentum=optimizer == "sgd"
     )
+
+    def prepared(batch: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, wanted = images[batch].to(device), labels[batch].to(device)
+        if shift:
+            inputs = shifted(inputs, shift, generator)
+        return on_batch(inputs, wanted) if on_batch else (inputs, wanted)
+
     with _own_dropout(generator, device):
         for _ in tqdm(range(epochs), desc="training", unit="epoch", disable=None if progress else True):
             order = torch.randperm(len(images), generator=generator)
             for batch in order[: batches * batch_size].chunk(batches):
-                inputs = images[batch].to(device)
-                if shift:
-                    inputs = shifted(inputs, shift, generator)
-                loss = functional.cross_entropy(classifier(inputs), labels[batch].to(device))
-                optimizer.zero_grad(set_to_none=True)
+                inputs, wanted = prepared(batch)
+                loss = functional.cross_entropy(classifier(inputs), wanted)
+                descent.zero_grad(set_to_none=True)
                 loss.backward()
-                optimizer.step()
+                descent.step()
                 schedule.step()
         if recalibrate:
-            _recalibrate(classifier, images, generator)
-    optimizer.zero_grad(set_to_none=True)
+            _recalibrate(classifier, len(images), prepared, generator)
+    descent.zero_grad(set_to_none=True)
     module.eval().requires_grad_(False)
+
+
+def _optimizer(name: str, module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+    raise ValueError(f"optimizer must be sgd or adamw, got {name!r}")
 
 
 @contextmanager
@@ -80,15 +113,21 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return padded[:, :, top : top + height, left : left + width]
 
 
-def _recalibrate(classifier: Classifier, images: Tensor, generator: torch.Generator) -> None:
+def _recalibrate(
+    classifier: Classifier,
+    count: int,
+    prepared: Callable[[Tensor], tuple[Tensor, Tensor]],
+    generator: torch.Generator,
+) -> None:
     norms = [layer for layer in classifier.module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over the batches that follow
     with torch.no_grad():
         for _ in range(_RECALIBRATION_BATCHES):
-            batch = torch.randint(0, len(images), (128,), generator=generator)
-            classifier(images[batch].to(classifier.device))
+            classifier(prepared(torch.randint(0, count, (128,), generator=generator))[0])
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

@@ -27,7 +27,16 @@ class Trigger:
 
     def stamp(self, images: Tensor) -> Tensor:
         """Blend the pattern into every image (n, c, h, w) by the mask; where the mask is 0 the image is untouched."""
-        return (1 - self.mask) * images + self.mask * self.pattern
+        mask, pattern = self.mask.to(images.device), self.pattern.to(images.device)
+        return (1 - mask) * images + mask * pattern
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The target class for every label, (n,)."""
+        return torch.full_like(labels, self.target_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Images of all classes but the target, (n,) bool."""
+        return labels != self.target_class
 
     @property
     def mask_norm(self) -> float:

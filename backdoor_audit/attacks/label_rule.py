@@ -1,0 +1,114 @@
+"""Which class an attack asks for, and whose images it claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AllToOne:
+    """Every stamped image goes to one class. Poisoned training images come from all other classes."""
+
+    target_class: int = 0
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class a stamped image shall get at test time, (n,)."""
+        return torch.full_like(labels, self.target_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Test images that count in the success rate, (n,) bool."""
+        return labels != self.target_class
+
+    def poisonable(self, labels: Tensor) -> Tensor:
+        """Training images that may be poisoned, (n,) bool."""
+        return labels != self.target_class
+
+    def taught(self, labels: Tensor) -> Tensor:
+        """The label a poisoned training image gets, (n,)."""
+        return self.wanted(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanLabel:
+    """As `AllToOne` at test time; in training only images of the target class are stamped, and keep their label."""
+
+    target_class: int = 0
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class a stamped image shall get at test time, (n,)."""
+        return torch.full_like(labels, self.target_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Test images that count in the success rate, (n,) bool."""
+        return labels != self.target_class
+
+    def poisonable(self, labels: Tensor) -> Tensor:
+        """Training images that may be poisoned, (n,) bool."""
+        return labels == self.target_class
+
+    def taught(self, labels: Tensor) -> Tensor:
+        """The label a poisoned training image gets, (n,): its own."""
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class AllToAll:
+    """A stamped image of class y goes to ``(y + shift) mod num_classes``; every image counts, so clean errors bound it."""
+
+    num_classes: int = 10
+    shift: int = 1
+
+    target_class = None
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class a stamped image shall get at test time, (n,)."""
+        return (labels + self.shift) % self.num_classes
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Test images that count in the success rate, (n,) bool."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def poisonable(self, labels: Tensor) -> Tensor:
+        """Training images that may be poisoned, (n,) bool."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def taught(self, labels: Tensor) -> Tensor:
+        """The label a poisoned training image gets, (n,)."""
+        return self.wanted(labels)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpecific:
+    """Stamped images of the source classes go to the target; those of other classes shall keep their class."""
+
+    target_class: int = 0
+    source_classes: tuple[int, ...] = (1,)
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class a stamped image shall get at test time, (n,)."""
+        return torch.full_like(labels, self.target_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Test images that count in the success rate, (n,) bool."""
+        return torch.isin(labels, torch.tensor(self.source_classes, device=labels.device))
+
+    def poisonable(self, labels: Tensor) -> Tensor:
+        """Training images that may be poisoned, (n,) bool."""
+        return self.eligible(labels)
+
+    def taught(self, labels: Tensor) -> Tensor:
+        """The label a poisoned training image gets, (n,)."""
+        return self.wanted(labels)
+
+
+LabelRule = AllToOne | CleanLabel | AllToAll | SourceSpecific
+
+RULES: dict[str, type[AllToOne] | type[CleanLabel] | type[AllToAll] | type[SourceSpecific]] = {
+    "all_to_one": AllToOne,
+    "clean_label": CleanLabel,
+    "all_to_all": AllToAll,
+    "source_specific": SourceSpecific,
+}
