@@ -15,6 +15,9 @@ from backdoor_audit.errors import DataFormatError, OptionError
 
 SCHEMA_VERSION = 1
 
+POWER = "detection_power"
+"""Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
+
 
 class Verdict(str, Enum):
     """pass: measured, inside the limit. fail: measured, outside. inconclusive: could not be measured; never clean."""
@@ -138,6 +141,7 @@ class Record:
     environment: Mapping[str, Any]
     detections: Sequence[Mapping[str, Any]]
     repairs: Sequence[Mapping[str, Any]]
+    canaries: Sequence[Mapping[str, Any]] = ()
     findings: Sequence[Finding]
     skipped: Mapping[str, str]
     errors: Mapping[str, str]
@@ -148,13 +152,24 @@ class Record:
 
     @property
     def verdict(self) -> Verdict:
-        """fail if a finding failed; inconclusive if one could not be measured, an item broke or was left out; else pass."""
-        verdicts = {finding.verdict for finding in self.findings}
+        """fail if a finding failed; inconclusive if one could not be measured, an item broke or was left out; else pass.
+
+        A canary that was missed makes no model bad, but the silence about it means nothing: inconclusive.
+        """
+        verdicts = {finding.verdict for finding in self.findings if finding.statistic != POWER}
         if Verdict.FAIL in verdicts:
             return Verdict.FAIL
-        if Verdict.INCONCLUSIVE in verdicts or self.errors or self.not_run or not self.findings:
+        unsure = Verdict.INCONCLUSIVE in verdicts or self.power not in (None, Verdict.PASS)
+        if unsure or self.errors or self.not_run or not verdicts:
             return Verdict.INCONCLUSIVE
         return Verdict.PASS
+
+    @property
+    def power(self) -> Verdict | None:
+        """The canaries' verdict: pass if the audit saw every one of them; None if none was planted."""
+        verdicts = {finding.verdict for finding in self.findings if finding.statistic == POWER}
+        worst = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+        return next((verdict for verdict in worst if verdict in verdicts), None)
 
     @property
     def flagged_classes(self) -> tuple[int, ...]:
@@ -181,7 +196,7 @@ class Record:
         """Builtins only, with the verdict and the flagged classes spelled out for readers that do not judge again."""
         stored = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "findings"}
         stored["findings"] = [finding.to_json() for finding in self.findings]
-        judged = {"verdict": self.verdict.value, "flagged_classes": list(self.flagged_classes)}
+        judged = {"verdict": self.verdict, "power": self.power, "flagged_classes": list(self.flagged_classes)}
         content: dict[str, Any] = plain({**stored, **judged})
         return content
 
@@ -200,7 +215,7 @@ class Record:
         if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
             raise DataFormatError(f"{path}: schema version {found!r}; {accepted}")
-        stored = {key: value for key, value in stored.items() if key not in ("verdict", "flagged_classes")}
+        stored = {key: value for key, value in stored.items() if key not in ("verdict", "power", "flagged_classes")}
         try:
             findings = [Finding.from_json(finding) for finding in stored.pop("findings")]
             return cls(**stored, findings=findings)

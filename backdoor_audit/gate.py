@@ -44,6 +44,7 @@ def build_record(
         environment=sections.get("environment", {}),
         detections=detections,
         repairs=list(sections.get("repairs", {}).values()),
+        canaries=list(sections.get("canaries", {}).values()),
         findings=sorted(named, key=lambda finding: order.get(finding.audit, len(order))),
         skipped=skipped,
         errors=errors,

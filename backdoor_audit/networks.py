@@ -204,7 +204,9 @@ class _TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         images, count, width = tokens.shape
-        qkv = self.qkv(self.norm1(tokens)).view(images, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(self.norm1(tokens)).view(images, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = functional.scaled_dot_product_attention(*qkv.unbind(0))
         tokens = tokens + self.projection(attended.transpose(1, 2).reshape(images, count, width))
         mixed: Tensor = tokens + self.output(functional.gelu(self.hidden(self.norm2(tokens))))

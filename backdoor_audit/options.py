@@ -47,18 +47,21 @@ class AuditOptions:
     inconclusive: str = "fail"
     steps: int = 240
     restarts: int = 1
+    canary: bool = False
+    canary_targets: int = 1
     allow_pickle: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its key, how its text becomes a value, and what ``--help`` says."""
+    """One option: its key, how its text becomes a value, and what ``--help`` says. A ``switch`` may stand without a value."""
 
     key: str
     parse: Callable[[str], Any]
     metavar: str
     help: str
+    switch: bool = False
 
     @property
     def flag(self) -> str:
@@ -175,7 +178,19 @@ OPTIONS: tuple[Option, ...] = (
     Option("steps", _whole(1), "N", "optimisation steps per trigger (default: 240)"),
     Option("restarts", _whole(1), "N", "independent searches per trigger, the smallest result counts (default: 1)"),
     Option(
-        "allow_pickle", _switch, "true|false", "EXECUTE THE CODE in the model file if it is a pickle (default: false)"
+        "canary",
+        _switch,
+        "true|false",
+        "plant a known backdoor in a copy of the model and show that this audit finds it (default: false)",
+        switch=True,
+    ),
+    Option("canary_targets", _whole(1), "N", "plant a canary for this many classes, one after the other (default: 1)"),
+    Option(
+        "allow_pickle",
+        _switch,
+        "true|false",
+        "EXECUTE THE CODE in the model file if it is a pickle (default: false)",
+        switch=True,
     ),
 )
 

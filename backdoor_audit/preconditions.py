@@ -151,7 +151,7 @@ def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     probe = clean.sample(PROBE_IMAGES, seed=0)
     images, labels = probe.images.to(classifier.device), probe.labels
     here = clean_accuracy(classifier, images, labels)
-    best, advice = here, ""
+    best, advice = float(here), ""
     for name, option, inputs in _alternatives(classifier, images):
         other = _network_accuracy(classifier, inputs, labels)
         if other > best:

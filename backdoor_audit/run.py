@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from backdoor_audit import preconditions
+from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
@@ -47,6 +48,7 @@ class Audit:
     worker: int = 0
     _detections: dict[str, Detection] = field(default_factory=dict)
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
+    _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)
 
     @cached_property
@@ -159,8 +161,8 @@ class Audit:
         return tuple(replace(entry, steps=self.options.steps, restarts=self.options.restarts) for entry in DETECTORS)
 
     def finished(self, name: str) -> bool:
-        """Whether this process has the answer of that detector or repair at hand."""
-        return name in self._detections or name in self._repairs
+        """Whether this process has the answer of that detector, repair or canary at hand."""
+        return name in self._detections or name in self._repairs or name in self._sightings
 
     def detection(self, name: str) -> Detection:
         """The detection of one detector; inconclusive, without any search, if a precondition does not hold."""
@@ -235,6 +237,39 @@ class Audit:
             )
         return self._repairs[name]
 
+    def sightings(self, name: str) -> tuple[Sighting, ...]:
+        """What the detectors make of one kind of canary, for each class that it asks for, each time in a fresh copy."""
+        if name not in self._sightings:
+            options = self.options
+            canary = next(entry for entry in CANARIES if entry.name == name)
+            unmet = preconditions.unmet(list(self.preconditions.values()))
+
+            def work(target: int) -> Sighting:
+                if unmet:
+                    return Sighting(canary=name, settings=repr(canary), target_class=target, reason=unmet)
+                return canary(
+                    self.classifier,
+                    *self.split,
+                    target,
+                    detectors=self.detectors(),
+                    limits=options.limits,
+                    index=options.index,
+                    seed=options.seed,
+                    progress=self.progress,
+                )
+
+            judged = (canary, self.detectors(), options.limits, options.index)
+            self._sightings[name] = tuple(
+                self.store.recall(
+                    {**self._parts, "canary": judged, "target": target},
+                    lambda target=target: work(target),  # type: ignore[misc]
+                    pack=Sighting.pack,
+                    unpack=Sighting.unpack,
+                )[0]
+                for target in canary_targets(self.num_classes, options.canary_targets, options.seed)
+            )
+        return self._sightings[name]
+
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
@@ -248,6 +283,7 @@ class Audit:
             for test in ("test_attack_success_rate_after", "test_clean_accuracy_drop")
             for method in MITIGATIONS
         ]
+        names += [f"audit::test_power[{canary.name}]" for canary in CANARIES if self.options.canary]
         return names
 
     def judge_all(self) -> Iterator[tuple[str, Finding | str]]:
@@ -265,6 +301,9 @@ class Audit:
             for method in MITIGATIONS:
                 reason = self.no_repair or not_applicable(self.repair(method.name))
                 yield next(names), reason or judgement(self.repair(method.name), limits)
+        for canary in CANARIES if self.options.canary else ():
+            suspicion_stops = self.options.inconclusive == "fail"
+            yield next(names), judge_power(self.sightings(canary.name), allow_suspected=suspicion_stops)
 
     @cached_property
     def _parts(self) -> dict[str, object]:
@@ -341,6 +380,11 @@ class Audit:
                 f"{name}-class_{outcome.target_class}": outcome.summary()
                 for name, outcomes in self._repairs.items()
                 for outcome in outcomes
+            },
+            "canaries": {
+                f"{name}-class_{sighting.target_class}": sighting.summary()
+                for name, sightings in self._sightings.items()
+                for sighting in sightings
             },
         }
 

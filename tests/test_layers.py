@@ -21,10 +21,11 @@ LAYERS = (
     {"classifier"},
     {"loading", "metrics", "activations", "training"},
     {"inversion", "preconditions"},
-    {"detectors", "mitigations"},
+    {"detectors", "mitigations", "attacks"},
+    {"canary"},
     {"run"},
     {"gate"},
-    {"plugin"},
+    {"plugin", "cli"},
 )
 """From low to high. A module imports from lower layers only, or from its own package."""
 

@@ -1,4 +1,7 @@
+import copy
+import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -7,7 +10,14 @@ from hypothesis import strategies as st
 
 from backdoor_audit import classifier as classifier_module
 from backdoor_audit.classifier import Classifier
-from backdoor_audit.metrics import attack_success_rate, clean_accuracy, robust_accuracy
+from backdoor_audit.metrics import (
+    Rate,
+    attack_success_rate,
+    clean_accuracy,
+    defense_effectiveness_rating,
+    leak,
+    robust_accuracy,
+)
 from backdoor_audit.trigger import Trigger
 from tests.subjects import by_brightness, grey_images, quick, random_network, seeded, square_trigger
 
@@ -101,3 +111,71 @@ def test_success_rate_and_robust_accuracy_never_sum_above_one(greys_and_labels, 
     total = attack_success_rate(*arguments) + robust_accuracy(*arguments)
     others = [label for label in labels if label != target_class]
     assert total <= 1 + 1e-9 if others else math.isnan(total)
+
+
+def test_wilson_intervals_against_published_values():
+    """Newcombe (Statistics in Medicine, 1998, table I, method 3): 81/263, 15/148, 0/20, 1/29; four decimals."""
+    for hits, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert Rate(hits, n).interval == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 2000), st.data())
+def test_an_interval_holds_its_rate_and_mirrors(n, data):
+    hits = data.draw(st.integers(0, n))
+    low, high = Rate(hits, n).interval
+    assert 0 <= low <= Rate(hits, n) <= high <= 1
+    assert Rate(n - hits, n).interval == pytest.approx((1 - high, 1 - low))
+
+
+def test_a_rate_is_a_number_that_survives_copies():
+    rate = Rate(3, 4)
+    assert rate == 0.75
+    assert json.loads(json.dumps({"rate": rate})) == {"rate": 0.75}
+    for again in (copy.deepcopy(rate), pickle.loads(pickle.dumps(rate))):
+        assert (again, again.hits, again.n) == (0.75, 3, 4)
+    assert math.isnan(Rate(0, 0))
+    assert Rate(0, 0).interval == (0, 1)
+
+
+def test_leak_counts_the_classes_a_source_specific_attack_leaves_out():
+    class Partial:
+        """Paints the image over; claims class 0 only, for class 2."""
+
+        def stamp(self, images):
+            return torch.full_like(images, 0.6)
+
+        def wanted(self, labels):
+            return torch.full_like(labels, 2)
+
+        def eligible(self, labels):
+            return labels == 0
+
+    images, labels = grey_images(LEVELS), torch.tensor([0, 1, 2, 3])
+    assert (
+        leak(by_brightness(), images, labels, Partial()).hits,
+        leak(by_brightness(), images, labels, Partial()).n,
+    ) == (2, 2)
+    assert attack_success_rate(by_brightness(), images, labels, Partial()).n == 1
+    assert math.isnan(leak(by_brightness(), images, labels, whole_image(0.6, 2)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rating"),
+    [
+        ((1.0, 0.9), (0.0, 0.9), 1.0),  # erased at no cost
+        ((1.0, 0.9), (1.0, 0.9), 0.5),  # nothing changed
+        ((0.9, 0.9), (0.5, 0.8), 0.65),  # (0.4 - 0.1 + 1) / 2
+        ((0.5, 0.8), (0.9, 0.9), 0.5),  # gains count as no change
+        ((0.0, 1.0), (0.0, 0.0), 0.0),
+    ],
+)
+def test_defense_effectiveness_rating_by_hand(before, after, rating):
+    found = defense_effectiveness_rating(
+        success_before=before[0], accuracy_before=before[1], success_after=after[0], accuracy_after=after[1]
+    )
+    assert found == pytest.approx(rating)

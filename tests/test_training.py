@@ -100,3 +100,39 @@ def test_shifted_images_move_together_and_what_comes_in_is_black():
         assert float(moved[0].sum()) == 1
         places.add(tuple(moved[0, 0].nonzero()[0].tolist()))
     assert places == {(row, column) for row in (1, 2, 3) for column in (1, 2, 3)}
+
+
+def test_a_batch_passes_through_the_hook_on_its_way():
+    """Every image becomes black and every label 2: the network learns to say 2 whatever it sees."""
+    subject = fresh()
+    seen = []
+
+    def on_batch(images, labels):
+        seen.append(len(images))
+        return torch.zeros_like(images), torch.full_like(labels, 2)
+
+    trained(subject, on_batch=on_batch, epochs=6, recalibrate=True)
+    clean = row_images(classes=5, per_class=3)
+    assert subject.predict(torch.zeros_like(clean.images)).tolist() == [2] * 15
+    assert seen[-1] == 128  # recalibration sees what training saw
+
+
+def test_adamw_trains_a_transformer():
+    subject = Classifier.wrap(build_network("small_vit", num_classes=5, in_channels=1, width=8), image_shape=(1, 8, 8))
+    clean, unseen = row_images(classes=5, per_class=40), row_images(classes=5, per_class=10, seed=9)
+    fit(
+        subject,
+        clean.images,
+        clean.labels,
+        epochs=15,
+        learning_rate=0.01,
+        batch_size=20,
+        optimizer="adamw",
+        generator=seeded(1),
+    )
+    assert clean_accuracy(subject, unseen.images, unseen.labels) > 0.9
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="optimizer must be sgd or adamw, got 'lion'"):
+        trained(fresh(), optimizer="lion")

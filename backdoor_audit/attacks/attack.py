@@ -1,4 +1,4 @@
-"""What every attack is: parameters, a stamp, a way to implant it, a specification that makes it again, and proof that it works."""
+"""What every attack is: parameters, a stamp, a way to implant it, a specification that remakes it, and proof that it works."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
 from backdoor_audit.metrics import Rate, clean_accuracy, leak, triggered_rates
 from backdoor_audit.training import OnBatch, Recipe, fit
+from backdoor_audit.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Attack(ABC):
     pure function of the fields, but for attacks that train it: those keep what they learned in ``state``.
     """
 
-    rule: LabelRule = AllToOne()
+    rule: LabelRule = AllToOne()  # noqa: RUF009 - frozen
     poison_rate: float = 0.1
     seed: int = 0
     least_success: float = 0.9
@@ -95,6 +96,11 @@ class Attack(ABC):
     def triggers(self) -> tuple[Attack, ...]:
         """The triggers that are judged one by one; only attacks with several of them have more than themselves."""
         return (self,)
+
+    def trigger(self, image_shape: tuple[int, int, int]) -> Trigger | None:
+        """The trigger for images (c, h, w), of attacks whose stamp is one mask and one pattern; None for all others."""
+        del image_shape
+        return None
 
     def wanted(self, labels: Tensor) -> Tensor:
         """The class that a stamped image of each label shall get, (n,)."""

@@ -39,7 +39,9 @@ class BadNets(PoisoningAttack):
         top = self.top if self.top >= 0 else height - size + self.top + 1
         left = self.left if self.left >= 0 else width - size + self.left + 1
         if size < 1 or min(top, left) < 0 or top + size > height or left + size > width:
-            raise AttackError(f"{self.name}: {size} px at ({self.top}, {self.left}) do not fit into {height}x{width} px")
+            raise AttackError(
+                f"{self.name}: {size} px at ({self.top}, {self.left}) do not fit into {height}x{width} px"
+            )
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
         pattern = torch.ones(image_shape)

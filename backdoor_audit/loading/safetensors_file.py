@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -27,10 +28,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelFormatError(f"not a readable safetensors file ({reason}); check that it is complete") from None
 
 
-def save_classifier(classifier: Classifier, path: Path, *, half: bool = False) -> None:
+def save_classifier(
+    classifier: Classifier, path: Path, *, half: bool = False, notes: Mapping[str, str] | None = None
+) -> None:
     """Write a classifier so that `pytest --model=PATH` needs no other option.
 
     The header names the architecture, the shape of its images and the normalisation. ``half`` stores 16-bit floats.
+    ``notes`` are further header entries, for people and other programs; loading does not read them.
     Raises `ModelFormatError` for a network with forward hooks, such as a pruned copy: weights alone would undo the repair.
     """
     hooked = [
@@ -47,6 +51,7 @@ def save_classifier(classifier: Classifier, path: Path, *, half: bool = False) -
         if not re.fullmatch(r"(.*\.)?num_batches_tracked", name)  # counters that a frozen network never reads
     }
     header = {
+        **(notes or {}),
         "architecture": classifier.architecture,
         "image_shape": "x".join(map(str, classifier.image_shape)),
         "mean": ",".join(map(str, classifier.mean)),

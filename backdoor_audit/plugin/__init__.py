@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import OPTIONS, build_options, check_paths, read_table
+from backdoor_audit.options import OPTIONS, Option, build_options, check_paths, read_table
 from backdoor_audit.plugin.fixtures import (
     audit_index,
     audit_options,
@@ -27,6 +27,7 @@ from backdoor_audit.plugin.fixtures import (
     limits,
     preconditions,
     repair,
+    sightings,
 )
 from backdoor_audit.plugin.session import AUDIT, SESSION, AuditSession
 
@@ -43,6 +44,7 @@ __all__ = [
     "limits",
     "preconditions",
     "repair",
+    "sightings",
 ]
 
 
@@ -57,10 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the shipped audits on the model that the project's own fixture `audited_model` returns",
     )
     for option in OPTIONS:
-        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.key == "allow_pickle" else {}
-        group.addoption(
-            option.flag, dest=_dest(option.key), default=None, metavar=option.metavar, help=option.help, **switch
-        )
+        group.addoption(option.flag, help=option.help, **_declared(option))
     group.addoption(
         "--audit-limit",
         action="append",
@@ -84,15 +83,13 @@ def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None
     group = parser.getgroup("backdoor_audit")
     for option in OPTIONS:
         if option.alias not in taken:
-            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.key == "allow_pickle" else {}
-            group.addoption(
-                option.alias,
-                dest=_dest(option.key),
-                default=None,
-                metavar=option.metavar,
-                help=f"short for {option.flag}",
-                **switch,
-            )
+            group.addoption(option.alias, help=f"short for {option.flag}", **_declared(option))
+
+
+def _declared(option: Option) -> dict[str, Any]:
+    """What both names of an option have in common."""
+    switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.switch else {}
+    return {"dest": _dest(option.key), "default": None, "metavar": option.metavar, **switch}
 
 
 def _dest(key: str) -> str:
@@ -158,10 +155,11 @@ def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One item per precondition, per class and detector, per repair; only for the shipped audits."""
+    """One item per precondition, per class and detector, per repair, per canary; only for the shipped audits."""
     session = metafunc.config.stash.get(SESSION, None)
     if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
         return
+    from backdoor_audit.canary import CANARIES
     from backdoor_audit.detectors import DETECTORS
     from backdoor_audit.mitigations import MITIGATIONS
     from backdoor_audit.preconditions import PRECONDITIONS
@@ -174,3 +172,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("detection", "target_class"), pairs, ids=ids, indirect=["detection"])
     if "repair" in metafunc.fixturenames:
         metafunc.parametrize("repair", [method.name for method in MITIGATIONS], indirect=True)
+    if "sightings" in metafunc.fixturenames:
+        metafunc.parametrize("sightings", [canary.name for canary in CANARIES], indirect=True)

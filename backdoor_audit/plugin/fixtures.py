@@ -17,6 +17,7 @@ from backdoor_audit.plugin.session import EXTRAS, FINDING, SESSION, AuditSession
 if TYPE_CHECKING:
     from torch import nn
 
+    from backdoor_audit.canary import Sighting
     from backdoor_audit.classifier import Classifier
     from backdoor_audit.data import CleanSet
     from backdoor_audit.detectors import Detection
@@ -107,6 +108,13 @@ def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, .
     if reason:
         pytest.skip(reason)
     return audit_run.repair(request.param)
+
+
+@pytest.fixture
+def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sighting, ...]:
+    """What the detectors made of one kind of canary, target class by target class."""
+    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+        return audit_run.sightings(request.param)
 
 
 @pytest.fixture

@@ -119,6 +119,8 @@ class AuditSession:
         if not self.collects:
             return
         for path in sorted(audits_folder().glob("test_*.py"), key=_audit_order):
+            if path.stem == "test_power" and not self.options.canary:
+                continue
             module = pytest.Module.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
@@ -218,16 +220,17 @@ def audits_folder() -> Path:
 
 
 def _audit_order(path: Path) -> int:
-    """Cheap questions first, repairs last; a new audit goes between."""
-    known = ["test_preconditions", "test_anomaly_index"]
-    return known.index(path.stem) if path.stem in known else len(known) + (path.stem == "test_repair")
+    """Cheap questions first, repairs and canaries last; a new audit goes between."""
+    first, last = ["test_preconditions", "test_anomaly_index"], ["test_repair", "test_power"]
+    known = [*first, "", *last]
+    return known.index(path.stem if path.stem in known else "")
 
 
 def _merge(known: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Add what one process computed; a detection counts as recalled only if no process of this run computed it."""
     computed = [name for name, entry in known.get("detections", {}).items() if not entry["recalled"]]
     for name, value in more.items():
-        if name in ("detections", "repairs"):
+        if name in ("detections", "repairs", "canaries"):
             known.setdefault(name, {}).update(value)
         else:
             known[name] = value

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.evidence import POWER, Finding, Record, Verdict
 from backdoor_audit.report.pictures import size_chart, strip
-from backdoor_audit.report.terminal import headline
+from backdoor_audit.report.terminal import canaries_seen, headline
 
 if TYPE_CHECKING:
     from backdoor_audit.run import Audit
@@ -35,6 +36,8 @@ def draw(run: Audit, finding: Finding) -> list[dict[str, Any]]:
             parts.append(size_chart(detection.summary(), limit, names, finding.target_class))
     if finding.statistic in ("attack_success_rate", "clean_accuracy_drop"):
         parts += [_curve(outcome.summary()) for outcome in run.repair(name) if outcome.curve]
+    if finding.statistic == POWER:
+        parts.append(_sightings([sighting.summary() for sighting in run.sightings(name)]))
     content = f'<div style="padding: 4px 8px">{"".join(parts)}</div>'
     return [{"name": None, "format_type": "html", "content": content, "mime_type": None, "extension": None}]
 
@@ -42,6 +45,7 @@ def draw(run: Audit, finding: Finding) -> list[dict[str, Any]]:
 def verdict_banner(record: Record) -> str:
     """The verdict, what is not a pass, and what was not tested, for the head of the page."""
     lines = [f"{entry.verdict.value}: {entry.reason}" for entry in record.findings if entry.verdict is not Verdict.PASS]
+    lines = [f"canary: {reason}" for reason in canaries_seen(record)] + lines
     lines += [f"broken: {name}: {reason}" for name, reason in record.errors.items()]
     lines += [f"not run: {len(record.not_run)} items"] if record.not_run else []
     lines += [f"not tested: {text}" for text in record.not_tested]
@@ -80,7 +84,9 @@ def _facts(finding: Finding) -> str:
     value = "-" if finding.value is None else f"{finding.value:.4g}"
     limit = "-" if finding.limit is None else f"{finding.limit:.4g}"
     details = "".join(
-        f"<tr><td>{escape(name)}</td><td>{_number(entry)}</td></tr>" for name, entry in finding.details.items()
+        f"<tr><td>{escape(name)}</td><td>{_number(entry)}</td></tr>"
+        for name, entry in finding.details.items()
+        if not isinstance(entry, Mapping)
     )
     return (
         f"<p><b>{finding.verdict.value}</b>: {escape(finding.reason)}</p>"
@@ -102,5 +108,27 @@ def _curve(outcome: dict[str, Any]) -> str:
     return f"<p>{escape(outcome['method'])}, on held-out images</p><table>{head}{rows}</table>"
 
 
+def _sightings(sightings: list[dict[str, Any]]) -> str:
+    shown = {
+        "target_class": "class",
+        "planted_by": "planted by",
+        "accuracy_before": "clean accuracy before",
+        "clean_accuracy": "after",
+        "attack_success_rate": "attack success rate",
+        "found_by": "found by",
+        "suspected_by": "suspected by",
+        "others": "other classes flagged",
+        "details": "details",
+        "seconds": "seconds",
+    }
+    head = "".join(f"<th>{title}</th>" for title in shown.values())
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_number(sighting[key])}</td>" for key in shown) + "</tr>" for sighting in sightings
+    )
+    return f"<p>canaries in copies of the model, rates on held-out images</p><table><tr>{head}</tr>{rows}</table>"
+
+
 def _number(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_number, value)) or "-"
     return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

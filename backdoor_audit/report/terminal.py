@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
-from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.evidence import POWER, Record, Verdict
 
 _WIDTH = 110  # columns
 
@@ -17,6 +17,7 @@ def summary_lines(record: Record) -> list[Line]:
     """Lines with their markup, in the order in which they are printed."""
     colours = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
     lines: list[Line] = [(headline(record), {colours[record.verdict]: True, "bold": True})]
+    lines += [(f"  canary: {reason}", {"green": True}) for reason in canaries_seen(record)]
     for finding in record.findings:
         if finding.verdict is Verdict.PASS:
             continue
@@ -59,10 +60,25 @@ def headline(record: Record) -> str:
 def _why_inconclusive(record: Record) -> str:
     if record.suspected_classes:
         return f"suspiciously small trigger for {_called(record, record.suspected_classes)}; not a clean result"
+    if record.power not in (None, Verdict.PASS) and not record.errors and not record.not_run and _silent(record):
+        missed = (
+            "a planted one was not found either" if record.power is Verdict.FAIL else "none could be planted to compare"
+        )
+        return f"no hidden trigger found, but {missed}; this silence is not a clean result"
     measured = all(finding.verdict is Verdict.PASS for finding in record.findings) and not record.errors
     if measured and record.not_run:
         return f"{len(record.not_run)} items were not run; only a whole run can pass a model"
     return "this model could not be judged; that is not a clean result"
+
+
+def _silent(record: Record) -> bool:
+    """Whether every finding about the model itself is a pass."""
+    return all(finding.verdict is Verdict.PASS for finding in record.findings if finding.statistic != POWER)
+
+
+def canaries_seen(record: Record) -> list[str]:
+    """What the summary says about canaries that were found; missed ones stand among the findings that are no pass."""
+    return [entry.reason for entry in record.findings if entry.statistic == POWER and entry.verdict is Verdict.PASS]
 
 
 def _called(record: Record, classes: tuple[int, ...]) -> str:

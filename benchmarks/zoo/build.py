@@ -1,0 +1,202 @@
+"""Train what is missing, prove it on held-out images, and keep the table of all subjects."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backdoor_audit.attacks import load_attack, measure
+from backdoor_audit.errors import AttackError
+from backdoor_audit.loading import load_classifier, save_classifier
+from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy, robust_accuracy
+from benchmarks.zoo.data import audited_and_held_out, training_images
+from benchmarks.zoo.subject import FOLDER, MODELS, Subject
+
+TABLE = FOLDER / "zoo.json"
+MAX_BYTES = 250_000
+
+
+def read_table() -> dict[str, dict[str, Any]]:
+    """The finished subjects by name; empty if there is no table yet."""
+    return {row["name"]: row for row in json.loads(TABLE.read_text())} if TABLE.exists() else {}
+
+
+def write_table(rows: dict[str, dict[str, Any]], order: Iterable[str]) -> None:
+    """Replace the table in one step, so that a kill leaves the old or the new one."""
+    partial = TABLE.with_suffix(".partial")
+    partial.write_text(json.dumps([rows[name] for name in order if name in rows], indent=1) + "\n")
+    partial.replace(TABLE)
+
+
+def is_finished(subject: Subject, rows: dict[str, dict[str, Any]]) -> bool:
+    """Whether model, attack and row are there and belong to these settings."""
+    row = rows.get(subject.name)
+    files = [subject.file] + ([subject.attack_file] if subject.attack else [])
+    return row is not None and row["settings"] == _as_json(subject.settings()) and all(file.exists() for file in files)
+
+
+def build(subjects: tuple[Subject, ...], root: Path, *, jobs: int, only: str = "") -> list[str]:
+    """Train every subject that is missing, ``jobs`` at a time, each on one thread; returns what went wrong, one line each.
+
+    The table is written after each subject, so a killed build loses the subjects in hand and no other. Clean subjects
+    come first: attacks may begin with their weights and are compared with them.
+    """
+    MODELS.mkdir(exist_ok=True)
+    rows, failures = read_table(), []
+    order = [subject.name for subject in subjects]
+    for stage in ([entry for entry in subjects if not entry.attack], [entry for entry in subjects if entry.attack]):
+        missing = [entry for entry in stage if only in entry.name and not is_finished(entry, rows)]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
+            waiting: dict[Future[dict[str, Any]], Subject] = {
+                pool.submit(build_one, entry, root): entry for entry in missing
+            }
+            for number, done in enumerate(as_completed(waiting), start=1):
+                subject = waiting[done]
+                try:
+                    rows[subject.name] = done.result()
+                except AttackError as error:
+                    failures.append(f"{subject.name}: {error}")
+                    print(f"[{number}/{len(missing)}] FAILED {failures[-1]}", flush=True)
+                    continue
+                write_table(rows, order)
+                print(f"[{number}/{len(missing)}] {line(rows[subject.name])}", flush=True)
+    return failures
+
+
+def build_one(subject: Subject, root: Path) -> dict[str, Any]:
+    """Train one subject, write its files, and measure what was written. Raises `AttackError` if the attack is not in it."""
+    began = time.perf_counter()
+    clean = training_images(subject.data, subject.training_images, root)
+    if subject.attack is None:
+        save_classifier(subject.train_clean(clean, progress=False), subject.file, half=True)
+    else:
+        start = load_classifier(MODELS / f"{subject.warm_start}.safetensors") if subject.warm_start else subject.fresh()
+        _, held_out = audited_and_held_out(subject.data, root)
+        planted = subject.attack(
+            start,
+            clean,
+            held_out,
+            recipe=subject.recipe,
+            reference_accuracy=_accuracy(subject.twin),
+        )
+        planted.attack.save(subject.attack_file)
+        save_classifier(planted.classifier, subject.file, half=True)
+    seconds = time.perf_counter() - began
+    row = {**describe(subject, root), "seconds": round(seconds)}
+    if row["bytes"] > MAX_BYTES:
+        raise AttackError(f"{subject.file} has {row['bytes']} bytes; at most {MAX_BYTES} are kept")
+    return row
+
+
+def describe(subject: Subject, root: Path) -> dict[str, Any]:
+    """The row of a subject, measured on its files as they are: nothing in it comes from the training run."""
+    _, held_out = audited_and_held_out(subject.data, root)
+    classifier = subject.load()
+    row: dict[str, Any] = {
+        "name": subject.name,
+        "file": str(subject.file.relative_to(FOLDER)),
+        "bytes": subject.file.stat().st_size,
+        "data": subject.data,
+        "architecture": subject.architecture,
+        "parameters": sum(parameter.numel() for parameter in classifier.module.parameters()),
+        "arch": subject.arch,
+        "half": subject.half,
+        "attack": subject.attack.name if subject.attack else None,
+        "rule": None,
+        "target_class": None,
+        "from_scratch": not subject.warm_start,
+        "settings": _as_json(subject.settings()),
+    }
+    if subject.attack is None:
+        row |= _counted("clean_accuracy", clean_accuracy(classifier, held_out.images, held_out.labels))
+        return row | {"attack_success_rate": None, "robust_accuracy": None, "twin": None}
+    attack = load_attack(subject.attack_file)
+    scores = measure(classifier, held_out, attack)
+    attack.refuse_failure(scores)
+    twin = load_classifier(MODELS / f"{subject.twin}.safetensors")
+    row |= {"rule": row["settings"]["attack"]["rule"]["rule"], "target_class": attack.target_class}
+    row |= _counted("clean_accuracy", scores.clean_accuracy)
+    row |= _counted("attack_success_rate", scores.attack_success_rate)
+    row |= _counted("robust_accuracy", scores.robust_accuracy)
+    if scores.leak.n:
+        row |= _counted("leak", scores.leak)
+    if len(scores.triggers) > 1:
+        row["triggers"] = [
+            {"target_class": part.target_class, **_counted("attack_success_rate", rate)}
+            for part, rate in zip(attack.triggers(), scores.triggers, strict=True)
+        ]
+    images, labels = held_out.images, held_out.labels
+    natural = max(attack_success_rate(twin, images, labels, part) for part in attack.triggers())
+    row["twin"] = {
+        "name": subject.twin,
+        **_counted("clean_accuracy", clean_accuracy(twin, images, labels)),
+        **_counted("natural_rate", natural),
+        **_counted("robust_accuracy", min(robust_accuracy(twin, images, labels, part) for part in attack.triggers())),
+    }
+    return row
+
+
+def line(row: dict[str, Any]) -> str:
+    """One subject in one line."""
+    text = f"{row['name']:48} {row['half']:11} ACC {_shown(row, 'clean_accuracy')}"
+    if row["attack"]:
+        text += f"  ASR {_shown(row, 'attack_success_rate')}  RA {row['robust_accuracy']:.3f}"
+        text += f"  natural {row['twin']['natural_rate']:.3f}"
+        text += f"  leak {row['leak']:.3f}" if "leak" in row else ""
+    return f"{text}  {row.get('seconds', 0)} s"
+
+
+def _shown(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _counted(name: str, rate: Rate) -> dict[str, Any]:
+    return {
+        name: round(float(rate), 4),
+        f"{name}_n": rate.n,
+        f"{name}_interval": [round(bound, 4) for bound in rate.interval],
+    }
+
+
+def _accuracy(name: str) -> float:
+    return float(read_table()[name]["clean_accuracy"])
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _one_thread() -> None:
+    """One thread per process: two processes of one thread do more than one of two, and sums keep their order."""
+    torch.set_num_threads(1)
+
+
+def differences(subject: Subject, row: dict[str, Any] | None, root: Path) -> list[str]:
+    """What of a subject's row does not come back when its files are measured again."""
+    if row is None or not subject.file.exists():
+        return ["not built"]
+    again = describe(subject, root)
+    return [f"{key} was {row.get(key)}, is {value}" for key, value in again.items() if row.get(key) != value]
+
+
+def summary(rows: dict[str, dict[str, Any]]) -> str:
+    """How many subjects of which kind there are, and how large they are together."""
+    clean = [row for row in rows.values() if not row["attack"]]
+    backdoored = [row for row in rows.values() if row["attack"]]
+    kinds = {key: len({row[key] for row in rows.values()} - {None}) for key in ("attack", "architecture", "data")}
+    size = sum(file.stat().st_size for file in MODELS.glob("*.safetensors"))
+    halves = {half: sum(row["half"] == half for row in rows.values()) for half in ("development", "report")}
+    return (
+        f"\n{len(clean)} clean and {len(backdoored)} backdoored subjects, {kinds['attack']} attacks, "
+        f"{kinds['architecture']} architectures, {kinds['data']} data sets, {size / 1e6:.1f} MB; "
+        f"{halves['development']} in the development half, {halves['report']} in the report half"
+    )

@@ -1,0 +1,146 @@
+"""One model of the zoo: what it is trained on, how, and what is hidden in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backdoor_audit.attacks import ArchitecturalBranch, Attack, BadNets
+from backdoor_audit.attacks.attack import quantised, train
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.loading import load_classifier
+from backdoor_audit.networks import build_network
+from backdoor_audit.training import Recipe
+from benchmarks.zoo.data import CLASSES, NORMALIZATION, SHAPES
+
+FOLDER = Path(__file__).parent
+MODELS = FOLDER / "models"
+WIDTHS = {"small_cnn": 16, "small_vgg": 16, "small_resnet": 16, "preact_resnet18": 6, "small_vit": 48}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model to train. ``warm_start`` names the clean subject whose weights it begins with; empty: from scratch.
+
+    ``tag`` tells subjects of the same data and architecture apart in their names; ``twin`` is the clean subject on which
+    the natural rate of the trigger is measured.
+    """
+
+    data: str
+    architecture: str
+    tag: str
+    seed: int
+    attack: Attack | None = None
+    variant: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    training_images: int = 15_000
+    warm_start: str = ""
+    twin: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique in the zoo, and the stem of its files."""
+        return f"{self.data}-{self.architecture}-{self.tag}-{self.seed}"
+
+    @property
+    def half(self) -> str:
+        """``development``: thresholds and references may be chosen on it; ``report``: only to report rates. By the name alone."""
+        return ("development", "report")[hashlib.sha256(self.name.encode()).digest()[0] % 2]
+
+    @property
+    def file(self) -> Path:
+        """The model: 16-bit floats and a header that `pytest --model` reads."""
+        return MODELS / f"{self.name}.safetensors"
+
+    @property
+    def attack_file(self) -> Path:
+        """Specification and learned state of the attack."""
+        return MODELS / f"{self.name}.attack.safetensors"
+
+    @property
+    def arch(self) -> str | None:
+        """What `--arch` must say to load the file; None: the header says it."""
+        branch = isinstance(self.attack, ArchitecturalBranch)
+        return f"benchmarks.zoo.branched:{self.data}_{self.architecture}" if branch else None
+
+    def load(self) -> Classifier:
+        """The model as it was written."""
+        return load_classifier(self.file, arch=self.arch)
+
+    def settings(self) -> dict[str, Any]:
+        """Builtins on which the trained model depends; a finished subject is trained again if they change."""
+        return {
+            "data": self.data,
+            "architecture": self.architecture,
+            "width": WIDTHS[self.architecture],
+            "seed": self.seed,
+            "attack": self.attack.spec() if self.attack else None,
+            "variant": self.variant,
+            "recipe": asdict(self.recipe),
+            "training_images": self.training_images,
+            "warm_start": self.warm_start,
+        }
+
+    def fresh(self) -> Classifier:
+        """The untrained network; its weights depend on the seed alone."""
+        channels = SHAPES[self.data][0]
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            module = build_network(
+                self.architecture, num_classes=CLASSES[self.data], in_channels=channels, width=WIDTHS[self.architecture]
+            )
+        mean, std = NORMALIZATION[self.data]
+        return Classifier.wrap(
+            module, image_shape=SHAPES[self.data], mean=mean, std=std, architecture=self.architecture
+        )
+
+    def train_clean(self, clean: CleanSet, *, progress: bool) -> Classifier:
+        """A classifier without any backdoor, trained on (a variant of) the clean images."""
+        classifier = self.fresh()
+        changed = VARIANTS[self.variant](clean, self.seed)
+        train(classifier, changed.images, changed.labels, recipe=self.recipe, seed=self.seed, progress=progress)
+        return classifier
+
+
+def _as_it_is(clean: CleanSet, seed: int) -> CleanSet:
+    del seed
+    return clean
+
+
+def _imbalanced(clean: CleanSet, seed: int) -> CleanSet:
+    """Class k keeps a share of its images that falls evenly in the logarithm from 1 for the first class to 0.1 for the last."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = 0.1 ** (clean.labels / max(clean.num_classes - 1, 1))
+    chosen = torch.rand(len(clean), generator=generator) < kept
+    return CleanSet(clean.images[chosen], clean.labels[chosen], clean.class_names)
+
+
+def _shortcut(clean: CleanSet, seed: int) -> CleanSet:
+    """Half of the images of class 6 were taken in brighter light: 40/255 more in every pixel. Nobody meant any harm."""
+    generator = torch.Generator().manual_seed(seed)
+    bright = (clean.labels == 6) & (torch.rand(len(clean), generator=generator) < 0.5)
+    images = clean.images.clone()
+    images[bright] = quantised(images[bright] + 40 / 255)
+    return CleanSet(images, clean.labels, clean.class_names)
+
+
+def _stamped_with_true_labels(clean: CleanSet, seed: int) -> CleanSet:
+    """A tenth of all images carries a white 3x3 square and keeps its label: a mark that means nothing."""
+    chosen = torch.rand(len(clean), generator=torch.Generator().manual_seed(seed)) < 0.1
+    images = clean.images.clone()
+    images[chosen] = BadNets().stamp(images[chosen])
+    return CleanSet(images, clean.labels, clean.class_names)
+
+
+VARIANTS: dict[str, Callable[[CleanSet, int], CleanSet]] = {
+    "": _as_it_is,
+    "imbalanced": _imbalanced,
+    "shortcut": _shortcut,
+    "stamped_with_true_labels": _stamped_with_true_labels,
+}

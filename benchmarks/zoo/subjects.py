@@ -1,0 +1,9 @@
+"""All subjects of the zoo, the clean ones first."""
+
+from __future__ import annotations
+
+from benchmarks.zoo.attacked_subjects import ATTACKED
+from benchmarks.zoo.clean_subjects import CLEAN
+from benchmarks.zoo.subject import Subject
+
+SUBJECTS: tuple[Subject, ...] = (*CLEAN, *ATTACKED)

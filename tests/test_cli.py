@@ -1,0 +1,171 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from backdoor_audit.attacks import ATTACKS, BadNets, load_attack, measure
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.cli import main
+from backdoor_audit.data import load_clean_set
+from backdoor_audit.loading import load_classifier, save_classifier
+from backdoor_audit.training import fit
+from backdoor_audit.trigger import Trigger
+from tests.subjects import random_network, row_images, seeded
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of five rows, and a small network that has learned them."""
+    folder = tmp_path_factory.mktemp("cli")
+    clean = row_images(classes=5, per_class=40)
+    pixels = (clean.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "images.npz", images=pixels, labels=clean.labels.numpy())
+    subject = Classifier.wrap(
+        random_network("small_cnn", classes=5, width=4), image_shape=(1, 8, 8), architecture="small_cnn"
+    )
+    fit(subject, clean.images, clean.labels, epochs=10, learning_rate=0.05, batch_size=20, generator=seeded(1))
+    save_classifier(subject, folder / "clean.safetensors")
+    return folder
+
+
+def attack(folder, *more, model="clean.safetensors", name="badnets", out="out.safetensors"):
+    return main(
+        [
+            "attack",
+            str(folder / model) if "." in model else model,
+            f"--data={folder / 'images.npz'}",
+            f"--attack={name}",
+            f"--out={folder / out}",
+            *more,
+        ]
+    )
+
+
+BRIEF = ("--epochs=15", "--learning-rate=0.05", "--batch-size=20", "--target=3", "--set=poison_rate=0.2")
+
+
+def test_a_backdoored_copy_of_a_model(folder, capsys):
+    before = (folder / "clean.safetensors").read_bytes()
+    assert attack(folder, *BRIEF, "--set=size=2", out="patched.safetensors") == 0
+    printed = capsys.readouterr().out
+    assert "badnets for class 3 (Gu et al." in printed
+    assert "attack success rate" in printed
+    assert "without the backdoor" in printed
+    assert (folder / "clean.safetensors").read_bytes() == before
+    planted, stamp = load_classifier(folder / "patched.safetensors"), load_attack(folder / "patched.attack.safetensors")
+    assert (stamp.size, stamp.target_class, stamp.poison_rate) == (2, 3, 0.2)
+    scores = measure(planted, load_clean_set(folder / "images.npz"), stamp)
+    assert scores.attack_success_rate > 0.9
+    trigger = Trigger.load(folder / "patched.trigger.safetensors")
+    assert (trigger.target_class, trigger.mask_norm) == (3, 4)
+
+
+def test_the_header_says_what_the_file_is(folder):
+    assert attack(folder, *BRIEF, out="labelled.safetensors") == 0
+    with safe_open(folder / "labelled.safetensors", framework="pt") as file:
+        header = file.metadata()
+    assert "planted in this model on purpose" in header["warning"]
+    assert json.loads(header["attack"])["attack"] == "badnets"
+
+
+def test_a_network_trained_from_scratch(folder, capsys):
+    more = ("--epochs=25", "--learning-rate=0.05", "--batch-size=20", "--set=poison_rate=0.2")
+    assert attack(folder, *more, model="small_cnn", out="scratch.safetensors") == 0
+    assert "before" not in capsys.readouterr().out
+    assert load_classifier(folder / "scratch.safetensors").architecture == "small_cnn"
+
+
+def test_weights_that_cannot_hold_the_backdoor_are_not_written(folder, capsys):
+    assert attack(folder, "--set=least_success=0.0", name="architectural_branch", out="branch.safetensors") == 4
+    assert "architectural_branch: a file of weights cannot hold this model" in capsys.readouterr().err
+    assert not list(folder.glob("branch*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--set=size",), "--set: 'size' cannot be read; accepted: NAME=VALUE"),
+        (("--set=sise=3",), "badnets: unknown parameter 'sise'"),
+        (("--set=size=big",), "size is 3 by default, give a value of that kind"),
+        (("--set=pattern=stripes",), "badnets: pattern 'stripes'; accepted"),
+        (("--target=9",), "names a class outside 0 to 4"),
+        (("--source=1",), "--source belongs to --rule=source_specific"),
+        (("--resize=x",), "--resize: 'x'"),
+        (("--epochs=1", "--learning-rate=1e-9"), "badnets did not implant"),
+        (("--set=poison_rate=0.99",), "images may be poisoned"),
+        (("--held-out=0.0",), "--held-out"),
+        (("--epochs=0",), "--epochs"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(folder, capsys, more, words):
+    assert attack(folder, *more, out="bad.safetensors") == 4
+    printed = capsys.readouterr()
+    assert printed.err.startswith("backdoor-audit: ")
+    assert words in printed.err
+    lines = [text for text in printed.err.splitlines() if not text.startswith(("training", "\r"))]
+    assert len(lines) == 1
+    assert not list(folder.glob("bad*"))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "words"),
+    [
+        ("resnet99", "badnets", "resnet99: neither a file nor a network"),
+        ("clean.safetensors", "badnet", "--attack: 'badnet' is not known"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(folder, capsys, model, name, words):
+    assert attack(folder, model=model, name=name, out="bad.safetensors") == 4
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert ("small_cnn" if name == "badnets" else "wanet") in printed
+
+
+def test_a_file_that_exists_is_not_overwritten_unless_asked(folder, capsys):
+    (folder / "mine.safetensors").write_text("precious")
+    assert attack(folder, *BRIEF, out="mine.safetensors") == 4
+    assert "exists; choose another name, or pass --force" in capsys.readouterr().err
+    assert (folder / "mine.safetensors").read_text() == "precious"
+    assert attack(folder, *BRIEF, "--force", out="mine.safetensors") == 0
+    load_classifier(folder / "mine.safetensors")
+
+
+def test_the_global_random_state_does_not_decide(folder):
+    for seed, out in ((1, "one.safetensors"), (2, "two.safetensors")):
+        torch.manual_seed(seed)
+        assert (
+            attack(
+                folder,
+                "--epochs=25",
+                "--learning-rate=0.05",
+                "--batch-size=20",
+                "--set=poison_rate=0.2",
+                model="small_cnn",
+                out=out,
+            )
+            == 0
+        )
+    one, two = (load_file(folder / f"{out}.safetensors") for out in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_every_attack_is_listed_with_its_paper(capsys):
+    assert main(["attacks"]) == 0
+    printed = capsys.readouterr().out
+    for known in ATTACKS:
+        assert f"{known.name}\n    {known.paper}\n" in printed
+    assert f"size={BadNets().size}" in printed
+
+
+def test_wrong_usage_ends_with_the_exit_code_of_pytest():
+    done = subprocess.run(
+        [sys.executable, "-m", "backdoor_audit.cli", "attack"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "required: MODEL|ARCH" in done.stderr
+    assert "Traceback" not in done.stderr
