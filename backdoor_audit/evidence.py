@@ -141,7 +141,7 @@ class Record:
     environment: Mapping[str, Any]
     detections: Sequence[Mapping[str, Any]]
     repairs: Sequence[Mapping[str, Any]]
-    canaries: Sequence[Mapping[str, Any]] = ()
+    canaries: Sequence[Mapping[str, Any]] = field(default_factory=list)
     findings: Sequence[Finding]
     skipped: Mapping[str, str]
     errors: Mapping[str, str]

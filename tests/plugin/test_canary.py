@@ -1,0 +1,125 @@
+"""The canary in whole runs: found, missed, and not implanted, on a one-layer toy network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from backdoor_audit import audit
+from backdoor_audit import canary as canary_module
+from backdoor_audit import run as run_module
+from backdoor_audit.canary import PatchCanary
+from backdoor_audit.evidence import Record, Verdict
+from tests.plugin.conftest import Run
+
+SEEN = PatchCanary(
+    size=1, pattern="white", epochs=40, learning_rate=0.3
+)  # one pixel: far smaller than a natural trigger
+MISSED = PatchCanary(epochs=60, learning_rate=0.3)  # 16 of 64 pixels: as large as a natural one
+TOO_SHORT = PatchCanary(epochs=1, learning_rate=1e-9)
+
+
+@pytest.fixture
+def with_canary(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def choose(canary: PatchCanary) -> None:
+        for module in (canary_module, run_module):
+            monkeypatch.setattr(module, "CANARIES", (canary,))
+
+    return choose
+
+
+def record_of(project: pytest.Pytester) -> Record:
+    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
+
+
+def test_without_the_option_there_is_no_canary(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean", "-v")
+    result.stdout.no_fnmatch_line("*test_power*")
+    assert record_of(project).power is None
+
+
+def test_a_canary_that_is_found_stands_in_the_summary_of_a_pass(
+    project: pytest.Pytester, run: Run, with_canary: Any
+) -> None:
+    with_canary(SEEN)
+    before = (project.path / "clean.safetensors").read_bytes()
+    result = run("clean", "--canary", "-v")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "*test_power*PASSED*",
+            "*PASS: no hidden trigger found*",
+            "*canary: a badnets canary for class * found by neural_cleanse*",
+        ]
+    )
+    record = record_of(project)
+    assert (record.verdict, record.power) == (Verdict.PASS, Verdict.PASS)
+    assert record.canaries[0]["found_by"] == ["neural_cleanse"]
+    assert record.canaries[0]["attack_success_rate"] >= 0.9
+    stored = json.loads((project.path / "backdoor-audit-report" / "audit.json").read_text())
+    assert stored["power"] == "pass"
+    page = (project.path / "backdoor-audit-report" / "report.html").read_text()
+    assert "canaries in copies of the model" in page
+    assert (project.path / "clean.safetensors").read_bytes() == before
+
+
+def test_a_canary_that_is_missed_makes_silence_inconclusive(
+    project: pytest.Pytester, run: Run, with_canary: Any
+) -> None:
+    with_canary(MISSED)
+    result = run("clean", "--canary")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "*INCONCLUSIVE: no hidden trigger found, but a planted one was not found either*",
+            "*fail: this audit could not have seen a badnets trigger on this model*",
+        ]
+    )
+    record = record_of(project)
+    assert (record.verdict, record.power) == (Verdict.INCONCLUSIVE, Verdict.FAIL)
+    assert record.flagged_classes == ()
+
+
+def test_a_canary_that_cannot_be_implanted_is_inconclusive(
+    project: pytest.Pytester, run: Run, with_canary: Any
+) -> None:
+    with_canary(TOO_SHORT)
+    result = run("clean", "--canary", "--canary-targets=2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*INCONCLUSIVE: no hidden trigger found, but none could be planted*", "*inconclusive: no badnets canary*"]
+    )
+    assert record_of(project).power is Verdict.INCONCLUSIVE
+
+
+def test_a_found_trigger_is_a_fail_whatever_the_canary_says(
+    project: pytest.Pytester, run: Run, with_canary: Any
+) -> None:
+    with_canary(TOO_SHORT)
+    result = run("backdoored", "--canary")
+    result.stdout.fnmatch_lines(["*FAIL: hidden trigger found for class 3*"])
+    assert record_of(project).verdict is Verdict.FAIL
+
+
+def test_the_table_can_ask_for_canaries_and_python_gets_the_same(
+    project: pytest.Pytester, run: Run, with_canary: Any
+) -> None:
+    with_canary(SEEN)
+    (project.path / "pyproject.toml").write_text("[tool.backdoor_audit]\ncanary = true\n")
+    assert run("clean").ret == pytest.ExitCode.OK
+    from_pytest = record_of(project)
+    data = str(project.path / "images.npz")
+    options = {"data": data, "arch": "toy:network", "steps": 150, "canary": True, "progress": False}
+    from_python = audit(project.path / "clean.safetensors", **options)
+    assert [entry.audit for entry in from_python.findings] == [entry.audit for entry in from_pytest.findings]
+    assert (from_python.verdict, from_python.power) == (from_pytest.verdict, from_pytest.power)
+
+
+def test_a_second_run_takes_the_canary_from_the_store(project: pytest.Pytester, run: Run, with_canary: Any) -> None:
+    with_canary(SEEN)
+    run("clean", "--canary")
+    first = record_of(project).canaries[0]["seconds"]
+    run("clean", "--canary")
+    assert record_of(project).canaries[0]["seconds"] == first
