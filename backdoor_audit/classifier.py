@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.errors import ModelFormatError, OptionError
 
 _BATCH = 256
 
@@ -152,6 +152,19 @@ class Classifier:
     def layers(self) -> LayerMap:
         """The layers that pruning and activation checks work on, found by running one grey image."""
         return _trace(self)
+
+
+def choose_device(wanted: str, worker: int = 0) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; workers share the GPUs in turn.
+
+    Raises `OptionError` if a GPU is asked for that is not there.
+    """
+    count = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not count):
+        return torch.device("cpu")
+    if not count or (":" in wanted and int(wanted.partition(":")[2]) >= count):
+        raise OptionError(f"--device: {wanted} asked for, {count} CUDA devices are visible; pass --device=cpu")
+    return torch.device(wanted if ":" in wanted else f"cuda:{worker % count}")
 
 
 def refuse_bad_weights(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_spec, measure
 from backdoor_audit.attacks.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
-from backdoor_audit.classifier import Classifier
+from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AttackError, AuditError, OptionError
 from backdoor_audit.loading import load_classifier, normalization_of, save_classifier
@@ -25,7 +25,7 @@ from backdoor_audit.training import Recipe
 
 USAGE_ERROR = 4  # as pytest's
 NOTE = "a backdoor was planted in this model on purpose, to try audits on; do not use it"
-_SHARED = ("arch", "classes", "mean", "std", "normalization", "resize", "channels")
+_SHARED = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +71,8 @@ def attack_model(options: argparse.Namespace) -> None:
     size = given.get("resize")
     images = load_clean_set(options.data, resize=tuple(size) if size else None, channels=given.get("channels"))
     clean, held_out = images.split(options.seed, share=1 - options.held_out)
-    start, trained = _start(options.model, given, clean, options)
+    device = choose_device(given.get("device", "auto"))
+    start, trained = _start(options.model, given, clean, options, device)
     attack = _attack(options, start.num_classes)
     before = clean_accuracy(start, held_out.images, held_out.labels) if trained else None
     recipe = Recipe(
@@ -142,13 +143,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start(model: str, given: dict[str, Any], clean: CleanSet, options: argparse.Namespace) -> tuple[Classifier, bool]:
+def _start(
+    model: str, given: dict[str, Any], clean: CleanSet, options: argparse.Namespace, device: torch.device
+) -> tuple[Classifier, bool]:
     """The classifier to plant in, and whether it is trained."""
     shape = clean.image_shape
     if Path(model).is_file():
         loaded = load_classifier(
             Path(model),
             image_shape=shape,
+            device=device,
             arch=given.get("arch"),
             num_classes=given.get("classes"),
             mean=given.get("mean", ()),
@@ -165,7 +169,7 @@ def _start(model: str, given: dict[str, Any], clean: CleanSet, options: argparse
     torch.manual_seed(options.seed)
     classes = given.get("classes") or clean.num_classes
     module = build_network(model, num_classes=classes, in_channels=shape[0], width=16 if model != "small_vit" else 48)
-    return Classifier.wrap(module, image_shape=shape, mean=mean, std=std, architecture=model), False
+    return Classifier.wrap(module, image_shape=shape, mean=mean, std=std, architecture=model, device=device), False
 
 
 def _attack(options: argparse.Namespace, num_classes: int) -> Attack:
@@ -203,7 +207,7 @@ def _rule(default: LabelRule, options: argparse.Namespace, num_classes: int) -> 
 def _reloaded(file: Path, planted: Classifier, attack: Attack, held_out: CleanSet) -> AttackScores:
     """Scores of what was written. Raises `AttackError` if the file does not give the planted model again."""
     try:
-        again = load_classifier(file)
+        again = load_classifier(file, device=planted.device)
     except AuditError as error:
         raise AttackError(
             f"{attack.name}: a file of weights cannot hold this model ({error}); use it from Python"

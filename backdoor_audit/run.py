@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from backdoor_audit import preconditions
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
-from backdoor_audit.classifier import Classifier
+from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
-from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
+from backdoor_audit.errors import DataFormatError, ModelFormatError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.loading import LoadedModel, load_model, normalization_of
 from backdoor_audit.mitigations import MITIGATIONS, Outcome, judge_drop, judge_success
@@ -54,14 +54,7 @@ class Audit:
     @cached_property
     def device(self) -> torch.device:
         """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
-        wanted, count = self.options.device, torch.cuda.device_count()
-        if wanted == "cpu" or (wanted == "auto" and not count):
-            return torch.device("cpu")
-        if not count or (":" in wanted and int(wanted.partition(":")[2]) >= count):
-            raise OptionError(
-                f"--audit-device: {wanted} asked for, {count} CUDA devices are visible; pass --audit-device=cpu"
-            )
-        return torch.device(wanted if ":" in wanted else f"cuda:{self.worker % count}")
+        return choose_device(self.options.device, self.worker)
 
     @cached_property
     def clean_set(self) -> CleanSet:

@@ -16,7 +16,7 @@ from backdoor_audit.classifier import Classifier
 _RECALIBRATION_BATCHES = 16
 
 OnBatch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""What may be done to images (n, c, h, w) and labels (n,) of a batch on their way into the network."""
+"""What may be done to a batch on its way into the network: images (n, c, h, w) and labels (n,), or probabilities (n, classes)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

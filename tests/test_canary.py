@@ -55,7 +55,7 @@ class Watching:
 
 
 def sight(classifier, detector, target=2, canary=None):
-    canary = canary or PatchCanary(size=3, epochs=12, learning_rate=0.05)
+    canary = canary or PatchCanary(size=3, epochs=12, learning_rates=(0.05,))
     return canary(classifier, OPT, VAL, target, detectors=[detector], limits=Limits(), index="calibrated", seed=0)
 
 
@@ -100,7 +100,7 @@ def test_what_counts_as_seen_is_the_right_class(trained, ratios, index, found, s
 
 def test_where_a_fine_tune_fails_a_channel_is_planted(trained):
     """A learning rate of almost 0 teaches nothing; the planted channel needs no training."""
-    sighting = sight(trained, Watching([1, 1, 0.1, 1, 1]), canary=PatchCanary(size=3, epochs=1, learning_rate=1e-9))
+    sighting = sight(trained, Watching([1, 1, 0.1, 1, 1]), canary=PatchCanary(size=3, epochs=1, learning_rates=(1e-9,)))
     assert sighting.planted_by == "planted_channel"
     assert sighting.attack_success_rate >= 0.9
 
@@ -111,7 +111,7 @@ def test_a_canary_that_cannot_be_implanted_is_inconclusive_and_says_both_reasons
 
     monkeypatch.setattr(module, "PlantedChannel", lambda **_options: fails)
     detector = Watching([1, 1, 0.1, 1, 1])
-    sighting = sight(trained, detector, canary=PatchCanary(size=3, epochs=1, learning_rate=1e-9))
+    sighting = sight(trained, detector, canary=PatchCanary(size=3, epochs=1, learning_rates=(1e-9,)))
     assert not detector.shown
     finding = judge_power([sighting], allow_suspected=True)
     assert (finding.statistic, finding.verdict, finding.value) == (POWER, Verdict.INCONCLUSIVE, None)
@@ -177,8 +177,22 @@ def test_the_settings_line_makes_the_same_canary_again():
 
 def test_scores_are_the_ones_measured_on_held_out_images(trained):
     """50 held-out images, 40 of them of other classes."""
-    _, _, scores = PatchCanary(size=3, epochs=12, learning_rate=0.05).plant(
+    _, _, scores = PatchCanary(size=3, epochs=12, learning_rates=(0.05,)).plant(
         trained, OPT, VAL, 2, before=Rate(1, 1), seed=0
     )
     assert isinstance(scores, AttackScores)
     assert (scores.clean_accuracy.n, scores.attack_success_rate.n) == (50, 40)
+
+
+def test_the_gentlest_learning_rate_that_implants_is_taken(trained):
+    gentle, strong = (
+        PatchCanary(size=3, epochs=12, learning_rates=(0.05,)),
+        PatchCanary(size=3, epochs=12, learning_rates=(0.1,)),
+    )
+    both = replace(gentle, learning_rates=(1e-9, 0.05, 0.1))
+    states = [
+        canary.plant(trained, OPT, VAL, 2, before=1.0, seed=0)[0].module.state_dict()
+        for canary in (both, gentle, strong)
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])

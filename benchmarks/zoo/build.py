@@ -75,7 +75,9 @@ def build_one(subject: Subject, root: Path) -> dict[str, Any]:
     if subject.attack is None:
         save_classifier(subject.train_clean(clean, progress=False), subject.file, half=True)
     else:
-        start = load_classifier(MODELS / f"{subject.warm_start}.safetensors") if subject.warm_start else subject.fresh()
+        start = subject.fresh()
+        if subject.warm_start:
+            start = load_classifier(MODELS / f"{subject.warm_start}.safetensors", device=start.device)
         _, held_out = audited_and_held_out(subject.data, root)
         planted = subject.attack(
             start,

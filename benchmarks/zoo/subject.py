@@ -12,7 +12,7 @@ import torch
 
 from backdoor_audit.attacks import ArchitecturalBranch, Attack, BadNets
 from backdoor_audit.attacks.attack import quantised, train
-from backdoor_audit.classifier import Classifier
+from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.networks import build_network
@@ -97,7 +97,12 @@ class Subject:
             )
         mean, std = NORMALIZATION[self.data]
         return Classifier.wrap(
-            module, image_shape=SHAPES[self.data], mean=mean, std=std, architecture=self.architecture
+            module,
+            image_shape=SHAPES[self.data],
+            mean=mean,
+            std=std,
+            architecture=self.architecture,
+            device=choose_device("auto"),
         )
 
     def train_clean(self, clean: CleanSet, *, progress: bool) -> Classifier:

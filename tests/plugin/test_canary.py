@@ -15,10 +15,10 @@ from backdoor_audit.evidence import Record, Verdict
 from tests.plugin.conftest import Run
 
 SEEN = PatchCanary(
-    size=1, pattern="white", epochs=40, learning_rate=0.3
+    size=1, pattern="white", epochs=40, learning_rates=(0.3,)
 )  # one pixel: far smaller than a natural trigger
-MISSED = PatchCanary(epochs=60, learning_rate=0.3)  # 16 of 64 pixels: as large as a natural one
-TOO_SHORT = PatchCanary(epochs=1, learning_rate=1e-9)
+MISSED = PatchCanary(epochs=60, learning_rates=(0.3,))  # 16 of 64 pixels: as large as a natural one
+TOO_SHORT = PatchCanary(epochs=1, learning_rates=(1e-9,))
 
 
 @pytest.fixture
