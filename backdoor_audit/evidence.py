@@ -33,8 +33,8 @@ class Limits:
 
     # Wang et al. (2019, section V-A): above 2 is an outlier. Here 2 is calibrated to 5 % false alarms per run.
     anomaly_index: float = 2.0
-    # A flagged trigger must also be small beside the median class: naturally easy classes are outliers too. Chosen with
-    # the development half of benchmarks/detection.py and the fixtures in view; 6 of its 8 clean models stay above it.
+    # A flagged trigger must also be small beside the median class: naturally easy classes are outliers too. Chosen on 16
+    # Fashion-MNIST models that are not in the zoo, with the fixtures in view.
     size_ratio: float = 0.33
     # A trigger that fails on images the search never saw is not a backdoor.
     trigger_success: float = 0.9

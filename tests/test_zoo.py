@@ -16,8 +16,6 @@ from tests.subjects import row_images
 
 ROWS = build.read_table()
 BUILT = [subject for subject in SUBJECTS if subject.name in ROWS]
-BELOW = 0.9
-"""Backdoored subjects below this success rate must be one of the exceptions that the page names."""
 
 
 def test_the_zoo_is_as_large_and_varied_as_its_claims_need():
@@ -75,7 +73,7 @@ def test_rates_are_proved_on_enough_images_and_no_subject_is_mislabelled(subject
         return
     bound = subject.attack.least_success * (row["clean_accuracy"] if row["rule"] == "all_to_all" else 1)
     assert row["attack_success_rate"] >= bound
-    assert row["attack_success_rate"] >= BELOW or row["rule"] in ("clean_label", "all_to_all")
+    assert row["attack_success_rate"] >= 0.9 or row["rule"] in ("clean_label", "all_to_all")
     assert row["twin"]["natural_rate"] <= build.MAX_NATURAL_RATE
     assert row["twin"]["name"] in ROWS
     assert not ROWS[row["twin"]["name"]]["attack"]

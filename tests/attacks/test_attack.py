@@ -25,8 +25,16 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
 from backdoor_audit.metrics import Rate
-from backdoor_audit.training import Recipe
-from tests.subjects import by_brightness, grey_images, random_network, row_images, seeded
+from backdoor_audit.training import Recipe, fit
+from tests.subjects import (
+    assert_unchanged,
+    by_brightness,
+    grey_images,
+    random_network,
+    row_images,
+    seeded,
+    snapshot,
+)
 
 LEARNED = {"ssba", "input_aware", "lira", "trojannn", "bit_trojan"}
 
@@ -238,3 +246,74 @@ def test_a_branch_does_not_fit_into_a_file_of_weights():
     start = Classifier.wrap(random_network("small_cnn"), image_shape=(1, 8, 8), architecture="small_cnn")
     planted, _ = ArchitecturalBranch().implant(start.copy(), row_images(classes=5), recipe=Recipe())
     assert planted.architecture == "small_cnn+branch"
+
+
+BRIEF = {
+    "encoder_epochs": 1,
+    "mask_epochs": 1,
+    "surrogate_epochs": 1,
+    "attack_steps": 2,
+    "trigger_steps": 5,
+    "row_steps": 5,
+}
+
+
+class TestEveryAttackWhenCarriedOut:
+    """On 32x32 images of five rows, with little effort: what holds whether or not the attack implants."""
+
+    CLEAN, UNSEEN = (
+        CleanSet(clean.images.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3), clean.labels)
+        for clean in (row_images(classes=5, per_class=24), row_images(classes=5, per_class=4, seed=5))
+    )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def start(cls):
+        subject = Classifier.wrap(random_network("small_cnn", classes=5, width=4), image_shape=(1, 32, 32))
+        fit(
+            subject,
+            cls.CLEAN.images,
+            cls.CLEAN.labels,
+            epochs=25,
+            learning_rate=0.1,
+            batch_size=20,
+            generator=seeded(1),
+        )
+        return subject
+
+    def carry_out(self, attack, start):
+        known = {entry.name for entry in fields(attack)}
+        less = {name: value for name, value in BRIEF.items() if name in known}
+        attack = replace(attack, least_success=0.0, most_accuracy_lost=1.0, **less)
+        return attack(start, self.CLEAN, self.UNSEEN, recipe=Recipe(epochs=1, batch_size=20))
+
+    @named()
+    def test_the_model_and_the_random_state_stay_as_they_were(self, attack, start):
+        images, labels = self.CLEAN.images.clone(), self.CLEAN.labels.clone()
+        before = snapshot(start.module)
+        planted = self.carry_out(attack, start)
+        assert_unchanged(before, start.module)
+        assert torch.equal(self.CLEAN.images, images)
+        assert torch.equal(self.CLEAN.labels, labels)
+        assert not any(part.training for part in planted.classifier.module.modules())
+        assert not any(parameter.requires_grad for parameter in planted.classifier.module.parameters())
+        assert not any(tensor.requires_grad for tensor in planted.attack.state.values())
+
+    @named()
+    def test_the_same_seed_plants_the_same_whatever_the_global_random_state(self, attack, start):
+        torch.manual_seed(1)
+        first = self.carry_out(attack, start)
+        torch.manual_seed(2)
+        second = self.carry_out(attack, start)
+        assert torch.equal(first.classifier.logits(self.UNSEEN.images), second.classifier.logits(self.UNSEEN.images))
+        for one, other in zip(first.attack.triggers(), second.attack.triggers(), strict=True):
+            assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
+
+    @named()
+    def test_what_was_learned_is_saved_and_stamps_the_same(self, attack, start, tmp_path):
+        planted = self.carry_out(attack, start).attack
+        planted.save(tmp_path / "attack.safetensors")
+        again = load_attack(tmp_path / "attack.safetensors")
+        for one, other in zip(planted.triggers(), again.triggers(), strict=True):
+            assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
+        assert sum(tensor.numel() for tensor in planted.state.values()) < 20_000
