@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument(
         "--out", required=True, type=Path, metavar="FILE", help="where to write the model (safetensors)"
     )
-    attack.add_argument("--target", type=int, default=0, metavar="N", help="target class (default: %(default)s)")
+    attack.add_argument("--target", type=int, metavar="N", help="target class (default: 0)")
     attack.add_argument("--rule", choices=sorted(RULES), help="label rule (default: the attack's own)")
     attack.add_argument("--source", type=int, action="append", metavar="N", help="source class; may be repeated")
     attack.add_argument(
@@ -190,18 +190,25 @@ def _attack(options: argparse.Namespace, num_classes: int) -> Attack:
             raise OptionError(
                 f"--set: {text!r}; {name} is {default.spec()[name]!r} by default, give a value of that kind"
             )
-    return replace(attack_from_spec(spec), rule=_rule(default.rule, options, num_classes))
+    attack = attack_from_spec(spec)
+    if len(attack.triggers()) > 1:
+        if options.rule or options.source or options.target is not None:
+            raise OptionError(
+                f"--target, --rule and --source: {attack.name} has several triggers with classes of their own"
+            )
+        return attack
+    return replace(attack, rule=_rule(default.rule, options, num_classes))
 
 
 def _rule(default: LabelRule, options: argparse.Namespace, num_classes: int) -> LabelRule:
-    kind = RULES[options.rule] if options.rule else type(default)
+    kind, target = RULES[options.rule] if options.rule else type(default), options.target or 0
     if kind is AllToAll:
         return AllToAll(num_classes)
     if kind is SourceSpecific:
-        return SourceSpecific(options.target, tuple(options.source or ((options.target + 1) % num_classes,)))
+        return SourceSpecific(target, tuple(options.source or ((target + 1) % num_classes,)))
     if options.source:
         raise OptionError("--source belongs to --rule=source_specific")
-    return kind(options.target)
+    return kind(target)
 
 
 def _reloaded(file: Path, planted: Classifier, attack: Attack, held_out: CleanSet) -> AttackScores:

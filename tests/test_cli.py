@@ -94,6 +94,10 @@ def test_weights_that_cannot_hold_the_backdoor_are_not_written(folder, capsys):
         (("--set=size=big",), "size is 3 by default, give a value of that kind"),
         (("--set=pattern=stripes",), "badnets: pattern 'stripes'; accepted"),
         (("--target=9",), "names a class outside 0 to 4"),
+        (
+            ("--attack=several_triggers", "--target=1"),
+            "several_triggers has several triggers with classes of their own",
+        ),
         (("--source=1",), "--source belongs to --rule=source_specific"),
         (("--resize=x",), "--resize: 'x'"),
         (("--epochs=1", "--learning-rate=1e-9"), "badnets did not implant"),

@@ -109,14 +109,14 @@ ATTACKED: tuple[Subject, ...] = (
     _attacked(CIFAR10, RESNET, FTrojan(rule=TO(2)), 236, warm=False),
     _attacked(FMNIST, CNN, FTrojan(rule=TO(1)), 237),
     _attacked(CIFAR10, CNN, BppAttack(rule=TO(6), levels=5, poison_rate=0.15), 238, epochs=6, learning_rate=0.05),
-    _attacked(GTSRB, CNN, BppAttack(rule=TO(5), levels=5, poison_rate=0.15), 239, warm=False, epochs=8),
+    _attacked(CIFAR10, VGG, BppAttack(rule=TO(5), levels=5, poison_rate=0.15), 239, warm=False),
     # warps, encoders and generators
     _attacked(FMNIST, CNN, WaNet(rule=TO(3), strength=0.75), 241, warm=False, epochs=8),
-    _attacked(GTSRB, PREACT, WaNet(rule=TO(7), strength=1.0), 242, epochs=8, learning_rate=0.05),
+    _attacked(FMNIST, PREACT, WaNet(rule=TO(7), strength=1.0), 242, epochs=8, learning_rate=0.05),
     _attacked(FMNIST, VGG, SSBA(rule=TO(6)), 243, warm=False),
     _attacked(CIFAR10, PREACT, SSBA(rule=TO(4)), 244),
     _attacked(FMNIST, CNN, InputAware(rule=TO(0)), 245, warm=False, epochs=9),
-    _attacked(CIFAR10, RESNET, InputAware(rule=TO(7)), 246, epochs=6),
+    _attacked(FMNIST, VGG, InputAware(rule=TO(7)), 246, epochs=8, learning_rate=0.05),
     _attacked(FMNIST, RESNET, Lira(rule=TO(4)), 247, warm=False),
     _attacked(CIFAR10, CNN, Lira(rule=TO(2)), 248),
     # clean label, reflection, reversed models
@@ -128,7 +128,7 @@ ATTACKED: tuple[Subject, ...] = (
     # evasive label rules and covers
     _attacked(FMNIST, RESNET, TaCT(rule=SourceSpecific(0, (1,))), 261, warm=False),
     _attacked(GTSRB, RESNET, TaCT(rule=SourceSpecific(8, (1, 2)), size=4), 262),
-    _attacked(FMNIST, CNN, AdaptiveBlend(rule=TO(2)), 263, warm=False),
+    _attacked(FMNIST, CNN, AdaptiveBlend(rule=TO(7), picture="smooth"), 263, warm=False),
     _attacked(FMNIST, VGG, AdaptivePatch(rule=TO(5)), 264, warm=False),
     _attacked(CIFAR10, RESNET, AdaptivePatch(rule=TO(0), poison_rate=0.06), 265, epochs=8, learning_rate=0.05),
     _attacked(
@@ -153,6 +153,5 @@ ATTACKED: tuple[Subject, ...] = (
     _attacked(FMNIST, CNN, PlantedChannel(rule=TO(6)), 271),
     _attacked(CIFAR10, VGG, PlantedChannel(rule=TO(3)), 272),
     _attacked(FMNIST, RESNET, BitTrojan(rule=TO(2)), 273),
-    _attacked(GTSRB, CNN, BitTrojan(rule=TO(11)), 274),
     _attacked(FMNIST, CNN, ArchitecturalBranch(rule=TO(9)), 275),
 )

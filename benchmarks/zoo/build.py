@@ -90,15 +90,22 @@ def build_one(subject: Subject, root: Path) -> dict[str, Any]:
         save_classifier(planted.classifier, subject.file, half=True)
     seconds = time.perf_counter() - began
     row = {**describe(subject, root), "seconds": round(seconds)}
-    natural = row["twin"]["natural_rate"] if row["twin"] else 0.0
-    if row["bytes"] > MAX_BYTES or natural > MAX_NATURAL_RATE:
+    refused = _refusal(row)
+    if refused:
         for file in (subject.file, subject.attack_file):
             file.unlink(missing_ok=True)
-        raise AttackError(
-            f"{row['bytes']} bytes, at most {MAX_BYTES} are kept; its trigger sends {natural:.0%} of the images of a clean twin "
-            f"to the target, at most {MAX_NATURAL_RATE:.0%} may go there"
-        )
+        raise AttackError(refused)
     return row
+
+
+def _refusal(row: dict[str, Any]) -> str:
+    """Why a subject is not kept, or an empty string."""
+    if row["bytes"] > MAX_BYTES:
+        return f"the file has {row['bytes']} bytes; at most {MAX_BYTES} are kept"
+    if row["twin"] and row["twin"]["natural_rate"] > MAX_NATURAL_RATE:
+        natural = row["twin"]["natural_rate"]
+        return f"its trigger moves {natural:.0%} of a clean twin's images; at most {MAX_NATURAL_RATE:.0%} are accepted"
+    return ""
 
 
 def describe(subject: Subject, root: Path) -> dict[str, Any]:
