@@ -56,8 +56,8 @@ def attack_model(options: argparse.Namespace) -> None:
     Raises `AuditError` for wrong input, and if the attack did not implant; then nothing is written.
     """
     out: Path = options.out
-    attack_file = out.with_suffix(".attack.safetensors")
-    for file in (out, attack_file):
+    attack_file, trigger_file = out.with_suffix(".attack.safetensors"), out.with_suffix(".trigger.safetensors")
+    for file in (out, attack_file, trigger_file):
         if file.exists() and not options.force:
             raise OptionError(f"--out: {file} exists; choose another name, or pass --force to replace it")
     if not out.parent.is_dir():
@@ -94,8 +94,8 @@ def attack_model(options: argparse.Namespace) -> None:
     written = [out, attack_file]
     trigger = planted.attack.trigger(start.image_shape)
     if trigger is not None and attack.target_class is not None:
-        written.append(out.with_suffix(".trigger.safetensors"))
-        trigger.save(written[-1])
+        trigger.save(trigger_file)
+        written.append(trigger_file)
     natural = attack_success_rate(start, held_out.images, held_out.labels, planted.attack) if trained else None
     print("\n".join(_report(attack, scores, before, natural)))
     print(f"written: {', '.join(map(str, written))}")

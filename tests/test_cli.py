@@ -139,6 +139,16 @@ def test_a_file_that_exists_is_not_overwritten_unless_asked(folder, capsys):
     load_classifier(folder / "mine.safetensors")
 
 
+@pytest.mark.parametrize("kind", ["attack", "trigger"])
+def test_files_beside_the_model_are_not_overwritten_either(folder, capsys, kind):
+    beside = folder / f"alone.{kind}.safetensors"
+    beside.write_text("precious")
+    assert attack(folder, *BRIEF, out="alone.safetensors") == 4
+    assert f"alone.{kind}.safetensors exists" in capsys.readouterr().err
+    assert beside.read_text() == "precious"
+    beside.unlink()
+
+
 def test_the_global_random_state_does_not_decide(folder):
     for seed, out in ((1, "one.safetensors"), (2, "two.safetensors")):
         torch.manual_seed(seed)
