@@ -1,20 +1,27 @@
-"""From one size per class to an anomaly index: median, MAD, and a scale that means the same for any number of classes."""
+"""From one value per class to an anomaly index: median, MAD, and a scale that means the same for any number of classes.
+
+All detectors of a run share its false-alarm rate: each may use an equal part of it, so that an index of 2 is the first step
+of Holm's procedure (1979). Whether a run is stopped is decided by that step alone, so no detector has to wait for another.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
-from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.errors import DataFormatError, DegenerateScoresError
 
 MAD_TO_DEVIATION = 1.4826  # 1 / Phi^-1(3/4): makes the MAD of normal values estimate their standard deviation
-FALSE_ALARM_RATE = 0.05  # what a calibrated index of 2 means: this share of outlier-free models has a higher one
+FALSE_ALARM_RATE = 0.05  # of a whole run: the share of clean models in which any detector may find an outlier
+DETECTORS_IN_A_RUN = 7
+DETECTOR_RATE = FALSE_ALARM_RATE / DETECTORS_IN_A_RUN  # what a calibrated index of 2 means for one detector
 CALIBRATED_LIMIT = 2.0
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
 PROBABILITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # columns of the shipped table
@@ -74,7 +81,7 @@ def anomaly(sizes: Sequence[float], *, reference_sizes: Sequence[float] | None =
     natural = np.log(reference_sizes) if reference_sizes is not None else np.zeros(len(sizes))
     logs = np.log(sizes) - natural
     log_index = deviations_below(logs.tolist())
-    scale = CALIBRATED_LIMIT / null_quantile(len(sizes), FALSE_ALARM_RATE)
+    scale = CALIBRATED_LIMIT / null_quantile(len(sizes), DETECTOR_RATE)
     mad = MAD_TO_DEVIATION * float(np.median(np.abs(logs - np.median(logs))))
     return Anomaly(
         paper_index=deviations_below(sizes),
@@ -86,6 +93,7 @@ def anomaly(sizes: Sequence[float], *, reference_sizes: Sequence[float] | None =
     )
 
 
+@cache
 def null_quantile(classes: int, probability: float) -> float:
     """The largest of ``classes`` log indices that outlier-free models exceed with that probability.
 
@@ -93,8 +101,99 @@ def null_quantile(classes: int, probability: float) -> float:
     logarithm of the number of classes; past its ends the nearest row holds.
     """
     rows = _table()
-    column = PROBABILITIES.index(probability)
-    return float(np.interp(math.log(classes), [math.log(row) for row in rows], [rows[row][column] for row in rows]))
+    wanted = math.log(probability)
+    known = [math.log(column) for column in PROBABILITIES]
+    at_rows = [float(np.interp(-wanted, [-column for column in known], rows[row])) for row in rows]
+    return float(np.interp(math.log(classes), [math.log(row) for row in rows], at_rows))
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringNull:
+    """How far the most extreme class of a clean model is steered beyond its twins, in spreads of the classes.
+
+    ``fits`` holds location and scale of Gumbel's distribution of the largest of ``classes`` values for every detector by name,
+    fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does.
+    ``source`` says which models.
+    """
+
+    fits: Mapping[str, tuple[float, float]]
+    classes: int
+    models: int
+    source: str
+
+    def p_value(self, detector: str, deviation: float, classes: int) -> float:
+        """The share of clean models with that many classes in which some class is steered at least this far."""
+        location, scale = self._at(detector, classes)
+        return -math.expm1(-math.exp(min(-(deviation - location) / scale, 700.0)))
+
+    def index(self, detector: str, deviation: float, classes: int) -> float:
+        """The deviation rescaled so that 2 has one detector's share of the run's false alarms."""
+        return CALIBRATED_LIMIT * deviation / self.cut(detector, classes)
+
+    def cut(self, detector: str, classes: int) -> float:
+        """The deviation whose p-value is one detector's share of the run's false alarms."""
+        location, scale = self._at(detector, classes)
+        return location - scale * math.log(-math.log1p(-DETECTOR_RATE))
+
+    def _at(self, detector: str, classes: int) -> tuple[float, float]:
+        location, scale = self.fits[detector]
+        return location + scale * math.log(classes / self.classes), scale
+
+    @classmethod
+    def fit(cls, largest: Mapping[str, Sequence[float]], *, classes: int, models: int, source: str) -> SteeringNull:
+        """From the largest deviations that each detector measured on clean models; raises `DegenerateScoresError`.
+
+        A tail that is fitted to a few models may be too light. Where a model lies near or past its detector's cut, the scale
+        is widened until the cut exceeds the largest value by a tenth: no model of the reference is flagged.
+        """
+        fits = {}
+        surprise = -math.log(-math.log1p(-DETECTOR_RATE))
+        for name, values in largest.items():
+            location, scale = fit_gumbel(values)
+            fits[name] = location, max(scale, (1.1 * max(values) - location) / surprise)
+        return cls(fits, classes, models, source)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> SteeringNull:
+        """Read what `save` wrote. Raises `DataFormatError` for anything else."""
+        accepted = "a file written by backdoor-audit calibrate is accepted"
+        try:
+            null = _parsed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataFormatError(f"{path}: {error}; {accepted}") from None
+        usable = all(math.isfinite(location) and scale > 0 for location, scale in null.fits.values())
+        if not usable or not null.classes > 1 or not all(null.cut(name, MIN_CLASSES) > 0 for name in null.fits):
+            raise DataFormatError(f"{path}: {null}; {accepted}")
+        return null
+
+
+def _parsed(text: str) -> SteeringNull:
+    stored = json.loads(text)
+    fits = {str(name): (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
+    return SteeringNull(fits, int(stored["classes"]), int(stored["models"]), str(stored["source"]))
+
+
+@cache
+def shipped_null() -> SteeringNull:
+    """The distribution that comes with the package, from the clean subjects of the zoo's development half."""
+    return _parsed(resources.files("backdoor_audit").joinpath("steering_null.json").read_text())
+
+
+def fit_gumbel(largest: Sequence[float]) -> tuple[float, float]:
+    """Location and scale by maximum likelihood; raises `DegenerateScoresError` for fewer than 10 values or none that differ."""
+    values = np.asarray(largest, dtype=np.float64)
+    if len(values) < 10 or not np.ptp(values) > 0:
+        raise DegenerateScoresError(f"{len(values)} values; at least 10 that differ are needed to fit a distribution")
+    scale = float(values.std() * math.sqrt(6) / math.pi)
+    for _ in range(200):  # the fixed point of the likelihood equation
+        weights = np.exp(-(values - values.min()) / scale)
+        scale = 0.5 * (scale + float(values.mean() - (values * weights).sum() / weights.sum()))
+    location = values.min() - scale * math.log(float(np.exp(-(values - values.min()) / scale).mean()))
+    return float(location), scale
 
 
 def simulate_null(classes: int, *, draws: int, seed: int) -> tuple[float, ...]:

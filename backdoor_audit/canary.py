@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,12 +15,15 @@ from backdoor_audit.attacks import AllToOne, Attack, AttackScores, BadNets, Plan
 from backdoor_audit.attacks.attack import train
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import Detection, NeuralCleanse
+from backdoor_audit.detectors import Detection, Detector
 from backdoor_audit.errors import AttackError
 from backdoor_audit.evidence import POWER, Finding, Limits, Verdict, inconclusive, judge
 from backdoor_audit.metrics import clean_accuracy
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.training import Recipe
+
+Search = Callable[[Detector, Classifier, str], Detection]
+"""How the audit runs a detector: detector, model, and the purpose that seeds the search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +90,11 @@ class PatchCanary:
         val: CleanSet,
         target_class: int,
         *,
-        detectors: Sequence[NeuralCleanse],
+        detectors: Sequence[Detector],
+        search: Search,
         limits: Limits,
         index: str,
         seed: int,
-        progress: bool = False,
     ) -> Sighting:
         """Plant, prove, search with the given detectors as the audit does, and say what they saw."""
         began = time.perf_counter()
@@ -109,8 +112,7 @@ class PatchCanary:
             attack_success_rate=float(scores.attack_success_rate),
         )
         for detector in detectors:
-            generator = generator_for(seed, f"canary:{self.name}:{target_class}:{detector.name}")
-            detection = detector(planted, opt, val, generator=generator, progress=progress)
+            detection = search(detector, planted, f"canary:{self.name}:{target_class}:{detector.name}")
             sighting = _seen(sighting, detection, limits, index)
         return replace(sighting, seconds=time.perf_counter() - began)
 
@@ -209,14 +211,19 @@ def _seen(sighting: Sighting, detection: Detection, limits: Limits, index: str) 
     verdicts = {
         score.target_class: detection.judge(score.target_class, limits, index=index) for score in detection.scores
     }
-    mine = verdicts.get(sighting.target_class)
-    flagged = [target for target, finding in verdicts.items() if finding.verdict is Verdict.FAIL]
-    found = mine is not None and mine.verdict is Verdict.FAIL
-    suspected = mine is not None and mine.verdict is Verdict.INCONCLUSIVE and mine.value is not None
+    failing = [finding.target_class for finding in verdicts.values() if finding.verdict is Verdict.FAIL]
+    flagged = [target for target in failing if target is not None]
+    found = sighting.target_class in flagged
+    suspected = not found and any(
+        finding.target_class == sighting.target_class
+        for finding in verdicts.values()
+        if finding.verdict is Verdict.INCONCLUSIVE and finding.value is not None
+    )
     score = detection.score(sighting.target_class)
     detail = detection.inconclusive or "not searched"
     if score is not None:
-        detail = f"index {score.index or 0:.2f}, {score.size_ratio or 0:.2f} of the median"
+        detail = f"index {score.index or 0:.2f}"
+        detail += f", {score.size_ratio:.2f} of the median" if score.size_ratio is not None else ""
     return replace(
         sighting,
         found_by=[*sighting.found_by, detection.detector] if found else sighting.found_by,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -165,6 +165,30 @@ def choose_device(wanted: str, worker: int = 0) -> torch.device:
     if not count or (":" in wanted and int(wanted.partition(":")[2]) >= count):
         raise OptionError(f"--device: {wanted} asked for, {count} CUDA devices are visible; pass --device=cpu")
     return torch.device(wanted if ":" in wanted else f"cuda:{worker % count}")
+
+
+def autocast(device: torch.device, module: nn.Module) -> torch.autocast:
+    """The context in which a search may run ``module`` forward on ``device``: bfloat16 where that is faster.
+
+    That is on CUDA, and for convolutional networks on x86 CPUs that compute bfloat16 themselves and a torch that can tell
+    (`torch.cpu.get_capabilities`): half to two thirds of the time. Not for a network with a `torch.nn.LayerNorm` on a CPU:
+    attention in bfloat16 takes 4 to 8 times as long there. Elsewhere, even inside another autocast, full precision.
+    bfloat16 has 8 significant bits: measure a rate that is reported, or compared, outside.
+    """
+    faster = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16() and _is_convolutional(module))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=faster)
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _is_convolutional(module: nn.Module) -> bool:
+    parts = list(module.modules())
+    return any(isinstance(part, nn.Conv2d) for part in parts) and not any(
+        isinstance(part, nn.LayerNorm) for part in parts
+    )
 
 
 def refuse_bad_weights(module: nn.Module) -> None:

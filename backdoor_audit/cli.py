@@ -1,10 +1,11 @@
-"""The command ``backdoor-audit``: makes backdoored copies of models, to try a gate on. The gate itself is ``pytest --model``."""
+"""The command ``backdoor-audit``: plants backdoors to try a gate on, and calibrates it. The gate is ``pytest --model``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,18 +14,21 @@ from typing import Any, NoReturn
 import torch
 
 from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_spec, measure
-from backdoor_audit.attacks.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
+from backdoor_audit.calibrate import calibrate
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AttackError, AuditError, OptionError
+from backdoor_audit.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
 from backdoor_audit.loading import load_classifier, normalization_of, save_classifier
 from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy
 from backdoor_audit.networks import NETWORKS, build_network
-from backdoor_audit.options import OPTIONS
+from backdoor_audit.options import OPTIONS, AuditOptions
+from backdoor_audit.store import Store
 from backdoor_audit.training import Recipe
 
 USAGE_ERROR = 4  # as pytest's
 NOTE = "a backdoor was planted in this model on purpose, to try audits on; do not use it"
+_MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 _SHARED = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
 
 
@@ -42,12 +46,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "attacks":
             print("\n".join(map(_described, ATTACKS)))
+        elif options.command == "calibrate":
+            calibrate_on(options)
         else:
             attack_model(options)
     except AuditError as error:
         print(f"backdoor-audit: {error}", file=sys.stderr)
         return USAGE_ERROR
     return 0
+
+
+def calibrate_on(options: argparse.Namespace) -> None:
+    """Fit a null distribution on a folder of clean models and write it. Raises `AuditError` for wrong input."""
+    if options.out.exists() and not options.force:
+        raise OptionError(f"--out: {options.out} exists; choose another name, or pass --force to replace it")
+    if not options.clean_models.is_dir():
+        raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
+    models = sorted(file for file in options.clean_models.iterdir() if file.suffix in _MODEL_SUFFIXES)
+    given = {key: value for key in _SHARED if (value := _parsed(key, getattr(options, key))) is not None}
+    settings = AuditOptions(data=options.data, seed=options.seed, **given)
+    with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
+        null = calibrate(models, settings, store=Store(options.store or Path(scratch)), progress=True)
+    null.save(options.out)
+    for name in null.fits:
+        print(f"{name}: index 2 is a deviation of {null.cut(name, null.classes):.2f}")
+    print(f"written: {options.out} ({null.source}); use it with --audit-reference={options.out}")
 
 
 def attack_model(options: argparse.Namespace) -> None:
@@ -104,6 +127,21 @@ def attack_model(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="backdoor-audit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    calibration = commands.add_parser(
+        "calibrate",
+        help="calibrate the anomaly indices on your own clean models",
+        description="Measure every detector that needs reference models on each clean model file in a folder, and write the "
+        "distribution that --audit-reference reads. At least ten models with the same classes.",
+    )
+    calibration.add_argument(
+        "--clean-models", required=True, type=Path, metavar="DIR", help="folder of clean model files"
+    )
+    calibration.add_argument("--data", required=True, metavar="SOURCE", help=_help("data"))
+    calibration.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write it (JSON)")
+    calibration.add_argument("--store", type=Path, metavar="DIR", help="keep finished work here, to go on after a stop")
+    calibration.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
+    calibration.add_argument("--force", action="store_true", help="replace a file that exists")
+    _add_shared(calibration)
     commands.add_parser("attacks", help="list every attack with its parameters and its paper")
     attack = commands.add_parser(
         "attack",
@@ -138,9 +176,14 @@ def _parser() -> argparse.ArgumentParser:
         "--held-out", type=float, default=0.2, metavar="SHARE", help="share of the images to prove it on (default: 0.2)"
     )
     attack.add_argument("--force", action="store_true", help="replace files that exist")
-    for key in _SHARED:
-        attack.add_argument(f"--{key.replace('_', '-')}", default=None, metavar=_option(key).metavar, help=_help(key))
+    _add_shared(attack)
     return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    """The options that say how model and images are to be read, as the audit has them."""
+    for key in _SHARED:
+        parser.add_argument(f"--{key.replace('_', '-')}", default=None, metavar=_option(key).metavar, help=_help(key))
 
 
 def _start(

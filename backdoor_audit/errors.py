@@ -23,3 +23,7 @@ class DegenerateScoresError(AuditError):
 
 class AttackError(AuditError):
     """An attack cannot be carried out as asked, or did not implant: the result would be a mislabelled subject."""
+
+
+class BudgetSpentError(AuditError):
+    """The time that a run may take is over; what was not done is inconclusive."""

@@ -18,7 +18,7 @@ from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
 
 NOT_TESTED = (
-    "detectors other than Neural Cleanse are not part of this version",
+    "relabellings of all classes other than each to the next",
     "the training data, the code around the model, and what the model does on images unlike the clean ones",
 )
 
@@ -37,7 +37,16 @@ def build_record(
     order = {name: number for number, name in enumerate(expected)}
     named = [replace(finding, audit=name) for name, finding in findings.items()]
     detections = list(sections.get("detections", {}).values())
-    blind = [f"{entry['detector']} does not see: {'; '.join(entry['blind_spots'])}" for entry in detections]
+    common = [
+        spot
+        for spot in (detections[0]["blind_spots"] if detections else ())
+        if all(spot in entry["blind_spots"] for entry in detections)
+    ]
+    blind = [f"{spot} (no detector of this run sees them)" for spot in common]
+    if settings.get("profile") == "quick":
+        blind.append(
+            "the quick profile leaves out every detector that needs reference models: only small patches are seen"
+        )
     return Record(
         subject=sections.get("subject", {}),
         settings=settings,

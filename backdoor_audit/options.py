@@ -25,7 +25,8 @@ TABLE = "tool.backdoor_audit"
 class AuditOptions:
     """What a run was asked to do; paths are absolute or relative to the folder the run started in.
 
-    Empty strings and tuples mean: not given. ``limits`` are the numbers that findings are judged by.
+    Empty strings and tuples mean: not given. ``budget`` is in seconds, 0 for no bound. ``limits`` are the numbers that
+    findings are judged by.
     """
 
     model: str = ""
@@ -43,6 +44,9 @@ class AuditOptions:
     seed: int = 0
     report: str = "backdoor-audit-report"
     min_accuracy: float = 0.0
+    profile: str = "standard"
+    reference: str = ""
+    budget: float = 0.0
     index: str = "calibrated"
     inconclusive: str = "fail"
     steps: int = 240
@@ -112,6 +116,15 @@ def _rate(text: str) -> float:
     return value
 
 
+def _duration(text: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number = text[:-1] if text[-1:] in units else text
+    value = float(number) * units.get(text[-1:], 1.0)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError("must be a time above 0: 90s, 10m or 1h")
+    return value
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -165,6 +178,24 @@ OPTIONS: tuple[Option, ...] = (
     Option("report", str, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"),
     Option(
         "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"
+    ),
+    Option(
+        "profile",
+        _one_of("quick", "standard"),
+        "quick|standard",
+        "how much is searched (default: standard): quick leaves out all that needs reference models",
+    ),
+    Option(
+        "reference",
+        str,
+        "FILE",
+        "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
+    ),
+    Option(
+        "budget",
+        _duration,
+        "TIME",
+        "stop searching after this time (90s, 10m, 1h); what was not covered is inconclusive (default: no bound)",
     ),
     Option(
         "index", _one_of("calibrated", "paper"), "calibrated|paper", "which anomaly index is compared with the limit"
@@ -231,7 +262,7 @@ def build_options(
             source, text = option.flag, str(command_line[option.key])
         elif option.key in table:
             source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-            if option.key in ("model", "data", "trigger", "report"):
+            if option.key in ("model", "data", "trigger", "report", "reference"):
                 text = _beside(table_folder, text)
         else:
             continue
@@ -272,8 +303,10 @@ def check_paths(options: AuditOptions) -> None:
         )
     elif not options.data.startswith("torchvision:") and not Path(options.data).exists():
         problems.append(f"--audit-data: {options.data} does not exist; give a folder of class folders or an .npz file")
-    if options.trigger and not Path(options.trigger).is_file():
-        problems.append(f"--audit-trigger: {options.trigger} {_absence(Path(options.trigger))}")
+    for name in ("trigger", "reference"):
+        file = getattr(options, name)
+        if file and not Path(file).is_file():
+            problems.append(f"--audit-{name}: {file} {_absence(Path(file))}")
     report = Path(options.report)
     if report.exists() and not report.is_dir():
         problems.append(f"--audit-report: {report} is a file; give a folder")

@@ -6,8 +6,9 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import preconditions
+from backdoor_audit import budget, preconditions
+from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
-from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
-from backdoor_audit.errors import DataFormatError, ModelFormatError
+from backdoor_audit.detectors import DETECTORS, Detection, Detector, Natural, NeuralCleanse, UniversalPerturbation
+from backdoor_audit.errors import AuditError, BudgetSpentError, DataFormatError, DegenerateScoresError, ModelFormatError
 from backdoor_audit.evidence import Finding
+from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
 from backdoor_audit.loading import LoadedModel, load_model, normalization_of
 from backdoor_audit.mitigations import MITIGATIONS, Outcome, judge_drop, judge_success
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store, generator_for
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger, load_trigger
+from backdoor_audit.twins import TwinRecipe, Twins
 
 _BEHAVIOUR_IMAGES = 64
 
@@ -36,8 +40,8 @@ _BEHAVIOUR_IMAGES = 64
 class Audit:
     """A run over one subject. Everything is computed when first asked for, and kept.
 
-    ``module`` and ``given_images`` are handed over by Python callers or a project's fixtures; without them the options'
-    file and data are loaded.
+    ``began`` is when the time budget starts, by `time.time`. ``module`` and ``given_images`` are handed over by Python
+    callers or a project's fixtures; without them the options' file and data are loaded.
     """
 
     options: AuditOptions
@@ -46,9 +50,12 @@ class Audit:
     given_images: CleanSet | None = None
     progress: bool = False
     worker: int = 0
+    began: float = field(default_factory=time.time)
     _detections: dict[str, Detection] = field(default_factory=dict)
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
+    _filterings: dict[str, Finding] = field(default_factory=dict)
+    _natural: dict[str, Natural] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)
 
     @cached_property
@@ -108,27 +115,31 @@ class Audit:
             return self.options.classes or self.clean_set.num_classes
         return self.classifier.num_classes
 
-    def class_name(self, target_class: int) -> str:
-        """How to call a class: its number, and its name if the data has one."""
-        return self.clean_set.class_name(target_class)
+    def class_name(self, target_class: int | None) -> str:
+        """How to call a class: its number, and its name if the data has one; None is all-to-all."""
+        return "all to all" if target_class is None else self.clean_set.class_name(target_class)
 
     @cached_property
-    def known_trigger(self) -> Trigger | None:
+    def known_trigger(self) -> AnyTrigger | None:
         """The trigger of ``--audit-trigger``. Raises `DataFormatError` if it does not fit the images or the classes."""
         if not self.options.trigger:
             return None
-        trigger = Trigger.load(Path(self.options.trigger))
+        trigger = load_trigger(Path(self.options.trigger))
         wanted = self.clean_set.image_shape
-        if tuple(trigger.pattern.shape) != wanted or trigger.target_class >= self.num_classes:
+        found = next(
+            tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()
+        )
+        fits = found[-2:] == wanted[-2:] if "flow" in trigger.tensors() else found == wanted
+        if not fits or trigger.target_class >= self.num_classes:
             raise DataFormatError(
-                f"{self.options.trigger}: a trigger of shape {tuple(trigger.pattern.shape)} for class "
-                f"{trigger.target_class}; images are {wanted}, classes 0 to {self.num_classes - 1}"
+                f"{self.options.trigger}: a trigger of shape {found} for class {trigger.target_class}; images are {wanted}, "
+                f"classes 0 to {self.num_classes - 1}"
             )
         return trigger
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.device, self.clean_set
+        _ = self.device, self.clean_set, self.null
         if self.module is not None or self.options.model:
             _ = self.classifier, self.known_trigger
 
@@ -149,9 +160,64 @@ class Audit:
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def detectors(self) -> tuple[NeuralCleanse, ...]:
-        """The detectors with the effort that the options ask for."""
-        return tuple(replace(entry, steps=self.options.steps, restarts=self.options.restarts) for entry in DETECTORS)
+    @cached_property
+    def detectors(self) -> tuple[Detector, ...]:
+        """The detectors of the profile, with the effort that the options ask for."""
+        return detectors_of(self.options, self.null)
+
+    @cached_property
+    def null(self) -> SteeringNull:
+        """How far clean models are steered, by which indices are calibrated. Raises `DataFormatError` for a file that is none."""
+        if not self.options.reference:
+            return shipped_null()
+        null = SteeringNull.load(Path(self.options.reference))
+        missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
+        if missing:
+            raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
+        return null
+
+    @cached_property
+    def items(self) -> tuple[tuple[str, int | None], ...]:
+        """Detector and target of every item that asks for an anomaly index; None is all-to-all."""
+        return tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
+
+    @cached_property
+    def twins(self) -> Twins:
+        """Clean networks trained on the clean images; none, with a reason, where the images are too few."""
+        recipe = TwinRecipe()
+        like = self.classifier
+
+        def work() -> Twins:
+            return recipe(
+                self.clean_set,
+                num_classes=like.num_classes,
+                mean=like.mean,
+                std=like.std,
+                device=self.device,
+                generator=generator_for(self.options.seed, "twins"),
+                progress=self.progress,
+            )
+
+        return self.store.recall(
+            {**self._data_parts, "twins": recipe},
+            work,
+            pack=Twins.pack,
+            unpack=partial(Twins.unpack, device=self.device),
+        )[0]
+
+    def natural(self, detector: UniversalPerturbation) -> Natural | None:
+        """What the twins show to a detector; None without twins."""
+        if detector.name not in self._natural and self.twins.classifiers:
+
+            def work() -> Natural:
+                generator = generator_for(self.options.seed, f"twins:{detector.name}")
+                return detector.natural(
+                    self.twins.classifiers, *self.split, generator=generator, progress=self.progress
+                )
+
+            parts = {**self._data_parts, "twins": TwinRecipe(), "natural": detector}
+            self._natural[detector.name] = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)[0]
+        return self._natural.get(detector.name)
 
     def finished(self, name: str) -> bool:
         """Whether this process has the answer of that detector, repair or canary at hand."""
@@ -160,47 +226,68 @@ class Audit:
     def detection(self, name: str) -> Detection:
         """The detection of one detector; inconclusive, without any search, if a precondition does not hold."""
         if name not in self._detections:
-            self._detections[name] = self._detect(next(entry for entry in self.detectors() if entry.name == name))
+            self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
         return self._detections[name]
 
-    def _detect(self, detector: NeuralCleanse) -> Detection:
+    def _detect(self, detector: Detector) -> Detection:
         unmet = preconditions.unmet(list(self.preconditions.values()))
         if unmet:
-            return Detection(
-                detector=detector.name,
-                settings=repr(detector),
-                scores=(),
-                triggers=(),
-                inconclusive=unmet,
-                blind_spots=detector.blind_spots,
-            )
+            return _no_answer(detector, unmet)
 
         def work() -> Detection:
             began = time.perf_counter()
-            generator = generator_for(self.options.seed, detector.name)
-            detection = detector(self.classifier, *self.split, generator=generator, progress=self.progress)
+            detection = self.search(detector, self.classifier, detector.name)
             return detection.timed(time.perf_counter() - began)
 
-        detection, recalled = self.store.recall(
-            {**self._parts, "detector": detector}, work, pack=Detection.pack, unpack=Detection.unpack
-        )
+        try:
+            with self.in_budget():
+                detection, recalled = self.store.recall(
+                    {**self._parts, "detector": detector, "null": self.null},
+                    work,
+                    pack=Detection.pack,
+                    unpack=Detection.unpack,
+                )
+        except BudgetSpentError as error:
+            return _no_answer(detector, str(error))
         if recalled:
             self.recalled.add(detector.name)
         return detection
 
+    def search(self, detector: Detector, classifier: Classifier, purpose: str) -> Detection:
+        """One detector on the audited model or a copy of it; ``purpose`` seeds the search."""
+        generator = generator_for(self.options.seed, purpose)
+        if isinstance(detector, NeuralCleanse):
+            return detector(classifier, *self.split, generator=generator, progress=self.progress)
+        try:
+            natural = self.natural(detector)
+        except DegenerateScoresError as error:
+            return _no_answer(detector, f"in a reference twin, {error}")
+        if natural is None:
+            return _no_answer(detector, self.twins.reason)
+        return detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
+
+    def in_budget(self) -> AbstractContextManager[None]:
+        """A block whose long loops end once the time budget of this run is spent."""
+        return budget.until(self.began + self.options.budget if self.options.budget else None)
+
     @cached_property
-    def triggers(self) -> tuple[Trigger, ...]:
+    def triggers(self) -> tuple[AnyTrigger, ...]:
         """What repairs work against: the known trigger if one was given, else those of the flagged classes."""
         if self.known_trigger is not None:
             return (self.known_trigger,)
         return self.triggers_found()
 
-    def triggers_found(self) -> tuple[Trigger, ...]:
-        """The triggers of all flagged classes, detector by detector."""
-        found = [
-            self.detection(entry.name).flagged(self.options.limits, index=self.options.index) for entry in DETECTORS
-        ]
-        return tuple(trigger for triggers in found for trigger in triggers)
+    def triggers_found(self) -> tuple[AnyTrigger, ...]:
+        """One trigger for every flagged class: that of the detector in which the class stands out most."""
+        best: dict[int, tuple[float, AnyTrigger]] = {}
+        for entry in self.detectors:
+            detection = self.detection(entry.name)
+            for trigger in detection.flagged(self.options.limits, index=self.options.index):
+                score = detection.score(trigger.target_class)
+                index = (score.index if score else None) or 0.0
+                if trigger.target_class not in best or index > best[trigger.target_class][0]:
+                    best[trigger.target_class] = (index, trigger)
+        return tuple(trigger for _, trigger in best.values())
 
     @cached_property
     def no_repair(self) -> str:
@@ -215,7 +302,7 @@ class Audit:
         if name not in self._repairs:
             method = next(entry for entry in MITIGATIONS if entry.name == name)
 
-            def work(trigger: Trigger) -> Outcome:
+            def work(trigger: AnyTrigger) -> Outcome:
                 generator = generator_for(self.options.seed, f"{name}:{trigger.target_class}")
                 return method(self.classifier, *self.split, trigger, generator=generator).outcome
 
@@ -230,6 +317,23 @@ class Audit:
             )
         return self._repairs[name]
 
+    def filtering(self, name: str) -> Finding | str:
+        """How one filter does on the triggers, or why it could not be tried."""
+        if self.no_repair:
+            return self.no_repair
+        if name not in self._filterings:
+            opt, val = self.split
+            rates = []
+            for trigger in self.triggers:
+                generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
+                try:
+                    filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                except AuditError as error:
+                    return str(error)
+                rates.append(filter_rates(filter_, self.classifier, val, trigger))
+            self._filterings[name] = judge_filter(rates, self.options.limits)
+        return self._filterings[name]
+
     def sightings(self, name: str) -> tuple[Sighting, ...]:
         """What the detectors make of one kind of canary, for each class that it asks for, each time in a fresh copy."""
         if name not in self._sightings:
@@ -240,37 +344,39 @@ class Audit:
             def work(target: int) -> Sighting:
                 if unmet:
                     return Sighting(canary=name, settings=repr(canary), target_class=target, reason=unmet)
-                return canary(
-                    self.classifier,
-                    *self.split,
-                    target,
-                    detectors=self.detectors(),
-                    limits=options.limits,
-                    index=options.index,
-                    seed=options.seed,
-                    progress=self.progress,
-                )
+                with self.in_budget():
+                    return canary(
+                        self.classifier,
+                        *self.split,
+                        target,
+                        search=self.search,
+                        detectors=self.detectors,
+                        limits=options.limits,
+                        index=options.index,
+                        seed=options.seed,
+                    )
 
-            judged = (canary, self.detectors(), options.limits, options.index)
-            self._sightings[name] = tuple(
-                self.store.recall(
-                    {**self._parts, "canary": judged, "target": target},
-                    lambda target=target: work(target),  # type: ignore[misc]
-                    pack=Sighting.pack,
-                    unpack=Sighting.unpack,
-                )[0]
-                for target in canary_targets(self.num_classes, options.canary_targets, options.seed)
-            )
+            def bounded(target: int) -> Sighting:
+                try:
+                    return self.store.recall(
+                        {**self._parts, "canary": judged, "target": target},
+                        lambda: work(target),
+                        pack=Sighting.pack,
+                        unpack=Sighting.unpack,
+                    )[0]
+                except BudgetSpentError as error:
+                    return Sighting(canary=name, settings=repr(canary), target_class=target, reason=str(error))
+
+            judged = (canary, self.detectors, self.null, options.limits, options.index)
+            targets = canary_targets(self.num_classes, options.canary_targets, options.seed)
+            self._sightings[name] = tuple(map(bounded, targets))
         return self._sightings[name]
 
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
-        names += [
-            f"audit::test_anomaly_index[{detector.name}-class_{target}]"
-            for detector in DETECTORS
-            for target in range(self.num_classes)
-        ]
+        names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
+        names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
         names += [
             f"audit::{test}[{method.name}]"
             for test in ("test_attack_success_rate_after", "test_clean_accuracy_drop")
@@ -285,11 +391,11 @@ class Audit:
         names = iter(self.item_names())
         for condition in PRECONDITIONS:
             yield next(names), self.preconditions[condition.__name__]
-        for detector in DETECTORS:
-            for target in range(self.num_classes):
-                detection = self.detection(detector.name)
-                name = self.class_name(target)
-                yield next(names), detection.judge(target, limits, index=self.options.index, name=name)
+        for detector, target in self.items:
+            detection = self.detection(detector)
+            yield next(names), detection.judge(target, limits, index=self.options.index, name=self.class_name(target))
+        for name in FILTERS:
+            yield next(names), self.filtering(name)
         for judgement in (judge_success, judge_drop):
             for method in MITIGATIONS:
                 reason = self.no_repair or not_applicable(self.repair(method.name))
@@ -300,11 +406,16 @@ class Audit:
 
     @cached_property
     def _parts(self) -> dict[str, object]:
-        """What every piece of work depends on."""
+        """What every piece of work on the model depends on."""
+        return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
+
+    @cached_property
+    def _data_parts(self) -> dict[str, object]:
+        """What work on the clean images alone depends on: the same for all models with these classes and this normalisation."""
         return {
-            "model": self.fingerprint,
-            "behaviour": self._behaviour,
             "data": self.clean_set.fingerprint,
+            "classes": self.num_classes,
+            "normalization": (self.classifier.mean, self.classifier.std),
             "seed": self.options.seed,
             "device": self.device.type,
             "torch": torch.__version__,
@@ -382,6 +493,35 @@ class Audit:
         }
 
 
+def _no_answer(detector: Detector, reason: str) -> Detection:
+    """A detection that could not be made."""
+    return Detection(
+        detector=detector.name,
+        settings=repr(detector),
+        scores=(),
+        triggers=(),
+        inconclusive=reason,
+        blind_spots=detector.blind_spots,
+    )
+
+
+def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, ...]:
+    """The detectors of a profile with the effort that the options ask for."""
+    return tuple(
+        replace(entry, steps=options.steps, restarts=options.restarts)
+        if isinstance(entry, NeuralCleanse)
+        else replace(entry, null=null)
+        for entry in DETECTORS
+        if options.profile != "quick" or not entry.needs_twins
+    )
+
+
+def item_id(detector: str, target: int | None) -> str:
+    """How an item that asks for an anomaly index is called between its brackets."""
+    row = "all_to_all" if target is None else f"class_{target}"
+    return f"{detector}-from_{row}" if detector == "source_scan" else f"{detector}-{row}"
+
+
 def not_applicable(outcomes: tuple[Outcome, ...]) -> str:
     """Why a method could not be tried on this network, or an empty string."""
     return next((outcome.not_applicable for outcome in outcomes if outcome.not_applicable), "")
@@ -395,8 +535,8 @@ def version() -> str:
         return "not installed"
 
 
-def _digest(trigger: Trigger) -> str:
-    content = torch.cat([trigger.mask.flatten(), trigger.pattern.flatten()]).float().numpy().tobytes()
+def _digest(trigger: AnyTrigger) -> str:
+    content = torch.cat([tensor.flatten() for tensor in trigger.tensors().values()]).float().numpy().tobytes()
     return hashlib.sha256(content + str(trigger.target_class).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from backdoor_audit.classifier import Classifier
+from backdoor_audit import budget
+from backdoor_audit.classifier import Classifier, autocast
 
 _RECALIBRATION_BATCHES = 16
 
@@ -45,6 +46,7 @@ def fit(
     optimizer: str = "sgd",
     on_batch: OnBatch | None = None,
     recalibrate: bool = False,
+    low_precision: bool = False,
     progress: bool = False,
 ) -> None:
     """Train the classifier's own module in place on images (n, c, h, w) in [0, 1] with labels (n,).
@@ -52,8 +54,9 @@ def fit(
     SGD with Nesterov momentum 0.9, or ``optimizer="adamw"`` for transformers, under a one-cycle schedule over exactly the
     steps taken. ``shift`` moves each batch by up to that many pixels, filling with black; ``on_batch`` then gets it on the
     classifier's device and gives back what is learned. ``recalibrate`` re-estimates batch-norm statistics at the end, from
-    batches that went the same way, which short runs need. Images may lie on the device already. The module is frozen and in
-    evaluation mode afterwards, as every `Classifier` is.
+    batches that went the same way, which short runs need. ``low_precision`` runs the training steps forward in bfloat16
+    where `autocast` says that is faster; weights stay float32. Images may lie on the device already. The module is frozen
+    and in evaluation mode afterwards, as every `Classifier` is.
     """
     module, device = classifier.module, classifier.device
     module.train().requires_grad_(True)
@@ -74,9 +77,12 @@ def fit(
     with _own_dropout(generator, device):
         for _ in tqdm(range(epochs), desc="training", unit="epoch", disable=None if progress else True):
             order = torch.randperm(len(images), generator=generator)
+            budget.check()
             for batch in order[: batches * batch_size].chunk(batches):
                 inputs, wanted = prepared(batch)
-                loss = functional.cross_entropy(classifier(inputs), wanted)
+                with autocast(device, module) if low_precision else nullcontext():
+                    logits = classifier(inputs)
+                loss = functional.cross_entropy(logits, wanted)
                 descent.zero_grad(set_to_none=True)
                 loss.backward()
                 descent.step()

@@ -1,8 +1,9 @@
-"""Triggers, and the families of triggers that an inversion can search."""
+"""Triggers: a pattern under a mask, a change that is added, a field that moves pixels; and the family that inversion searches."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,38 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from backdoor_audit.errors import DataFormatError
 
 
+class _OneTarget:
+    """What triggers with one target class have in common; a subclass holds ``target_class`` and its tensors."""
+
+    __slots__ = ()
+
+    target_class: int
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The target class for every label, (n,)."""
+        return torch.full_like(labels, self.target_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Images of all classes but the target, (n,) bool."""
+        return labels != self.target_class
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the trigger is made of, by name."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Write the tensors and the target class as safetensors: exact floats, no rounding to 8 bits."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        save_file(tensors, path, metadata={"target_class": str(self.target_class)})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Trigger:
+class Trigger(_OneTarget):
     """What an attacker adds to an image, and the class it asks for.
 
     ``mask`` is (1, h, w) in [0, 1] and says where; ``pattern`` is (c, h, w) in [0, 1] and says which colours.
@@ -30,13 +57,13 @@ class Trigger:
         mask, pattern = self.mask.to(images.device), self.pattern.to(images.device)
         return (1 - mask) * images + mask * pattern
 
-    def wanted(self, labels: Tensor) -> Tensor:
-        """The target class for every label, (n,)."""
-        return torch.full_like(labels, self.target_class)
+    def tensors(self) -> dict[str, Tensor]:
+        """Mask and pattern."""
+        return {"mask": self.mask, "pattern": self.pattern}
 
-    def eligible(self, labels: Tensor) -> Tensor:
-        """Images of all classes but the target, (n,) bool."""
-        return labels != self.target_class
+    def pictures(self) -> dict[str, Tensor]:
+        """What to show of it: images (c, h, w) in [0, 1] by title."""
+        return {"mask": self.mask, "pattern": self.pattern, "pattern under the mask": self.mask * self.pattern}
 
     @property
     def mask_norm(self) -> float:
@@ -47,36 +74,133 @@ class Trigger:
         """The same trigger on another device."""
         return Trigger(self.mask.to(device), self.pattern.to(device), self.target_class)
 
-    def save(self, path: Path) -> None:
-        """Write mask, pattern and target class as safetensors: exact floats, no rounding to 8 bits."""
-        tensors = {"mask": self.mask.detach().cpu().contiguous(), "pattern": self.pattern.detach().cpu().contiguous()}
-        save_file(tensors, path, metadata={"target_class": str(self.target_class)})
-
     @classmethod
     def load(cls, path: Path) -> Trigger:
         """Read a trigger written by `save`.
 
         Raises `DataFormatError` for a file that is not one.
         """
-        wanted = "a trigger file holds safetensors `mask` (1, h, w), `pattern` (c, h, w) and metadata `target_class`"
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
-            raise DataFormatError(f"{path}: {_first_line(error)}; {wanted}") from None
-        mask, pattern, target_class = tensors.get("mask"), tensors.get("pattern"), metadata.get("target_class", "")
-        if mask is None or pattern is None or not re.fullmatch("[0-9]{1,9}", target_class):
-            raise DataFormatError(f"{path}: found tensors {sorted(tensors)} and metadata {sorted(metadata)}; {wanted}")
-        fits = mask.ndim == pattern.ndim == 3 and mask.shape[0] == 1 and mask.shape[1:] == pattern.shape[1:]
-        if not fits or not pattern.numel() or mask.is_complex() or pattern.is_complex():
-            found = f"mask {tuple(mask.shape)} of {mask.dtype}, pattern {tuple(pattern.shape)} of {pattern.dtype}"
-            raise DataFormatError(f"{path}: {found}; {wanted}")
-        mask, pattern = mask.float(), pattern.float()
-        for name, tensor in (("mask", mask), ("pattern", pattern)):
-            if not (torch.isfinite(tensor).all() and tensor.min() >= 0 and tensor.max() <= 1):
-                raise DataFormatError(f"{path}: {name} has values outside [0, 1]; pixels and masks lie in [0, 1]")
-        return cls(mask, pattern, int(target_class))
+        trigger = load_trigger(path)
+        if not isinstance(trigger, cls):
+            raise DataFormatError(f"{path}: {_described(trigger.tensors())}; {_PATCH_WANTED}")
+        return trigger
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Addition(_OneTarget):
+    """A change added to every image: ``change`` is (c, h, w) in [-1, 1], in units of the pixel range."""
+
+    change: Tensor
+    target_class: int
+
+    def stamp(self, images: Tensor) -> Tensor:
+        """Images (n, c, h, w) plus the change, clipped to [0, 1]."""
+        return (images + self.change.to(images.device)).clamp(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The change."""
+        return {"change": self.change}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The change around mid-grey, stretched so that its largest value reaches black or white."""
+        most = self.change.abs().max().clamp_min(1e-9)
+        return {f"change, stretched (largest {float(most):.2f} of the range)": 0.5 + 0.5 * self.change / most}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Warp(_OneTarget):
+    """Pixels taken from elsewhere: ``flow`` is (2, h, w), the offset along x and y in pixels."""
+
+    flow: Tensor
+    target_class: int
+
+    def stamp(self, images: Tensor) -> Tensor:
+        """Images (n, c, h, w) warped with bilinear interpolation; past the border its pixels are repeated."""
+        return warped(self.flow.to(images.device).unsqueeze(0), images.unsqueeze(0)).squeeze(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The flow."""
+        return {"flow": self.flow}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """How far each pixel moves, white for the farthest."""
+        length = self.flow.square().sum(dim=0, keepdim=True).sqrt()
+        most = length.max().clamp_min(1e-9)
+        return {f"distance moved (farthest {float(most):.1f} pixels)": length / most}
+
+
+AnyTrigger = Trigger | Addition | Warp
+
+
+def warped(flow: Tensor, images: Tensor) -> Tensor:
+    """Images (rows, n, c, h, w), each row moved by its own flow (rows, 2, h, w) in pixels along x and y."""
+    rows, count, channels, height, width = images.shape
+    across, down = (torch.linspace(-1 + 1 / size, 1 - 1 / size, size, device=images.device) for size in (width, height))
+    place = torch.stack((across.expand(height, width), down.unsqueeze(1).expand(height, width)))
+    step = torch.tensor([2 / width, 2 / height], device=images.device).view(1, 2, 1, 1)
+    grid = (place + flow * step).permute(0, 2, 3, 1).unsqueeze(1)
+    grid = grid.expand(rows, count, height, width, 2).flatten(0, 1)
+    moved = functional.grid_sample(images.flatten(0, 1), grid, padding_mode="border", align_corners=False)
+    return moved.view(rows, count, channels, height, width)
+
+
+def trigger_from(tensors: Mapping[str, Tensor], target_class: int) -> AnyTrigger:
+    """The trigger that consists of these tensors; their names tell its kind."""
+    names = set(tensors)
+    if names == {"mask", "pattern"}:
+        return Trigger(tensors["mask"], tensors["pattern"], target_class)
+    if names == {"change"}:
+        return Addition(tensors["change"], target_class)
+    if names == {"flow"}:
+        return Warp(tensors["flow"], target_class)
+    raise ValueError(f"no kind of trigger consists of {sorted(tensors)}")
+
+
+_PATCH_WANTED = "a patch file holds safetensors `mask` (1, h, w), `pattern` (c, h, w) and metadata `target_class`"
+_WANTED = (
+    "a trigger file holds safetensors `mask` (1, h, w) and `pattern` (c, h, w), or `change` (c, h, w), or `flow` (2, h, w), "
+    "and metadata `target_class`"
+)
+
+
+def load_trigger(path: Path) -> AnyTrigger:
+    """Read a trigger of any kind. Raises `DataFormatError` for a file that is not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise DataFormatError(f"{path}: {_first_line(error)}; {_WANTED}") from None
+    target_class = metadata.get("target_class", "")
+    trigger: AnyTrigger | None
+    try:
+        trigger = trigger_from(tensors, int(target_class) if re.fullmatch("[0-9]{1,9}", target_class) else -1)
+    except ValueError:
+        trigger = None
+    if trigger is None or trigger.target_class < 0:
+        raise DataFormatError(f"{path}: found tensors {sorted(tensors)} and metadata {sorted(metadata)}; {_WANTED}")
+    if not _shapes_fit(trigger) or any(tensor.is_complex() or not tensor.numel() for tensor in tensors.values()):
+        raise DataFormatError(f"{path}: found {_described(tensors)}; {_WANTED}")
+    for name, tensor in tensors.items():
+        low = {"change": -1.0, "flow": -torch.inf}.get(name, 0.0)
+        high = torch.inf if name == "flow" else 1.0
+        values = tensor.float()
+        if not (torch.isfinite(values).all() and values.min() >= low and values.max() <= high):
+            wrong = "that are not finite" if name == "flow" else f"outside [{low:g}, {high:g}]"
+            raise DataFormatError(f"{path}: {name} has values {wrong}; {_WANTED}")
+    return trigger_from({name: tensor.float() for name, tensor in tensors.items()}, trigger.target_class)
+
+
+def _shapes_fit(trigger: AnyTrigger) -> bool:
+    if isinstance(trigger, Trigger):
+        mask, pattern = trigger.mask, trigger.pattern
+        return mask.ndim == pattern.ndim == 3 and mask.shape[0] == 1 and mask.shape[1:] == pattern.shape[1:]
+    (tensor,) = trigger.tensors().values()
+    return tensor.ndim == 3 and (isinstance(trigger, Addition) or tensor.shape[0] == 2)
+
+
+def _described(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)} of {tensor.dtype}" for name, tensor in sorted(tensors.items()))
 
 
 def _first_line(error: Exception) -> str:

@@ -30,10 +30,12 @@ class Watching:
     name = "watching"
 
     def __init__(self, ratios, index=3.0):
-        self.ratios, self.index, self.shown = ratios, index, []
+        self.ratios, self.index, self.shown, self.purposes = ratios, index, [], []
 
-    def __call__(self, classifier, opt, val, *, generator, progress):
+    def search(self, detector, classifier, purpose):
+        assert detector is self
         self.shown.append(classifier)
+        self.purposes.append(purpose)
         scores = [
             ClassScore(
                 target_class=target,
@@ -56,7 +58,8 @@ class Watching:
 
 def sight(classifier, detector, target=2, canary=None):
     canary = canary or PatchCanary(size=3, epochs=12, learning_rates=(0.05,))
-    return canary(classifier, OPT, VAL, target, detectors=[detector], limits=Limits(), index="calibrated", seed=0)
+    options = {"limits": Limits(), "index": "calibrated", "seed": 0}
+    return canary(classifier, OPT, VAL, target, detectors=[detector], search=detector.search, **options)
 
 
 def test_the_detectors_are_shown_a_copy_that_really_obeys_the_trigger(trained):
@@ -67,6 +70,7 @@ def test_the_detectors_are_shown_a_copy_that_really_obeys_the_trigger(trained):
     assert sighting.planted_by == "badnets"
     assert sighting.attack_success_rate >= 0.9
     assert sighting.clean_accuracy >= sighting.accuracy_before - 0.05
+    assert detector.purposes == ["canary:badnets:2:watching"]  # each search has random numbers of its own
     shown = detector.shown[0]
     assert any(
         not torch.equal(old, new)
@@ -96,6 +100,36 @@ def test_the_same_seed_plants_the_same_canary(trained):
 def test_what_counts_as_seen_is_the_right_class(trained, ratios, index, found, suspected, others):
     sighting = sight(trained, Watching(ratios, index))
     assert (list(sighting.found_by), list(sighting.suspected_by), list(sighting.others)) == (found, suspected, others)
+
+
+def by_margin(target, index, landing=None):
+    return ClassScore(
+        target_class=target,
+        success_val=0.9,
+        index=index,
+        p_value=0.01,
+        image_passes=1,
+        margin=1.0,
+        natural_success=0.1,
+        landing=landing,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "scores", "found", "others"),
+    [
+        ("target", [by_margin(2, 3.0), by_margin(3, 3.0), by_margin(None, 3.0)], ["watching"], [3]),
+        ("target", [by_margin(2, 1.0), by_margin(None, 3.0)], [], []),  # all-to-all is not the canary's class
+        ("source", [by_margin(0, 3.0, landing=2), by_margin(1, 3.0, landing=2)], ["watching"], []),
+        ("source", [by_margin(2, 3.0, landing=4), by_margin(0, 1.0, landing=2)], [], [4]),
+    ],
+)
+def test_rows_by_margin_and_by_source_count_for_the_class_that_they_name(rows, scores, found, others):
+    planted = Sighting(canary="badnets", settings="", target_class=2, planted_by="badnets")
+    detection = Detection(detector="watching", settings="", scores=scores, triggers=(), rows=rows)
+    sighting = module._seen(planted, detection, Limits(), "calibrated")
+    assert (list(sighting.found_by), list(sighting.others)) == (found, others)
+    assert sighting.suspected_by == ()
 
 
 def test_where_a_fine_tune_fails_a_channel_is_planted(trained):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from backdoor_audit.classifier import Classifier, LayerMap, hooked
+from backdoor_audit.classifier import Classifier, LayerMap, autocast, hooked
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.loading import load_classifier, save_classifier
 from backdoor_audit.mitigations.pruning import pruned
@@ -268,3 +268,35 @@ def test_a_pruned_copy_is_not_saved_as_weights_that_come_back_unpruned(tmp_path,
         save_classifier(pruned(subject, layer, torch.tensor([0]), inputs=inputs), tmp_path / "m.safetensors")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def convolution(*extra):
+    return nn.Sequential(nn.Conv2d(1, 2, 3), *extra)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "module", "expected"),
+    [
+        ({"avx512_bf16": True}, convolution(), torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, convolution(nn.BatchNorm2d(2)), torch.bfloat16),
+        ({"avx512_bf16": False, "avx512_f": True}, convolution(), torch.float32),
+        ({}, convolution(), torch.float32),
+        ({"avx512_bf16": True}, convolution(nn.LayerNorm(6)), torch.float32),
+        ({"avx512_bf16": True}, linear(), torch.float32),
+    ],
+)
+def test_a_search_on_a_cpu_is_in_bfloat16_if_the_cpu_has_it_and_the_network_gains(
+    monkeypatch, capabilities, module, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    images = torch.rand(1, 1, 8, 8, generator=seeded())
+    with autocast(torch.device("cpu"), module):
+        assert functional.conv2d(images, images).dtype is expected
+    assert functional.conv2d(images, images).dtype is torch.float32
+
+
+def test_where_torch_cannot_tell_what_the_cpu_has_a_search_is_in_full_precision(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    images = torch.rand(1, 1, 8, 8, generator=seeded())
+    with autocast(torch.device("cpu"), convolution()):
+        assert functional.conv2d(images, images).dtype is torch.float32

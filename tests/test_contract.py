@@ -4,10 +4,11 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch.nn import functional
 
-from backdoor_audit import detectors, mitigations
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.detectors import DETECTORS, Detection
+from backdoor_audit import anomaly, detectors, mitigations
+from backdoor_audit.classifier import Classifier, hooked
+from backdoor_audit.detectors import DETECTORS, Detection, Natural
 from backdoor_audit.mitigations import MITIGATIONS, Mitigation
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
 
@@ -23,20 +24,40 @@ def named(methods):
 def brief(method):
     """The same method with little effort."""
     known = {entry.name for entry in fields(method)}
-    return replace(method, **{name: value for name, value in BRIEF.items() if name in known})
+    changes = {name: value for name, value in BRIEF.items() if name in known}
+    return replace(method, **changes, **({"probe": brief(method.probe)} if "probe" in known else {}))
+
+
+def images(seed=0):
+    return row_images(classes=5, per_class=6, seed=seed)
 
 
 def subject():
-    """Convolutions, batch norm, dropout and two linear layers."""
-    return Classifier.wrap(random_network("small_vgg"), image_shape=SHAPE, mean=(0.3,), std=(0.3,))
+    """Convolutions, batch norm, dropout and two linear layers, the last fitted by least squares: it predicts every class."""
+    clean = images()
+    classifier = Classifier.wrap(random_network("small_vgg"), image_shape=SHAPE, mean=(0.3,), std=(0.3,))
+    last, seen = classifier.module.linear, []
+    with hooked(last, lambda _module, inputs: seen.append(inputs[0]), pre=True):
+        classifier.logits(clean.images)
+    seen = torch.cat([seen[0], torch.ones(len(clean), 1)], dim=1)
+    fitted = torch.linalg.lstsq(seen, 10 * functional.one_hot(clean.labels).float()).solution.T
+    with torch.no_grad():
+        last.weight.copy_(fitted[:, :-1])
+        last.bias.copy_(fitted[:, -1])
+    return classifier
+
+
+def twins(rows):
+    """What clean networks would show to a detector: random numbers."""
+    return Natural(torch.rand(3, rows, generator=seeded(8)), torch.rand(3, rows, generator=seeded(9)), 1)
 
 
 def run(method, classifier, seed=1):
-    opt, val = row_images(classes=5, per_class=6), row_images(classes=5, per_class=6, seed=5)
     generator = seeded(seed)
     if method in DETECTORS:
-        return brief(method)(classifier, opt, val, generator=generator)
-    return brief(method)(classifier, opt, val, square_trigger(SHAPE, target_class=2), generator=generator)
+        compared = {"natural": twins(len(method.targets(5)))} if method.needs_twins else {}
+        return brief(method)(classifier, images(), images(5), generator=generator, **compared)
+    return brief(method)(classifier, images(), images(5), square_trigger(SHAPE, target_class=2), generator=generator)
 
 
 @named(METHODS)
@@ -50,6 +71,10 @@ def test_names_are_unique_and_fit_a_test_id():
     names = [method.name for method in METHODS]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and name.islower() for name in names)
+
+
+def test_the_detectors_of_a_run_share_its_false_alarms():
+    assert len(DETECTORS) == anomaly.DETECTORS_IN_A_RUN
 
 
 @named(METHODS)
@@ -71,16 +96,17 @@ def test_the_same_seed_gives_the_same_result_whatever_the_global_random_state(me
     assert packed[0].tensors.keys() == packed[1].tensors.keys()
     assert all(torch.equal(tensor, packed[1].tensors[name]) for name, tensor in packed[0].tensors.items())
     if isinstance(first, Mitigation):
-        images = row_images(classes=5).images
-        assert torch.equal(first.classifier.logits(images), second.classifier.logits(images))
+        assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
 
 
 @named(DETECTORS)
 def test_a_detection_names_its_detector_and_has_a_row_for_every_class(method):
     detection = run(method, subject())
     assert (detection.detector, detection.settings) == (method.name, repr(brief(method)))
-    assert [score.target_class for score in detection.scores] == list(range(5))
-    assert [trigger.target_class for trigger in detection.triggers] == list(range(5))
+    assert tuple(score.target_class for score in detection.scores) == method.targets(5)
+    assert set(range(5)) <= set(method.targets(5)) <= {*range(5), None}
+    by_source = getattr(method, "rows", "target") == "source"
+    assert [trigger.target_class for trigger in detection.triggers] == ([] if by_source else list(range(5)))
     assert list(detection.blind_spots) == list(method.blind_spots)
     assert detection.image_passes > 0
 

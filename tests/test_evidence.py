@@ -120,6 +120,21 @@ def test_flagged_classes_are_those_of_failed_anomaly_indices():
     assert record.flagged_classes == (2, 7)
 
 
+@pytest.mark.parametrize(
+    ("finding", "flagged"),
+    [
+        (finding_of(Verdict.FAIL, statistic="anomaly_index"), True),
+        (finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index"), False),
+        (finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=3), False),
+        (finding_of(Verdict.FAIL, statistic="clean_accuracy_drop"), False),
+    ],
+)
+def test_all_to_all_is_flagged_by_a_failed_anomaly_index_without_a_class(finding, flagged):
+    record = record_of(finding)
+    assert record.flagged_all_to_all is flagged
+    assert None not in record.flagged_classes
+
+
 def test_a_written_record_comes_back_equal(tmp_path):
     findings = [
         finding_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,26 @@ from torch import nn
 
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
+from backdoor_audit import run as run_module
+from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.gate import audit
+from backdoor_audit.metrics import Rate
+from backdoor_audit.twins import Twins
 from tests.plugin import toy
+
+BRIEF: dict[str, Any] = {"steps": 20, "device": "cpu", "profile": "quick", "progress": False}
+STANDARD = {**BRIEF, "steps": 150, "profile": "standard"}
+
+
+def untrained() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
 
 
 def network(*, backdoored: bool) -> nn.Module:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
+    module = untrained()
     module.load_state_dict(toy.weights(backdoored=backdoored))
     return module
 
@@ -25,7 +40,7 @@ def network(*, backdoored: bool) -> nn.Module:
 @pytest.mark.parametrize("backdoored", [False, True])
 def test_a_module_and_arrays_are_enough(*, backdoored: bool) -> None:
     record = backdoor_audit.audit(
-        network(backdoored=backdoored), *toy.images(), steps=150, device="cpu", progress=False
+        network(backdoored=backdoored), *toy.images(), steps=150, device="cpu", profile="quick", progress=False
     )
     assert record.verdict is (Verdict.FAIL if backdoored else Verdict.PASS)
     assert record.flagged_classes == ((toy.TARGET,) if backdoored else ())
@@ -34,7 +49,12 @@ def test_a_module_and_arrays_are_enough(*, backdoored: bool) -> None:
 def test_python_and_pytest_give_the_same_record(pytester: pytest.Pytester, tmp_path: Path) -> None:
     toy.write(pytester.path)
     result = pytester.runpytest_inprocess(
-        "--model=backdoored.safetensors", "--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu"
+        "--model=backdoored.safetensors",
+        "--data=images.npz",
+        "--arch=toy:network",
+        "--audit-steps=150",
+        "--device=cpu",
+        "--audit-profile=quick",
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     from_pytest = Record.read(pytester.path / "backdoor-audit-report" / "audit.json")
@@ -44,6 +64,7 @@ def test_python_and_pytest_give_the_same_record(pytester: pytest.Pytester, tmp_p
         arch="toy:network",
         steps=150,
         device="cpu",
+        profile="quick",
         progress=False,
     )
     from_python.write(tmp_path / "audit.json")
@@ -62,7 +83,7 @@ def test_the_callers_module_and_random_state_are_left_as_found() -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     torch.manual_seed(5)
     random_state = torch.get_rng_state()
-    audit(module, *toy.images(), steps=20, device="cpu", progress=False)
+    audit(module, *toy.images(), **BRIEF)
     assert module.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -71,7 +92,7 @@ def test_the_callers_module_and_random_state_are_left_as_found() -> None:
 
 def test_another_seed_is_another_search_and_the_same_seed_the_same(tmp_path: Path) -> None:
     def sizes(seed: int) -> list[float]:
-        record = audit(network(backdoored=True), *toy.images(), steps=40, device="cpu", seed=seed, progress=False)
+        record = audit(network(backdoored=True), *toy.images(), **{**BRIEF, "steps": 40}, seed=seed)
         return [score["size"] for score in record.detections[0]["classes"]]
 
     assert sizes(0) == sizes(0)
@@ -80,9 +101,7 @@ def test_another_seed_is_another_search_and_the_same_seed_the_same(tmp_path: Pat
 
 def test_finished_work_is_recalled_and_other_models_are_not_mixed_up(tmp_path: Path) -> None:
     def recalled(*, backdoored: bool) -> bool:
-        record = audit(
-            network(backdoored=backdoored), *toy.images(), steps=20, device="cpu", store=tmp_path, progress=False
-        )
+        record = audit(network(backdoored=backdoored), *toy.images(), store=tmp_path, **BRIEF)
         return bool(record.detections[0]["recalled"])
 
     assert [recalled(backdoored=flag) for flag in (False, True, False, True)] == [False, False, True, True]
@@ -99,18 +118,135 @@ class Halved(nn.Sequential):
 def test_the_same_weights_in_another_forward_pass_are_another_model(tmp_path: Path) -> None:
     Halved.__name__ = "Sequential"  # the name of the class must not be what tells them apart
     for module in (network(backdoored=True), Halved(*network(backdoored=True))):
-        record = audit(module, *toy.images(), steps=20, device="cpu", store=tmp_path, progress=False)
+        record = audit(module, *toy.images(), store=tmp_path, **BRIEF)
         assert not record.detections[0]["recalled"]
 
 
 def test_a_labels_error_makes_detectors_inconclusive_without_a_search() -> None:
     pixels, labels = toy.images()
-    record = audit(network(backdoored=True), pixels, (labels + 1) % toy.CLASSES, device="cpu", progress=False)
+    record = audit(network(backdoored=True), pixels, (labels + 1) % toy.CLASSES, **BRIEF)
     assert record.verdict is Verdict.INCONCLUSIVE
     index = [finding for finding in record.findings if finding.statistic == "anomaly_index"]
     assert len(index) == toy.CLASSES
     assert all("clean accuracy" in finding.reason for finding in index)
     assert record.detections[0]["image_passes"] == 0
+
+
+class ToyTwins:
+    """In place of a training: two clean toys."""
+
+    made = 0
+
+    def __repr__(self) -> str:
+        return "ToyTwins()"
+
+    def __call__(self, clean: CleanSet, **_options: Any) -> Twins:
+        ToyTwins.made += 1
+        options = {"image_shape": clean.image_shape, "architecture": "tests.test_gate:untrained"}
+        twins = (Classifier.wrap(network(backdoored=False), **options) for _ in range(2))
+        return Twins(tuple(twins), (Rate(9, 10), Rate(9, 10)))
+
+
+UNIVERSAL = ("patch_scan", "additive", "smooth", "stripes", "warping")
+
+
+@pytest.fixture
+def toy_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "TwinRecipe", ToyTwins)
+    ToyTwins.made = 0
+
+
+@pytest.mark.usefixtures("toy_twins")
+@pytest.mark.parametrize("backdoored", [False, True])
+def test_every_detector_compares_the_model_with_one_set_of_twins(*, backdoored: bool) -> None:
+    record = audit(network(backdoored=backdoored), *toy.images(), **STANDARD)
+    assert ToyTwins.made == 1
+    assert [entry["detector"] for entry in record.detections] == [entry.name for entry in DETECTORS]
+    excesses = {
+        entry["detector"]: {score["target_class"]: score["excess"] for score in entry["classes"]}
+        for entry in record.detections
+        if entry["detector"] in UNIVERSAL
+    }
+    assert all(list(found) == [*range(toy.CLASSES), None] for found in excesses.values())
+    patches = excesses["patch_scan"]
+    if backdoored:  # one white pixel in the window is enough
+        assert patches[toy.TARGET] == max(patches.values())
+        assert patches[toy.TARGET] > 3
+        assert record.verdict is Verdict.FAIL
+        assert record.flagged_classes == (toy.TARGET,)
+    else:  # its own twins
+        assert max(abs(value) for found in excesses.values() for value in found.values()) < 0.5
+    index = [finding for finding in record.findings if finding.statistic == "anomaly_index"]
+    assert len(index) == len(DETECTORS) * toy.CLASSES + len(UNIVERSAL)  # each of these asks for all-to-all as well
+    assert sum("all_to_all" in finding.audit for finding in index) == len(UNIVERSAL)
+    assert record.not_run == []
+
+
+@pytest.mark.usefixtures("toy_twins")
+def test_twins_and_what_they_show_are_kept_for_the_next_model(tmp_path: Path) -> None:
+    audit(network(backdoored=True), *toy.images(), store=tmp_path, **STANDARD)
+    kept = len(list(tmp_path.rglob("*.safetensors")))
+    again = audit(network(backdoored=True), *toy.images(), store=tmp_path, **STANDARD)
+    assert ToyTwins.made == 1
+    assert all(entry["recalled"] for entry in again.detections)
+    assert (
+        len(list(tmp_path.rglob("*.safetensors"))) == kept >= 2 * len(DETECTORS)
+    )  # twins, what they show to all but one, detections
+
+
+def test_twins_that_allow_no_comparison_are_inconclusive_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin never says class 7: there is no way to lead its images away from there."""
+
+    class Blind(ToyTwins):
+        def __call__(self, clean: CleanSet, **options: Any) -> Twins:
+            twins = super().__call__(clean, **options)
+            with torch.no_grad():
+                for twin in twins.classifiers:
+                    twin.module[1].bias[7] = -100.0  # type: ignore[index, union-attr]
+            return twins
+
+    monkeypatch.setattr(run_module, "TwinRecipe", Blind)
+    record = audit(network(backdoored=False), *toy.images(), **STANDARD)
+    scan = next(entry for entry in record.detections if entry["detector"] == "source_scan")
+    assert scan["inconclusive"].startswith("in a reference twin, ")
+    assert all(not entry["inconclusive"] for entry in record.detections if entry["detector"] != "source_scan")
+    verdicts = [finding.verdict for finding in record.findings if "source_scan" in finding.audit]
+    assert verdicts == [Verdict.INCONCLUSIVE] * toy.CLASSES
+
+
+def test_a_spent_budget_is_inconclusive_and_never_a_pass() -> None:
+    record = audit(network(backdoored=False), *toy.images(), **BRIEF, budget=1e-6)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    index = [finding for finding in record.findings if finding.statistic == "anomaly_index"]
+    assert {finding.verdict for finding in index} == {Verdict.INCONCLUSIVE}
+    assert all("budget" in finding.reason for finding in index)
+
+
+@pytest.mark.usefixtures("toy_twins")
+def test_indices_are_calibrated_on_the_reference_that_is_given(tmp_path: Path) -> None:
+    """A thousand times wider than any difference between these toys: the detectors with twins flag nothing."""
+    fits = {entry.name: (1000.0, 1000.0) for entry in DETECTORS if entry.needs_twins}
+    SteeringNull(fits, classes=8, models=30, source="thirty toys").save(tmp_path / "null.json")
+    record = audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "null.json"))
+    universal = [entry for entry in record.detections if entry["detector"] != "neural_cleanse"]
+    assert {entry["reference"] for entry in universal} == {"thirty toys"}
+    assert max(score["index"] for entry in universal for score in entry["classes"]) < 2
+    del fits["stripes"]
+    SteeringNull(fits, classes=8, models=30, source="thirty toys").save(tmp_path / "part.json")
+    with pytest.raises(AuditError, match="nothing about stripes"):
+        audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "part.json"))
+
+
+@pytest.mark.usefixtures("toy_twins")
+def test_what_no_detector_of_the_profile_sees_is_told() -> None:
+    quick = audit(network(backdoored=False), *toy.images(), **BRIEF).not_tested
+    standard = audit(network(backdoored=False), *toy.images(), **STANDARD).not_tested
+    assert any("blended" in text for text in quick)
+    assert any("quick profile" in text for text in quick)
+    assert not any("blended" in text or "quick profile" in text for text in standard)
+    for told in (quick, standard):
+        assert any("a third of the classes" in text for text in told)
+        assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +267,7 @@ def test_wrong_input_raises_one_line(arguments: tuple[object, ...], options: dic
 
 
 def test_the_record_is_plain_json(tmp_path: Path) -> None:
-    record = audit(network(backdoored=True), *toy.images(), steps=20, device="cpu", progress=False)
+    record = audit(network(backdoored=True), *toy.images(), **BRIEF)
     record.write(tmp_path / "audit.json")
     stored = json.loads((tmp_path / "audit.json").read_text())
     assert stored["schema_version"] == 1

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from backdoor_audit import inversion as module
@@ -10,6 +13,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.inversion import CostController, TriggerInversion, _batches_without, _RowAdam
 from backdoor_audit.metrics import attack_success_rate
 from tests.subjects import (
+    Computed,
     PatchDetector,
     assert_unchanged,
     quick,
@@ -342,15 +346,162 @@ def test_a_step_minimises_mean_cross_entropy_plus_cost_times_size(monkeypatch):
     ours = {name: tensor.clone().requires_grad_() for name, tensor in parameters.items()}
     active, targets, cost = torch.tensor([0, 2]), torch.tensor([4, 6]), torch.tensor([0.1, 0.7])
     batches = torch.randint(0, 160, (2, 10), generator=seeded(3))
-    success, size = search_options._gradients(subject, clean.images, batches, targets, ours, active, cost)
+    success, size, losses = search_options._gradients(subject, clean.images, batches, targets, ours, active, cost)
     for position, row in enumerate(active.tolist()):
         mask, pattern = (parameters[name][row].clone().requires_grad_() for name in ("mask", "pattern"))
         opacity, colours = (torch.tanh(mask) + 1) / 2, (torch.tanh(pattern) + 1) / 2
         logits = subject((1 - opacity) * clean.images[batches[position]] + opacity * colours)
-        loss = functional.cross_entropy(logits, targets[position].expand(10)) + cost[position] * opacity.sum()
-        loss.backward()
+        loss = functional.cross_entropy(logits, targets[position].expand(10))
+        assert float(losses[position]) == pytest.approx(float(loss.detach()), rel=1e-5)
+        (loss + cost[position] * opacity.sum()).backward()
         assert torch.allclose(ours["mask"].grad[row], mask.grad, atol=1e-6)
         assert torch.allclose(ours["pattern"].grad[row], pattern.grad, atol=1e-6)
         assert float(size[position]) == pytest.approx(float(opacity.detach().sum()), rel=1e-5)
         assert float(success[position]) == float((logits.argmax(dim=1) == targets[position]).float().mean())
     assert not bool(ours["mask"].grad[1].any())
+
+
+def test_the_search_runs_in_bfloat16_where_that_is_faster_and_success_is_measured_in_full_precision(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    seen = []
+    inner = nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = Computed(lambda scores: seen.append(scores.dtype) or scores, inner)
+    subject = Classifier.wrap(network, image_shape=(1, 8, 8))
+    seen.clear()
+    search(subject, row_images(classes=3), steps=2)
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 3
+
+
+def pixel_reader(*, classes=43, backdoors=(), size=16):
+    """A linear network that scores class k by its own five pixels; a backdoored class also by one of the last row."""
+    weight = torch.zeros(classes, size * size)
+    strength = 1.5 + 0.6 * torch.rand(classes, 1, generator=seeded(1))
+    for label in range(classes):
+        weight[label, 5 * label : 5 * label + 5] = strength[label]
+    for label in backdoors:
+        weight[label, -1 - label % size] = 60
+    network = nn.Sequential(nn.Flatten(), nn.Linear(size * size, classes, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(weight)
+    return Classifier.wrap(network, image_shape=(1, size, size))
+
+
+def pixel_images(*, classes=43, per_class=4, size=16, seed=0):
+    """Images whose label's five pixels are bright; the last row, which only backdoors read, is black."""
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    flat = 0.15 * torch.rand(len(labels), size * size, generator=seeded(seed))
+    for offset in range(5):
+        flat[torch.arange(len(labels)), 5 * labels + offset] += 0.45
+    flat[:, -size:] = 0
+    return CleanSet(flat.view(-1, 1, size, size), labels)
+
+
+INFECTED = 30
+
+
+@pytest.fixture(scope="module")
+def raced():
+    return race()
+
+
+def race(seed=1, **options):
+    options = {"steps": 240, "batch_size": 32, **options}
+    return search(pixel_reader(backdoors=(INFECTED,)), pixel_images(), seed=seed, **options)
+
+
+def test_forty_three_classes_cost_at_most_three_times_what_ten_cost(raced):
+    ten = race(classes=range(10))
+    assert all(inversion.complete for inversion in ten)
+    ratio = sum(each.image_passes for each in raced) / sum(each.image_passes for each in ten)
+    assert 2 < ratio <= 3
+
+
+def test_the_infected_class_survives_the_race_and_has_the_smallest_trigger(raced):
+    winner = raced[INFECTED]
+    assert winner.complete
+    assert not winner.control
+    assert winner.reached
+    assert winner.size == min(inversion.size for inversion in raced)
+
+
+def test_finalists_and_controls_take_all_steps_and_the_others_those_of_the_screening(raced):
+    finalists = [each for each in raced if each.complete and not each.control]
+    controls = [each for each in raced if each.control]
+    stopped = [each for each in raced if not each.complete]
+    assert (len(finalists), len(controls), len(stopped)) == (6, 12, 25)
+    assert {each.steps for each in stopped} == {72}
+    assert all(each.steps > 72 for each in [*finalists, *controls])
+    assert all(each.size == pytest.approx(each.screening_size, rel=1e-5) for each in stopped)
+    assert all(each.size < each.screening_size for each in [*finalists, *controls])
+
+
+def test_the_screening_is_the_search_with_fewer_steps():
+    fewer, raced = race(steps=36, race_above=43), race(steps=120)
+    assert all(one.complete and one.screening_size is None for one in fewer)
+    for one, other in zip(fewer, raced, strict=True):
+        assert other.screening_size == pytest.approx(one.size, rel=1e-5)
+        if not other.complete:
+            assert torch.equal(one.trigger.mask, other.trigger.mask)
+
+
+def test_without_more_classes_than_places_nobody_stops():
+    assert_equal(search(race_above=2, finalists=4, controls=4), search())
+    assert [each.complete for each in search(race_above=2, finalists=4, controls=3)].count(False) == 1
+
+
+def test_controls_are_drawn_by_lot_from_those_that_are_no_finalists():
+    drawn = []
+    for seed in (1, 2):
+        found = race(seed, steps=4, finalists=4, controls=4)
+        drawn.append({each.target_class for each in found if each.control})
+        assert len(drawn[-1]) == 4
+        assert sum(each.complete for each in found) == 8
+    assert drawn[0] != drawn[1]
+
+
+def test_of_several_restarts_all_are_screened_and_a_class_goes_on_in_all_or_none():
+    found = race(steps=20, restarts=2)
+    third = 168 // 3
+    for each in found:
+        assert each.image_passes == 2 * ((20 if each.complete else 6) * 32 + third)
+    assert sum(each.complete for each in found) == 18
+
+
+def standing(costs, sizes, losses):
+    return SimpleNamespace(
+        controller=SimpleNamespace(cost=torch.tensor(costs)), size=torch.tensor(sizes), loss=torch.tensor(losses)
+    )
+
+
+def finalists(*searches, places):
+    return TriggerInversion(finalists=places)._finalists(list(searches)).tolist()
+
+
+def test_finalists_are_the_smallest_triggers_that_work_or_nearly_do():
+    one = standing([0.1] * 5, [50.0, 30.0, 31.0, 90.0, 20.0], [0.0, 0.2, 0.0, 0.0, 9.0])
+    # size times one plus loss: 50, 36, 31, 90, 200
+    assert finalists(one, places=3) == [2, 1, 0]
+
+
+def test_a_class_on_which_no_cost_has_pressed_yet_is_judged_by_its_loss_and_not_lost():
+    costs = [0.1] * 6 + [0.0, 0.0]
+    sizes = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 500.0, 500.0]
+    one = standing(costs, sizes, [0.1] * 6 + [2.0, 0.5])
+    assert finalists(one, places=4) == [0, 1, 2, 7]
+    assert finalists(one, places=1) == [7]
+    assert sorted(finalists(one, places=7)) == [0, 1, 2, 3, 4, 6, 7]
+
+
+def test_where_no_class_works_yet_those_with_the_smallest_loss_go_on():
+    assert finalists(standing([0.0] * 4, [9.0] * 4, [3.0, 1.0, 2.0, 4.0]), places=2) == [1, 2]
+
+
+def test_where_all_but_a_few_wait_the_places_are_filled():
+    one = standing([0.1, 0.0, 0.0, 0.0, 0.0, 0.0], [9.0] * 6, [1.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    assert finalists(one, places=4) == [0, 5, 4, 3]
+
+
+def test_a_class_is_ranked_by_its_best_restart():
+    first = standing([0.1, 0.1, 0.0], [10.0, 40.0, 500.0], [0.0, 0.0, 1.0])
+    second = standing([0.1, 0.1, 0.1], [90.0, 30.0, 20.0], [0.0, 0.0, 0.0])
+    assert finalists(first, second, places=2) == [0, 2]

@@ -16,15 +16,15 @@ NAME = PACKAGE.name
 
 LAYERS = (
     {"errors"},
-    {"trigger", "evidence", "store"},
+    {"budget", "trigger", "label_rule", "evidence", "store"},
     {"options", "anomaly", "data", "networks", "report"},
     {"classifier"},
     {"loading", "metrics", "activations", "training"},
-    {"inversion", "preconditions"},
+    {"filters", "inversion", "preconditions", "steering", "twins"},
     {"detectors", "mitigations", "attacks"},
     {"canary"},
     {"run"},
-    {"gate"},
+    {"calibrate", "gate"},
     {"plugin", "cli"},
 )
 """From low to high. A module imports from lower layers only, or from its own package."""

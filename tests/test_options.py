@@ -61,6 +61,10 @@ def test_toml_values_are_read_like_their_texts(table: dict[str, Any], attribute:
         ({"resize": "3x4x5"}, "--audit-resize: '3x4x5' must be N or HxW"),
         ({"channels": "2"}, "must be 1 (grey) or 3 (RGB)"),
         ({"index": "log"}, "must be one of calibrated, paper"),
+        ({"budget": "0"}, "--audit-budget"),
+        ({"budget": "soon"}, "--audit-budget"),
+        ({"budget": "nan"}, "--audit-budget"),
+        ({"profile": "fast"}, "--audit-profile: 'fast' must be one of quick, standard"),
         ({"inconclusive": "skip"}, "must be one of fail, allow"),
         ({"allow_pickle": "yes"}, "must be true or false"),
     ],
@@ -83,6 +87,11 @@ def test_all_problems_are_told_at_once() -> None:
         "'anomaly' is not known",
     ):
         assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("30", 30)])
+def test_a_budget_is_a_time_with_its_unit(text: str, seconds: float) -> None:
+    assert build({"budget": text}).budget == seconds
 
 
 def test_limits_come_from_table_and_command_line() -> None:

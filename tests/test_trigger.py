@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.trigger import PatchFamily, Trigger
+from backdoor_audit.trigger import Addition, PatchFamily, Trigger, Warp, load_trigger, trigger_from, warped
 from tests.subjects import seeded
 
 SHAPE = (3, 5, 4)
@@ -106,6 +106,156 @@ def test_other_number_types_become_float32(tmp_path, dtype):
     loaded = Trigger.load(path)
     assert loaded.mask.dtype == loaded.pattern.dtype == torch.float32
     assert torch.equal(loaded.mask, MASK)
+
+
+def test_an_addition_worked_by_hand_is_clipped_to_the_pixel_range():
+    change = torch.tensor([[[0.5, -0.5], [0.25, 0.0]]])
+    stamped = Addition(change, 0).stamp(torch.tensor([[[[0.2, 0.4], [0.9, 0.3]]], [[[1.0, 0.75], [0.0, 1.0]]]]))
+    assert torch.allclose(stamped, torch.tensor([[[[0.7, 0.0], [1.0, 0.3]]], [[[1.0, 0.25], [0.25, 1.0]]]]))
+
+
+NUMBERED = torch.arange(12.0).view(1, 1, 3, 4) / 12
+
+
+def flow_of(across, down, size=(3, 4)):
+    return torch.stack((torch.full(size, float(across)), torch.full(size, float(down))))
+
+
+def test_a_flow_of_zero_changes_nothing():
+    images = torch.rand(3, *SHAPE, generator=seeded(7))
+    assert torch.allclose(Warp(torch.zeros(2, 5, 4), 0).stamp(images), images, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("across", "down", "expected"),
+    [
+        (1, 0, [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]]),
+        (-1, 0, [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]),
+        (0, 1, [[4, 5, 6, 7], [8, 9, 10, 11], [8, 9, 10, 11]]),
+        (-2, -1, [[0, 0, 0, 1], [0, 0, 0, 1], [4, 4, 4, 5]]),
+        (0.5, 0, [[0.5, 1.5, 2.5, 3], [4.5, 5.5, 6.5, 7], [8.5, 9.5, 10.5, 11]]),
+        (9, 9, [[11] * 4] * 3),
+    ],
+)
+def test_a_flow_takes_each_pixel_from_that_many_pixels_away_and_repeats_the_border(across, down, expected):
+    stamped = Warp(flow_of(across, down), 0).stamp(NUMBERED)
+    assert torch.allclose(stamped[0, 0], torch.tensor(expected, dtype=torch.float32) / 12, atol=1e-6)
+
+
+def test_a_flow_at_one_pixel_moves_that_pixel_alone():
+    flow = torch.zeros(2, 3, 4)
+    flow[:, 1, 2] = torch.tensor([1.0, -1.0])  # one to the right, one up
+    expected = NUMBERED.clone()
+    expected[0, 0, 1, 2] = NUMBERED[0, 0, 0, 3]
+    assert torch.allclose(Warp(flow, 0).stamp(NUMBERED), expected, atol=1e-6)
+
+
+def test_every_row_is_moved_by_its_own_flow():
+    images = torch.rand(2, 3, *SHAPE, generator=seeded(8))
+    flows = torch.randn(2, 2, 5, 4, generator=seeded(9))
+    moved = warped(flows, images)
+    for row in range(2):
+        assert torch.allclose(moved[row], Warp(flows[row], 0).stamp(images[row]), atol=1e-6)
+
+
+KINDS = {
+    "patch": random_trigger(),
+    "addition": Addition(2 * torch.rand(SHAPE, generator=seeded(10)) - 1, 6),
+    "warp": Warp(5 * torch.randn(2, 5, 4, generator=seeded(11)), 6),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+def test_every_kind_of_trigger_comes_back_bit_for_bit_as_its_own_kind(tmp_path, kind):
+    trigger = KINDS[kind]
+    trigger.save(tmp_path / "t.safetensors")
+    loaded = load_trigger(tmp_path / "t.safetensors")
+    assert type(loaded) is type(trigger)
+    assert loaded.target_class == 6
+    assert loaded.tensors().keys() == trigger.tensors().keys()
+    assert all(torch.equal(tensor, trigger.tensors()[name]) for name, tensor in loaded.tensors().items())
+
+
+@every_kind
+def test_tensors_make_the_same_trigger_again(kind):
+    again = trigger_from(KINDS[kind].tensors(), 3)
+    images = torch.rand(2, *SHAPE, generator=seeded(12))
+    assert torch.equal(again.stamp(images), KINDS[kind].stamp(images))
+    assert again.target_class == 3
+
+
+@every_kind
+def test_every_kind_asks_for_its_class_and_counts_images_of_all_others(kind):
+    labels = torch.tensor([6, 0, 6, 2])
+    assert KINDS[kind].wanted(labels).tolist() == [6, 6, 6, 6]
+    assert KINDS[kind].eligible(labels).tolist() == [False, True, False, True]
+
+
+@every_kind
+def test_pictures_of_every_kind_can_be_shown(kind):
+    for title, picture in KINDS[kind].pictures().items():
+        assert picture.shape[0] in (1, 3), title
+        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1, title
+
+
+def test_pictures_of_changes_and_warps_worked_by_hand():
+    ((title, picture),) = Addition(torch.tensor([[[0.1, -0.2], [0.0, 0.05]]]), 0).pictures().items()
+    assert title == "change, stretched (largest 0.20 of the range)"
+    assert torch.allclose(picture, torch.tensor([[[0.75, 0.0], [0.5, 0.625]]]))
+    flow = torch.zeros(2, 2, 2)
+    flow[:, 0, 0], flow[0, 1, 1] = torch.tensor([3.0, 4.0]), -2.5
+    ((title, picture),) = Warp(flow, 0).pictures().items()
+    assert title == "distance moved (farthest 5.0 pixels)"
+    assert torch.allclose(picture, torch.tensor([[[1.0, 0.0], [0.0, 0.5]]]))
+    assert all(torch.isfinite(each).all() for each in Warp(torch.zeros(2, 2, 2), 0).pictures().values())
+
+
+@pytest.mark.parametrize("names", [set(), {"mask"}, {"change", "flow"}, {"mask", "pattern", "change"}])
+def test_tensors_of_no_kind_are_refused(names):
+    with pytest.raises(ValueError, match="no kind of trigger"):
+        trigger_from({name: torch.zeros(1, 2, 2) for name in names}, 0)
+
+
+CHANGE, FLOW = torch.zeros(SHAPE), torch.zeros(2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"change": CHANGE}, None),
+        ({"change": CHANGE}, {"target_class": "-1"}),
+        ({"change": CHANGE, "flow": FLOW}, TARGET),
+        ({"change": CHANGE, "mask": MASK, "pattern": PATTERN}, TARGET),
+        ({"change": CHANGE[0]}, TARGET),
+        ({"change": CHANGE + 1.01}, TARGET),
+        ({"change": CHANGE - 1.01}, TARGET),
+        ({"change": CHANGE + torch.nan}, TARGET),
+        ({"change": CHANGE.to(torch.complex64)}, TARGET),
+        ({"change": torch.zeros(3, 0, 4)}, TARGET),
+        ({"flow": FLOW[:1]}, TARGET),
+        ({"flow": torch.zeros(3, 5, 4)}, TARGET),
+        ({"flow": FLOW.unsqueeze(0)}, TARGET),
+        ({"flow": torch.zeros(2, 5, 0)}, TARGET),
+        ({"flow": FLOW + torch.inf}, TARGET),
+        ({"flow": FLOW - torch.inf}, TARGET),
+        ({"flow": FLOW + torch.nan}, TARGET),
+    ],
+)
+def test_a_malformed_change_or_warp_is_refused_in_one_line(tmp_path, tensors, metadata):
+    path = tmp_path / "t.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+    with pytest.raises(DataFormatError) as caught:
+        load_trigger(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["addition", "warp"])
+def test_a_trigger_of_another_kind_is_no_patch(tmp_path, kind):
+    KINDS[kind].save(tmp_path / "t.safetensors")
+    with pytest.raises(DataFormatError, match="`mask`"):
+        Trigger.load(tmp_path / "t.safetensors")
 
 
 def test_the_family_stamps_every_row_as_its_own_trigger_does():

@@ -28,7 +28,6 @@ from backdoor_audit.attacks.bppattack import BppAttack
 from backdoor_audit.attacks.ftrojan import FTrojan
 from backdoor_audit.attacks.input_aware import InputAware
 from backdoor_audit.attacks.label_consistent import LabelConsistent
-from backdoor_audit.attacks.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
 from backdoor_audit.attacks.lira import Lira
 from backdoor_audit.attacks.low_frequency import LowFrequency
 from backdoor_audit.attacks.planted_channel import PlantedChannel
@@ -40,6 +39,7 @@ from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.attacks.trojannn import TrojanNN
 from backdoor_audit.attacks.wanet import WaNet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
 
 __all__ = [
     "ATTACKS",

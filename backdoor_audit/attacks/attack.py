@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from backdoor_audit.attacks.label_rule import RULES, AllToAll, AllToOne, LabelRule
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import RULES, AllToAll, AllToOne, LabelRule
 from backdoor_audit.metrics import Rate, clean_accuracy, leak, triggered_rates
 from backdoor_audit.training import OnBatch, Recipe, fit
 from backdoor_audit.trigger import Trigger

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images, train
-from backdoor_audit.attacks.label_rule import CleanLabel, LabelRule
 from backdoor_audit.attacks.trigger_network import new_network
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import CleanLabel, LabelRule
 from backdoor_audit.networks import build_network
 from backdoor_audit.training import Recipe
 

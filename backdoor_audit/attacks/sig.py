@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
-from backdoor_audit.attacks.label_rule import CleanLabel, LabelRule
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import CleanLabel, LabelRule
 
 WAVES = ("sine", "ramp")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.attacks.badnets import BadNets
-from backdoor_audit.attacks.label_rule import LabelRule, SourceSpecific
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import LabelRule, SourceSpecific
 from backdoor_audit.trigger import Trigger
 
 

@@ -6,47 +6,68 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger, trigger_from
+
+SOURCE_SPECIFIC = "triggers that work from some source classes only"
+MANY_CLASSES = "triggers for a third of the classes or more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """One class under a detector.
+    """One class under a detector; ``target_class`` is None for all-to-all, where every class goes to the next.
 
-    ``size`` is the size of its smallest trigger in pixels, ``size_ratio`` that over the median of all classes. Success
-    rates are fractions of other classes' images: ``success_opt`` on those the search used, ``success_val`` on held-out
-    ones. Indices and p-value are None when the class has none: its trigger was not reached, or there is no spread.
+    ``success_val`` is the share of held-out images of other classes that the trigger sends there; ``index`` the calibrated
+    anomaly index and ``p_value`` the share of clean models in which *some* class is as extreme; None where there is none.
+
+    Detectors by size also give ``size``, that of the smallest trigger in pixels, ``size_ratio``, that over the median of all
+    classes, ``success_opt`` on the images that were searched, and whether the success threshold was ``reached``.
+    Under a detector whose ``rows`` are sources, ``target_class`` is the class that images leave, ``landing`` where they go.
+
+    Detectors by margin give the ``margin`` reached, the mean over the reference twins (``natural_margin``,
+    ``natural_success``), what exceeds them (``excess``) and the same over the spread of the classes (``deviation``).
     """
 
-    target_class: int
-    size: float
-    size_ratio: float | None
-    reached: bool
-    success_opt: float
+    target_class: int | None
     success_val: float
     index: float | None
-    paper_index: float | None
-    log_index: float | None
     p_value: float | None
-    steps: int
     image_passes: int
+    size: float | None = None
+    size_ratio: float | None = None
+    reached: bool = True
+    success_opt: float | None = None
+    paper_index: float | None = None
+    log_index: float | None = None
+    steps: int | None = None
+    margin: float | None = None
+    natural_margin: float | None = None
+    natural_success: float | None = None
+    landing: int | None = None
+    excess: float | None = None
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Detection:
-    """A detector's answer about one model. ``triggers`` run in the order of ``scores``.
+    """A detector's answer about one model. ``triggers`` run in the order of ``scores``, as far as those are of one class.
 
-    ``inconclusive`` says why there is no answer; it is empty when there is one. ``p_value`` is that of the smallest
-    trigger among all classes. ``image_passes`` counts forward and backward of one image, over all classes.
+    ``means`` says in words what a trigger of this detector is, ``reference`` which clean models its index was calibrated
+    on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``p_value`` is that of the most extreme
+    class. ``image_passes`` counts forward and backward of one image, over all classes.
     """
 
     detector: str
     settings: str
     scores: Sequence[ClassScore]
-    triggers: Sequence[Trigger]
+    triggers: Sequence[AnyTrigger]
     inconclusive: str = ""
+    means: str = "a trigger"
+    rows: str = "target"
+    reference: str = ""
     p_value: float | None = None
     median_size: float | None = None
     cut_size: float | None = None
@@ -58,45 +79,75 @@ class Detection:
         """Forward and backward passes of one image, over all classes."""
         return sum(score.image_passes for score in self.scores)
 
-    def score(self, target_class: int) -> ClassScore | None:
-        """The row of one class, if the detector has one."""
+    def score(self, target_class: int | None) -> ClassScore | None:
+        """The row of one class (None: all-to-all), if the detector has one."""
         return next((score for score in self.scores if score.target_class == target_class), None)
 
-    def trigger(self, target_class: int) -> Trigger | None:
+    def trigger(self, target_class: int | None) -> AnyTrigger | None:
         """The trigger found for one class, if there is one."""
         return next((trigger for trigger in self.triggers if trigger.target_class == target_class), None)
 
-    def judge(self, target_class: int, limits: Limits, *, index: str = "calibrated", name: str = "") -> Finding:
+    def judge(self, target_class: int | None, limits: Limits, *, index: str = "calibrated", name: str = "") -> Finding:
         """Whether this class has a trigger that natural images do not explain.
 
-        A class fails when its index is above the limit *and* the trigger is small beside the median *and* it works on
-        held-out images. It passes when its trigger is not small. In between, a small trigger that is no outlier or works on
-        too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. ``index`` chooses
-        the calibrated index or the paper's, whose rule has no other condition. ``name`` is how to call the class.
+        By size, a class fails when its index is above the limit *and* the trigger is small beside the median *and* it works
+        on held-out images. It passes when its trigger is not small. In between, a small trigger that is no outlier or works
+        on too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. ``index`` chooses
+        the calibrated index or the paper's, whose rule has no other condition.
+
+        By margin, a class passes when its index is not above the limit; above it, it fails if the trigger works on held-out
+        images, and is inconclusive if it does not. ``name`` is how to call the class.
         """
-        name = name or str(target_class)
+        name = name or ("all to all" if target_class is None else str(target_class))
+        name = name if target_class is None else f"class {name}"
         score = self.score(target_class)
         common: dict[str, Any] = {
             "limit": limits.anomaly_index,
             "settings": self.settings,
             "target_class": target_class,
-            "details": asdict(score) if score else {},
+            "details": {key: value for key, value in asdict(score).items() if value is not None} if score else {},
         }
         if self.inconclusive or score is None:
-            reason = self.inconclusive or f"class {name} was not searched"
+            reason = self.inconclusive or f"{name} was not searched"
             return inconclusive("anomaly_index", reason, **common)
+        if score.margin is not None:
+            return self._judge_margin(score, limits, name, common)
+        return self._judge_size(score, limits, index, name, common)
+
+    def _judge_margin(self, score: ClassScore, limits: Limits, name: str, common: dict[str, Any]) -> Finding:
+        if score.index is None:
+            return inconclusive("anomaly_index", f"{name}: no index could be computed", **common)
+        works = score.success_val >= limits.steering_success
+        where = "there" if score.target_class is not None else "to the next class each"
+        if self.rows == "source":
+            name = f"from {name}"
+            where = f"away, most to class {score.landing}"
+            common = {**common, "target_class": score.landing}
+        reason = (
+            f"{name}: {self.means} sends {score.success_val:.0%} of held-out images {where}; in clean models trained on the "
+            f"same images such a one sends {score.natural_success or 0:.0%}"
+        )
+        verdict = Verdict.PASS
+        if score.index > limits.anomaly_index:
+            verdict = Verdict.FAIL if works else Verdict.INCONCLUSIVE
+            reason += (
+                "" if works else f"; an outlier, but on less than {limits.steering_success:.0%} of held-out images"
+            )
+        return Finding(audit="", statistic="anomaly_index", value=score.index, verdict=verdict, reason=reason, **common)
+
+    def _judge_size(self, score: ClassScore, limits: Limits, index: str, name: str, common: dict[str, Any]) -> Finding:
         if not score.reached:
             return inconclusive(
                 "anomaly_index",
-                f"class {name}: no trigger reached the success threshold in {score.steps} steps (the last one sends "
+                f"{name}: no trigger reached the success threshold in {score.steps} steps (the last one sends "
                 f"{score.success_val:.0%} of held-out images there); raise --audit-steps",
                 **common,
             )
         value = score.index if index == "calibrated" else score.paper_index
-        if value is None or score.size_ratio is None or self.median_size is None:
-            return inconclusive("anomaly_index", f"class {name}: no index could be computed", **common)
+        if value is None or score.size is None or score.size_ratio is None or self.median_size is None:
+            return inconclusive("anomaly_index", f"{name}: no index could be computed", **common)
         reason = (
-            f"class {name}: a {_pixels(score.size)}-pixel trigger sends {score.success_val:.0%} of held-out images there; "
+            f"{name}: a {_pixels(score.size)}-pixel trigger sends {score.success_val:.0%} of held-out images there; "
             f"median of all classes {_pixels(self.median_size)} pixels"
         )
         if index == "paper":
@@ -117,31 +168,44 @@ class Detection:
             verdict = Verdict.FAIL
         return Finding(audit="", statistic="anomaly_index", value=value, verdict=verdict, reason=reason, **common)
 
-    def flagged(self, limits: Limits, *, index: str = "calibrated") -> tuple[Trigger, ...]:
-        """The triggers of the classes that `judge` fails, smallest first."""
+    def flagged(self, limits: Limits, *, index: str = "calibrated") -> tuple[AnyTrigger, ...]:
+        """The triggers of the classes that `judge` fails, the most extreme first."""
         failing = [
             score
             for score in self.scores
             if self.judge(score.target_class, limits, index=index).verdict is Verdict.FAIL
         ]
-        found = [self.trigger(score.target_class) for score in sorted(failing, key=lambda score: score.size)]
+        ordered = sorted(failing, key=lambda score: score.size if score.size is not None else -(score.index or 0))
+        found = [self.trigger(score.target_class) for score in ordered]
         return tuple(trigger for trigger in found if trigger is not None)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the tensors, for the record."""
         stored = {
             name: getattr(self, name)
-            for name in ("detector", "settings", "inconclusive", "p_value", "median_size", "cut_size", "seconds")
+            for name in (
+                "detector",
+                "settings",
+                "inconclusive",
+                "means",
+                "rows",
+                "reference",
+                "p_value",
+                "median_size",
+                "cut_size",
+                "seconds",
+            )
         }
         scores = [asdict(score) for score in self.scores]
         return {**stored, "blind_spots": list(self.blind_spots), "image_passes": self.image_passes, "classes": scores}
 
     def pack(self) -> Packed:
         """For the store."""
-        tensors = {}
-        for trigger in self.triggers:
-            tensors[f"{trigger.target_class}.mask"] = trigger.mask
-            tensors[f"{trigger.target_class}.pattern"] = trigger.pattern
+        tensors = {
+            f"{trigger.target_class}.{name}": tensor
+            for trigger in self.triggers
+            for name, tensor in trigger.tensors().items()
+        }
         return Packed(tensors, {**self.summary(), "triggers": [trigger.target_class for trigger in self.triggers]})
 
     @classmethod
@@ -150,10 +214,11 @@ class Detection:
         values = dict(packed.values)
         values.pop("image_passes")
         scores = [ClassScore(**score) for score in values.pop("classes")]
-        triggers = [
-            Trigger(packed.tensors[f"{target}.mask"], packed.tensors[f"{target}.pattern"], target)
-            for target in values.pop("triggers")
-        ]
+        parts: dict[int, dict[str, Tensor]] = {target: {} for target in values.pop("triggers")}
+        for key, tensor in packed.tensors.items():
+            target, _, name = key.partition(".")
+            parts[int(target)][name] = tensor
+        triggers = [trigger_from(tensors, target) for target, tensors in parts.items()]
         return cls(**values, scores=scores, triggers=triggers)
 
     def timed(self, seconds: float) -> Detection:

@@ -11,7 +11,7 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.outcome import Mitigation
 from backdoor_audit.mitigations.pruning import not_applicable, sweep
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class LinfPruning:
     name = "linf_pruning"
 
     def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: Trigger, *, generator: torch.Generator
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
     ) -> Mitigation:
         """A pruned copy, judged on ``val``; not applicable to networks that do not end in a feature map and linear layers."""
         del generator

@@ -12,7 +12,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.outcome import Mitigation, Outcome, score
 from backdoor_audit.mitigations.pruning import not_applicable, sweep
 from backdoor_audit.training import fit
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class NeuronPruning:
     name = "nc_pruning"
 
     def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: Trigger, *, generator: torch.Generator
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
     ) -> Mitigation:
         """A pruned copy, judged on ``val``; not applicable without a final linear layer."""
         del generator
@@ -67,7 +67,7 @@ class Unlearning:
     name = "nc_unlearning"
 
     def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: Trigger, *, generator: torch.Generator
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
     ) -> Mitigation:
         """A fine-tuned copy, judged on ``val``."""
         images = opt.images.clone()

@@ -11,7 +11,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Limits, judge
 from backdoor_audit.metrics import clean_accuracy, triggered_rates
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Scores:
     robust_accuracy: float
 
 
-def score(classifier: Classifier, clean: CleanSet, trigger: Trigger) -> Scores:
+def score(classifier: Classifier, clean: CleanSet, trigger: AnyTrigger) -> Scores:
     """All three scores on one set."""
     return Scores(
         clean_accuracy(classifier, clean.images, clean.labels),

@@ -10,7 +10,7 @@ from torch import Tensor
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.outcome import CurvePoint, Mitigation, Outcome, Scores, score
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import AnyTrigger
 
 PRUNE_RATES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.17, 0.2, 0.25, 0.3, 0.4, 0.5)
 
@@ -40,7 +40,7 @@ def sweep(
     classifier: Classifier,
     opt: CleanSet,
     val: CleanSet,
-    trigger: Trigger,
+    trigger: AnyTrigger,
     *,
     layer: str,
     inputs: bool,
@@ -91,7 +91,7 @@ def _drop(before: Scores, after: Scores, name: str) -> float:
     return float(getattr(before, name) - getattr(after, name))
 
 
-def not_applicable(method: str, settings: str, trigger: Trigger, reason: str) -> Mitigation:
+def not_applicable(method: str, settings: str, trigger: AnyTrigger, reason: str) -> Mitigation:
     """The answer of a method whose layer this network does not have."""
     outcome = Outcome(method=method, settings=settings, target_class=trigger.target_class, not_applicable=reason)
     return Mitigation(outcome, None)

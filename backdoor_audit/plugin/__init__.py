@@ -24,6 +24,7 @@ from backdoor_audit.plugin.fixtures import (
     clean_set,
     detection,
     evidence,
+    filtering,
     limits,
     preconditions,
     repair,
@@ -41,6 +42,7 @@ __all__ = [
     "clean_set",
     "detection",
     "evidence",
+    "filtering",
     "limits",
     "preconditions",
     "repair",
@@ -160,16 +162,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
         return
     from backdoor_audit.canary import CANARIES
-    from backdoor_audit.detectors import DETECTORS
+    from backdoor_audit.filters import FILTERS
     from backdoor_audit.mitigations import MITIGATIONS
     from backdoor_audit.preconditions import PRECONDITIONS
+    from backdoor_audit.run import item_id
 
     if "condition" in metafunc.fixturenames:
         metafunc.parametrize("condition", [condition.__name__ for condition in PRECONDITIONS])
     if "target_class" in metafunc.fixturenames:
-        pairs = [(entry.name, target) for entry in DETECTORS for target in range(session.start().num_classes)]
-        ids = [f"{name}-class_{target}" for name, target in pairs]
-        metafunc.parametrize(("detection", "target_class"), pairs, ids=ids, indirect=["detection"])
+        items = session.start().items
+        ids = [item_id(*item) for item in items]
+        metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
+    if "filtering" in metafunc.fixturenames:
+        metafunc.parametrize("filtering", FILTERS, indirect=True)
     if "repair" in metafunc.fixturenames:
         metafunc.parametrize("repair", [method.name for method in MITIGATIONS], indirect=True)
     if "sightings" in metafunc.fixturenames:

@@ -77,7 +77,7 @@ def clean_set(audit_run: Audit) -> CleanSet:
 
 
 @pytest.fixture(scope="session")
-def class_name(audit_run: Audit) -> Callable[[int], str]:
+def class_name(audit_run: Audit) -> Callable[[int | None], str]:
     """How to call a class."""
     return audit_run.class_name
 
@@ -108,6 +108,15 @@ def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, .
     if reason:
         pytest.skip(reason)
     return audit_run.repair(request.param)
+
+
+@pytest.fixture
+def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
+    """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
+    finding = audit_run.filtering(request.param)
+    if isinstance(finding, str):
+        pytest.skip(finding)
+    return finding
 
 
 @pytest.fixture
@@ -166,10 +175,11 @@ def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Find
 
     if finding.statistic == "anomaly_index" and finding.verdict is Verdict.FAIL and finding.target_class is not None:
         name = f"{finding.audit.rpartition('[')[2].rstrip(']')}.safetensors"
-        trigger = next(found for found in run.triggers_found() if found.target_class == finding.target_class)
-        (session.report / "triggers").mkdir(parents=True, exist_ok=True)
-        trigger.save(session.report / "triggers" / name)
-        finding = replace(finding, artifacts={"trigger": f"triggers/{name}"})
+        trigger = run.detection(name.partition("-")[0]).trigger(finding.target_class)
+        if trigger is not None:
+            (session.report / "triggers").mkdir(parents=True, exist_ok=True)
+            trigger.save(session.report / "triggers" / name)
+            finding = replace(finding, artifacts={"trigger": f"triggers/{name}"})
     if not session.config.pluginmanager.hasplugin("html"):
         return finding, []
     return finding, draw(run, finding)

@@ -37,6 +37,7 @@ class AuditSession:
         self.workerinput: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         self.report = Path(options.report)
         self.began = time.perf_counter()
+        self.budget_began = float(self.workerinput["backdoor_audit_began"]) if self.workerinput else time.time()
         self.run: Audit | None = None
         self.record: Record | None = None
         self.expected: list[str] = []
@@ -73,6 +74,7 @@ class AuditSession:
                 Store(self.store_folder()),
                 module=module,
                 progress=True,
+                began=self.budget_began,
                 worker=int(worker) if worker.isdigit() else 0,
             )
             with warnings.catch_warnings():
@@ -112,6 +114,7 @@ class AuditSession:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker what the controller knows already."""
         node.workerinput["backdoor_audit_store"] = str(self.store_folder())
+        node.workerinput["backdoor_audit_began"] = self.budget_began
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:

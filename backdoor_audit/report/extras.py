@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from backdoor_audit.evidence import POWER, Finding, Record, Verdict
-from backdoor_audit.report.pictures import size_chart, strip
+from backdoor_audit.report.pictures import index_chart, size_chart, strip
 from backdoor_audit.report.terminal import canaries_seen, headline
 
 if TYPE_CHECKING:
     from backdoor_audit.run import Audit
-    from backdoor_audit.trigger import Trigger
+    from backdoor_audit.trigger import AnyTrigger
 
 _EXAMPLES = 4
 _DRAWN_CLASSES = 100  # of models with more classes, only those that are not a pass are drawn: pages must open
@@ -24,16 +24,19 @@ def draw(run: Audit, finding: Finding) -> list[dict[str, Any]]:
     """One extra in pytest-html's own form; every word that comes from a file is escaped."""
     name = finding.audit.partition("[")[2].rstrip("]")
     parts = [_facts(finding)]
-    if finding.statistic == "anomaly_index" and finding.target_class is not None:
+    if finding.statistic == "anomaly_index":
         detection = run.detection(name.partition("-")[0])
+        drawn = run.num_classes <= _DRAWN_CLASSES or finding.verdict is not Verdict.PASS
         trigger = detection.trigger(finding.target_class)
-        if trigger is not None and (run.num_classes <= _DRAWN_CLASSES or finding.verdict is not Verdict.PASS):
-            masked = trigger.mask * trigger.pattern
-            parts.append(_figure([trigger.mask, trigger.pattern, masked], "mask, pattern, pattern under the mask"))
+        if trigger is not None and drawn:
+            pictures = trigger.pictures()
+            parts.append(_figure(list(pictures.values()), ", ".join(pictures)))
             parts.append(_stamped(run, trigger))
-            names = run.clean_set.class_names
-            limit = run.options.limits.size_ratio
-            parts.append(size_chart(detection.summary(), limit, names, finding.target_class))
+        if drawn:
+            names, limits = run.clean_set.class_names, run.options.limits
+            parts.append(size_chart(detection.summary(), limits.size_ratio, names, finding.target_class))
+            if detection.median_size is None:
+                parts.append(index_chart(detection.summary(), limits.anomaly_index, names, finding.target_class))
     if finding.statistic in ("attack_success_rate", "clean_accuracy_drop"):
         parts += [_curve(outcome.summary()) for outcome in run.repair(name) if outcome.curve]
     if finding.statistic == POWER:
@@ -55,7 +58,7 @@ def verdict_banner(record: Record) -> str:
     return f'<p style="{style}">{escape(headline(record))}</p><ul>{rows}</ul>'
 
 
-def _stamped(run: Audit, trigger: Trigger) -> str:
+def _stamped(run: Audit, trigger: AnyTrigger) -> str:
     """Held-out images of different classes before and after stamping, with what the model says and how sure it is."""
     others = run.split[1].without_class(trigger.target_class)
     chosen = [int((others.labels == label).nonzero()[0]) for label in others.labels.unique().tolist()[:_EXAMPLES]]

@@ -54,12 +54,14 @@ def headline(record: Record) -> str:
         return f"INCONCLUSIVE: {_why_inconclusive(record)}"
     if record.flagged_classes:
         return f"FAIL: hidden trigger found for {_called(record, record.flagged_classes)}"
+    if record.flagged_all_to_all:
+        return "FAIL: hidden trigger found that sends every class to the next"
     return "FAIL: a limit was exceeded"
 
 
 def _why_inconclusive(record: Record) -> str:
     if record.suspected_classes:
-        return f"suspiciously small trigger for {_called(record, record.suspected_classes)}; not a clean result"
+        return f"suspicious trigger for {_called(record, record.suspected_classes)}; not a clean result"
     if record.power not in (None, Verdict.PASS) and not record.errors and not record.not_run and _silent(record):
         missed = (
             "a planted one was not found either" if record.power is Verdict.FAIL else "none could be planted to compare"

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from backdoor_audit.attacks.bit_trojan import BitTrojan
-from backdoor_audit.attacks.label_rule import AllToAll, AllToOne
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToAll, AllToOne
 from backdoor_audit.training import Recipe
 from tests.subjects import (
     assert_unchanged,

@@ -6,10 +6,10 @@ from torch.nn import functional
 
 from backdoor_audit.attacks import bppattack
 from backdoor_audit.attacks.bppattack import BppAttack
-from backdoor_audit.attacks.label_rule import AllToOne
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToOne
 from backdoor_audit.networks import build_network
 from backdoor_audit.training import Recipe
 from tests.subjects import assert_unchanged, seeded, snapshot

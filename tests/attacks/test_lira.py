@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from backdoor_audit.attacks.attack import measure
-from backdoor_audit.attacks.label_rule import AllToAll
 from backdoor_audit.attacks.lira import Lira
 from backdoor_audit.attacks.trigger_network import TriggerNetwork
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToAll
 from backdoor_audit.training import Recipe
 from tests.subjects import random_network, row_images, seeded, snapshot
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from backdoor_audit.attacks import refool
-from backdoor_audit.attacks.label_rule import CleanLabel
 from backdoor_audit.attacks.refool import Refool
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import CleanLabel
 from tests.subjects import seeded
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backdoor_audit.attacks.label_rule import AllToOne, CleanLabel
 from backdoor_audit.attacks.sig import Sig
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToOne, CleanLabel
 from tests.subjects import seeded
 
 

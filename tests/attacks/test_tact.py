@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from backdoor_audit.attacks.label_rule import AllToOne, SourceSpecific
 from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToOne, SourceSpecific
 from tests.subjects import seeded
 
 

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from backdoor_audit.activations import capture
 from backdoor_audit.attacks import trojannn
 from backdoor_audit.attacks.attack import measure
-from backdoor_audit.attacks.label_rule import AllToAll
 from backdoor_audit.attacks.trojannn import TrojanNN
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToAll
 from backdoor_audit.training import Recipe, fit
 from tests.subjects import by_brightness, grey_images, random_network, row_images, seeded
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backdoor_audit.attacks.label_rule import AllToAll, AllToOne
 from backdoor_audit.attacks.wanet import WaNet, poisoned_batches
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.label_rule import AllToAll, AllToOne
 from backdoor_audit.networks import build_network
 from backdoor_audit.training import Recipe
 from tests.subjects import assert_unchanged, random_network, seeded, snapshot

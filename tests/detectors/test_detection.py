@@ -8,10 +8,12 @@ import torch
 from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.trigger import Addition, Trigger, Warp
 from tests.subjects import seeded
 
-LIMITS = Limits(anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9)  # not the defaults, which may move
+LIMITS = Limits(
+    anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9, steering_success=0.6
+)  # not the defaults, which may move
 
 
 def class_score(target_class=4, **values):
@@ -88,6 +90,92 @@ def test_each_condition_of_a_verdict(values, verdict, reason):
     finding = judged(class_score(**values))
     assert finding.verdict is verdict
     assert reason in finding.reason
+
+
+def margin_score(target_class=4, **values):
+    """A class that is steered to far beyond its twins, on most held-out images."""
+    defaults = {
+        "success_val": 0.8,
+        "index": 3.0,
+        "p_value": 0.001,
+        "image_passes": 900,
+        "margin": 1.5,
+        "natural_margin": -0.5,
+        "natural_success": 0.07,
+        "excess": 2.0,
+        "deviation": 5.0,
+    }
+    return ClassScore(target_class=target_class, **{**defaults, **values})
+
+
+def steered(*scores, **values):
+    common = {"detector": "stripes", "settings": "Stripes()", "triggers": [], "means": "faint stripes"}
+    return Detection(scores=list(scores), **{**common, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict", "reason"),
+    [
+        ({}, Verdict.FAIL, "faint stripes sends 80% of held-out images there"),
+        ({"index": 2.0}, Verdict.PASS, "in clean models trained on the same images such a one sends 7%"),
+        ({"index": 2.0001}, Verdict.FAIL, "class 4: "),
+        ({"index": -7.0}, Verdict.PASS, "class 4: "),
+        ({"success_val": 0.6}, Verdict.FAIL, "class 4: "),
+        ({"success_val": 0.59}, Verdict.INCONCLUSIVE, "an outlier, but on less than 60% of held-out images"),
+        ({"success_val": 0.59, "index": 2.0}, Verdict.PASS, "class 4: "),
+        ({"success_val": math.nan}, Verdict.INCONCLUSIVE, "an outlier, but on less than 60%"),
+        ({"index": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
+    ],
+)
+def test_each_condition_of_a_verdict_by_margin(values, verdict, reason):
+    finding = steered(margin_score(**values)).judge(4, LIMITS)
+    assert finding.verdict is verdict
+    assert reason in finding.reason
+    assert finding.value == values.get("index", 3.0)
+    assert (finding.statistic, finding.limit, finding.settings) == ("anomaly_index", 2.0, "Stripes()")
+
+
+def test_limits_of_the_user_hold_for_margins_too():
+    detection = steered(margin_score())
+    assert detection.judge(4, replace(LIMITS, anomaly_index=3.5)).verdict is Verdict.PASS
+    assert detection.judge(4, replace(LIMITS, steering_success=0.9)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_all_to_all_is_judged_and_told_as_such():
+    finding = steered(margin_score(None)).judge(None, LIMITS)
+    assert (finding.verdict, finding.target_class) == (Verdict.FAIL, None)
+    assert finding.reason.startswith("all to all: faint stripes sends 80% of held-out images to the next class each")
+    missing = steered(margin_score(3)).judge(None, LIMITS)
+    assert (missing.verdict, missing.reason) == (Verdict.INCONCLUSIVE, "all to all was not searched")
+
+
+def test_the_details_of_a_finding_hold_what_was_measured_and_nothing_that_was_not():
+    details = steered(margin_score()).judge(4, LIMITS).details
+    assert (details["margin"], details["natural_margin"], details["deviation"]) == (1.5, -0.5, 5.0)
+    assert not {"size", "size_ratio", "steps", "paper_index"} & details.keys()
+    assert not {"margin", "excess", "natural_success"} & judged(class_score()).details.keys()
+
+
+def test_flagged_triggers_by_margin_come_most_extreme_first_and_all_to_all_has_none():
+    scores = [margin_score(0, index=2.5), margin_score(1, index=9.0), margin_score(2, index=1.0), margin_score(None)]
+    triggers = [Addition(torch.zeros(1, 2, 2), target) for target in range(3)]
+    assert [found.target_class for found in steered(*scores, triggers=triggers).flagged(LIMITS)] == [1, 0]
+
+
+def test_a_packed_detection_of_changes_and_warps_comes_back_equal():
+    triggers = [
+        Addition(torch.rand(1, 2, 2, generator=seeded()), 0),
+        Warp(torch.rand(2, 2, 2, generator=seeded(1)), 12),
+    ]
+    detection = steered(margin_score(0), margin_score(12, index=None), margin_score(None), triggers=triggers)
+    packed = detection.pack()
+    back = Detection.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    assert back.summary() == detection.summary()
+    assert list(back.scores) == list(detection.scores)
+    assert [type(trigger) for trigger in back.triggers] == [Addition, Warp]
+    assert torch.equal(back.trigger(0).change, triggers[0].change)
+    assert torch.equal(back.trigger(12).flow, triggers[1].flow)
+    assert back.trigger(None) is None
 
 
 def test_the_paper_index_is_judged_when_it_is_chosen():

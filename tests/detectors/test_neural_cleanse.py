@@ -1,11 +1,19 @@
+import statistics
+
+import numpy as np
 import pytest
 import torch
 
+from backdoor_audit.anomaly import anomaly, null_quantile
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import NeuralCleanse
+from backdoor_audit.detectors.neural_cleanse import _screened, _searched_in_full
+from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.inversion import Inversion
 from backdoor_audit.metrics import attack_success_rate
-from tests.subjects import random_network, row_images, row_reader, seeded
+from tests.subjects import random_network, row_images, row_reader, seeded, square_trigger
+from tests.test_inversion import pixel_images, pixel_reader
 
 LIMITS = Limits()
 
@@ -115,3 +123,140 @@ def test_the_same_seed_gives_the_same_detection(backdoored):
     assert all(
         torch.equal(one.mask, other.mask) for one, other in zip(again.triggers, backdoored.triggers, strict=True)
     )
+
+
+def detect_many(*backdoors, **options):
+    opt, val = pixel_images(), pixel_images(seed=5)
+    detector = NeuralCleanse(batch_size=96, **options)  # so large that what works on a batch works on nearly all images
+    return detector(pixel_reader(backdoors=backdoors), opt, val, generator=seeded(1))
+
+
+@pytest.fixture(scope="module")
+def raced():
+    return detect_many(30)
+
+
+def test_in_a_race_of_forty_three_classes_exactly_the_planted_one_is_flagged(raced):
+    assert flagged(raced) == [30]
+    verdicts = [raced.judge(target, LIMITS).verdict for target in range(43)]
+    assert verdicts == [Verdict.PASS] * 30 + [Verdict.FAIL] + [Verdict.PASS] * 12
+
+
+def test_a_clean_model_of_forty_three_classes_is_not_flagged():
+    detection = detect_many()
+    assert [detection.judge(target, LIMITS).verdict for target in range(43)] == [Verdict.PASS] * 43
+
+
+def test_classes_that_stopped_are_compared_at_the_effort_of_the_screening(raced):
+    stopped = [score for score in raced.scores if score.steps == 72]
+    assert len(stopped) == 25
+    early = {score.size / score.size_ratio for score in stopped}
+    assert max(early) == pytest.approx(min(early))
+    assert max(early) > 1.3 * raced.median_size
+    finished = [score for score in raced.scores if score.steps != 72]
+    assert [score.size / score.size_ratio for score in finished] == pytest.approx([raced.median_size] * 18)
+
+
+def test_how_far_a_race_went_is_said(raced):
+    coverage = "43 classes raced: 6 finalists and 12 controls searched in full, 25 for 72 of 240 steps"
+    assert raced.settings == f"{NeuralCleanse(batch_size=96)!r}; {coverage}"
+    assert any(coverage in spot for spot in raced.blind_spots)
+    assert coverage in raced.judge(0, LIMITS).settings
+
+
+def test_a_full_search_of_many_classes_can_be_asked_for(raced):
+    whole = detect_many(30, race_above=43)
+    assert whole.settings == "NeuralCleanse(steps=240, batch_size=96, restarts=1, race_above=43)"
+    assert not any("raced" in spot for spot in whole.blind_spots)
+    assert flagged(whole) == [30]
+    assert raced.image_passes < 0.7 * whole.image_passes
+
+
+def inversion(target_class, size, **options):
+    options = {"reached": True, **options}
+    trigger = square_trigger((1, 4, 4), target_class=target_class)
+    return Inversion(trigger, size, 1.0, options.pop("reached"), 10, 100, **options)
+
+
+def race_of(finalists, controls, stopped):
+    """Inversions in that order; sizes of classes that stopped are those of the screening."""
+    sizes = [
+        *((size, {}) for size in finalists),
+        *((size, {"control": True}) for size in controls),
+        *((size, {"complete": False, "screening_size": size}) for size in stopped),
+    ]
+    return [inversion(target, size, **options) for target, (size, options) in enumerate(sizes)]
+
+
+def test_classes_that_stopped_count_as_values_between_those_of_the_controls():
+    # four that stopped between logs 0 and 1 of two controls: 0, 0.25, 0.75 and 1
+    inversions = race_of([np.exp(-3), np.exp(-2)], [1.0, np.e], [500.0] * 4)
+    compared = _searched_in_full(inversions, None)
+    logs = [-3, -2, 0, 1, 0, 0.25, 0.75, 1]
+    centre = statistics.median(logs)
+    mad = 1.4826 * statistics.median(abs(value - centre) for value in logs)
+    assert compared.result.log_index == pytest.approx([(centre - value) / mad for value in logs])
+    assert compared.result.median_size == pytest.approx(statistics.median(np.exp(logs)))
+    assert compared.positions == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_references_are_taken_into_account_in_a_race_too():
+    generator = np.random.default_rng(2)
+    sizes, natural = np.exp(generator.standard_normal(43)), np.exp(3 * generator.standard_normal(43))
+    plain = _searched_in_full(race_of(sizes[:8], sizes[8:20], sizes[20:]), None).result
+    scaled = sizes * natural
+    measured = _searched_in_full(race_of(scaled[:8], scaled[8:20], scaled[20:]), natural.tolist()).result
+    assert measured.index == pytest.approx(plain.index)
+    assert measured.p_value == pytest.approx(plain.p_value)
+
+
+def test_controls_that_were_not_reached_stand_for_classes_that_would_not_be():
+    inversions = race_of([1.0] * 3 + [2.0], [3.0, 4.0, 5.0, 6.0], [500.0] * 8)
+    inversions[4] = inversion(4, 9.0, control=True, reached=False)
+    result = _searched_in_full(inversions, None)
+    assert len(result.result.index) == 4 + 3 + 6  # three of four controls: six of eight
+    assert 4 not in result.positions
+
+
+def test_a_race_in_which_no_control_was_reached_is_inconclusive():
+    inversions = race_of([1.0, 2.0, 3.0, 4.0, 5.0], [1.0], [500.0])
+    assert len(_searched_in_full(inversions, None).result.index) == 7
+    inversions[5] = inversion(5, 9.0, control=True, reached=False)
+    with pytest.raises(DegenerateScoresError, match="for 5 of 6 classes only"):
+        _searched_in_full(inversions, None)
+
+
+def test_a_class_that_stopped_without_a_working_trigger_is_not_compared():
+    inversions = race_of([1.0], [2.0], [3.0, 4.0, 5.5, 7.0, 9.0])
+    sizes = [3.0, 4.0, 5.5, 7.0, 9.0]
+    assert _screened(inversions).result == anomaly(sizes)
+    assert _screened(inversions).positions == {2: 0, 3: 1, 4: 2, 5: 3, 6: 4}
+    inversions[6] = inversion(6, 300.0, complete=False, reached=False)
+    assert _screened(inversions) is None
+
+
+def test_races_without_an_outlier_have_p_values_as_they_should(monkeypatch):
+    """Of clean races 5 % have a p-value of at most 0.05, and so on; taken for 43 independent classes, 13 % would."""
+    monkeypatch.setattr("backdoor_audit.anomaly._p_value", lambda *_: 1.0)  # slow, and replaced by those of races
+    generator, cut = np.random.default_rng(11), null_quantile(43, 0.05)
+    smallest, unaware = [], []
+    for _ in range(600):
+        final, noise = generator.standard_normal((2, 43))
+        order = np.argsort(0.7 * final + 0.51**0.5 * noise)
+        drawn = generator.permutation(order[8:])
+        inversions = race_of(np.exp(final[order[:8]]), np.exp(final[drawn[:12]]), np.exp(final[drawn[12:]]))
+        result = _searched_in_full(inversions, None).result
+        smallest.append(min(result.p_value))
+        unaware.append(max(result.log_index) > cut)
+    for rate in (0.05, 0.2, 0.5):  # standard errors: 0.009, 0.016, 0.02
+        assert np.mean(np.array(smallest) <= rate) == pytest.approx(rate, abs=0.05 if rate > 0.1 else 0.03)
+    assert np.mean(unaware) > 0.1
+
+
+def test_the_cut_of_a_race_is_where_the_index_is_two():
+    sizes = np.exp(np.random.default_rng(3).standard_normal(43))
+    inversions = race_of(sizes[:8], sizes[8:20], sizes[20:])
+    result = _searched_in_full(inversions, None).result
+    # any two classes fix the line from log size to index
+    slope = (result.index[0] - result.index[1]) / (np.log(sizes[0]) - np.log(sizes[1]))
+    assert result.index[0] + slope * (np.log(result.cut_size) - np.log(sizes[0])) == pytest.approx(2)

@@ -16,7 +16,7 @@ from tests.plugin import toy
 PRELOADED = (torch._dynamo, torchvision.models, backdoor_audit.gate, backdoor_audit.report.extras)
 
 Run = Callable[..., pytest.RunResult]
-BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu")
+BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu", "--audit-profile=quick")
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_the_table_can_ask_for_canaries_and_python_gets_the_same(
     assert run("clean").ret == pytest.ExitCode.OK
     from_pytest = record_of(project)
     data = str(project.path / "images.npz")
-    options = {"data": data, "arch": "toy:network", "steps": 150, "canary": True, "progress": False}
+    options = {"data": data, "arch": "toy:network", "steps": 150, "profile": "quick", "canary": True, "progress": False}
     from_python = audit(project.path / "clean.safetensors", **options)
     assert [entry.audit for entry in from_python.findings] == [entry.audit for entry in from_pytest.findings]
     assert (from_python.verdict, from_python.power) == (from_pytest.verdict, from_pytest.power)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from backdoor_audit import Trigger, Verdict
+from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run import Audit
@@ -18,7 +19,8 @@ from tests.plugin import toy
 from tests.plugin.conftest import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
-ITEMS = 9 + toy.CLASSES + 6
+ON_TRIGGERS = 2 + 6  # filters, repairs: skipped where nothing was flagged
+ITEMS = 9 + toy.CLASSES + ON_TRIGGERS
 
 
 def stored(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> dict[str, Any]:
@@ -44,12 +46,16 @@ def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: p
     result = run("clean")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
-        ["*PASS: no hidden trigger found*", "*not tested: neural_cleanse does not see*blended*"]
+        [
+            "*PASS: no hidden trigger found*",
+            "*not tested: *blended*",
+            "*not tested: the quick profile leaves out every detector that needs reference models*",
+        ]
     )
     record = stored(project)
     assert record["verdict"] == "pass"
     assert record["not_run"] == []
-    assert len(record["skipped"]) == 6
+    assert len(record["skipped"]) == ON_TRIGGERS
     assert record["environment"]["device"] == "cpu"
     assert record["settings"]["limits"]["anomaly_index"] == 2.0
 
@@ -104,13 +110,14 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
         data = "images.npz"
         arch = "toy:network"
         steps = 150
+        profile = "quick"
         limits = { clean_accuracy_drop = 0.05 }
         """
     )
     project.makepyfile(test_own="def test_own(): pass")
     result = run(None)
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=6)
+    result.assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=ON_TRIGGERS)
     assert stored(project)["settings"]["limits"]["clean_accuracy_drop"] == 0.05
 
 
@@ -174,7 +181,7 @@ def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
 
 def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> None:
     result = run("clean", "-k", "precondition")
-    result.assert_outcomes(passed=9, deselected=toy.CLASSES + 6)
+    result.assert_outcomes(passed=9, deselected=toy.CLASSES + ON_TRIGGERS)
     assert stored(project)["verdict"] == "inconclusive"
     assert INDEX.format(0) in stored(project)["not_run"]
 
@@ -197,13 +204,41 @@ def test_collect_only_lists_items_and_writes_nothing(project: pytest.Pytester, r
 
 def test_the_items_are_those_that_the_library_names(project: pytest.Pytester, run: Run) -> None:
     listed = [line for line in run("clean", "--collect-only", "-q").outlines if line.startswith("audit::")]
-    options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network")
+    options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network", profile="quick")
     assert listed == Audit(options, Store(project.path)).item_names()
+
+
+def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_all(
+    project: pytest.Pytester, run: Run
+) -> None:
+    result = run("clean", "--audit-profile=standard", "--collect-only", "-q")
+    listed = [line for line in result.outlines if line.startswith("audit::test_anomaly_index")]
+    assert len(listed) == len(DETECTORS) * toy.CLASSES + 5  # five ask for all-to-all as well
+    assert listed[: toy.CLASSES] == [INDEX.format(target) for target in range(toy.CLASSES)]
+    for detector in ("patch_scan", "additive", "smooth", "stripes", "warping"):
+        assert f"audit::test_anomaly_index[{detector}-class_7]" in listed
+        assert f"audit::test_anomaly_index[{detector}-all_to_all]" in listed
+    assert "audit::test_anomaly_index[neural_cleanse-all_to_all]" not in listed
+    options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network")
+    assert [name for name in Audit(options, Store(project.path)).item_names() if "index" in name] == listed
+
+
+def test_images_too_few_for_reference_models_leave_no_clean_result(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean", "--audit-profile=standard")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = Record.read(project.path / "backdoor-audit-report" / "audit.json")
+    assert record.verdict is Verdict.INCONCLUSIVE
+    verdicts = {finding.audit: finding.verdict for finding in record.findings}
+    assert verdicts[INDEX.format(0)] is Verdict.PASS
+    assert verdicts["audit::test_anomaly_index[stripes-all_to_all]"] is Verdict.INCONCLUSIVE
+    reasons = {finding.reason for finding in record.findings if finding.verdict is Verdict.INCONCLUSIVE}
+    assert len(reasons) == 1
+    assert "160" in reasons.pop()  # that many images there are
 
 
 def test_a_path_and_the_word_audit_run_both(project: pytest.Pytester, run: Run) -> None:
     project.makepyfile(test_own="def test_own(): pass")
-    run("clean", "test_own.py", "audit").assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=6)
+    run("clean", "test_own.py", "audit").assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=ON_TRIGGERS)
 
 
 def test_junit_has_one_case_per_item_with_its_numbers(project: pytest.Pytester, run: Run) -> None:
@@ -255,7 +290,7 @@ def test_a_project_can_hand_over_a_module(project: pytest.Pytester, run: Run) ->
             return network.train()
         """
     )
-    result = run(None, "--audit", "--data=images.npz", "--audit-steps=150")
+    result = run(None, "--audit", "--data=images.npz", "--audit-steps=150", "--audit-profile=quick")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*hidden trigger found for class 3*"])
     assert stored(project)["subject"]["model"] == "Sequential"
@@ -333,9 +368,7 @@ def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester, 
         """
     )
     project.makepyprojecttoml("[tool.pytest.ini_options]\nfilterwarnings = ['error']")
-    result = run(
-        "clean", base=("--data=images.npz", "--arch=noisy:network", "--audit-steps=150", "--device=cpu"), process=True
-    )
+    result = run("clean", "--arch=noisy:network", process=True)
     assert result.ret == pytest.ExitCode.OK
 
 

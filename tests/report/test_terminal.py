@@ -48,9 +48,14 @@ def record(*findings: Finding, **rest: Any) -> Record:
             record(
                 finding(Verdict.INCONCLUSIVE, target_class=1), finding(Verdict.INCONCLUSIVE, target_class=0, value=None)
             ),
-            "INCONCLUSIVE: suspiciously small trigger for class 1 (dog); not a clean result",
+            "INCONCLUSIVE: suspicious trigger for class 1 (dog); not a clean result",
         ),
         (record(finding(Verdict.FAIL, statistic="clean_accuracy_drop", target_class=1)), "FAIL: a limit was exceeded"),
+        (record(finding(Verdict.FAIL)), "FAIL: hidden trigger found that sends every class to the next"),
+        (
+            record(finding(Verdict.FAIL), finding(Verdict.FAIL, target_class=1)),
+            "FAIL: hidden trigger found for class 1 (dog)",
+        ),
     ],
 )
 def test_the_headline_says_the_verdict_in_words(subject: Record, told: str) -> None:

@@ -104,6 +104,23 @@ class SourceSpecific:
         return self.wanted(labels)
 
 
+@dataclass(frozen=True, slots=True)
+class AwayFrom:
+    """Images of one class leave it, whichever class they go to: what a trigger for that source class alone does to them."""
+
+    source_class: int = 0
+
+    target_class = None
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class to leave, (n,)."""
+        return torch.full_like(labels, self.source_class)
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Images of the class, (n,) bool."""
+        return labels == self.source_class
+
+
 LabelRule = AllToOne | CleanLabel | AllToAll | SourceSpecific
 
 RULES: dict[str, type[AllToOne] | type[CleanLabel] | type[AllToAll] | type[SourceSpecific]] = {

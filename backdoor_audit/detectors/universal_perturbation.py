@@ -1,0 +1,264 @@
+"""Universal perturbations against reference twins: a backdoored class is steered to far more easily than nature explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backdoor_audit import anomaly
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.steering import (
+    Additive,
+    Goal,
+    PatchScan,
+    Smooth,
+    Steered,
+    Steering,
+    Stripes,
+    Warping,
+    goals,
+    sources,
+)
+from backdoor_audit.store import Packed
+
+_SEEN = {
+    Additive: "a faint change of the whole image",
+    Smooth: "a slow change of colours",
+    Stripes: "faint stripes",
+    Warping: "a slight warp",
+    PatchScan: "a small patch",
+}
+_NOT_SEEN = {
+    Additive: "patches and other changes above 4 % of the pixel range, root mean square",
+    Smooth: "changes with details finer than a quarter of the image",
+    Stripes: "changes that are not vertical stripes",
+    Warping: "changes that move no pixels",
+    PatchScan: "triggers with nothing inside one window of a fifth of the image's side",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Natural:
+    """What reference twins show: ``margins`` and ``success`` (twins, goals) of the same probe on each of them."""
+
+    margins: Tensor
+    success: Tensor
+    image_passes: int
+
+    def pack(self) -> Packed:
+        """For the store."""
+        return Packed({"margins": self.margins, "success": self.success}, {"image_passes": self.image_passes})
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> Natural:
+        """From the store."""
+        return cls(packed.tensors["margins"], packed.tensors["success"], packed.values["image_passes"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniversalPerturbation:
+    """Steer the model to every class, and each class to the next, with one small change for all images; compare with twins.
+
+    The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
+    is natural to the class cancels, what is private to the model stays. The index divides it by how much the classes of
+    this model differ anyway (MAD, not below ``floor``), scaled so that 2 is the share of false alarms that this detector
+    is allowed on the ``null`` distribution (None: the shipped one).
+
+    Assumes that one change works for most images of a class and that a minority of classes is infected. Needs gradients,
+    twins, and a few hundred clean images. Cost: `Steering` about ``steps * batch_size`` image passes per class, `PatchScan`
+    about 5,000; the twins cost as much each, once per data set.
+    """
+
+    probe: Steering | PatchScan
+    floor: float = 0.3
+    null: anomaly.SteeringNull | None = field(default=None, repr=False)
+
+    needs_twins = True
+    rows = "target"
+
+    def targets(self, num_classes: int) -> tuple[int | None, ...]:
+        """The rows of a detection: every class, and None for all-to-all."""
+        return (*range(num_classes), None)
+
+    @property
+    def name(self) -> str:
+        """The family of changes."""
+        return {
+            Additive: "additive",
+            Smooth: "smooth",
+            Stripes: "stripes",
+            Warping: "warping",
+            PatchScan: "patch_scan",
+        }[self._kind]
+
+    @property
+    def blind_spots(self) -> tuple[str, ...]:
+        """What this detector does not see."""
+        return (
+            _NOT_SEEN[self._kind],
+            SOURCE_SPECIFIC,
+            MANY_CLASSES,
+            "relabellings of all classes other than each to the next",
+        )
+
+    @property
+    def _kind(self) -> type:
+        return type(self.probe.family) if isinstance(self.probe, Steering) else type(self.probe)
+
+    def goals(self, num_classes: int) -> tuple[Goal, ...]:
+        """What is steered for, in the order of `targets`."""
+        return goals(num_classes)
+
+    def natural(
+        self,
+        twins: Sequence[Classifier],
+        opt: CleanSet,
+        val: CleanSet,
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Natural:
+        """The same probe on every twin."""
+        wanted = self.goals(twins[0].num_classes)
+        found = [self.probe(twin, opt, val, wanted, generator=generator, progress=progress) for twin in twins]
+        return Natural(
+            torch.stack([steered.margins for steered in found]),
+            torch.stack([steered.success for steered in found]),
+            sum(steered.image_passes for steered in found),
+        )
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        *,
+        generator: torch.Generator,
+        natural: Natural | None = None,
+        progress: bool = False,
+    ) -> Detection:
+        """Steer on ``opt``, measure on ``val``.
+
+        Inconclusive without ``natural``, with few classes, or if no image can be steered for one of the rows.
+        """
+        reason = ""
+        if natural is None:
+            reason = "there are no reference twins to compare with"
+        elif classifier.num_classes < anomaly.MIN_CLASSES:
+            reason = (
+                f"{classifier.num_classes} classes are too few to compare; at least {anomaly.MIN_CLASSES} are needed"
+            )
+        wanted, classes = self.goals(classifier.num_classes), classifier.num_classes
+        try:
+            steered = self.probe(classifier, opt, val, wanted, generator=generator, progress=progress)
+        except DegenerateScoresError as error:
+            return self._without_answer(str(error))
+        triggers = tuple(trigger for trigger in steered.triggers if trigger is not None)
+        excess = [math.nan] * len(wanted)
+        if natural is not None and not reason:
+            excess = excesses(steered.margins, natural.margins, classes)
+        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:classes]])
+        deviations = [value / math.hypot(spread, self.floor) for value in excess]
+        scores = [
+            self._score(row, target, steered, natural, excess[row], deviations[row])
+            for row, target in enumerate(self.targets(classes))
+        ]
+        p_values = [score.p_value for score in scores if score.p_value is not None]
+        return Detection(
+            detector=self.name,
+            settings=repr(self),
+            rows=self.rows,
+            reference=(self.null or anomaly.shipped_null()).source,
+            scores=scores,
+            triggers=triggers,
+            inconclusive=reason,
+            p_value=min(p_values, default=None),
+            means=_SEEN[self._kind],
+            blind_spots=self.blind_spots,
+        )
+
+    def _without_answer(self, reason: str) -> Detection:
+        return Detection(
+            detector=self.name,
+            settings=repr(self),
+            rows=self.rows,
+            scores=(),
+            triggers=(),
+            inconclusive=reason,
+            means=_SEEN[self._kind],
+            blind_spots=self.blind_spots,
+        )
+
+    def _score(
+        self,
+        row: int,
+        target_class: int | None,
+        steered: Steered,
+        natural: Natural | None,
+        excess: float,
+        deviation: float,
+    ) -> ClassScore:
+        known = natural is not None and math.isfinite(deviation)
+        null = self.null or anomaly.shipped_null()
+        return ClassScore(
+            target_class=target_class,
+            success_val=float(steered.success[row]),
+            landing=int(steered.landing[row]),
+            margin=float(steered.margins[row]),
+            natural_margin=float(natural.margins[:, row].mean()) if natural else None,
+            natural_success=float(natural.success[:, row].mean()) if natural else None,
+            excess=excess if known else None,
+            deviation=deviation if known else None,
+            index=null.index(self.name, deviation, len(steered.margins)) if known else None,
+            p_value=null.p_value(self.name, deviation, len(steered.margins)) if known else None,
+            image_passes=steered.image_passes // len(steered.margins),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceScan(UniversalPerturbation):
+    """`PatchScan` by source: a small patch that takes the images of one class away from it, to whichever class.
+
+    A trigger made for one source class (Tang et al., TaCT, USENIX Security 2021) leaves images of other classes alone, so no
+    search over all of them finds it. Which class it asks for is seen from where the images go.
+    """
+
+    probe: Steering | PatchScan = field(default_factory=PatchScan)
+
+    rows = "source"
+
+    @property
+    def name(self) -> str:
+        """By source, not by family."""
+        return "source_scan"
+
+    @property
+    def blind_spots(self) -> tuple[str, ...]:
+        """What this detector does not see."""
+        return (_NOT_SEEN[PatchScan], MANY_CLASSES, "classes whose images leave them easily in clean models too")
+
+    def targets(self, num_classes: int) -> tuple[int | None, ...]:
+        """The rows of a detection: every class as a source."""
+        return tuple(range(num_classes))
+
+    def goals(self, num_classes: int) -> tuple[Goal, ...]:
+        """Away from every class."""
+        return sources(num_classes)
+
+
+def excesses(margins: Tensor, natural: Tensor, classes: int) -> list[float]:
+    """Margins (goals,) of the audited model less those of twins (twins, goals), both centred by their median over the classes.
+
+    The first ``classes`` goals are one for each class; medians are over them.
+    """
+    here = margins - anomaly.median(margins[:classes].tolist())
+    there = torch.stack([twin - anomaly.median(twin[:classes].tolist()) for twin in natural]).mean(dim=0)
+    private = here - there
+    return [float(value) for value in private - anomaly.median(private[:classes].tolist())]

@@ -1,0 +1,500 @@
+"""How far one small change, the same for all images, steers a model towards each class: universal perturbations in a budget.
+
+Inversion asks for the smallest change that always works; its optimum is hard to find, and changes that are faint and
+everywhere have no size that a mask could tell. Here the budget is fixed instead and the *margin* is measured: how much the
+score of the wanted class exceeds the best other one, averaged over held-out images. A gradient method reaches that in a
+tenth of the steps. Every family of changes has its own budget; the names say what is small.
+
+Targeted universal perturbations: Moosavi-Dezfooli et al., CVPR 2017. That backdoored models are steered by far smaller ones:
+Huster and Ekwedike, "TOP: Backdoor detection in neural networks via transferability of perturbation" (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from backdoor_audit import budget
+from backdoor_audit.classifier import Classifier, autocast
+from backdoor_audit.data import CleanSet
+from backdoor_audit.data.batches import draw
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
+from backdoor_audit.trigger import Addition, AnyTrigger, Trigger, Warp, warped
+
+Goal = AllToOne | AllToAll | AwayFrom
+"""Where images shall be steered: all to one class, each class to the next, or those of one class anywhere else."""
+
+Stamped = Callable[[Tensor, Tensor], Tensor]
+"""Row numbers (rows,) and their images (rows, n, c, h, w) -> the images with the change of their row."""
+
+_CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
+_REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
+
+
+def goals(num_classes: int) -> tuple[Goal, ...]:
+    """One goal for every class, then all-to-all by one class."""
+    return (*(AllToOne(target) for target in range(num_classes)), AllToAll(num_classes))
+
+
+def sources(num_classes: int) -> tuple[Goal, ...]:
+    """One goal for every class: its images leave it."""
+    return tuple(AwayFrom(source) for source in range(num_classes))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steered:
+    """What steering reached; everything runs over the goals.
+
+    ``margins`` are means over held-out images of (score of the wanted class - best other score), the other way round for a
+    class to leave, in units of the model's own clean margin; ``success`` the shares of held-out images that did as wanted;
+    ``landing`` the class that most of them got. ``triggers`` stamp the change; None for a goal that is not one class.
+    ``image_passes`` counts forward and backward of one image, over all goals.
+    """
+
+    margins: Tensor
+    success: Tensor
+    landing: Tensor
+    triggers: tuple[AnyTrigger | None, ...]
+    image_passes: int
+
+
+class Family(Protocol):
+    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger."""
+
+    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Small random parameters (rows, ...), inside the budget."""
+        ...
+
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Images (rows, n, c, h, w) with the change of their own row."""
+        ...
+
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
+        """Parameters moved along a direction by a share of the budget, and back into it."""
+        ...
+
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
+        """The trigger of one row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Additive:
+    """Any change with a root mean square of ``strength`` per pixel (all channels together): an L2 ball."""
+
+    strength: float = 0.04
+
+    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Noise of a tenth of the budget."""
+        noise = torch.randn((rows, *image_shape), generator=generator)
+        return 0.1 * self._radius(image_shape) * _unit(noise)
+
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Add and clip to [0, 1]."""
+        return (images + parameters.unsqueeze(1)).clamp(0, 1)
+
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
+        """A step of that share of the radius, then back onto the ball."""
+        radius = self._radius(image_shape)
+        moved = parameters + share * radius * _unit(direction)
+        return moved * (radius / _length(moved)).clamp_max(1)
+
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
+        """The addition."""
+        return Addition(parameters.clamp(-1, 1), target_class)
+
+    def _radius(self, image_shape: tuple[int, int, int]) -> float:
+        return self.strength * math.sqrt(image_shape[1] * image_shape[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smooth:
+    """A colour change that varies slowly: ``grid`` x ``grid`` values per channel, at most ``strength``, interpolated."""
+
+    grid: int = 4
+    strength: float = 0.2
+
+    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Noise of a twentieth of the budget."""
+        shape = (rows, image_shape[0], self.grid, self.grid)
+        return (0.05 * self.strength * torch.randn(shape, generator=generator)).clamp(-self.strength, self.strength)
+
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Add and clip to [0, 1]."""
+        return (images + self._change(parameters, images.shape[-2:]).unsqueeze(1)).clamp(0, 1)
+
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
+        """Every value by that share of the budget, in the direction's sign."""
+        return (parameters + share * self.strength * direction.sign()).clamp(-self.strength, self.strength)
+
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
+        """The addition."""
+        return Addition(self._change(parameters.unsqueeze(0), image_shape[1:])[0], target_class)
+
+    def _change(self, parameters: Tensor, size: Sequence[int]) -> Tensor:
+        return functional.interpolate(parameters, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stripes:
+    """A brightness that depends on the column alone, at most ``strength``: sinusoidal signals and other stripes."""
+
+    strength: float = 0.1
+
+    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Noise of a twentieth of the budget."""
+        noise = torch.randn((rows, 1, 1, image_shape[2]), generator=generator)
+        return (0.05 * self.strength * noise).clamp(-self.strength, self.strength)
+
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Add and clip to [0, 1]."""
+        return (images + parameters.unsqueeze(1)).clamp(0, 1)
+
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
+        """Every column by that share of the budget, in the direction's sign."""
+        return (parameters + share * self.strength * direction.sign()).clamp(-self.strength, self.strength)
+
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
+        """The addition."""
+        return Addition(parameters.expand(image_shape).clone(), target_class)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warping:
+    """A smooth flow from ``grid`` x ``grid`` control points, ``displacement`` pixels root mean square (on 28x28 images)."""
+
+    grid: int = 6
+    displacement: float = 0.8
+
+    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Noise of a tenth of the budget."""
+        noise = torch.randn((rows, 2, self.grid, self.grid), generator=generator)
+        return 0.1 * self._radius(image_shape) * _unit(noise)
+
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Warp, bilinear; border pixels are repeated."""
+        return warped(self._flow(parameters, images.shape[-2:]), images)
+
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
+        """A step of that share of the budget, then back to the root mean square allowed."""
+        radius = self._radius(image_shape)
+        moved = parameters + share * radius * _unit(direction)
+        return moved * (radius / _length(moved)).clamp_max(1)
+
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
+        """The warp."""
+        return Warp(self._flow(parameters.unsqueeze(0), image_shape[1:])[0], target_class)
+
+    def _flow(self, parameters: Tensor, size: Sequence[int]) -> Tensor:
+        return functional.interpolate(parameters, size=tuple(size), mode="bicubic", align_corners=True)
+
+    def _radius(self, image_shape: tuple[int, int, int]) -> float:
+        """L2 norm of the control points at which their root mean square length is the displacement."""
+        scale = max(image_shape[1:]) / _REFERENCE_SIDE
+        return self.displacement * scale * self.grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """Projected gradient descent on the mean cross-entropy of the wanted class, all goals at once, with momentum.
+
+    A step is one mini-batch; its length falls linearly from ``step_share`` of the budget to nothing.
+    """
+
+    family: Family
+    steps: int = 25
+    batch_size: int = 32
+    step_share: float = 0.35
+    momentum: float = 0.7
+    measured: int = 64
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        wanted: Sequence[Goal],
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Steered:
+        """Steer on ``opt``, measure on at most ``measured`` images of ``val`` per goal. The classifier is not changed.
+
+        Goals are about what the model says of the clean images, not about their labels: a wrong answer can be steered too.
+        """
+        shape = classifier.image_shape
+        images, scored = opt.images.to(classifier.device), classifier.predict(opt.images)
+        parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
+        pushed = torch.zeros_like(parameters)
+        rows = torch.arange(len(wanted))
+        passes = 0
+        bar = tqdm(
+            range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
+        )
+        for step in bar:
+            budget.check()
+            batches = draw(eligible(wanted, scored.cpu()), self.batch_size, generator)
+            gradient = torch.zeros_like(parameters)
+            for chunk in rows.split(_per_chunk(classifier, batches.shape[1])):
+                free = parameters[chunk].requires_grad_()
+                with autocast(classifier.device, classifier.module):
+                    logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
+                mine = [wanted[row] for row in chunk]
+                losses = _losses(logits.float(), targets(mine, scored[batches[chunk]]), mine)
+                (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
+                passes += batches[chunk].numel()
+            pushed = self.momentum * pushed - _unit(gradient)
+            share = self.step_share * (1 - step / self.steps)
+            parameters = self.family.stepped(parameters, pushed, share, shape)
+        margins, success, landing = measure(
+            classifier,
+            val,
+            wanted,
+            lambda chunk, batch: self.family.stamp(parameters[chunk], batch),
+            count=self.measured,
+            generator=generator,
+        )
+        triggers = [
+            self.family.trigger(parameters[row].cpu(), goal.target_class, shape) if isinstance(goal, AllToOne) else None
+            for row, goal in enumerate(wanted)
+        ]
+        return Steered(margins, success, landing, tuple(triggers), passes + len(wanted) * self.measured // 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchScan:
+    """A square window laid on every place of a grid, its content optimised; places that promise little are given up early.
+
+    The mask of an inverted patch has to shrink onto the trigger's place from everywhere at once, and often ends at a natural
+    feature instead. Here each place is tried by itself: ``stages`` are (images per step, steps, share of the places kept),
+    successive halving per goal. The margin is that of the best of the last ``judged`` places, on held-out images.
+    """
+
+    side: int = 6
+    stride: int = 3
+    stages: tuple[tuple[int, int, float], ...] = ((6, 3, 0.15), (8, 6, 0.25), (16, 12, 1.0))
+    learning_rate: float = 0.5
+    judged: int = 3
+    measured: int = 64
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        wanted: Sequence[Goal],
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Steered:
+        """Scan on ``opt``, measure on ``val``; window and stride grow with images larger than 28x28."""
+        channels, height, width = classifier.image_shape
+        scale = max(1, round(max(height, width) / (_REFERENCE_SIDE + 4)))
+        side = min(self.side * scale, height, width)
+        device = classifier.device
+        images, scored = opt.images.to(device), classifier.predict(opt.images)
+        places = torch.cartesian_prod(
+            torch.arange(len(wanted)),
+            _starts(height, side, self.stride * scale),
+            _starts(width, side, self.stride * scale),
+        )
+        free = torch.randn((len(places), channels, side, side), generator=generator).to(device)
+        optimizer = _Adam(free, learning_rate=self.learning_rate)
+        passes = 0
+        total = sum(steps for _, steps, _ in self.stages)
+        bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
+        for batch_size, steps, kept in self.stages:
+            fit = torch.zeros(len(places))
+            for step in range(steps):
+                budget.check()
+                batches = draw(eligible(wanted, scored.cpu()), batch_size, generator)
+                gradient = torch.zeros_like(optimizer.values)
+                for chunk in torch.arange(len(places)).split(_per_chunk(classifier, batches.shape[1])):
+                    content = optimizer.values[chunk].requires_grad_()
+                    where, batch = places[chunk], batches[places[chunk, 0]]
+                    with autocast(classifier.device, classifier.module):
+                        logits = classifier(_laid(images[batch], content, where).flatten(0, 1))
+                    mine = [wanted[row] for row in where[:, 0]]
+                    losses = _losses(logits.float(), targets(mine, scored[batch]), mine)
+                    (gradient[chunk],) = torch.autograd.grad(losses.sum(), content)
+                    if step >= steps // 2:
+                        fit[chunk] -= losses.detach().mean(dim=1).cpu()
+                    passes += batch.numel()
+                optimizer.step(gradient)
+                bar.update()
+            staying = _best_places(places[:, 0], fit, kept if kept < 1 else 0, self.judged)
+            places = places[staying]
+            optimizer.keep(staying.to(device))
+        bar.close()
+        found = self._judge(classifier, val, wanted, places, optimizer.values, generator)
+        return Steered(*found, passes + self.judged * len(wanted) * self.measured // 3)
+
+    def _judge(
+        self,
+        classifier: Classifier,
+        val: CleanSet,
+        wanted: Sequence[Goal],
+        places: Tensor,
+        values: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[AnyTrigger | None, ...]]:
+        each = [wanted[row] for row in places[:, 0]]
+        margins, success, landing = measure(
+            classifier,
+            val,
+            each,
+            lambda chunk, batch: _laid(batch, values[chunk], places[chunk]),
+            count=self.measured,
+            generator=generator,
+        )
+        triggers: list[AnyTrigger | None] = []
+        best = []
+        for row, goal in enumerate(wanted):
+            mine = (places[:, 0] == row).nonzero().flatten()
+            chosen = int(mine[margins[mine].argmax()])
+            best.append(chosen)
+            blank = torch.zeros((1, 1, *classifier.image_shape))
+            pattern = _laid(blank, values[chosen : chosen + 1].cpu(), places[chosen : chosen + 1])[0, 0]
+            whole = torch.full_like(values[chosen : chosen + 1, :1].cpu(), torch.inf)
+            mask = _laid(blank[:, :, :1], whole, places[chosen : chosen + 1])[0, 0]
+            triggers.append(Trigger(mask, pattern, goal.target_class) if isinstance(goal, AllToOne) else None)
+        return margins[best], success[best], landing[best], tuple(triggers)
+
+
+def measure(
+    classifier: Classifier,
+    clean: CleanSet,
+    wanted: Sequence[Goal],
+    stamped: Stamped,
+    *,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean margin in units of the clean margin, success rate, and commonest answer of every goal on held-out images; (goals,).
+
+    ``stamped(chunk, batch)`` stamps images (len(chunk), n, c, h, w) for the goals with those numbers.
+    """
+    scores = classifier.logits(clean.images)
+    best = scores.topk(2, dim=1).values
+    unit = (best[:, 0] - best[:, 1]).median().clamp_min(1e-6)
+    scored = scores.argmax(dim=1)
+    batches = draw(eligible(wanted, scored.cpu()), count, generator)
+    images = clean.images.to(classifier.device)
+    margins, success, landing = [], [], []
+    with torch.no_grad():
+        for chunk in torch.arange(len(wanted)).split(_per_chunk(classifier, batches.shape[1])):
+            logits = classifier(stamped(chunk, images[batches[chunk]]).flatten(0, 1))
+            mine = [wanted[row] for row in chunk]
+            target = targets(mine, scored[batches[chunk]])
+            other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
+            margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
+            margins.append((margin / unit).mean(dim=1).cpu())
+            success.append((margin > 0).float().mean(dim=1).cpu())
+            landing.append(logits.argmax(dim=1).view_as(target).mode(dim=1).values.cpu())
+    return torch.cat(margins), torch.cat(success), torch.cat(landing)
+
+
+def _losses(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+    """Cross-entropy of the wanted class, (goals, n); of anything else for a class to leave."""
+    likelihood = logits.log_softmax(dim=1).gather(1, target.view(-1, 1)).view_as(target)
+    if not any(isinstance(goal, AwayFrom) for goal in wanted):
+        return -likelihood
+    rest = logits.scatter(1, target.view(-1, 1), -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+    return -torch.where(_signs(wanted, target) > 0, likelihood, rest.view_as(target))
+
+
+def _signs(wanted: Sequence[Goal], like: Tensor) -> Tensor:
+    """-1 for goals that leave a class, 1 for the others, (goals, 1)."""
+    signs = [-1.0 if isinstance(goal, AwayFrom) else 1.0 for goal in wanted]
+    return torch.tensor(signs, device=like.device).unsqueeze(1)
+
+
+def eligible(wanted: Sequence[Goal], labels: Tensor) -> Tensor:
+    """Which images count for which goal, (goals, n) bool. Raises `DegenerateScoresError` if none does for one of them."""
+    counted = torch.stack([goal.eligible(labels) for goal in wanted])
+    if not counted.any(dim=1).all():
+        raise DegenerateScoresError("the model gives some class to all clean images or to none: nothing to steer")
+    return counted
+
+
+def targets(wanted: Sequence[Goal], labels: Tensor) -> Tensor:
+    """The class that each goal asks of its own row of labels, (goals, n)."""
+    return torch.stack([goal.wanted(row) for goal, row in zip(wanted, labels, strict=True)])
+
+
+def _per_chunk(classifier: Classifier, batch_size: int) -> int:
+    """How many rows of a batch go through the network at once."""
+    channels, height, width = classifier.image_shape
+    return max(1, _CHUNK_VALUES.get(classifier.device.type, 2**18) // (batch_size * channels * height * width))
+
+
+def _starts(length: int, side: int, stride: int) -> Tensor:
+    """First pixels of windows along one axis; the last window ends at the border."""
+    last = length - side
+    return torch.tensor(sorted({*range(0, last + 1, stride), last}))
+
+
+def _laid(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
+    """Images (rows, n, c, h, w) with a window of free content (rows, c, side, side), through a sigmoid, at each row's place."""
+    height, width = images.shape[-2:]
+    side = content.shape[-1]
+    down, across = (
+        functional.one_hot(places[:, axis, None] + torch.arange(side), length).float().to(images.device)
+        for axis, length in ((1, height), (2, width))
+    )  # (rows, side, length): which pixel each row or column of the window falls on
+    pattern = down.transpose(1, 2).unsqueeze(1) @ torch.sigmoid(content) @ across.unsqueeze(1)
+    inside = (down.sum(dim=1).unsqueeze(2) * across.sum(dim=1).unsqueeze(1)).unsqueeze(1)
+    laid: Tensor = images * (1 - inside).unsqueeze(1) + pattern.unsqueeze(1)
+    return laid
+
+
+def _best_places(goal: Tensor, fit: Tensor, share: float, least: int) -> Tensor:
+    """Row numbers of each goal's best places: that share of them, and no fewer than ``least`` if there are as many."""
+    staying = []
+    for number in goal.unique():
+        mine = (goal == number).nonzero().flatten()
+        count = max(least, int(share * len(mine)))
+        staying.append(mine[fit[mine].argsort(descending=True)[:count]])
+    return torch.cat(staying)
+
+
+def _length(values: Tensor) -> Tensor:
+    """L2 norm of each row, shaped to divide it; never 0."""
+    length: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return length.view(-1, *[1] * (values.ndim - 1))
+
+
+def _unit(values: Tensor) -> Tensor:
+    return values / _length(values)
+
+
+def _name(family: Family) -> str:
+    return type(family).__name__.lower()
+
+
+class _Adam:
+    """Adam (betas 0.5, 0.9) on rows of which some are given up on the way."""
+
+    def __init__(self, values: Tensor, *, learning_rate: float) -> None:
+        self.values, self.learning_rate = values, learning_rate
+        self.first, self.second, self.count = torch.zeros_like(values), torch.zeros_like(values), 0
+
+    def step(self, gradient: Tensor) -> None:
+        """Move all rows against their gradients."""
+        self.count += 1
+        self.first = self.first.lerp(gradient, 0.5)
+        self.second = self.second.lerp(gradient.square(), 0.1)
+        scale = (self.second / (1 - 0.9**self.count)).sqrt() + 1e-8
+        self.values = self.values - self.learning_rate * self.first / (1 - 0.5**self.count) / scale
+
+    def keep(self, rows: Tensor) -> None:
+        """Give up all other rows."""
+        self.values, self.first, self.second = self.values[rows], self.first[rows], self.second[rows]

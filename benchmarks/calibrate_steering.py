@@ -1,0 +1,58 @@
+"""Fit the null distribution that is shipped: ``python -m benchmarks.calibrate_steering --data-root DIR [--jobs N]``.
+
+The largest deviation that each detector with twins measures on each clean 10-class subject of the zoo's *development* half. No
+rate is reported on these models. Writes ``backdoor_audit/steering_null.json``; detections come from the cache of
+``benchmarks.detection`` where they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.detectors import DETECTORS, UniversalPerturbation
+from benchmarks.detection import detect
+from benchmarks.jobs import finished
+from benchmarks.zoo.data import CLASSES
+from benchmarks.zoo.subject import Subject
+from benchmarks.zoo.subjects import SUBJECTS
+
+SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
+
+
+STEERING = [entry for entry in DETECTORS if isinstance(entry, UniversalPerturbation)]
+
+
+def largest(subject: Subject, root: Path) -> list[float]:
+    """The largest deviation of every detector on one subject."""
+    return [max(score.deviation or 0.0 for score in detect(subject, entry, root, 0).scores) for entry in STEERING]
+
+
+def main() -> None:
+    """Measure, fit, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
+    options = parser.parse_args()
+    clean = [
+        entry for entry in SUBJECTS if entry.half == "development" and not entry.attack and CLASSES[entry.data] == 10
+    ]
+    values: dict[str, list[float]] = {entry.name: [] for entry in STEERING}
+    for subject, result in finished(partial(largest, root=options.data_root), clean, options.jobs):
+        for entry, value in zip(STEERING, result(), strict=True):
+            values[entry.name].append(value)
+        print(f"{subject.name:48} " + " ".join(f"{value:5.2f}" for value in result()), flush=True)
+    source = f"{len(clean)} clean 10-class subjects of the zoo's development half"
+    null = SteeringNull.fit(values, classes=10, models=len(clean), source=source)
+    null.save(SHIPPED)
+    for name in values:
+        cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))
+        print(f"{name}: index 2 is a deviation of {cuts}")
+
+
+if __name__ == "__main__":
+    main()

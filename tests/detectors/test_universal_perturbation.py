@@ -1,0 +1,289 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backdoor_audit.anomaly import MAD_TO_DEVIATION, SteeringNull
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.detectors import DETECTORS, Natural, SourceScan, UniversalPerturbation
+from backdoor_audit.detectors.detection import Detection
+from backdoor_audit.detectors.universal_perturbation import excesses
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.steering import Additive, PatchScan, Steered, Steering, Stripes
+from backdoor_audit.store import Packed
+from backdoor_audit.trigger import Addition
+from tests.subjects import (
+    Computed,
+    assert_unchanged,
+    by_brightness,
+    row_images,
+    row_reader,
+    seeded,
+    snapshot,
+)
+
+NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")
+STEPS = 12
+ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.1), steps=STEPS, batch_size=16), null=NULL)
+LAST = 0.2  # brightness of the last column, which the backdoor reads: a change can make it darker and brighter
+
+
+def dim_column(seed):
+    clean = row_images(per_class=10, seed=seed)
+    clean.images[:, :, :, -1] = LAST
+    return clean
+
+
+def subject(*, backdoored=False):
+    """Sixty times the last pixel of row 3, less what clean images have there, is added to the score of class 3."""
+    classifier = row_reader(backdoors=(3,) if backdoored else ())
+    if backdoored:
+        with torch.no_grad():
+            classifier.module[1].bias[3] -= 60 * LAST
+    return classifier
+
+
+OPT, VAL = dim_column(0), dim_column(1)
+
+# Five classes and all-to-all. Medians over the five: 3; 0; 1. Less those: -2 -1 0 1 7 | 2;  0 0 0 0 4 | 1;  0 0 2 0 0 | 0.
+# The twins' mean is 0 0 1 0 2 | .5, so private -2 -1 -1 1 5 | 1.5, of which the median over the five is -1.
+MARGINS = torch.tensor([1.0, 2, 3, 4, 10, 5])
+NATURAL = torch.tensor([[0.0, 0, 0, 0, 4, 1], [1, 1, 3, 1, 1, 1]])
+EXCESSES = [-1.0, 0, 0, 2, 6, 2.5]
+SPREAD = math.hypot(MAD_TO_DEVIATION * 1.0, 0.3)  # |excess| of the five: 1 0 0 2 6, their median 1; floor .3
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """A probe that answers with given margins, and success 0.9 everywhere, whatever the classifier."""
+
+    def answer(margins):
+        triggers = [Addition(torch.zeros(1, 4, 4), target) for target in range(len(margins) - 1)]
+        success, landing = torch.full((len(margins),), 0.9), torch.arange(len(margins)).flip(0)
+        steered = Steered(margins, success, landing, (*triggers, None), 60)
+        monkeypatch.setattr(Steering, "__call__", lambda *_arguments, **_options: steered)
+
+    return answer
+
+
+def grey_run(classes=5, *, natural, detector=ADDITIVE):
+    images = row_images(classes=classes, per_class=2, size=4)
+    return detector(by_brightness(classes), images, images, generator=seeded(), natural=natural)
+
+
+def test_excesses_worked_by_hand():
+    assert excesses(MARGINS, NATURAL, 5) == pytest.approx(EXCESSES)
+
+
+def test_what_is_natural_to_a_class_or_to_a_model_cancels():
+    assert excesses(MARGINS, MARGINS.expand(3, 6), 5) == [0.0] * 6
+    assert excesses(MARGINS + 7, NATURAL, 5) == pytest.approx(EXCESSES)
+    assert excesses(MARGINS, NATURAL + torch.tensor([[3.0], [-2.0]]), 5) == pytest.approx(EXCESSES)
+    easy = torch.tensor([0.0, 5, 0, 0, 0, 0])
+    assert excesses(MARGINS + easy, NATURAL + easy, 5) == pytest.approx(EXCESSES)
+
+
+def test_a_detection_from_margins_worked_by_hand(probed):
+    probed(MARGINS)
+    detection = grey_run(natural=Natural(NATURAL, torch.tensor([[0.2] * 6, [0.4] * 6]), 1))
+    assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4, None]
+    assert [score.excess for score in detection.scores] == pytest.approx(EXCESSES)
+    assert [score.deviation for score in detection.scores] == pytest.approx([value / SPREAD for value in EXCESSES])
+    assert [score.margin for score in detection.scores] == MARGINS.tolist()
+    assert [score.natural_margin for score in detection.scores] == pytest.approx(NATURAL.mean(dim=0).tolist())
+    assert [score.natural_success for score in detection.scores] == pytest.approx([0.3] * 6)
+    assert [score.success_val for score in detection.scores] == pytest.approx([0.9] * 6)
+    for score in detection.scores:
+        assert score.index == NULL.index("additive", score.deviation, 6)
+        assert score.p_value == NULL.p_value("additive", score.deviation, 6)
+    assert detection.p_value == detection.scores[4].p_value
+    assert [trigger.target_class for trigger in detection.triggers] == [0, 1, 2, 3, 4]
+    assert detection.reference == "thirty hand-made models"
+    assert detection.image_passes == 60
+    assert detection.inconclusive == ""
+
+
+def test_where_classes_hardly_differ_the_floor_is_the_spread(probed):
+    probed(torch.tensor([0.0, 0, 0, 0, 0.6, 0.3]))
+    detection = grey_run(natural=Natural(torch.zeros(2, 6), torch.zeros(2, 6), 1))
+    assert detection.scores[4].deviation == pytest.approx(0.6 / 0.3)
+    coarser = grey_run(natural=Natural(torch.zeros(2, 6), torch.zeros(2, 6), 1), detector=replace(ADDITIVE, floor=0.6))
+    assert coarser.scores[4].deviation == pytest.approx(0.6 / 0.6)
+
+
+def test_all_to_all_does_not_count_in_the_medians(probed):
+    probed(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 50.0]))
+    detection = grey_run(natural=Natural(torch.zeros(1, 6), torch.zeros(1, 6), 1))
+    assert detection.score(None).excess == pytest.approx(49.8)
+    assert detection.score(4).excess == pytest.approx(0.2)
+
+
+def test_a_model_that_is_its_own_twin_has_no_excess_at_all():
+    model = subject(backdoored=True)
+    natural = ADDITIVE.natural([model, model], OPT, VAL, generator=seeded(1))
+    assert natural.margins.shape == natural.success.shape == (2, 9)
+    alone = ADDITIVE.natural([model], OPT, VAL, generator=seeded(1))
+    detection = ADDITIVE(model, OPT, VAL, generator=seeded(1), natural=alone)
+    assert [score.excess for score in detection.scores] == [0.0] * 9
+    assert [score.index for score in detection.scores] == [0.0] * 9
+    assert {detection.judge(target, Limits()).verdict for target in (*range(8), None)} == {Verdict.PASS}
+
+
+@pytest.fixture(scope="module")
+def clean_twins():
+    return ADDITIVE.natural([subject(), subject()], OPT, VAL, generator=seeded(1))
+
+
+@pytest.fixture(scope="module")
+def easy_twins():
+    """Twins that the last pixel of row 3 sways as well: no backdoor, but the nature of the images."""
+    return ADDITIVE.natural([subject(backdoored=True)] * 2, OPT, VAL, generator=seeded(1))
+
+
+def verdicts(detection):
+    return {score.target_class: detection.judge(score.target_class, Limits()).verdict for score in detection.scores}
+
+
+def test_exactly_the_planted_class_is_flagged_and_its_trigger_works(clean_twins):
+    detection = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=clean_twins)
+    found = verdicts(detection)
+    assert [target for target, verdict in found.items() if verdict is Verdict.FAIL] == [3]
+    (trigger,) = detection.flagged(Limits())
+    assert trigger.target_class == 3
+    stamped = trigger.stamp(VAL.images[VAL.labels != 3])
+    assert float((subject(backdoored=True).predict(stamped) == 3).float().mean()) == 1.0
+    assert int(trigger.change.abs().flatten().argmax()) == 3 * 8 + 7  # the pixel that the backdoor reads
+
+
+def test_a_class_that_is_as_easy_in_the_twins_is_not_flagged(easy_twins):
+    audited = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=easy_twins)
+    assert set(verdicts(audited).values()) == {Verdict.PASS}
+    assert audited.score(3).success_val == 1.0
+    assert audited.score(3).margin > 2 > 5 * max(audited.score(target).margin for target in range(8) if target != 3)
+
+
+def test_a_clean_model_beside_clean_twins_is_not_flagged(clean_twins):
+    detection = ADDITIVE(subject(), OPT, VAL, generator=seeded(3), natural=clean_twins)
+    assert set(verdicts(detection).values()) == {Verdict.PASS}
+
+
+def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
+    detection = ADDITIVE(subject(), OPT, VAL, generator=seeded(), natural=None)
+    assert detection.inconclusive == "there are no reference twins to compare with"
+    assert {score.index for score in detection.scores} == {None}
+    assert {score.natural_margin for score in detection.scores} == {None}
+    assert all(math.isfinite(score.margin) for score in detection.scores)
+    assert detection.p_value is None
+    assert set(verdicts(detection).values()) == {Verdict.INCONCLUSIVE}
+
+
+@pytest.mark.parametrize(("classes", "told"), [(4, "4 classes are too few to compare; at least 5"), (5, "")])
+def test_fewer_than_five_classes_are_too_few(probed, classes, told):
+    probed(torch.arange(classes + 1.0))
+    detection = grey_run(classes, natural=Natural(torch.zeros(2, classes + 1), torch.zeros(2, classes + 1), 1))
+    assert detection.inconclusive.startswith(told)
+    assert bool(detection.inconclusive) == bool(told)
+    assert (detection.p_value is None) == bool(told)
+
+
+@pytest.mark.parametrize("probe", [Steering(family=Stripes(), steps=2), PatchScan(stages=((4, 2, 1.0),))])
+def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
+    constant = Classifier.wrap(
+        Computed(lambda images: 0 * images.mean(dim=(2, 3)) + torch.arange(8.0)), image_shape=(1, 8, 8)
+    )
+    natural = Natural(torch.zeros(2, 9), torch.zeros(2, 9), 1)
+    detection = UniversalPerturbation(probe=probe)(constant, OPT, VAL, generator=seeded(), natural=natural)
+    assert detection.inconclusive == "the model gives some class to all clean images or to none: nothing to steer"
+    assert detection.judge(3, Limits()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_margins_that_are_not_finite_are_inconclusive_and_never_a_pass(probed):
+    probed(torch.tensor([0.0, 0.1, math.nan, 0.3, 0.4, 0.0]))
+    detection = grey_run(natural=Natural(torch.zeros(1, 6), torch.zeros(1, 6), 1))
+    assert {score.index for score in detection.scores} == {None}
+    assert Verdict.PASS not in verdicts(detection).values()
+
+
+def test_what_twins_show_comes_back_from_the_store():
+    natural = Natural(torch.rand(3, 6, generator=seeded()), torch.rand(3, 6, generator=seeded(1)), 1234)
+    packed = natural.pack()
+    again = Natural.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    assert torch.equal(again.margins, natural.margins)
+    assert torch.equal(again.success, natural.success)
+    assert again.image_passes == 1234
+
+
+def test_a_detection_comes_back_from_the_store_with_its_triggers_and_all_to_all(clean_twins):
+    detection = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=clean_twins)
+    packed = detection.pack()
+    again = Detection.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    assert again.summary() == detection.summary()
+    assert again.score(None) == detection.score(None)
+    assert verdicts(again) == verdicts(detection)
+    for one, other in zip(again.triggers, detection.triggers, strict=True):
+        assert torch.equal(one.change, other.change)
+
+
+def test_twins_and_model_are_left_as_they_were_found():
+    twin, model = subject(), subject(backdoored=True)
+    before = snapshot(twin.module), snapshot(model.module)
+    natural = ADDITIVE.natural([twin], OPT, VAL, generator=seeded())
+    ADDITIVE(model, OPT, VAL, generator=seeded(), natural=natural)
+    assert_unchanged(before[0], twin.module)
+    assert_unchanged(before[1], model.module)
+
+
+SCAN = replace(SourceScan(), null=replace(NULL, fits={"source_scan": (1.0, 0.5)}))
+
+
+def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
+    steered = Steered(
+        torch.tensor([0.0, 0.1, 9.0, 0.2, 0.3]), torch.full((5,), 0.9), torch.tensor([1, 2, 4, 0, 0]), (None,) * 5, 50
+    )
+    monkeypatch.setattr(PatchScan, "__call__", lambda *_arguments, **_options: steered)
+    detection = grey_run(natural=Natural(torch.zeros(2, 5), torch.full((2, 5), 0.25), 1), detector=SCAN)
+    assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
+    assert [score.landing for score in detection.scores] == [1, 2, 4, 0, 0]
+    assert detection.scores[2].excess == pytest.approx(8.8)
+    finding = detection.judge(2, Limits())
+    assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 4)
+    assert finding.reason == (
+        "from class 2: a small patch sends 90% of held-out images away, most to class 4; "
+        "in clean models trained on the same images such a one sends 25%"
+    )
+    assert {detection.judge(source, Limits()).verdict for source in (0, 1, 3, 4)} == {Verdict.PASS}
+    assert detection.flagged(Limits()) == ()  # what leaves one class alone repairs nothing
+
+
+def test_a_scan_by_source_needs_images_of_every_source():
+    """Class 7 is never predicted, so that there is nothing to lead away from it."""
+    blind = row_reader()
+    with torch.no_grad():
+        blind.module[1].bias[7] = -100
+    detection = SCAN(blind, OPT, VAL, generator=seeded(), natural=Natural(torch.zeros(2, 8), torch.zeros(2, 8), 1))
+    assert detection.inconclusive.endswith("nothing to steer")
+    with pytest.raises(DegenerateScoresError):
+        SCAN.natural([blind], OPT, VAL, generator=seeded())
+
+
+def test_every_family_says_what_it_sees_and_what_it_does_not():
+    universal = [detector for detector in DETECTORS if isinstance(detector, UniversalPerturbation)]
+    names = [detector.name for detector in universal]
+    assert names == ["patch_scan", "additive", "smooth", "stripes", "warping", "source_scan"]
+    assert len({detector.blind_spots[0] for detector in universal[:5]}) == 5
+    assert "triggers for a third of the classes or more" in set.intersection(
+        *(set(detector.blind_spots) for detector in DETECTORS)
+    )
+
+
+def test_the_null_does_not_stand_in_the_settings_but_decides_the_index(probed):
+    """Twice the location and scale is half the index; which models the null is from is the detection's reference."""
+    probed(MARGINS)
+    wider = replace(ADDITIVE, null=replace(NULL, fits={"additive": (2.0, 1.0)}, source="others"))
+    natural = Natural(NATURAL, torch.zeros(2, 6), 1)
+    first, second = (grey_run(natural=natural, detector=detector) for detector in (ADDITIVE, wider))
+    assert first.scores[4].index == pytest.approx(2 * second.scores[4].index)
+    assert (first.settings, second.reference) == (second.settings, "others")

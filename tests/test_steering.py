@@ -1,0 +1,443 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from backdoor_audit import steering as module
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet, load_clean_set
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.label_rule import AllToAll, AllToOne
+from backdoor_audit.loading import load_classifier
+from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.steering import Additive, PatchScan, Smooth, Steering, Stripes, Warping, goals, measure, sources
+from backdoor_audit.trigger import Addition, Trigger, Warp
+from fixtures import IMAGES, MODELS
+from tests.subjects import Computed, assert_unchanged, quick, random_network, seeded, snapshot
+
+FAMILIES = (Additive(), Smooth(), Stripes(), Warping())
+SHAPES = ((1, 8, 8), (3, 9, 12))
+CLASSES, SIZE, EASY = 8, 8, 5
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__.lower())
+
+
+def used(family, parameters, image_shape):
+    """How much of its budget each row uses, in [0, 1] if it keeps to it; written down apart from the families."""
+    _, height, width = image_shape
+    if isinstance(family, Additive):
+        most = parameters.square().sum(dim=(1, 2, 3)) / (height * width)
+        return most.sqrt() / family.strength
+    if isinstance(family, Warping):
+        length = parameters.square().sum(dim=1).mean(dim=(1, 2)).sqrt()
+        return length / (family.displacement * max(height, width) / 28)
+    return parameters.flatten(1).abs().amax(dim=1) / family.strength
+
+
+@every_family
+@given(st.integers(0, 10_000), st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from(SHAPES))
+@quick
+def test_no_step_leaves_the_budget_and_no_stamp_leaves_the_pixel_range(family, seed, shares, image_shape):
+    generator = seeded(seed)
+    parameters = family.initial(3, image_shape, generator)
+    images = torch.rand(3, 2, *image_shape, generator=generator)
+    for share in shares:
+        direction = torch.randn(parameters.shape, generator=generator) * 10 ** float(seed % 7 - 3)
+        parameters = family.stepped(parameters, direction, share, image_shape)
+        assert float(used(family, parameters, image_shape).max()) <= 1 + 1e-5
+    stamped = family.stamp(parameters, images)
+    assert stamped.shape == images.shape
+    assert float(stamped.min()) >= 0
+    assert float(stamped.max()) <= 1
+
+
+@every_family
+@pytest.mark.parametrize("image_shape", SHAPES)
+def test_a_steady_direction_uses_up_the_budget_and_a_first_guess_a_tenth_at_most(family, image_shape):
+    parameters = family.initial(4, image_shape, seeded(1))
+    assert 0.01 < float(used(family, parameters, image_shape).max()) < 0.25
+    direction = torch.randn(parameters.shape, generator=seeded(2))
+    for _ in range(12):
+        parameters = family.stepped(parameters, direction, 0.35, image_shape)
+    assert used(family, parameters, image_shape).tolist() == pytest.approx([1.0] * 4)
+
+
+@every_family
+@pytest.mark.parametrize("image_shape", SHAPES)
+def test_the_trigger_of_a_row_stamps_as_the_family_does(family, image_shape):
+    parameters = family.initial(3, image_shape, seeded(3))
+    for _ in range(3):
+        parameters = family.stepped(parameters, torch.randn(parameters.shape, generator=seeded(4)), 0.5, image_shape)
+    images = torch.rand(3, 4, *image_shape, generator=seeded(5))
+    stamped = family.stamp(parameters, images)
+    for row in range(3):
+        trigger = family.trigger(parameters[row], row + 2, image_shape)
+        assert isinstance(trigger, Warp if isinstance(family, Warping) else Addition)
+        assert trigger.target_class == row + 2
+        assert torch.allclose(trigger.stamp(images[row]), stamped[row], atol=1e-6)
+
+
+def test_stripes_depend_on_the_column_alone_and_smooth_changes_on_a_coarse_grid():
+    shape = (3, 8, 8)
+    striped = Stripes().trigger(Stripes().initial(1, shape, seeded(6))[0], 0, shape).change
+    assert torch.equal(striped, striped[:1, :1].expand(shape))
+    grid = torch.zeros(1, 2, 2)
+    grid[0, 0, 0] = 0.2
+    slow = Smooth(grid=2).trigger(grid, 0, (1, 8, 8)).change[0]
+    # bilinear weights of the first grid point, which lies between the pixels 1 and 2 of 8
+    weights = torch.tensor([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    assert torch.allclose(slow, 0.2 * weights.outer(weights), atol=1e-6)
+
+
+def test_warps_of_images_twice_as_large_may_be_twice_as_long():
+    control = torch.randn(1, 2, 6, 6, generator=seeded(7))
+    small, large = (Warping().stepped(control, control, 1.0, (1, side, side)) for side in (28, 56))
+    assert torch.allclose(large, 2 * small)
+    assert float(small.square().sum(dim=1).mean().sqrt()) == pytest.approx(0.8)
+
+
+def test_there_is_a_goal_for_every_class_and_one_for_all_to_all():
+    assert goals(3) == (AllToOne(0), AllToOne(1), AllToOne(2), AllToAll(3))
+
+
+def test_goals_say_which_images_count_and_what_is_asked_of_them():
+    labels = torch.tensor([0, 2, 2])
+    assert module.eligible(goals(3), labels).tolist() == [
+        [False, True, True],
+        [True, True, True],
+        [True, False, False],
+        [True, True, True],
+    ]
+    assert module.targets(goals(3), labels.expand(4, 3)).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [1, 0, 0]]
+
+
+def mean_reader():
+    """Scores are the mean brightness of the three channels."""
+    return Classifier.wrap(Computed(lambda images: images.mean(dim=(2, 3))), image_shape=(3, 2, 2))
+
+
+SCORES = torch.tensor([[0.8, 0.2, 0.1], [0.1, 0.5, 0.3], [0.2, 0.3, 0.7]])  # predicted 0 1 2, margins .6 .2 .4
+
+
+def by_scores(labels=(0, 1, 2)):
+    return CleanSet(SCORES.view(3, 3, 1, 1).expand(3, 3, 2, 2).clone(), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("labels", [(0, 1, 2), (2, 2, 0)])
+def test_margins_and_success_worked_by_hand_whatever_the_labels_say(labels):
+    def brighter(chunk, images):
+        """0.45 more in the channel of the wanted class."""
+        stamped = images.clone()
+        for place, row in enumerate(chunk.tolist()):
+            stamped[place, :, row] += 0.45
+        return stamped
+
+    margins, success, _ = measure(
+        mean_reader(), by_scores(labels), goals(3)[:3], brighter, count=64, generator=seeded()
+    )
+    # class 0: .55-.5 and .65-.7; class 1: .65-.8 and .75-.7; class 2: .55-.8 and .75-.5; the unit is the median margin .4
+    assert margins.tolist() == pytest.approx([0, -0.125, 0], abs=1e-6)
+    assert success.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_images_that_get_the_class_anyway_do_not_count_as_success():
+    margins, success, landing = measure(
+        mean_reader(), by_scores(), goals(3)[:3], lambda _chunk, images: images, count=64, generator=seeded()
+    )
+    assert success.tolist() == [0, 0, 0]
+    assert landing[0] in (1, 2)
+    assert margins[0].item() == pytest.approx((-0.4 / 0.4 - 0.5 / 0.4) / 2)
+
+
+def test_leaving_a_class_worked_by_hand():
+    def brighter(_chunk, images):
+        """0.45 more in channel 1."""
+        return images + torch.tensor([0, 0.45, 0]).view(3, 1, 1)
+
+    margins, success, landing = measure(mean_reader(), by_scores(), sources(3), brighter, count=64, generator=seeded())
+    # .65-.8 for the image of class 0, .3-.95 for that of class 1, .75-.7 for that of class 2, which goes to class 1
+    assert margins.tolist() == pytest.approx([-0.375, -1.625, 0.125])
+    assert success.tolist() == [0, 0, 1]
+    assert landing.tolist() == [0, 1, 1]
+
+
+def test_margins_are_counted_in_the_models_own_clean_margins():
+    tenfold = Classifier.wrap(Computed(lambda images: 10 * images.mean(dim=(2, 3))), image_shape=(3, 2, 2))
+    found = [
+        measure(model, by_scores(), goals(3), lambda _chunk, images: images.flip(2), count=64, generator=seeded())[0]
+        for model in (mean_reader(), tenfold)
+    ]
+    assert torch.allclose(*found, atol=1e-5)
+
+
+CHECKED = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
+STRIPED = torch.tensor([1.0, -1.0]).repeat(8, 4)
+QUARTERED = torch.ones(8, 8)
+QUARTERED[:4, 4:] = QUARTERED[4:, :4] = -1
+EDGE = torch.zeros(8, 8)
+EDGE[:, 3], EDGE[:, 2] = 1, -1
+EDGED = torch.full((8, 8), 0.3)
+EDGED[:, 4:] = 0.6
+
+
+def reader(extra=None, easy=EASY):
+    """Class k is the brightness of row k; ``extra``, times 4, adds to class ``easy`` what clean images have none of."""
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, CLASSES))
+    weight = torch.zeros(CLASSES, SIZE, SIZE)
+    weight[torch.arange(CLASSES), torch.arange(CLASSES)] = 2 + 0.2 * torch.rand(CLASSES, 1, generator=seeded(1))
+    if extra is not None:
+        weight[easy] += 4 * extra
+    with torch.no_grad():
+        linear[1].weight.copy_(weight.flatten(1))
+        linear[1].bias.zero_()
+    return Classifier.wrap(linear, image_shape=(1, SIZE, SIZE))
+
+
+def bright_rows(seed=0, background=None):
+    """A bright row on grey, or on an image, with faint noise."""
+    labels = torch.arange(CLASSES).repeat_interleave(12)
+    images = 0.01 * torch.rand(len(labels), 1, SIZE, SIZE, generator=seeded(seed))
+    images += 0.3 if background is None else background
+    images[torch.arange(len(labels)), 0, labels] += 0.3
+    return CleanSet(images, labels)
+
+
+STEERED = {
+    "additive": (Steering(family=Additive(strength=0.1)), CHECKED),
+    "smooth": (Steering(family=Smooth(grid=2)), QUARTERED),
+    "stripes": (Steering(family=Stripes()), STRIPED),
+    "warping": (Steering(family=Warping(displacement=2.0)), EDGE),
+}
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_a_class_with_a_weakness_for_a_family_has_by_far_the_largest_margin(name):
+    steering, extra = STEERED[name]
+    background = EDGED if name == "warping" else None
+    opt, val = bright_rows(background=background), bright_rows(1, background)
+    results = {
+        weak: steering(reader(extra if weak else None), opt, val, goals(CLASSES), generator=seeded(2))
+        for weak in (True, False)
+    }
+    margins, success = results[True].margins, results[True].success
+    others = [target for target in range(CLASSES) if target != EASY]
+    assert int(margins.argmax()) == EASY
+    assert success[EASY] == 1.0
+    assert float(margins[EASY]) > float(margins[others].max()) + 1.5
+    assert float(results[False].margins[:CLASSES].max()) < float(margins[EASY]) - 1.5
+    trigger = results[True].triggers[EASY]
+    assert attack_success_rate(reader(extra), val.images, val.labels, trigger) == 1.0
+
+
+def test_a_weakness_for_fine_checks_is_not_seen_by_families_that_cannot_draw_them():
+    for name in ("smooth", "stripes"):
+        opt, val = bright_rows(), bright_rows(1)
+        found = [
+            STEERED[name][0](reader(extra), opt, val, goals(CLASSES), generator=seeded(2)).margins[EASY]
+            for extra in (CHECKED, None)
+        ]
+        assert float(found[0] - found[1]) < 0.3, name
+
+
+def test_what_is_handed_over_is_what_was_measured():
+    """Every held-out image of another class is measured, so that rates are those of the metric on the same images."""
+    opt, val = bright_rows(), bright_rows(1)
+    steered = Steering(family=Stripes(strength=0.3), measured=84)(
+        reader(STRIPED), opt, val, goals(CLASSES), generator=seeded(3)
+    )
+    again = [attack_success_rate(reader(STRIPED), val.images, val.labels, found) for found in steered.triggers[:-1]]
+    assert steered.success[:CLASSES].tolist() == pytest.approx([float(rate) for rate in again])
+    assert [found.target_class for found in steered.triggers[:-1]] == list(range(CLASSES))
+    assert steered.triggers[-1] is None
+
+
+def corner_reader():
+    """Class 5 gets any image whose last 2x2 pixels are white."""
+    corner = torch.zeros(8, 8)
+    corner[6:, 6:] = 1
+    return reader(0.6 * corner)
+
+
+def dark_corner(seed=0):
+    clean = bright_rows(seed)
+    clean.images[:, :, 6:, 6:] = 0
+    return clean
+
+
+SCAN = PatchScan(side=2, stride=3)  # places 0, 3, 6 along each axis
+
+
+def test_a_scan_finds_the_place_of_a_corner_that_a_network_reads():
+    steered = SCAN(corner_reader(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(4))
+    assert int(steered.margins.argmax()) == EASY
+    assert steered.success[EASY] == 1.0
+    trigger = steered.triggers[EASY]
+    assert isinstance(trigger, Trigger)
+    expected = torch.zeros(1, 8, 8)
+    expected[:, 6:, 6:] = 1
+    assert torch.equal(trigger.mask, expected)
+    assert float(trigger.pattern[0, 6:, 6:].min()) > 0.8
+    assert float(trigger.pattern[0, :6].abs().max()) == 0
+    others = steered.success[[target for target in range(CLASSES) if target != EASY]]
+    assert float(others.max()) < 0.8
+
+
+def test_a_scan_covers_the_image_up_to_its_border():
+    assert module._starts(28, 6, 3).tolist() == [0, 3, 6, 9, 12, 15, 18, 21, 22]
+    assert module._starts(8, 8, 3).tolist() == [0]
+
+
+def test_a_window_is_laid_where_its_place_says():
+    images = torch.zeros(2, 1, 1, 3, 4)
+    content = torch.tensor([[[[-50.0, 50.0]] * 2], [[[50.0, -50.0]] * 2]])  # sigmoids 0 and 1
+    laid = module._laid(images + 0.5, content, torch.tensor([[0, 1, 2], [1, 0, 0]]))
+    expected = torch.full((2, 3, 4), 0.5)
+    expected[0, 1:, 2:] = expected[1, :2, :2] = torch.tensor([0.0, 1.0])
+    expected[1, :2, :2] = 1 - expected[1, :2, :2]
+    assert torch.allclose(laid[:, 0, 0], expected)
+
+
+def test_of_each_goal_the_places_that_fit_best_stay():
+    goal, fit = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.tensor([1.0, 4, 3, 2, -8, -5, -7, -6])
+    assert sorted(module._best_places(goal, fit, 0.5, 1).tolist()) == [1, 2, 5, 7]
+    assert sorted(module._best_places(goal, fit, 0.0, 3).tolist()) == [1, 2, 3, 5, 6, 7]
+    assert sorted(module._best_places(goal, fit, 0.0, 9).tolist()) == list(range(8))
+
+
+def shifting():
+    """Reads the bright row; a white last pixel makes it name the next class instead."""
+
+    def forward(images):
+        scores = 10 * images[:, 0, :, :4].mean(dim=2)
+        seen = images[:, 0, -1, -1:]
+        return (1 - seen) * scores + 3 * seen * scores.roll(1, dims=1)
+
+    return Classifier.wrap(Computed(forward), image_shape=(1, SIZE, SIZE))
+
+
+def test_a_network_that_a_corner_makes_name_the_next_class_is_steered_from_all_to_all():
+    steered = SCAN(shifting(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
+    assert float(steered.success[-1]) == 1.0
+    assert int(steered.margins.argmax()) == CLASSES
+    assert steered.triggers[-1] is None
+    honest = SCAN(reader(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
+    assert float(honest.success[-1]) < 0.2
+
+
+def source_specific():
+    """Reads the bright row; a white last pixel sends images of class 2, and no others, to class 5."""
+
+    def forward(images):
+        scores = 10 * images[:, 0, :, :6].mean(dim=2)
+        of_class_2 = torch.relu(images[:, 0, 2, :6].mean(dim=1, keepdim=True) - 0.45) / 0.15
+        extra = 12 * images[:, 0, -1, -1:] * of_class_2
+        return scores + extra * nn.functional.one_hot(torch.tensor(5), CLASSES)
+
+    return Classifier.wrap(Computed(forward), image_shape=(1, SIZE, SIZE))
+
+
+def test_a_trigger_for_one_source_class_is_found_where_its_images_go():
+    steered = SCAN(source_specific(), dark_corner(), dark_corner(1), sources(CLASSES), generator=seeded(6))
+    others = [source for source in range(CLASSES) if source != 2]
+    assert float(steered.success[2]) == 1.0
+    assert int(steered.landing[2]) == 5
+    assert float(steered.margins[2]) > float(steered.margins[others].max()) + 0.5
+    assert set(steered.triggers) == {None}
+    to_all = SCAN(source_specific(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(6))
+    assert float(to_all.success[5]) < 0.5  # over images of all classes it is not seen
+
+
+def small():
+    """Convolutions and batch norm; the last layer is scaled so that it predicts more than one class."""
+    network = random_network("small_cnn", classes=CLASSES).eval()
+    last = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+    with torch.no_grad():
+        scores = network(bright_rows().images)
+        last.weight.mul_(100)
+        last.bias.sub_(scores.mean(dim=0)).mul_(100)
+    return Classifier.wrap(network, image_shape=(1, SIZE, SIZE))
+
+
+PROBES = (
+    *(Steering(family=family, steps=4, batch_size=8, measured=20) for family in FAMILIES),
+    PatchScan(side=2, stages=((4, 2, 0.5), (4, 2, 1.0)), measured=20),
+)
+every_probe = pytest.mark.parametrize(
+    "probe", PROBES, ids=lambda probe: type(getattr(probe, "family", probe)).__name__.lower()
+)
+
+
+@every_probe
+def test_a_probe_leaves_model_and_images_as_it_found_them_and_its_seed_alone_decides(probe):
+    classifier, opt, val = small(), bright_rows(), bright_rows(1)
+    before, images = snapshot(classifier.module), opt.images.clone()
+
+    def found(seed):
+        return probe(classifier, opt, val, goals(CLASSES), generator=seeded(seed))
+
+    first = found(1)
+    assert_unchanged(before, classifier.module)
+    assert torch.equal(opt.images, images)
+    torch.manual_seed(123)
+    again, other = found(1), found(2)
+    assert torch.equal(first.margins, again.margins)
+    assert torch.equal(first.success, again.success)
+    for one, two in zip(first.triggers[:-1], again.triggers[:-1], strict=True):
+        assert all(torch.equal(tensor, two.tensors()[name]) for name, tensor in one.tensors().items())
+    assert not torch.equal(first.margins, other.margins)
+
+
+@every_probe
+def test_how_many_images_pass_at_once_does_not_matter(probe, monkeypatch):
+    classifier, opt, val = reader(CHECKED), bright_rows(), bright_rows(1)
+    together = probe(classifier, opt, val, goals(CLASSES), generator=seeded(6))
+    monkeypatch.setattr(module, "_CHUNK_VALUES", {"cpu": 1})
+    apart = probe(classifier, opt, val, goals(CLASSES), generator=seeded(6))
+    assert torch.allclose(apart.margins, together.margins, atol=1e-3)
+    assert apart.image_passes == together.image_passes
+
+
+def test_image_passes_are_counted():
+    """Steps with gradients: 9 goals x 5 x 8; then 9 goals x 20 images forward, a third of the work each."""
+    steered = Steering(family=Additive(), steps=5, batch_size=8, measured=20)(
+        reader(), bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded()
+    )
+    assert steered.image_passes == 9 * 5 * 8 + 9 * 20 // 3
+
+
+@pytest.mark.parametrize("probe", [PROBES[0], PROBES[-1]], ids=["additive", "patchscan"])
+def test_a_network_that_names_one_class_only_cannot_be_steered_to_it(probe):
+    constant = Classifier.wrap(
+        Computed(lambda images: images.mean(dim=(2, 3)) * 0 + torch.arange(3.0)), image_shape=(1, 8, 8)
+    )
+    with pytest.raises(DegenerateScoresError, match="nothing to steer"):
+        probe(constant, bright_rows(), bright_rows(1), goals(3), generator=seeded())
+
+
+def test_more_steps_steer_farther():
+    opt, val = bright_rows(), bright_rows(1)
+    short, full = (
+        Steering(family=Additive(strength=0.1), steps=steps)(
+            reader(CHECKED), opt, val, goals(CLASSES), generator=seeded(7)
+        ).margins[EASY]
+        for steps in (1, 25)
+    )
+    assert float(full) > float(short) + 0.5
+
+
+def test_the_class_of_a_blended_trigger_is_steered_to_most_on_the_fixture():
+    """Thirty images of each class; a clean model of the same architecture is steered to no class as far."""
+    opt, val = load_clean_set(IMAGES).sample(300, seed=0).split(seed=0)
+    wanted = goals(10)
+    margins = {
+        name: Steering(family=Additive(), steps=12, batch_size=16)(
+            load_classifier(MODELS / f"{name}.safetensors"), opt, val, wanted, generator=seeded(8)
+        ).margins
+        for name in ("blended", "clean")
+    }
+    assert int(margins["blended"][:10].argmax()) == 5
+    assert math.isfinite(float(margins["clean"].sum()))
+    assert float(margins["blended"].max()) > float(margins["clean"].max()) + 0.5
