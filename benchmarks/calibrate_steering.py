@@ -1,8 +1,8 @@
 """Fit the null distribution that is shipped: ``python -m benchmarks.calibrate_steering --data-root DIR [--jobs N]``.
 
-The largest deviation that each detector with twins measures on each clean 10-class subject of the zoo's *development* half. No
-rate is reported on these models. Writes ``backdoor_audit/steering_null.json``; detections come from the cache of
-``benchmarks.detection`` where they are there.
+The largest deviation that each detector with twins measures on each clean subject of the zoo's *development* half: the
+distribution is fitted to those with 10 classes, and widened where one with 43 would be flagged. No rate is reported on them.
+Writes ``backdoor_audit/steering_null.json``; detections come from the cache of ``benchmarks.detection`` where they are there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.zoo.subjects import SUBJECTS
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
 
 
+FITTED = 10  # classes
 STEERING = [entry for entry in DETECTORS if isinstance(entry, UniversalPerturbation)]
 
 
@@ -38,16 +39,18 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     options = parser.parse_args()
-    clean = [
-        entry for entry in SUBJECTS if entry.half == "development" and not entry.attack and CLASSES[entry.data] == 10
-    ]
+    clean = [entry for entry in SUBJECTS if entry.half == "development" and not entry.attack]
     values: dict[str, list[float]] = {entry.name: [] for entry in STEERING}
+    others: dict[str, list[tuple[float, int]]] = {entry.name: [] for entry in STEERING}
     for subject, result in finished(partial(largest, root=options.data_root), clean, options.jobs):
         for entry, value in zip(STEERING, result(), strict=True):
-            values[entry.name].append(value)
+            if CLASSES[subject.data] == FITTED:
+                values[entry.name].append(value)
+            else:
+                others[entry.name].append((value, CLASSES[subject.data]))
         print(f"{subject.name:48} " + " ".join(f"{value:5.2f}" for value in result()), flush=True)
-    source = f"{len(clean)} clean 10-class subjects of the zoo's development half"
-    null = SteeringNull.fit(values, classes=10, models=len(clean), source=source)
+    source = f"the {len(clean)} clean subjects of the zoo's development half"
+    null = SteeringNull.fit(values, classes=FITTED, models=len(clean), source=source, others=others)
     null.save(SHIPPED)
     for name in values:
         cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))

@@ -195,23 +195,24 @@ def test_twins_and_what_they_show_are_kept_for_the_next_model(tmp_path: Path) ->
 
 
 def test_twins_that_allow_no_comparison_are_inconclusive_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The twin never says class 7: there is no way to lead its images away from there."""
+    """The twins say class 0 to everything: there is nothing to lead there."""
 
     class Blind(ToyTwins):
         def __call__(self, clean: CleanSet, **options: Any) -> Twins:
             twins = super().__call__(clean, **options)
             with torch.no_grad():
                 for twin in twins.classifiers:
-                    twin.module[1].bias[7] = -100.0  # type: ignore[index, union-attr]
+                    twin.module[1].bias[0] = 1000.0  # type: ignore[index, union-attr]
             return twins
 
     monkeypatch.setattr(run_module, "TwinRecipe", Blind)
     record = audit(network(backdoored=False), *toy.images(), **STANDARD)
-    scan = next(entry for entry in record.detections if entry["detector"] == "source_scan")
-    assert scan["inconclusive"].startswith("in a reference twin, ")
-    assert all(not entry["inconclusive"] for entry in record.detections if entry["detector"] != "source_scan")
-    verdicts = [finding.verdict for finding in record.findings if "source_scan" in finding.audit]
-    assert verdicts == [Verdict.INCONCLUSIVE] * toy.CLASSES
+    additive = next(entry for entry in record.detections if entry["detector"] == "additive")
+    assert additive["inconclusive"].startswith("in a reference twin, ")
+    verdicts = [finding.verdict for finding in record.findings if "[additive" in finding.audit]
+    assert verdicts == [Verdict.INCONCLUSIVE] * (toy.CLASSES + 1)
+    alone = next(entry for entry in record.detections if entry["detector"] == "neural_cleanse")
+    assert not alone["inconclusive"]
 
 
 def test_a_spent_budget_is_inconclusive_and_never_a_pass() -> None:
@@ -229,7 +230,7 @@ def test_indices_are_calibrated_on_the_reference_that_is_given(tmp_path: Path) -
     SteeringNull(fits, classes=8, models=30, source="thirty toys").save(tmp_path / "null.json")
     record = audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "null.json"))
     universal = [entry for entry in record.detections if entry["detector"] != "neural_cleanse"]
-    assert {entry["reference"] for entry in universal} == {"thirty toys"}
+    assert all(entry["reference"].startswith("thirty toys; twins with held-out accuracy: ") for entry in universal)
     assert max(score["index"] for entry in universal for score in entry["classes"]) < 2
     del fits["stripes"]
     SteeringNull(fits, classes=8, models=30, source="thirty toys").save(tmp_path / "part.json")

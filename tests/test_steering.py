@@ -105,13 +105,20 @@ def test_there_is_a_goal_for_every_class_and_one_for_all_to_all():
 
 def test_goals_say_which_images_count_and_what_is_asked_of_them():
     labels = torch.tensor([0, 2, 2])
-    assert module.eligible(goals(3), labels).tolist() == [
+    assert module.eligible(goals(3), labels, labels).tolist() == [
         [False, True, True],
         [True, True, True],
         [True, False, False],
         [True, True, True],
     ]
     assert module.targets(goals(3), labels.expand(4, 3)).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [1, 0, 0]]
+
+
+def test_a_class_that_is_hardly_ever_given_is_left_by_the_images_labelled_so():
+    predicted, labels = torch.tensor([0] * 9 + [1] * 2), torch.tensor([0] * 4 + [1] * 7)
+    counted = module.eligible(sources(2), predicted, labels)
+    assert counted[0].tolist() == (predicted == 0).tolist()
+    assert counted[1].tolist() == (labels == 1).tolist()
 
 
 def mean_reader():

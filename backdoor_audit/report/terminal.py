@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from backdoor_audit.evidence import POWER, Record, Verdict
 
@@ -35,7 +36,7 @@ def summary_lines(record: Record) -> list[Line]:
         recalled = ", taken from an earlier run" if detection["recalled"] else ""
         lines.append(
             (
-                f"  {detection['detector']}: {len(detection['classes'])} classes, {detection['image_passes']} image passes, "
+                f"  {detection['detector']}: {_classes(detection)} classes, {detection['image_passes']} image passes, "
                 f"{detection['seconds']:.0f} s{recalled}",
                 {},
             )
@@ -44,6 +45,11 @@ def summary_lines(record: Record) -> list[Line]:
         wrapped = textwrap.wrap(f"not tested: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ")
         lines += [(line, {}) for line in wrapped]
     return lines
+
+
+def _classes(detection: Mapping[str, Any]) -> int:
+    """How many classes a detector looked at; a row for all-to-all is none."""
+    return sum(score["target_class"] is not None for score in detection["classes"])
 
 
 def headline(record: Record) -> str:

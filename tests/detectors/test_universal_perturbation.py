@@ -258,15 +258,23 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
     assert detection.flagged(Limits()) == ()  # what leaves one class alone repairs nothing
 
 
-def test_a_scan_by_source_needs_images_of_every_source():
-    """Class 7 is never predicted, so that there is nothing to lead away from it."""
+def test_a_class_that_is_never_given_has_been_left_already():
+    """Class 7 is never predicted: the images labelled so count, and all of them are away."""
     blind = row_reader()
     with torch.no_grad():
         blind.module[1].bias[7] = -100
     detection = SCAN(blind, OPT, VAL, generator=seeded(), natural=Natural(torch.zeros(2, 8), torch.zeros(2, 8), 1))
-    assert detection.inconclusive.endswith("nothing to steer")
+    assert not detection.inconclusive
+    assert detection.scores[7].success_val == 1.0
+    assert detection.scores[7].margin > 0
+
+
+def test_a_model_with_one_answer_cannot_be_a_twin():
+    constant = row_reader()
+    with torch.no_grad():
+        constant.module[1].bias[0] = 1000
     with pytest.raises(DegenerateScoresError):
-        SCAN.natural([blind], OPT, VAL, generator=seeded())
+        ADDITIVE.natural([constant], OPT, VAL, generator=seeded())
 
 
 def test_every_family_says_what_it_sees_and_what_it_does_not():
