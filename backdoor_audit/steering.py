@@ -11,10 +11,8 @@ Huster and Ekwedike, "TOP: Backdoor detection in neural networks via transferabi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +25,8 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
-from backdoor_audit.trigger import Addition, AnyTrigger, Trigger, Warp, warped
+from backdoor_audit.perturbations import REFERENCE_SIDE, Family, unit
+from backdoor_audit.trigger import AnyTrigger, Trigger
 
 Goal = AllToOne | AllToAll | AwayFrom
 """Where images shall be steered: all to one class, each class to the next, or those of one class anywhere else."""
@@ -37,7 +36,6 @@ Stamped = Callable[[Tensor, Tensor], Tensor]
 
 _CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
 _FEW = 5  # images
-_REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
 
 
 def goals(num_classes: int) -> tuple[Goal, ...]:
@@ -65,142 +63,6 @@ class Steered:
     landing: Tensor
     triggers: tuple[AnyTrigger | None, ...]
     image_passes: int
-
-
-class Family(Protocol):
-    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger."""
-
-    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Small random parameters (rows, ...), inside the budget."""
-        ...
-
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Images (rows, n, c, h, w) with the change of their own row."""
-        ...
-
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
-        """Parameters moved along a direction by a share of the budget, and back into it."""
-        ...
-
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
-        """The trigger of one row."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Additive:
-    """Any change with a root mean square of ``strength`` per pixel (all channels together): an L2 ball."""
-
-    strength: float = 0.04
-
-    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Noise of a tenth of the budget."""
-        noise = torch.randn((rows, *image_shape), generator=generator)
-        return 0.1 * self._radius(image_shape) * _unit(noise)
-
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Add and clip to [0, 1]."""
-        return (images + parameters.unsqueeze(1)).clamp(0, 1)
-
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
-        """A step of that share of the radius, then back onto the ball."""
-        radius = self._radius(image_shape)
-        moved = parameters + share * radius * _unit(direction)
-        return moved * (radius / _length(moved)).clamp_max(1)
-
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
-        """The addition."""
-        return Addition(parameters.clamp(-1, 1), target_class)
-
-    def _radius(self, image_shape: tuple[int, int, int]) -> float:
-        return self.strength * math.sqrt(image_shape[1] * image_shape[2])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Smooth:
-    """A colour change that varies slowly: ``grid`` x ``grid`` values per channel, at most ``strength``, interpolated."""
-
-    grid: int = 4
-    strength: float = 0.2
-
-    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Noise of a twentieth of the budget."""
-        shape = (rows, image_shape[0], self.grid, self.grid)
-        return (0.05 * self.strength * torch.randn(shape, generator=generator)).clamp(-self.strength, self.strength)
-
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Add and clip to [0, 1]."""
-        return (images + self._change(parameters, images.shape[-2:]).unsqueeze(1)).clamp(0, 1)
-
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
-        """Every value by that share of the budget, in the direction's sign."""
-        return (parameters + share * self.strength * direction.sign()).clamp(-self.strength, self.strength)
-
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
-        """The addition."""
-        return Addition(self._change(parameters.unsqueeze(0), image_shape[1:])[0], target_class)
-
-    def _change(self, parameters: Tensor, size: Sequence[int]) -> Tensor:
-        return functional.interpolate(parameters, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stripes:
-    """A brightness that depends on the column alone, at most ``strength``: sinusoidal signals and other stripes."""
-
-    strength: float = 0.1
-
-    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Noise of a twentieth of the budget."""
-        noise = torch.randn((rows, 1, 1, image_shape[2]), generator=generator)
-        return (0.05 * self.strength * noise).clamp(-self.strength, self.strength)
-
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Add and clip to [0, 1]."""
-        return (images + parameters.unsqueeze(1)).clamp(0, 1)
-
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
-        """Every column by that share of the budget, in the direction's sign."""
-        return (parameters + share * self.strength * direction.sign()).clamp(-self.strength, self.strength)
-
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
-        """The addition."""
-        return Addition(parameters.expand(image_shape).clone(), target_class)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warping:
-    """A smooth flow from ``grid`` x ``grid`` control points, ``displacement`` pixels root mean square (on 28x28 images)."""
-
-    grid: int = 6
-    displacement: float = 0.8
-
-    def initial(self, rows: int, image_shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Noise of a tenth of the budget."""
-        noise = torch.randn((rows, 2, self.grid, self.grid), generator=generator)
-        return 0.1 * self._radius(image_shape) * _unit(noise)
-
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Warp, bilinear; border pixels are repeated."""
-        return warped(self._flow(parameters, images.shape[-2:]), images)
-
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: tuple[int, int, int]) -> Tensor:
-        """A step of that share of the budget, then back to the root mean square allowed."""
-        radius = self._radius(image_shape)
-        moved = parameters + share * radius * _unit(direction)
-        return moved * (radius / _length(moved)).clamp_max(1)
-
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: tuple[int, int, int]) -> AnyTrigger:
-        """The warp."""
-        return Warp(self._flow(parameters.unsqueeze(0), image_shape[1:])[0], target_class)
-
-    def _flow(self, parameters: Tensor, size: Sequence[int]) -> Tensor:
-        return functional.interpolate(parameters, size=tuple(size), mode="bicubic", align_corners=True)
-
-    def _radius(self, image_shape: tuple[int, int, int]) -> float:
-        """L2 norm of the control points at which their root mean square length is the displacement."""
-        scale = max(image_shape[1:]) / _REFERENCE_SIDE
-        return self.displacement * scale * self.grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +114,7 @@ class Steering:
                 losses = _losses(logits.float(), targets(mine, scored[batches[chunk]]), mine)
                 (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
                 passes += batches[chunk].numel()
-            pushed = self.momentum * pushed - _unit(gradient)
+            pushed = self.momentum * pushed - unit(gradient)
             share = self.step_share * (1 - step / self.steps)
             parameters = self.family.stepped(parameters, pushed, share, shape)
         margins, success, landing = measure(
@@ -298,7 +160,7 @@ class PatchScan:
     ) -> Steered:
         """Scan on ``opt``, measure on ``val``; window and stride grow with images larger than 28x28."""
         channels, height, width = classifier.image_shape
-        scale = max(1, round(max(height, width) / (_REFERENCE_SIDE + 4)))
+        scale = max(1, round(max(height, width) / (REFERENCE_SIDE + 4)))
         side = min(self.side * scale, height, width)
         device = classifier.device
         images, scored = opt.images.to(device), classifier.predict(opt.images)
@@ -385,7 +247,7 @@ def measure(
     """
     scores = classifier.logits(clean.images)
     best = scores.topk(2, dim=1).values
-    unit = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
+    clean_margin = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
     scored = scores.argmax(dim=1)
     batches = draw(eligible(wanted, scored.cpu(), clean.labels), count, generator)
     images = clean.images.to(classifier.device)
@@ -397,7 +259,7 @@ def measure(
             target = targets(mine, scored[batches[chunk]])
             other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
             margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
-            margins.append((margin / unit).mean(dim=1).cpu())
+            margins.append((margin / clean_margin).mean(dim=1).cpu())
             success.append((margin > 0).float().mean(dim=1).cpu())
             landing.append(logits.argmax(dim=1).view_as(target).mode(dim=1).values.cpu())
     return torch.cat(margins), torch.cat(success), torch.cat(landing)
@@ -472,16 +334,6 @@ def _best_places(goal: Tensor, fit: Tensor, share: float, least: int) -> Tensor:
         count = max(least, int(share * len(mine)))
         staying.append(mine[fit[mine].argsort(descending=True)[:count]])
     return torch.cat(staying)
-
-
-def _length(values: Tensor) -> Tensor:
-    """L2 norm of each row, shaped to divide it; never 0."""
-    length: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return length.view(-1, *[1] * (values.ndim - 1))
-
-
-def _unit(values: Tensor) -> Tensor:
-    return values / _length(values)
 
 
 def _name(family: Family) -> str:

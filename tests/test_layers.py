@@ -17,7 +17,7 @@ NAME = PACKAGE.name
 LAYERS = (
     {"errors"},
     {"budget", "trigger", "label_rule", "evidence", "store"},
-    {"options", "anomaly", "data", "networks", "report"},
+    {"options", "anomaly", "data", "networks", "perturbations", "report"},
     {"classifier"},
     {"loading", "metrics", "activations", "training"},
     {"filters", "inversion", "preconditions", "steering", "twins"},

@@ -13,7 +13,8 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.label_rule import AllToAll, AllToOne
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate
-from backdoor_audit.steering import Additive, PatchScan, Smooth, Steering, Stripes, Warping, goals, measure, sources
+from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
+from backdoor_audit.steering import PatchScan, Steering, goals, measure, sources
 from backdoor_audit.trigger import Addition, Trigger, Warp
 from fixtures import IMAGES, MODELS
 from tests.subjects import Computed, assert_unchanged, quick, random_network, seeded, snapshot

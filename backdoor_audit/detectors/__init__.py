@@ -3,7 +3,8 @@
 from backdoor_audit.detectors.detection import ClassScore, Detection
 from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
 from backdoor_audit.detectors.universal_perturbation import Natural, SourceScan, UniversalPerturbation
-from backdoor_audit.steering import Additive, PatchScan, Smooth, Steering, Stripes, Warping
+from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
+from backdoor_audit.steering import PatchScan, Steering
 
 Detector = NeuralCleanse | UniversalPerturbation
 

@@ -14,18 +14,8 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.steering import (
-    Additive,
-    Goal,
-    PatchScan,
-    Smooth,
-    Steered,
-    Steering,
-    Stripes,
-    Warping,
-    goals,
-    sources,
-)
+from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
+from backdoor_audit.steering import Goal, PatchScan, Steered, Steering, goals, sources
 from backdoor_audit.store import Packed
 
 _SEEN = {

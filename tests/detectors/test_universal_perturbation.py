@@ -12,7 +12,8 @@ from backdoor_audit.detectors.detection import Detection
 from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.steering import Additive, PatchScan, Steered, Steering, Stripes
+from backdoor_audit.perturbations import Additive, Stripes
+from backdoor_audit.steering import PatchScan, Steered, Steering
 from backdoor_audit.store import Packed
 from backdoor_audit.trigger import Addition
 from tests.subjects import (
