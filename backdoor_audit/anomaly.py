@@ -20,7 +20,7 @@ from backdoor_audit.errors import DataFormatError, DegenerateScoresError
 
 MAD_TO_DEVIATION = 1.4826  # 1 / Phi^-1(3/4): makes the MAD of normal values estimate their standard deviation
 FALSE_ALARM_RATE = 0.05  # of a whole run: the share of clean models in which any detector may find an outlier
-DETECTORS_IN_A_RUN = 7
+DETECTORS_IN_A_RUN = 8
 DETECTOR_RATE = FALSE_ALARM_RATE / DETECTORS_IN_A_RUN  # what a calibrated index of 2 means for one detector
 CALIBRATED_LIMIT = 2.0
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backdoor_audit import preconditions
 from backdoor_audit.anomaly import SteeringNull
-from backdoor_audit.detectors import UniversalPerturbation
+from backdoor_audit.detectors import DETECTORS, Consensus, Detection, UniversalPerturbation
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run import Audit
@@ -25,8 +25,7 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
     """
     if len(models) < LEAST_MODELS:
         raise OptionError(f"{len(models)} clean models; at least {LEAST_MODELS} are needed to fit a distribution")
-    largest: dict[str, list[float]] = {}
-    classes = set()
+    found, classes = [], set()
     for file in models:
         run = Audit(replace(options, model=str(file)), store, progress=progress)
         run.check()
@@ -34,15 +33,44 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
         if unmet:
             raise OptionError(f"{file}: {unmet}; a model that cannot be judged is no reference")
         classes.add(run.num_classes)
-        for detector in run.detectors:
-            if not isinstance(detector, UniversalPerturbation):
-                continue
-            detection = run.detection(detector.name)
-            deviations = [score.deviation for score in detection.scores if score.deviation is not None]
-            if not deviations:
-                raise OptionError(f"{file}: {detector.name}: {detection.inconclusive}")
-            largest.setdefault(detector.name, []).append(max(deviations))
+        found.append([run.detection(entry.name) for entry in run.detectors if isinstance(entry, UniversalPerturbation)])
+        for detection in found[-1]:
+            if largest_deviation(detection) is None:
+                raise OptionError(f"{file}: {detection.detector}: {detection.inconclusive}")
     if len(classes) > 1:
         raise OptionError(f"models with {sorted(classes)} classes; models with the same number are accepted")
     source = f"{len(models)} clean models with {run.clean_set.source}"
-    return SteeringNull.fit(largest, classes=classes.pop(), models=len(models), source=source)
+    return fitted(found, classes=classes.pop(), source=source)
+
+
+def fitted(found: Sequence[Sequence[Detection]], *, classes: int, source: str) -> SteeringNull:
+    """The distribution of the most extreme class, from what every detector with twins found on each clean model.
+
+    It is fitted to models with ``classes`` classes; others widen it where they would be flagged. The consensus comes last:
+    it weighs the deviations of the others by their own cuts.
+    """
+    largest: dict[str, list[float]] = {}
+    others: dict[str, list[tuple[float, int]]] = {}
+
+    def add(name: str, value: float | None, count: int) -> None:
+        if value is not None and count == classes:
+            largest.setdefault(name, []).append(value)
+        elif value is not None:
+            others.setdefault(name, []).append((value, count))
+
+    counts = [sum(score.target_class is not None for score in detections[0].scores) for detections in found]
+    for detections, count in zip(found, counts, strict=True):
+        for detection in detections:
+            add(detection.detector, largest_deviation(detection), count)
+    null = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, others=others)
+    for consensus in (entry for entry in DETECTORS if isinstance(entry, Consensus)):
+        weighed = replace(consensus, null=null)
+        for detections, count in zip(found, counts, strict=True):
+            means = [mean for mean in weighed.means(detections).values() if mean is not None]
+            add(consensus.name, max(means, default=None), count)
+    return SteeringNull.fit(largest, classes=classes, models=len(found), source=source, others=others)
+
+
+def largest_deviation(detection: Detection) -> float | None:
+    """That of the most extreme class, None without any."""
+    return max((score.deviation for score in detection.scores if score.deviation is not None), default=None)

@@ -22,8 +22,8 @@ from backdoor_audit.metrics import clean_accuracy
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.training import Recipe
 
-Search = Callable[[Detector, Classifier, str], Detection]
-"""How the audit runs a detector: detector, model, and the purpose that seeds the search."""
+Search = Callable[[Detector, Classifier, str, Sequence[Detection]], Detection]
+"""How the audit runs a detector: detector, model, the purpose that seeds the search, what earlier ones found on this model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,10 @@ class PatchCanary:
             clean_accuracy=float(scores.clean_accuracy),
             attack_success_rate=float(scores.attack_success_rate),
         )
+        found: list[Detection] = []
         for detector in detectors:
-            detection = search(detector, planted, f"canary:{self.name}:{target_class}:{detector.name}")
-            sighting = _seen(sighting, detection, limits, index)
+            found.append(search(detector, planted, f"canary:{self.name}:{target_class}:{detector.name}", found))
+            sighting = _seen(sighting, found[-1], limits, index)
         return replace(sighting, seconds=time.perf_counter() - began)
 
     def plant(

@@ -16,6 +16,7 @@ from backdoor_audit.errors import DataFormatError, OptionError
 SCHEMA_VERSION = 1
 
 POWER = "detection_power"
+_JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 """Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
 
 
@@ -183,10 +184,12 @@ class Record:
     @property
     def flagged_all_to_all(self) -> bool:
         """Whether a trigger was found that sends every class to another one."""
-        return any(
-            finding.verdict is Verdict.FAIL and finding.statistic == "anomaly_index" and finding.target_class is None
-            for finding in self.findings
-        )
+        return self._all_to_all(Verdict.FAIL)
+
+    @property
+    def suspected_all_to_all(self) -> bool:
+        """Whether every class goes to another one suspiciously easily, by a trigger that is not shown to be a backdoor's."""
+        return self._all_to_all(Verdict.INCONCLUSIVE)
 
     @property
     def suspected_classes(self) -> tuple[int, ...]:
@@ -194,22 +197,24 @@ class Record:
         return self._classes(Verdict.INCONCLUSIVE)
 
     def _classes(self, verdict: Verdict) -> tuple[int, ...]:
-        chosen = {
+        return tuple(sorted({target for target in self._targets(verdict) if target is not None}))
+
+    def _all_to_all(self, verdict: Verdict) -> bool:
+        return None in self._targets(verdict)
+
+    def _targets(self, verdict: Verdict) -> set[int | None]:
+        """What the anomaly indices with this verdict are about; one that could not be computed says nothing."""
+        return {
             finding.target_class
             for finding in self.findings
-            if finding.verdict is verdict
-            and finding.statistic == "anomaly_index"
-            and finding.value is not None
-            and finding.target_class is not None
+            if finding.verdict is verdict and finding.statistic == "anomaly_index" and finding.value is not None
         }
-        return tuple(sorted(chosen))
 
     def to_json(self) -> dict[str, Any]:
         """Builtins only, with the verdict and the flagged classes spelled out for readers that do not judge again."""
         stored = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "findings"}
         stored["findings"] = [finding.to_json() for finding in self.findings]
-        judged = {"verdict": self.verdict, "power": self.power, "flagged_classes": list(self.flagged_classes)}
-        content: dict[str, Any] = plain({**stored, **judged})
+        content: dict[str, Any] = plain({**stored, **{name: getattr(self, name) for name in _JUDGED}})
         return content
 
     def write(self, path: Path) -> None:
@@ -227,7 +232,7 @@ class Record:
         if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
             raise DataFormatError(f"{path}: schema version {found!r}; {accepted}")
-        stored = {key: value for key, value in stored.items() if key not in ("verdict", "power", "flagged_classes")}
+        stored = {key: value for key, value in stored.items() if key not in _JUDGED}
         try:
             findings = [Finding.from_json(finding) for finding in stored.pop("findings")]
             return cls(**stored, findings=findings)

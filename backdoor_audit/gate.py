@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,6 @@ def build_record(
     order = {name: number for number, name in enumerate(expected)}
     named = [replace(finding, audit=name) for name, finding in findings.items()]
     detections = list(sections.get("detections", {}).values())
-    common = [
-        spot
-        for spot in (detections[0]["blind_spots"] if detections else ())
-        if all(spot in entry["blind_spots"] for entry in detections)
-    ]
-    blind = [f"{spot} (no detector of this run sees them)" for spot in common]
-    if settings.get("profile") == "quick":
-        blind.append(
-            "the quick profile leaves out every detector that needs reference models: only small patches are seen"
-        )
     return Record(
         subject=sections.get("subject", {}),
         settings=settings,
@@ -58,9 +49,32 @@ def build_record(
         skipped=skipped,
         errors=errors,
         not_run=[name for name in expected if name not in {*findings, *skipped, *errors}],
-        not_tested=[*blind, *NOT_TESTED],
+        not_tested=[*_not_tested(detections, settings), *NOT_TESTED],
         seconds=seconds,
     )
+
+
+def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """What no detector with an answer sees, which detectors gave none, and what a profile or a race left out."""
+    answered = [entry for entry in detections if not entry["inconclusive"]]
+    lines = [
+        f"{spot} (no detector of this run sees them)"
+        for spot in (answered[0]["blind_spots"] if answered else ())
+        if all(spot in entry["blind_spots"] for entry in answered)
+    ]
+    silent = [entry["detector"] for entry in detections if entry["inconclusive"]]
+    if silent:
+        lines.append(f"what {', '.join(silent)} look{'s' * (len(silent) == 1)} for: no answer (reason: see above)")
+    lines += [
+        f"triggers that do not show early in a search: {entry['detector']}: {entry['coverage']}"
+        for entry in answered
+        if entry["coverage"]
+    ]
+    if settings.get("profile") == "quick":
+        lines.append(
+            "the quick profile leaves out every detector that needs reference models: only small patches are seen"
+        )
+    return lines
 
 
 def audit(

@@ -20,6 +20,7 @@ from backdoor_audit.classifier import Classifier, autocast
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.row_adam import RowAdam
 from backdoor_audit.trigger import PatchFamily, Trigger
 
 _CHUNK_PIXELS = {
@@ -277,7 +278,7 @@ class _Search:
         initial = options.family.initial(count, classifier.image_shape, generator)
         self.parameters = {name: tensor.to(device).requires_grad_() for name, tensor in initial.items()}
         self.best = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
-        self.optimizer = _RowAdam(self.parameters, learning_rate=options.learning_rate)
+        self.optimizer = RowAdam(self.parameters, learning_rate=options.learning_rate)
         self.controller = CostController(
             count,
             initial=options.initial_cost,
@@ -317,7 +318,12 @@ class _Search:
             improved, settled = self.controller.update(active, success, size)
             for name, tensor in self.parameters.items():
                 self.best[name][active[improved]] = tensor.detach()[active[improved]]
-            self.optimizer.step(active)
+            gradients = {
+                name: tensor.grad[active.to(tensor.device)]
+                for name, tensor in self.parameters.items()
+                if tensor.grad is not None
+            }
+            self.optimizer.step(gradients, active)
             self.active = active[~settled]
             bar.update()
             bar.set_postfix_str(f"{len(self.active)} of {len(self.classes)} classes still shrinking", refresh=False)
@@ -370,27 +376,3 @@ def _smaller(first: Inversion, second: Inversion) -> Inversion:
 def _batches_without(labels: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
     """Indices (targets, batch) of one shared random draw of images, each row without the images of its own target."""
     return draw(labels.unsqueeze(0) != targets.unsqueeze(1), batch_size, generator)
-
-
-class _RowAdam:
-    """Adam (betas 0.5, 0.9) in which every row has its own step count, so that a class that stopped leaves no trace."""
-
-    def __init__(self, parameters: dict[str, Tensor], *, learning_rate: float) -> None:
-        self.parameters, self.learning_rate = parameters, learning_rate
-        self.first = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        self.second = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        self.count = 0
-
-    @torch.no_grad()
-    def step(self, active: Tensor) -> None:
-        """Update the active rows; rows only ever leave, so one count of steps holds for all of them."""
-        self.count += 1
-        for name, tensor in self.parameters.items():
-            rows = active.to(tensor.device)
-            assert tensor.grad is not None
-            gradient = tensor.grad[rows]
-            first = self.first[name][rows].lerp(gradient, 0.5)
-            second = self.second[name][rows].lerp(gradient.square(), 0.1)
-            self.first[name][rows], self.second[name][rows] = first, second
-            scale = (second / (1 - 0.9**self.count)).sqrt() + 1e-8
-            tensor[rows] -= self.learning_rate * first / (1 - 0.5**self.count) / scale

@@ -181,9 +181,10 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "profile",
-        _one_of("quick", "standard"),
-        "quick|standard",
-        "how much is searched (default: standard): quick leaves out all that needs reference models",
+        _one_of("quick", "standard", "thorough"),
+        "quick|standard|thorough",
+        "how much is searched (default: standard): quick leaves out all that needs reference models; thorough searches every "
+        "class in full, from two starts",
     ),
     Option(
         "reference",

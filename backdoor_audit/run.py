@@ -3,54 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from backdoor_audit import budget, preconditions
 from backdoor_audit.anomaly import SteeringNull, shipped_null
+from backdoor_audit.audited import Audited
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
-from backdoor_audit.classifier import Classifier, choose_device
-from backdoor_audit.data import CleanSet, load_clean_set
-from backdoor_audit.detectors import DETECTORS, Detection, Detector, Natural, NeuralCleanse, UniversalPerturbation
-from backdoor_audit.errors import AuditError, BudgetSpentError, DataFormatError, DegenerateScoresError, ModelFormatError
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.detectors import (
+    DETECTORS,
+    Consensus,
+    Detection,
+    Detector,
+    Natural,
+    NeuralCleanse,
+    UniversalPerturbation,
+)
+from backdoor_audit.errors import AuditError, BudgetSpentError, DataFormatError, DegenerateScoresError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
-from backdoor_audit.loading import LoadedModel, load_model, normalization_of
 from backdoor_audit.mitigations import MITIGATIONS, Outcome, judge_drop, judge_success
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.preconditions import PRECONDITIONS
-from backdoor_audit.store import Store, generator_for
-from backdoor_audit.trigger import AnyTrigger, load_trigger
+from backdoor_audit.store import generator_for
+from backdoor_audit.trigger import AnyTrigger
 from backdoor_audit.twins import TwinRecipe, Twins
 
-_BEHAVIOUR_IMAGES = 64
+NO_RACE = 10**6  # classes
 
 
 @dataclass(eq=False)
-class Audit:
-    """A run over one subject. Everything is computed when first asked for, and kept.
+class Audit(Audited):
+    """A run over one subject. Everything is computed when first asked for, and kept."""
 
-    ``began`` is when the time budget starts, by `time.time`. ``module`` and ``given_images`` are handed over by Python
-    callers or a project's fixtures; without them the options' file and data are loaded.
-    """
-
-    options: AuditOptions
-    store: Store
-    module: nn.Module | None = None
-    given_images: CleanSet | None = None
-    progress: bool = False
-    worker: int = 0
-    began: float = field(default_factory=time.time)
     _detections: dict[str, Detection] = field(default_factory=dict)
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
@@ -58,107 +51,10 @@ class Audit:
     _natural: dict[str, Natural] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)
 
-    @cached_property
-    def device(self) -> torch.device:
-        """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
-        return choose_device(self.options.device, self.worker)
-
-    @cached_property
-    def clean_set(self) -> CleanSet:
-        """The clean images, at most ``max_images`` of them."""
-        if self.given_images is not None:
-            return self.given_images.sample(self.options.max_images, seed=self.options.seed)
-        size = self.options.resize
-        return load_clean_set(
-            self.options.data,
-            resize=(size[0], size[1]) if size else None,
-            channels=self.options.channels or None,
-            most=self.options.max_images,
-            seed=self.options.seed,
-        )
-
-    @cached_property
-    def split(self) -> tuple[CleanSet, CleanSet]:
-        """Images to search and repair with, and held-out ones to report on."""
-        return self.clean_set.split(self.options.seed)
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
-        options, shape = self.options, self.clean_set.image_shape
-        if self.module is not None:
-            mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
-            return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
-        try:
-            return self.loaded.classifier(shape, self.device)
-        except ModelFormatError as error:
-            raise ModelFormatError(f"{options.model}: {error}") from None
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """What the model file holds. Raises `ModelFormatError`."""
-        options = self.options
-        return load_model(
-            Path(options.model),
-            arch=options.arch or None,
-            num_classes=options.classes or None,
-            mean=options.mean,
-            std=options.std,
-            normalization=options.normalization,
-            allow_pickle=options.allow_pickle,
-        )
-
-    @cached_property
-    def num_classes(self) -> int:
-        """Number of classes of the model, or of the images while the model is still to come from a fixture."""
-        if self.module is None and not self.options.model:
-            return self.options.classes or self.clean_set.num_classes
-        return self.classifier.num_classes
-
-    def class_name(self, target_class: int | None) -> str:
-        """How to call a class: its number, and its name if the data has one; None is all-to-all."""
-        return "all to all" if target_class is None else self.clean_set.class_name(target_class)
-
-    @cached_property
-    def known_trigger(self) -> AnyTrigger | None:
-        """The trigger of ``--audit-trigger``. Raises `DataFormatError` if it does not fit the images or the classes."""
-        if not self.options.trigger:
-            return None
-        trigger = load_trigger(Path(self.options.trigger))
-        wanted = self.clean_set.image_shape
-        found = next(
-            tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()
-        )
-        fits = found[-2:] == wanted[-2:] if "flow" in trigger.tensors() else found == wanted
-        if not fits or trigger.target_class >= self.num_classes:
-            raise DataFormatError(
-                f"{self.options.trigger}: a trigger of shape {found} for class {trigger.target_class}; images are {wanted}, "
-                f"classes 0 to {self.num_classes - 1}"
-            )
-        return trigger
-
     def check(self) -> None:
-        """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.device, self.clean_set, self.null
-        if self.module is not None or self.options.model:
-            _ = self.classifier, self.known_trigger
-
-    @cached_property
-    def preconditions(self) -> dict[str, Finding]:
-        """The finding of every precondition."""
-        return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the model's tensors, architecture and normalisation."""
-        digest = hashlib.sha256(
-            repr((self.classifier.architecture, self.classifier.mean, self.classifier.std)).encode()
-        )
-        for name, tensor in self.classifier.module.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            if isinstance(tensor, Tensor):
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Load everything that a user can get wrong, the reference as well. Raises `AuditError`."""
+        _ = self.null
+        super().check()
 
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:
@@ -233,6 +129,11 @@ class Audit:
         unmet = preconditions.unmet(list(self.preconditions.values()))
         if unmet:
             return _no_answer(detector, unmet)
+        if isinstance(detector, Consensus):
+            detection = detector([self.detection(name) for name in detector.of])
+            if self.recalled.issuperset(detector.of):
+                self.recalled.add(detector.name)
+            return detection
 
         def work() -> Detection:
             if isinstance(detector, UniversalPerturbation):
@@ -241,7 +142,7 @@ class Audit:
                         detector
                     )  # not this detector's time: the next model on these images has it for nothing
             began = time.perf_counter()
-            detection = self.search(detector, self.classifier, detector.name)
+            detection = self.search(detector, self.classifier, detector.name, ())
             return detection.timed(time.perf_counter() - began)
 
         try:
@@ -258,8 +159,10 @@ class Audit:
             self.recalled.add(detector.name)
         return detection
 
-    def search(self, detector: Detector, classifier: Classifier, purpose: str) -> Detection:
-        """One detector on the audited model or a copy of it; ``purpose`` seeds the search."""
+    def search(self, detector: Detector, classifier: Classifier, purpose: str, found: Sequence[Detection]) -> Detection:
+        """One detector on the audited model or a copy of it; ``purpose`` seeds it, ``found`` is what others found there."""
+        if isinstance(detector, Consensus):
+            return detector(found)
         generator = generator_for(self.options.seed, purpose)
         if isinstance(detector, NeuralCleanse):
             return detector(classifier, *self.split, generator=generator, progress=self.progress)
@@ -414,73 +317,6 @@ class Audit:
             suspicion_stops = self.options.inconclusive == "fail"
             yield next(names), judge_power(self.sightings(canary.name), allow_suspected=suspicion_stops)
 
-    @cached_property
-    def _parts(self) -> dict[str, object]:
-        """What every piece of work on the model depends on."""
-        return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
-
-    @cached_property
-    def _data_parts(self) -> dict[str, object]:
-        """What work on the clean images alone depends on: the same for all models with these classes and this normalisation."""
-        return {
-            "data": self.clean_set.fingerprint,
-            "classes": self.num_classes,
-            "normalization": (self.classifier.mean, self.classifier.std),
-            "seed": self.options.seed,
-            "device": self.device.type,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "code": _code_fingerprint(),
-        }
-
-    @cached_property
-    def _behaviour(self) -> str:
-        """Digest of the scores of some clean images: the same tensors in another forward pass are another model."""
-        scores = self.classifier.logits(self.clean_set.sample(_BEHAVIOUR_IMAGES, seed=0).images)
-        return hashlib.sha256(scores.cpu().numpy().tobytes()).hexdigest()
-
-    def subject(self) -> dict[str, Any]:
-        """Model and data of the record."""
-        classifier, clean = self.classifier, self.clean_set
-        return {
-            "model": self.options.model or type(self.module).__name__,
-            "model_fingerprint": self.fingerprint,
-            "loading": list(self.loaded.notes) if self.module is None else [],
-            "architecture": classifier.architecture,
-            "parameters": sum(parameter.numel() for parameter in classifier.module.parameters()),
-            "num_classes": classifier.num_classes,
-            "class_names": list(clean.class_names),
-            "image_shape": list(classifier.image_shape),
-            "mean": list(classifier.mean),
-            "std": list(classifier.std),
-            "data": clean.source,
-            "data_fingerprint": clean.fingerprint,
-            "images": len(clean),
-            "images_searched": len(self.split[0]),
-            "images_held_out": len(self.split[1]),
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """Options of the record."""
-        stored = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
-        stored["limits"] = {
-            entry.name: getattr(self.options.limits, entry.name) for entry in fields(self.options.limits)
-        }
-        return stored
-
-    def environment(self) -> dict[str, Any]:
-        """Versions and device of the record."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
-        return {
-            "backdoor_audit": version(),
-            "code_fingerprint": _code_fingerprint(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": str(self.device),
-            "device_name": name,
-            "threads": torch.get_num_threads(),
-        }
-
     def sections(self) -> dict[str, Any]:
         """What was computed so far, as the record keeps it; a part of an unfinished run is there as well."""
         return {
@@ -516,14 +352,20 @@ def _no_answer(detector: Detector, reason: str) -> Detection:
 
 
 def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, ...]:
-    """The detectors of a profile with the effort that the options ask for."""
-    return tuple(
-        replace(entry, steps=options.steps, restarts=options.restarts)
-        if isinstance(entry, NeuralCleanse)
-        else replace(entry, null=null)
-        for entry in DETECTORS
-        if options.profile != "quick" or not entry.needs_twins
-    )
+    """The detectors of a profile with the effort that the options ask for.
+
+    ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
+    """
+
+    def adapted(entry: Detector) -> Detector:
+        if not isinstance(entry, NeuralCleanse):
+            return replace(entry, null=null)
+        searched = replace(entry, steps=options.steps, restarts=options.restarts)
+        if options.profile == "thorough":
+            searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
+        return searched
+
+    return tuple(adapted(entry) for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
 
 
 def item_id(detector: str, target: int | None) -> str:
@@ -537,22 +379,6 @@ def not_applicable(outcomes: tuple[Outcome, ...]) -> str:
     return next((outcome.not_applicable for outcome in outcomes if outcome.not_applicable), "")
 
 
-def version() -> str:
-    """Version of the installed package."""
-    try:
-        return metadata.version("backdoor-audit")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _digest(trigger: AnyTrigger) -> str:
     content = torch.cat([tensor.flatten() for tensor in trigger.tensors().values()]).float().numpy().tobytes()
     return hashlib.sha256(content + str(trigger.target_class).encode()).hexdigest()
-
-
-def _code_fingerprint() -> str:
-    """Of the package's own source, so that finished work of another version is never taken for this one's."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from backdoor_audit import budget
@@ -25,8 +24,8 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
-from backdoor_audit.perturbations import REFERENCE_SIDE, Family, unit
-from backdoor_audit.trigger import AnyTrigger, Trigger
+from backdoor_audit.perturbations import Family, unit
+from backdoor_audit.trigger import AnyTrigger
 
 Goal = AllToOne | AllToAll | AwayFrom
 """Where images shall be steered: all to one class, each class to the next, or those of one class anywhere else."""
@@ -106,12 +105,12 @@ class Steering:
             budget.check()
             batches = draw(eligible(wanted, scored.cpu(), opt.labels), self.batch_size, generator)
             gradient = torch.zeros_like(parameters)
-            for chunk in rows.split(_per_chunk(classifier, batches.shape[1])):
+            for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
                 free = parameters[chunk].requires_grad_()
                 with autocast(classifier.device, classifier.module):
                     logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
                 mine = [wanted[row] for row in chunk]
-                losses = _losses(logits.float(), targets(mine, scored[batches[chunk]]), mine)
+                losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
                 (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
                 passes += batches[chunk].numel()
             pushed = self.momentum * pushed - unit(gradient)
@@ -130,106 +129,6 @@ class Steering:
             for row, goal in enumerate(wanted)
         ]
         return Steered(margins, success, landing, tuple(triggers), passes + len(wanted) * self.measured // 3)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatchScan:
-    """A square window laid on every place of a grid, its content optimised; places that promise little are given up early.
-
-    The mask of an inverted patch has to shrink onto the trigger's place from everywhere at once, and often ends at a natural
-    feature instead. Here each place is tried by itself: ``stages`` are (images per step, steps, share of the places kept),
-    successive halving per goal. The margin is that of the best of the last ``judged`` places, on held-out images.
-    """
-
-    side: int = 6
-    stride: int = 3
-    stages: tuple[tuple[int, int, float], ...] = ((6, 3, 0.15), (8, 6, 0.25), (16, 12, 1.0))
-    learning_rate: float = 0.5
-    judged: int = 3
-    measured: int = 64
-
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        wanted: Sequence[Goal],
-        *,
-        generator: torch.Generator,
-        progress: bool = False,
-    ) -> Steered:
-        """Scan on ``opt``, measure on ``val``; window and stride grow with images larger than 28x28."""
-        channels, height, width = classifier.image_shape
-        scale = max(1, round(max(height, width) / (REFERENCE_SIDE + 4)))
-        side = min(self.side * scale, height, width)
-        device = classifier.device
-        images, scored = opt.images.to(device), classifier.predict(opt.images)
-        places = torch.cartesian_prod(
-            torch.arange(len(wanted)),
-            _starts(height, side, self.stride * scale),
-            _starts(width, side, self.stride * scale),
-        )
-        free = torch.randn((len(places), channels, side, side), generator=generator).to(device)
-        optimizer = _Adam(free, learning_rate=self.learning_rate)
-        passes = 0
-        total = sum(steps for _, steps, _ in self.stages)
-        bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
-        for batch_size, steps, kept in self.stages:
-            fit = torch.zeros(len(places))
-            for step in range(steps):
-                budget.check()
-                batches = draw(eligible(wanted, scored.cpu(), opt.labels), batch_size, generator)
-                gradient = torch.zeros_like(optimizer.values)
-                for chunk in torch.arange(len(places)).split(_per_chunk(classifier, batches.shape[1])):
-                    content = optimizer.values[chunk].requires_grad_()
-                    where, batch = places[chunk], batches[places[chunk, 0]]
-                    with autocast(classifier.device, classifier.module):
-                        logits = classifier(_laid(images[batch], content, where).flatten(0, 1))
-                    mine = [wanted[row] for row in where[:, 0]]
-                    losses = _losses(logits.float(), targets(mine, scored[batch]), mine)
-                    (gradient[chunk],) = torch.autograd.grad(losses.sum(), content)
-                    if step >= steps // 2:
-                        fit[chunk] -= losses.detach().mean(dim=1).cpu()
-                    passes += batch.numel()
-                optimizer.step(gradient)
-                bar.update()
-            staying = _best_places(places[:, 0], fit, kept if kept < 1 else 0, self.judged)
-            places = places[staying]
-            optimizer.keep(staying.to(device))
-        bar.close()
-        found = self._judge(classifier, val, wanted, places, optimizer.values, generator)
-        return Steered(*found, passes + self.judged * len(wanted) * self.measured // 3)
-
-    def _judge(
-        self,
-        classifier: Classifier,
-        val: CleanSet,
-        wanted: Sequence[Goal],
-        places: Tensor,
-        values: Tensor,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[AnyTrigger | None, ...]]:
-        each = [wanted[row] for row in places[:, 0]]
-        margins, success, landing = measure(
-            classifier,
-            val,
-            each,
-            lambda chunk, batch: _laid(batch, values[chunk], places[chunk]),
-            count=self.measured,
-            generator=generator,
-        )
-        triggers: list[AnyTrigger | None] = []
-        best = []
-        for row, goal in enumerate(wanted):
-            mine = (places[:, 0] == row).nonzero().flatten()
-            chosen = int(mine[margins[mine].argmax()])
-            best.append(chosen)
-            blank = torch.zeros((1, 1, *classifier.image_shape))
-            pattern = _laid(blank, values[chosen : chosen + 1].cpu(), places[chosen : chosen + 1])[0, 0]
-            whole = torch.full_like(values[chosen : chosen + 1, :1].cpu(), torch.inf)
-            mask = _laid(blank[:, :, :1], whole, places[chosen : chosen + 1])[0, 0]
-            triggers.append(Trigger(mask, pattern, goal.target_class) if isinstance(goal, AllToOne) else None)
-        return margins[best], success[best], landing[best], tuple(triggers)
 
 
 def measure(
@@ -253,7 +152,7 @@ def measure(
     images = clean.images.to(classifier.device)
     margins, success, landing = [], [], []
     with torch.no_grad():
-        for chunk in torch.arange(len(wanted)).split(_per_chunk(classifier, batches.shape[1])):
+        for chunk in torch.arange(len(wanted)).split(per_chunk(classifier, batches.shape[1])):
             logits = classifier(stamped(chunk, images[batches[chunk]]).flatten(0, 1))
             mine = [wanted[row] for row in chunk]
             target = targets(mine, scored[batches[chunk]])
@@ -265,7 +164,7 @@ def measure(
     return torch.cat(margins), torch.cat(success), torch.cat(landing)
 
 
-def _losses(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
     """Cross-entropy of the wanted class, (goals, n); of anything else for a class to leave."""
     likelihood = logits.log_softmax(dim=1).gather(1, target.view(-1, 1)).view_as(target)
     if not any(isinstance(goal, AwayFrom) for goal in wanted):
@@ -300,61 +199,11 @@ def targets(wanted: Sequence[Goal], labels: Tensor) -> Tensor:
     return torch.stack([goal.wanted(row) for goal, row in zip(wanted, labels, strict=True)])
 
 
-def _per_chunk(classifier: Classifier, batch_size: int) -> int:
+def per_chunk(classifier: Classifier, batch_size: int) -> int:
     """How many rows of a batch go through the network at once."""
     channels, height, width = classifier.image_shape
     return max(1, _CHUNK_VALUES.get(classifier.device.type, 2**18) // (batch_size * channels * height * width))
 
 
-def _starts(length: int, side: int, stride: int) -> Tensor:
-    """First pixels of windows along one axis; the last window ends at the border."""
-    last = length - side
-    return torch.tensor(sorted({*range(0, last + 1, stride), last}))
-
-
-def _laid(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
-    """Images (rows, n, c, h, w) with a window of free content (rows, c, side, side), through a sigmoid, at each row's place."""
-    height, width = images.shape[-2:]
-    side = content.shape[-1]
-    down, across = (
-        functional.one_hot(places[:, axis, None] + torch.arange(side), length).float().to(images.device)
-        for axis, length in ((1, height), (2, width))
-    )  # (rows, side, length): which pixel each row or column of the window falls on
-    pattern = down.transpose(1, 2).unsqueeze(1) @ torch.sigmoid(content) @ across.unsqueeze(1)
-    inside = (down.sum(dim=1).unsqueeze(2) * across.sum(dim=1).unsqueeze(1)).unsqueeze(1)
-    laid: Tensor = images * (1 - inside).unsqueeze(1) + pattern.unsqueeze(1)
-    return laid
-
-
-def _best_places(goal: Tensor, fit: Tensor, share: float, least: int) -> Tensor:
-    """Row numbers of each goal's best places: that share of them, and no fewer than ``least`` if there are as many."""
-    staying = []
-    for number in goal.unique():
-        mine = (goal == number).nonzero().flatten()
-        count = max(least, int(share * len(mine)))
-        staying.append(mine[fit[mine].argsort(descending=True)[:count]])
-    return torch.cat(staying)
-
-
 def _name(family: Family) -> str:
     return type(family).__name__.lower()
-
-
-class _Adam:
-    """Adam (betas 0.5, 0.9) on rows of which some are given up on the way."""
-
-    def __init__(self, values: Tensor, *, learning_rate: float) -> None:
-        self.values, self.learning_rate = values, learning_rate
-        self.first, self.second, self.count = torch.zeros_like(values), torch.zeros_like(values), 0
-
-    def step(self, gradient: Tensor) -> None:
-        """Move all rows against their gradients."""
-        self.count += 1
-        self.first = self.first.lerp(gradient, 0.5)
-        self.second = self.second.lerp(gradient.square(), 0.1)
-        scale = (self.second / (1 - 0.9**self.count)).sqrt() + 1e-8
-        self.values = self.values - self.learning_rate * self.first / (1 - 0.5**self.count) / scale
-
-    def keep(self, rows: Tensor) -> None:
-        """Give up all other rows."""
-        self.values, self.first, self.second = self.values[rows], self.first[rows], self.second[rows]

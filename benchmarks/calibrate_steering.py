@@ -11,24 +11,21 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from backdoor_audit.anomaly import SteeringNull
-from backdoor_audit.detectors import DETECTORS, UniversalPerturbation
+from backdoor_audit.calibrate import fitted, largest_deviation
+from backdoor_audit.detectors import DETECTORS, Detection, UniversalPerturbation
 from benchmarks.detection import detect
 from benchmarks.jobs import finished
-from benchmarks.zoo.data import CLASSES
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
-
-
 FITTED = 10  # classes
-STEERING = [entry for entry in DETECTORS if isinstance(entry, UniversalPerturbation)]
+SEARCHES = [entry for entry in DETECTORS if isinstance(entry, UniversalPerturbation)]
 
 
-def largest(subject: Subject, root: Path) -> list[float]:
-    """The largest deviation of every detector on one subject."""
-    return [max(score.deviation or 0.0 for score in detect(subject, entry, root, 0).scores) for entry in STEERING]
+def searched(subject: Subject, root: Path) -> list[Detection]:
+    """What every detector with twins found on one subject."""
+    return [detect(subject, entry, root, 0) for entry in SEARCHES]
 
 
 def main() -> None:
@@ -40,19 +37,16 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     options = parser.parse_args()
     clean = [entry for entry in SUBJECTS if entry.half == "development" and not entry.attack]
-    values: dict[str, list[float]] = {entry.name: [] for entry in STEERING}
-    others: dict[str, list[tuple[float, int]]] = {entry.name: [] for entry in STEERING}
-    for subject, result in finished(partial(largest, root=options.data_root), clean, options.jobs):
-        for entry, value in zip(STEERING, result(), strict=True):
-            if CLASSES[subject.data] == FITTED:
-                values[entry.name].append(value)
-            else:
-                others[entry.name].append((value, CLASSES[subject.data]))
-        print(f"{subject.name:48} " + " ".join(f"{value:5.2f}" for value in result()), flush=True)
+    found = {}
+    for subject, result in finished(partial(searched, root=options.data_root), clean, options.jobs):
+        found[subject.name] = result()
+        print(
+            f"{subject.name:48} " + " ".join(f"{largest_deviation(entry) or 0:5.2f}" for entry in result()), flush=True
+        )
     source = f"the {len(clean)} clean subjects of the zoo's development half"
-    null = SteeringNull.fit(values, classes=FITTED, models=len(clean), source=source, others=others)
+    null = fitted([found[subject.name] for subject in clean], classes=FITTED, source=source)
     null.save(SHIPPED)
-    for name in values:
+    for name in null.fits:
         cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))
         print(f"{name}: index 2 is a deviation of {cuts}")
 

@@ -23,7 +23,15 @@ from typing import Any
 import torch
 
 from backdoor_audit import anomaly
-from backdoor_audit.detectors import DETECTORS, Detection, Detector, Natural, NeuralCleanse, UniversalPerturbation
+from backdoor_audit.detectors import (
+    DETECTORS,
+    Consensus,
+    Detection,
+    Detector,
+    Natural,
+    NeuralCleanse,
+    UniversalPerturbation,
+)
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.metrics import Rate
 from backdoor_audit.store import Store, generator_for
@@ -75,6 +83,8 @@ def natural(detector: UniversalPerturbation, data: str, root: Path) -> Natural:
 
 def detect(subject: Subject, detector: Detector, root: Path, seed: int) -> Detection:
     """What the audit's detector finds with this seed, from the cache if it is there."""
+    if isinstance(detector, Consensus):
+        return detector([detect(subject, entry, root, seed) for entry in DETECTORS if entry.name in detector.of])
     clean, _ = audited_and_held_out(subject.data, root)
     known = natural(detector, subject.data, root) if isinstance(detector, UniversalPerturbation) else None
 
@@ -168,11 +178,14 @@ def suspicion(row: dict[str, Any]) -> float:
 
 
 def auc(rows: list[dict[str, Any]]) -> float | None:
-    """Area under the curve of `suspicion` between clean and backdoored subjects; ties count half."""
+    """Area under the curve of `suspicion` between clean and backdoored subjects."""
     clean = [suspicion(row) for row in rows if not row["attack"]]
     hidden = [suspicion(row) for row in rows if row["attack"]]
-    if not clean or not hidden:
-        return None
+    return area_under_curve(hidden, clean) if clean and hidden else None
+
+
+def area_under_curve(hidden: Sequence[float], clean: Sequence[float]) -> float:
+    """How often a backdoored subject lies above a clean one; ties count half."""
     wins = sum((bad > good) + 0.5 * (bad == good) for bad in hidden for good in clean)
     return wins / (len(clean) * len(hidden))
 

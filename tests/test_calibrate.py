@@ -39,7 +39,7 @@ class Run:
     def detection(self, name):
         scores = [
             ClassScore(target_class=row, success_val=0.0, index=None, p_value=None, image_passes=1, deviation=value)
-            for row, value in enumerate((0.1, 1 + self.number / 10))
+            for row, value in ((None, 0.0), *((row, 0.1) for row in range(9)), (9, 1 + self.number / 10))
         ]
         return Detection(
             detector=name,
@@ -66,7 +66,11 @@ def test_the_largest_deviation_of_every_model_counts_for_every_detector(tmp_path
     largest = [1 + number / 10 for number in range(12)]
     expected = SteeringNull.fit({"warping": largest}, classes=10, models=12, source="")
     assert null.fits["warping"] == expected.fits["warping"]
+    cut = null.cut("warping", 10)
+    weighed = SteeringNull.fit({"consensus": [value / cut for value in largest]}, classes=10, models=12, source="")
+    assert null.fits["consensus"] == pytest.approx(weighed.fits["consensus"])
     for name in STEERING:
+        largest = largest if name != "consensus" else [value / cut for value in largest]
         assert null.p_value(name, null.cut(name, 10), 10) == pytest.approx(DETECTOR_RATE)
         assert null.index(name, null.cut(name, 10), 10) == pytest.approx(2.0)
         assert null.cut(name, 10) >= 1.1 * max(largest) - 1e-9

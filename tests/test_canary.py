@@ -32,7 +32,7 @@ class Watching:
     def __init__(self, ratios, index=3.0):
         self.ratios, self.index, self.shown, self.purposes = ratios, index, [], []
 
-    def search(self, detector, classifier, purpose):
+    def search(self, detector, classifier, purpose, found):
         assert detector is self
         self.shown.append(classifier)
         self.purposes.append(purpose)

@@ -121,18 +121,23 @@ def test_flagged_classes_are_those_of_failed_anomaly_indices():
 
 
 @pytest.mark.parametrize(
-    ("finding", "flagged"),
+    ("finding", "flagged", "suspected"),
     [
-        (finding_of(Verdict.FAIL, statistic="anomaly_index"), True),
-        (finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index"), False),
-        (finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=3), False),
-        (finding_of(Verdict.FAIL, statistic="clean_accuracy_drop"), False),
+        (finding_of(Verdict.FAIL, statistic="anomaly_index"), True, False),
+        (finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index"), False, True),
+        (finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index", value=None), False, False),
+        (finding_of(Verdict.FAIL, statistic="anomaly_index", target_class=3), False, False),
+        (finding_of(Verdict.INCONCLUSIVE, statistic="anomaly_index", target_class=3), False, False),
+        (finding_of(Verdict.FAIL, statistic="clean_accuracy_drop"), False, False),
     ],
 )
-def test_all_to_all_is_flagged_by_a_failed_anomaly_index_without_a_class(finding, flagged):
+def test_all_to_all_is_flagged_or_suspected_by_an_anomaly_index_without_a_class(finding, flagged, suspected):
     record = record_of(finding)
     assert record.flagged_all_to_all is flagged
-    assert None not in record.flagged_classes
+    assert record.suspected_all_to_all is suspected
+    assert None not in (*record.flagged_classes, *record.suspected_classes)
+    stored = record.to_json()
+    assert (stored["flagged_all_to_all"], stored["suspected_all_to_all"]) == (flagged, suspected)
 
 
 def test_a_written_record_comes_back_equal(tmp_path):

@@ -14,12 +14,14 @@ from torch import nn
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
 from backdoor_audit import run as run_module
-from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import DETECTORS
-from backdoor_audit.gate import audit
+from backdoor_audit.detectors import DETECTORS, NeuralCleanse
+from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.metrics import Rate
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import NO_RACE, detectors_of
 from backdoor_audit.twins import Twins
 from tests.plugin import toy
 
@@ -177,8 +179,9 @@ def test_every_detector_compares_the_model_with_one_set_of_twins(*, backdoored: 
     else:  # its own twins
         assert max(abs(value) for found in excesses.values() for value in found.values()) < 0.5
     index = [finding for finding in record.findings if finding.statistic == "anomaly_index"]
-    assert len(index) == len(DETECTORS) * toy.CLASSES + len(UNIVERSAL)  # each of these asks for all-to-all as well
-    assert sum("all_to_all" in finding.audit for finding in index) == len(UNIVERSAL)
+    asking = len(UNIVERSAL) + 1  # these and their consensus ask for all-to-all as well
+    assert len(index) == len(DETECTORS) * toy.CLASSES + asking
+    assert sum("all_to_all" in finding.audit for finding in index) == asking
     assert record.not_run == []
 
 
@@ -190,8 +193,8 @@ def test_twins_and_what_they_show_are_kept_for_the_next_model(tmp_path: Path) ->
     assert ToyTwins.made == 1
     assert all(entry["recalled"] for entry in again.detections)
     assert (
-        len(list(tmp_path.rglob("*.safetensors"))) == kept >= 2 * len(DETECTORS)
-    )  # twins, what they show to all but one, detections
+        len(list(tmp_path.rglob("*.safetensors"))) == kept >= 2 * (len(DETECTORS) - 1)
+    )  # twins, what they show to all but one, detections but the consensus, which costs nothing
 
 
 def test_twins_that_allow_no_comparison_are_inconclusive_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,3 +278,35 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
     assert stored["subject"]["num_classes"] == toy.CLASSES
     assert stored["subject"]["images_searched"] + stored["subject"]["images_held_out"] == len(toy.images()[1])
     assert len(stored["detections"][0]["classes"]) == toy.CLASSES
+
+
+def test_a_detector_without_an_answer_hides_no_blind_spot_and_a_race_is_told() -> None:
+    entries: list[dict[str, Any]] = [
+        {"detector": "a", "inconclusive": "", "coverage": "", "blind_spots": ["warps", "stripes"]},
+        {"detector": "b", "inconclusive": "no twins", "coverage": "", "blind_spots": ["stripes"]},
+        {"detector": "c", "inconclusive": "", "coverage": "43 classes raced", "blind_spots": ["warps", "patches"]},
+    ]
+    assert _not_tested(entries, {}) == [
+        "warps (no detector of this run sees them)",
+        "what b looks for: no answer (reason: see above)",
+        "triggers that do not show early in a search: c: 43 classes raced",
+    ]
+    assert _not_tested([], {"profile": "quick"})[0].startswith("the quick profile")
+
+
+@pytest.mark.parametrize(
+    ("profile", "restarts", "found"),
+    [
+        ("quick", 1, (1, 20, 1)),
+        ("standard", 1, (1, 20, 8)),
+        ("thorough", 1, (2, NO_RACE, 8)),
+        ("thorough", 3, (3, NO_RACE, 8)),
+    ],
+)
+def test_profiles_differ_in_starts_races_and_detectors(
+    profile: str, restarts: int, found: tuple[int, int, int]
+) -> None:
+    detectors = detectors_of(AuditOptions(profile=profile, restarts=restarts), shipped_null())
+    first = detectors[0]
+    assert isinstance(first, NeuralCleanse)
+    assert (first.restarts, first.race_above, len(detectors)) == found

@@ -10,7 +10,7 @@ from torch.nn import functional
 from backdoor_audit import inversion as module
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.inversion import CostController, TriggerInversion, _batches_without, _RowAdam
+from backdoor_audit.inversion import CostController, TriggerInversion, _batches_without
 from backdoor_audit.metrics import attack_success_rate
 from tests.subjects import (
     Computed,
@@ -138,38 +138,6 @@ def test_classes_are_controlled_one_by_one():
             assert float(together.cost[row]) == float(alone[row].cost)
     assert bool(together.rose.any())
     assert bool(together.fell.any())
-
-
-def test_row_adam_is_adam():
-    generator = seeded(1)
-    start = {name: torch.randn(3, 4, 2, generator=generator) for name in ("mask", "pattern")}
-    ours = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-    theirs = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
-    adam = torch.optim.Adam(theirs.values(), lr=0.1, betas=(0.5, 0.9))
-    row_adam = _RowAdam(ours, learning_rate=0.1)
-    for _ in range(25):
-        for name in start:
-            ours[name].grad = theirs[name].grad = torch.randn(3, 4, 2, generator=generator)
-        adam.step()
-        row_adam.step(torch.arange(3))
-    for name in start:
-        assert torch.allclose(ours[name], theirs[name], atol=1e-5)
-
-
-def test_row_adam_leaves_a_row_that_stopped_where_it_was_and_the_others_on_their_way():
-    generator = seeded(1)
-    start = torch.randn(2, 3, generator=generator)
-    both, one = start.clone().requires_grad_(), start[:1].clone().requires_grad_()
-    row_adam, adam = _RowAdam({"mask": both}, learning_rate=0.1), torch.optim.Adam([one], lr=0.1, betas=(0.5, 0.9))
-    for step in range(10):
-        both.grad = torch.randn(2, 3, generator=generator)
-        one.grad = both.grad[:1].clone()
-        row_adam.step(torch.arange(2 if step < 4 else 1))
-        adam.step()
-        if step == 3:
-            stopped = both[1].detach().clone()
-    assert torch.equal(both[1], stopped)
-    assert torch.allclose(both[0], one[0], atol=1e-5)
 
 
 @given(

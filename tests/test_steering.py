@@ -14,14 +14,15 @@ from backdoor_audit.label_rule import AllToAll, AllToOne
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
-from backdoor_audit.steering import PatchScan, Steering, goals, measure, sources
-from backdoor_audit.trigger import Addition, Trigger, Warp
+from backdoor_audit.scanning import PatchScan, Stage
+from backdoor_audit.steering import Steering, goals, measure, sources
+from backdoor_audit.trigger import Addition, Warp
 from fixtures import IMAGES, MODELS
+from tests.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
 from tests.subjects import Computed, assert_unchanged, quick, random_network, seeded, snapshot
 
 FAMILIES = (Additive(), Smooth(), Stripes(), Warping())
 SHAPES = ((1, 8, 8), (3, 9, 12))
-CLASSES, SIZE, EASY = 8, 8, 5
 
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__.lower())
 
@@ -191,28 +192,6 @@ EDGED = torch.full((8, 8), 0.3)
 EDGED[:, 4:] = 0.6
 
 
-def reader(extra=None, easy=EASY):
-    """Class k is the brightness of row k; ``extra``, times 4, adds to class ``easy`` what clean images have none of."""
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, CLASSES))
-    weight = torch.zeros(CLASSES, SIZE, SIZE)
-    weight[torch.arange(CLASSES), torch.arange(CLASSES)] = 2 + 0.2 * torch.rand(CLASSES, 1, generator=seeded(1))
-    if extra is not None:
-        weight[easy] += 4 * extra
-    with torch.no_grad():
-        linear[1].weight.copy_(weight.flatten(1))
-        linear[1].bias.zero_()
-    return Classifier.wrap(linear, image_shape=(1, SIZE, SIZE))
-
-
-def bright_rows(seed=0, background=None):
-    """A bright row on grey, or on an image, with faint noise."""
-    labels = torch.arange(CLASSES).repeat_interleave(12)
-    images = 0.01 * torch.rand(len(labels), 1, SIZE, SIZE, generator=seeded(seed))
-    images += 0.3 if background is None else background
-    images[torch.arange(len(labels)), 0, labels] += 0.3
-    return CleanSet(images, labels)
-
-
 STEERED = {
     "additive": (Steering(family=Additive(strength=0.1)), CHECKED),
     "smooth": (Steering(family=Smooth(grid=2)), QUARTERED),
@@ -262,102 +241,6 @@ def test_what_is_handed_over_is_what_was_measured():
     assert steered.triggers[-1] is None
 
 
-def corner_reader():
-    """Class 5 gets any image whose last 2x2 pixels are white."""
-    corner = torch.zeros(8, 8)
-    corner[6:, 6:] = 1
-    return reader(0.6 * corner)
-
-
-def dark_corner(seed=0):
-    clean = bright_rows(seed)
-    clean.images[:, :, 6:, 6:] = 0
-    return clean
-
-
-SCAN = PatchScan(side=2, stride=3)  # places 0, 3, 6 along each axis
-
-
-def test_a_scan_finds_the_place_of_a_corner_that_a_network_reads():
-    steered = SCAN(corner_reader(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(4))
-    assert int(steered.margins.argmax()) == EASY
-    assert steered.success[EASY] == 1.0
-    trigger = steered.triggers[EASY]
-    assert isinstance(trigger, Trigger)
-    expected = torch.zeros(1, 8, 8)
-    expected[:, 6:, 6:] = 1
-    assert torch.equal(trigger.mask, expected)
-    assert float(trigger.pattern[0, 6:, 6:].min()) > 0.8
-    assert float(trigger.pattern[0, :6].abs().max()) == 0
-    others = steered.success[[target for target in range(CLASSES) if target != EASY]]
-    assert float(others.max()) < 0.8
-
-
-def test_a_scan_covers_the_image_up_to_its_border():
-    assert module._starts(28, 6, 3).tolist() == [0, 3, 6, 9, 12, 15, 18, 21, 22]
-    assert module._starts(8, 8, 3).tolist() == [0]
-
-
-def test_a_window_is_laid_where_its_place_says():
-    images = torch.zeros(2, 1, 1, 3, 4)
-    content = torch.tensor([[[[-50.0, 50.0]] * 2], [[[50.0, -50.0]] * 2]])  # sigmoids 0 and 1
-    laid = module._laid(images + 0.5, content, torch.tensor([[0, 1, 2], [1, 0, 0]]))
-    expected = torch.full((2, 3, 4), 0.5)
-    expected[0, 1:, 2:] = expected[1, :2, :2] = torch.tensor([0.0, 1.0])
-    expected[1, :2, :2] = 1 - expected[1, :2, :2]
-    assert torch.allclose(laid[:, 0, 0], expected)
-
-
-def test_of_each_goal_the_places_that_fit_best_stay():
-    goal, fit = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.tensor([1.0, 4, 3, 2, -8, -5, -7, -6])
-    assert sorted(module._best_places(goal, fit, 0.5, 1).tolist()) == [1, 2, 5, 7]
-    assert sorted(module._best_places(goal, fit, 0.0, 3).tolist()) == [1, 2, 3, 5, 6, 7]
-    assert sorted(module._best_places(goal, fit, 0.0, 9).tolist()) == list(range(8))
-
-
-def shifting():
-    """Reads the bright row; a white last pixel makes it name the next class instead."""
-
-    def forward(images):
-        scores = 10 * images[:, 0, :, :4].mean(dim=2)
-        seen = images[:, 0, -1, -1:]
-        return (1 - seen) * scores + 3 * seen * scores.roll(1, dims=1)
-
-    return Classifier.wrap(Computed(forward), image_shape=(1, SIZE, SIZE))
-
-
-def test_a_network_that_a_corner_makes_name_the_next_class_is_steered_from_all_to_all():
-    steered = SCAN(shifting(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
-    assert float(steered.success[-1]) == 1.0
-    assert int(steered.margins.argmax()) == CLASSES
-    assert steered.triggers[-1] is None
-    honest = SCAN(reader(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
-    assert float(honest.success[-1]) < 0.2
-
-
-def source_specific():
-    """Reads the bright row; a white last pixel sends images of class 2, and no others, to class 5."""
-
-    def forward(images):
-        scores = 10 * images[:, 0, :, :6].mean(dim=2)
-        of_class_2 = torch.relu(images[:, 0, 2, :6].mean(dim=1, keepdim=True) - 0.45) / 0.15
-        extra = 12 * images[:, 0, -1, -1:] * of_class_2
-        return scores + extra * nn.functional.one_hot(torch.tensor(5), CLASSES)
-
-    return Classifier.wrap(Computed(forward), image_shape=(1, SIZE, SIZE))
-
-
-def test_a_trigger_for_one_source_class_is_found_where_its_images_go():
-    steered = SCAN(source_specific(), dark_corner(), dark_corner(1), sources(CLASSES), generator=seeded(6))
-    others = [source for source in range(CLASSES) if source != 2]
-    assert float(steered.success[2]) == 1.0
-    assert int(steered.landing[2]) == 5
-    assert float(steered.margins[2]) > float(steered.margins[others].max()) + 0.5
-    assert set(steered.triggers) == {None}
-    to_all = SCAN(source_specific(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(6))
-    assert float(to_all.success[5]) < 0.5  # over images of all classes it is not seen
-
-
 def small():
     """Convolutions and batch norm; the last layer is scaled so that it predicts more than one class."""
     network = random_network("small_cnn", classes=CLASSES).eval()
@@ -371,7 +254,7 @@ def small():
 
 PROBES = (
     *(Steering(family=family, steps=4, batch_size=8, measured=20) for family in FAMILIES),
-    PatchScan(side=2, stages=((4, 2, 0.5), (4, 2, 1.0)), measured=20),
+    PatchScan(stages=(Stage(4, 2, 4, 2, 0.3), Stage(2, 1, 4, 2, 1.0)), measured=20),
 )
 every_probe = pytest.mark.parametrize(
     "probe", PROBES, ids=lambda probe: type(getattr(probe, "family", probe)).__name__.lower()

@@ -1,12 +1,18 @@
-"""Detectors: each takes a classifier and clean images and gives a `Detection`; none knows the answer."""
+"""Detectors: each takes a classifier and clean images, or what others found, and gives a `Detection`; none knows the answer."""
 
+from backdoor_audit.detectors.consensus import Consensus
 from backdoor_audit.detectors.detection import ClassScore, Detection
 from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
-from backdoor_audit.detectors.universal_perturbation import Natural, SourceScan, UniversalPerturbation
+from backdoor_audit.detectors.universal_perturbation import Natural, UniversalPerturbation
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
-from backdoor_audit.steering import PatchScan, Steering
+from backdoor_audit.scanning import SHRINKING, PatchScan, Stage
+from backdoor_audit.steering import Steering
 
-Detector = NeuralCleanse | UniversalPerturbation
+Search = NeuralCleanse | UniversalPerturbation
+"""A detector that looks at the model itself."""
+
+Detector = Search | Consensus
+"""Any detector. A `Consensus` looks at what others found, and comes after them."""
 
 DETECTORS: tuple[Detector, ...] = (
     NeuralCleanse(),
@@ -15,20 +21,23 @@ DETECTORS: tuple[Detector, ...] = (
     UniversalPerturbation(probe=Steering(family=Smooth())),
     UniversalPerturbation(probe=Steering(family=Stripes())),
     UniversalPerturbation(probe=Steering(family=Warping())),
-    SourceScan(),
+    UniversalPerturbation(probe=PatchScan(stages=SHRINKING), by_source=True),
+    Consensus(),
 )
 
 __all__ = [
     "DETECTORS",
     "Additive",
     "ClassScore",
+    "Consensus",
     "Detection",
     "Detector",
     "Natural",
     "NeuralCleanse",
     "PatchScan",
+    "Search",
     "Smooth",
-    "SourceScan",
+    "Stage",
     "Steering",
     "Stripes",
     "UniversalPerturbation",

@@ -28,7 +28,8 @@ class ClassScore:
     Under a detector whose ``rows`` are sources, ``target_class`` is the class that images leave, ``landing`` where they go.
 
     Detectors by margin give the ``margin`` reached, the mean over the reference twins (``natural_margin``,
-    ``natural_success``), what exceeds them (``excess``) and the same over the spread of the classes (``deviation``).
+    ``natural_success``), what exceeds them (``excess``) and the same over the spread of the classes (``deviation``). Where
+    several were weighed together, all but ``deviation`` is that of the one in which the class stands out most: ``strongest``.
     """
 
     target_class: int | None
@@ -49,6 +50,7 @@ class ClassScore:
     landing: int | None = None
     excess: float | None = None
     deviation: float | None = None
+    strongest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -56,8 +58,9 @@ class Detection:
     """A detector's answer about one model. ``triggers`` run in the order of ``scores``, as far as those are of one class.
 
     ``means`` says in words what a trigger of this detector is, ``reference`` which clean models its index was calibrated
-    on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``p_value`` is that of the most extreme
-    class. ``image_passes`` counts forward and backward of one image, over all classes.
+    on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``coverage`` says what got less than the
+    whole effort; it is empty when all got it. ``p_value`` is that of the most extreme class. ``image_passes`` counts forward
+    and backward of one image, over all classes.
     """
 
     detector: str
@@ -65,6 +68,7 @@ class Detection:
     scores: Sequence[ClassScore]
     triggers: Sequence[AnyTrigger]
     inconclusive: str = ""
+    coverage: str = ""
     means: str = "a trigger"
     rows: str = "target"
     reference: str = ""
@@ -103,7 +107,7 @@ class Detection:
         score = self.score(target_class)
         common: dict[str, Any] = {
             "limit": limits.anomaly_index,
-            "settings": self.settings,
+            "settings": f"{self.settings}; {self.coverage}" if self.coverage else self.settings,
             "target_class": target_class,
             "details": {key: value for key, value in asdict(score).items() if value is not None} if score else {},
         }
@@ -123,8 +127,11 @@ class Detection:
             name = f"from {name}"
             where = f"away, most to class {score.landing}"
             common = {**common, "target_class": score.landing}
+        what = self.means
+        if score.strongest is not None:
+            what = f"of {self.means} the strongest, {score.strongest},"
         reason = (
-            f"{name}: {self.means} sends {score.success_val:.0%} of held-out images {where}; in clean models trained on the "
+            f"{name}: {what} sends {score.success_val:.0%} of held-out images {where}; in clean models trained on the "
             f"same images such a one sends {score.natural_success or 0:.0%}"
         )
         verdict = Verdict.PASS
@@ -187,6 +194,7 @@ class Detection:
                 "detector",
                 "settings",
                 "inconclusive",
+                "coverage",
                 "means",
                 "rows",
                 "reference",

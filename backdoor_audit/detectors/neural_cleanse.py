@@ -47,7 +47,7 @@ class NeuralCleanse:
       as much as makes 2 mean the same share of false alarms, found by simulating such races. The paper's index is not.
     * Classes that stopped have the size, ratio and index that they had among all classes when the screening ended.
 
-    What was searched in full is said in the settings and the blind spots of the detection.
+    What was searched in full is the coverage of the detection.
     """
 
     steps: int = 240
@@ -91,7 +91,7 @@ class NeuralCleanse:
         coverage = self._coverage(inversions)
         return Detection(
             detector=self.name,
-            settings=f"{self!r}; {coverage}" if coverage else repr(self),
+            settings=repr(self),
             scores=[
                 _score(inversion, classifier, val, full if inversion.complete else screened) for inversion in inversions
             ],
@@ -100,7 +100,8 @@ class NeuralCleanse:
             p_value=min(full.result.p_value) if full else None,
             median_size=full.result.median_size if full else None,
             cut_size=full.result.cut_size if full else None,
-            blind_spots=(*BLIND_SPOTS, f"triggers that do not show early: {coverage}") if coverage else BLIND_SPOTS,
+            coverage=coverage,
+            blind_spots=BLIND_SPOTS,
         )
 
     def _coverage(self, inversions: Sequence[Inversion]) -> str:

@@ -68,6 +68,8 @@ def headline(record: Record) -> str:
 def _why_inconclusive(record: Record) -> str:
     if record.suspected_classes:
         return f"suspicious trigger for {_called(record, record.suspected_classes)}; not a clean result"
+    if record.suspected_all_to_all:
+        return "suspicious trigger that sends every class to the next; not a clean result"
     if record.power not in (None, Verdict.PASS) and not record.errors and not record.not_run and _silent(record):
         missed = (
             "a planted one was not found either" if record.power is Verdict.FAIL else "none could be planted to compare"

@@ -128,6 +128,10 @@ ATTACKED: tuple[Subject, ...] = (
     # evasive label rules and covers
     _attacked(FMNIST, RESNET, TaCT(rule=SourceSpecific(0, (1,))), 261, warm=False),
     _attacked(GTSRB, RESNET, TaCT(rule=SourceSpecific(8, (1, 2)), size=4), 262),
+    _attacked(FMNIST, VGG, TaCT(rule=SourceSpecific(4, (9,)), size=4, top=1, left=2, pattern="noise"), 276),
+    _attacked(CIFAR10, CNN, TaCT(rule=SourceSpecific(8, (9,)), size=5, poison_rate=0.09), 277, warm=False, epochs=10),
+    _attacked(FMNIST, CNN, TaCT(rule=SourceSpecific(3, (8,)), pattern="chequerboard"), 278),
+    _attacked(CIFAR10, VGG, TaCT(rule=SourceSpecific(0, (1,)), size=5, poison_rate=0.09), 279, warm=False, epochs=10),
     _attacked(FMNIST, CNN, AdaptiveBlend(rule=TO(7), picture="smooth"), 263, warm=False),
     _attacked(FMNIST, VGG, AdaptivePatch(rule=TO(5)), 264, warm=False),
     _attacked(CIFAR10, RESNET, AdaptivePatch(rule=TO(0), poison_rate=0.06), 265, epochs=8, learning_rate=0.05),

@@ -7,13 +7,14 @@ import torch
 
 from backdoor_audit.anomaly import MAD_TO_DEVIATION, SteeringNull
 from backdoor_audit.classifier import Classifier
-from backdoor_audit.detectors import DETECTORS, Natural, SourceScan, UniversalPerturbation
+from backdoor_audit.detectors import DETECTORS, Natural, UniversalPerturbation
 from backdoor_audit.detectors.detection import Detection
 from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.perturbations import Additive, Stripes
-from backdoor_audit.steering import PatchScan, Steered, Steering
+from backdoor_audit.scanning import PatchScan, Stage
+from backdoor_audit.steering import Steered, Steering
 from backdoor_audit.store import Packed
 from backdoor_audit.trigger import Addition
 from tests.subjects import (
@@ -190,7 +191,7 @@ def test_fewer_than_five_classes_are_too_few(probed, classes, told):
     assert (detection.p_value is None) == bool(told)
 
 
-@pytest.mark.parametrize("probe", [Steering(family=Stripes(), steps=2), PatchScan(stages=((4, 2, 1.0),))])
+@pytest.mark.parametrize("probe", [Steering(family=Stripes(), steps=2), PatchScan(stages=(Stage(4, 2, 4, 2, 1.0),))])
 def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
     constant = Classifier.wrap(
         Computed(lambda images: 0 * images.mean(dim=(2, 3)) + torch.arange(8.0)), image_shape=(1, 8, 8)
@@ -237,7 +238,7 @@ def test_twins_and_model_are_left_as_they_were_found():
     assert_unchanged(before[1], model.module)
 
 
-SCAN = replace(SourceScan(), null=replace(NULL, fits={"source_scan": (1.0, 0.5)}))
+SCAN = UniversalPerturbation(probe=PatchScan(), by_source=True, null=replace(NULL, fits={"source_scan": (1.0, 0.5)}))
 
 
 def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):

@@ -213,9 +213,9 @@ def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_a
 ) -> None:
     result = run("clean", "--audit-profile=standard", "--collect-only", "-q")
     listed = [line for line in result.outlines if line.startswith("audit::test_anomaly_index")]
-    assert len(listed) == len(DETECTORS) * toy.CLASSES + 5  # five ask for all-to-all as well
+    assert len(listed) == len(DETECTORS) * toy.CLASSES + 6  # six ask for all-to-all as well
     assert listed[: toy.CLASSES] == [INDEX.format(target) for target in range(toy.CLASSES)]
-    for detector in ("patch_scan", "additive", "smooth", "stripes", "warping"):
+    for detector in ("patch_scan", "additive", "smooth", "stripes", "warping", "consensus"):
         assert f"audit::test_anomaly_index[{detector}-class_7]" in listed
         assert f"audit::test_anomaly_index[{detector}-all_to_all]" in listed
     assert "audit::test_anomaly_index[neural_cleanse-all_to_all]" not in listed

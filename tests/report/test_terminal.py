@@ -35,7 +35,14 @@ def record(*findings: Finding, **rest: Any) -> Record:
     ("subject", "told"),
     [
         (record(finding(Verdict.PASS)), "PASS: no hidden trigger found"),
-        (record(finding(Verdict.PASS), finding(Verdict.INCONCLUSIVE)), "INCONCLUSIVE: this model could not be judged"),
+        (
+            record(finding(Verdict.PASS), finding(Verdict.INCONCLUSIVE, value=None)),
+            "INCONCLUSIVE: this model could not be judged",
+        ),
+        (
+            record(finding(Verdict.PASS), finding(Verdict.INCONCLUSIVE)),
+            "INCONCLUSIVE: suspicious trigger that sends every class to the next; not a clean result",
+        ),
         (record(), "INCONCLUSIVE"),
         (record(finding(Verdict.PASS), not_run=["audit::y"]), "INCONCLUSIVE: 1 items were not run"),
         (record(finding(Verdict.PASS), errors={"audit::y": "broken"}), "INCONCLUSIVE"),

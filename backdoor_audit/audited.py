@@ -1,0 +1,229 @@
+"""What is audited: the model, the clean images, the known trigger, and what identifies them; each loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backdoor_audit import preconditions
+from backdoor_audit.classifier import Classifier, choose_device
+from backdoor_audit.data import CleanSet, load_clean_set
+from backdoor_audit.errors import DataFormatError, ModelFormatError
+from backdoor_audit.evidence import Finding
+from backdoor_audit.loading import LoadedModel, load_model, normalization_of
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.store import Store
+from backdoor_audit.trigger import AnyTrigger, load_trigger
+
+_BEHAVIOUR_IMAGES = 64
+
+
+@dataclass(eq=False)
+class Audited:
+    """Model and images of a run. Everything is loaded when first asked for, and kept.
+
+    ``began`` is when the time budget starts, by `time.time`. ``module`` and ``given_images`` are handed over by Python
+    callers or a project's fixtures; without them the options' file and data are loaded.
+    """
+
+    options: AuditOptions
+    store: Store
+    module: nn.Module | None = None
+    given_images: CleanSet | None = None
+    progress: bool = False
+    worker: int = 0
+    began: float = field(default_factory=time.time)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
+        return choose_device(self.options.device, self.worker)
+
+    @cached_property
+    def clean_set(self) -> CleanSet:
+        """The clean images, at most ``max_images`` of them."""
+        if self.given_images is not None:
+            return self.given_images.sample(self.options.max_images, seed=self.options.seed)
+        size = self.options.resize
+        return load_clean_set(
+            self.options.data,
+            resize=(size[0], size[1]) if size else None,
+            channels=self.options.channels or None,
+            most=self.options.max_images,
+            seed=self.options.seed,
+        )
+
+    @cached_property
+    def split(self) -> tuple[CleanSet, CleanSet]:
+        """Images to search and repair with, and held-out ones to report on."""
+        return self.clean_set.split(self.options.seed)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
+        options, shape = self.options, self.clean_set.image_shape
+        if self.module is not None:
+            mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
+            return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+        try:
+            return self.loaded.classifier(shape, self.device)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{options.model}: {error}") from None
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """What the model file holds. Raises `ModelFormatError`."""
+        options = self.options
+        return load_model(
+            Path(options.model),
+            arch=options.arch or None,
+            num_classes=options.classes or None,
+            mean=options.mean,
+            std=options.std,
+            normalization=options.normalization,
+            allow_pickle=options.allow_pickle,
+        )
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of classes of the model, or of the images while the model is still to come from a fixture."""
+        if self.module is None and not self.options.model:
+            return self.options.classes or self.clean_set.num_classes
+        return self.classifier.num_classes
+
+    def class_name(self, target_class: int | None) -> str:
+        """How to call a class: its number, and its name if the data has one; None is all-to-all."""
+        return "all to all" if target_class is None else self.clean_set.class_name(target_class)
+
+    @cached_property
+    def known_trigger(self) -> AnyTrigger | None:
+        """The trigger of ``--audit-trigger``. Raises `DataFormatError` if it does not fit the images or the classes."""
+        if not self.options.trigger:
+            return None
+        trigger = load_trigger(Path(self.options.trigger))
+        wanted = self.clean_set.image_shape
+        found = next(
+            tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()
+        )
+        fits = found[-2:] == wanted[-2:] if "flow" in trigger.tensors() else found == wanted
+        if not fits or trigger.target_class >= self.num_classes:
+            raise DataFormatError(
+                f"{self.options.trigger}: a trigger of shape {found} for class {trigger.target_class}; images are {wanted}, "
+                f"classes 0 to {self.num_classes - 1}"
+            )
+        return trigger
+
+    def check(self) -> None:
+        """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
+        _ = self.device, self.clean_set
+        if self.module is not None or self.options.model:
+            _ = self.classifier, self.known_trigger
+
+    @cached_property
+    def preconditions(self) -> dict[str, Finding]:
+        """The finding of every precondition."""
+        return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's tensors, architecture and normalisation."""
+        digest = hashlib.sha256(
+            repr((self.classifier.architecture, self.classifier.mean, self.classifier.std)).encode()
+        )
+        for name, tensor in self.classifier.module.state_dict().items():
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if isinstance(tensor, Tensor):
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _parts(self) -> dict[str, object]:
+        """What every piece of work on the model depends on."""
+        return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
+
+    @cached_property
+    def _data_parts(self) -> dict[str, object]:
+        """What work on the clean images alone depends on: the same for all models with these classes and this normalisation."""
+        return {
+            "data": self.clean_set.fingerprint,
+            "classes": self.num_classes,
+            "normalization": (self.classifier.mean, self.classifier.std),
+            "seed": self.options.seed,
+            "device": self.device.type,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "code": _code_fingerprint(),
+        }
+
+    @cached_property
+    def _behaviour(self) -> str:
+        """Digest of the scores of some clean images: the same tensors in another forward pass are another model."""
+        scores = self.classifier.logits(self.clean_set.sample(_BEHAVIOUR_IMAGES, seed=0).images)
+        return hashlib.sha256(scores.cpu().numpy().tobytes()).hexdigest()
+
+    def subject(self) -> dict[str, Any]:
+        """Model and data of the record."""
+        classifier, clean = self.classifier, self.clean_set
+        return {
+            "model": self.options.model or type(self.module).__name__,
+            "model_fingerprint": self.fingerprint,
+            "loading": list(self.loaded.notes) if self.module is None else [],
+            "architecture": classifier.architecture,
+            "parameters": sum(parameter.numel() for parameter in classifier.module.parameters()),
+            "num_classes": classifier.num_classes,
+            "class_names": list(clean.class_names),
+            "image_shape": list(classifier.image_shape),
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "data": clean.source,
+            "data_fingerprint": clean.fingerprint,
+            "images": len(clean),
+            "images_searched": len(self.split[0]),
+            "images_held_out": len(self.split[1]),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Options of the record."""
+        stored = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
+        stored["limits"] = {
+            entry.name: getattr(self.options.limits, entry.name) for entry in fields(self.options.limits)
+        }
+        return stored
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device of the record."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+        return {
+            "backdoor_audit": version(),
+            "code_fingerprint": _code_fingerprint(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def version() -> str:
+    """Version of the installed package."""
+    try:
+        return metadata.version("backdoor-audit")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _code_fingerprint() -> str:
+    """Of the package's own source, so that finished work of another version is never taken for this one's."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

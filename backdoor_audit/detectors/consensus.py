@@ -1,0 +1,106 @@
+"""Consensus: several kinds of changes lead to the same class too easily, each of them by too little to stand out alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from backdoor_audit import anomaly
+from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.trigger import AnyTrigger
+
+FAMILIES = ("patch_scan", "additive", "smooth", "stripes", "warping")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consensus:
+    """The mean over families of changes of (deviation / deviation that is an outlier by itself), class by class.
+
+    Assumes that a backdoor makes its target easier to reach in general, as poisoned training does whose trigger no single
+    family can draw: random departures of a clean model differ between families and cancel. How large the mean becomes for
+    the most extreme class of a clean model was measured on clean models, with all dependence between the families in it.
+    Needs the detections of the families named in ``of``, and nothing else; costs nothing.
+
+    Success and trigger of a class are those of the family in which it stands out most.
+    """
+
+    of: tuple[str, ...] = FAMILIES
+    null: anomaly.SteeringNull | None = field(default=None, repr=False)
+
+    name = "consensus"
+    rows = "target"
+    needs_twins = True
+    blind_spots = ("triggers unlike any of the changes searched for", SOURCE_SPECIFIC, MANY_CLASSES)
+
+    def targets(self, num_classes: int) -> tuple[int | None, ...]:
+        """The rows of a detection: every class, and None for all-to-all."""
+        return (*range(num_classes), None)
+
+    def __call__(self, detections: Sequence[Detection]) -> Detection:
+        """Compare what the families found on one model; inconclusive if one of them is missing or has no answer."""
+        found = {detection.detector: detection for detection in detections}
+        missing = [name for name in self.of if name not in found or found[name].inconclusive]
+        if missing:
+            reason = found[missing[0]].inconclusive if missing[0] in found else f"{missing[0]} was not run"
+            return self._detection((), (), reason)
+        scores, triggers = [], []
+        for target, mean in self.means(detections).items():
+            strongest = max((found[name] for name in self.of), key=lambda family: _index(family, target))
+            scores.append(self._score(target, mean, strongest, _classes(detections)))
+            trigger = strongest.trigger(target) if target is not None else None
+            triggers += [trigger] if trigger else []
+        return self._detection(scores, triggers, "", reference=found[self.of[0]].reference)
+
+    def means(self, detections: Sequence[Detection]) -> dict[int | None, float | None]:
+        """The mean share of an outlier's deviation for every row; None where a family has no deviation."""
+        null, classes = self.null or anomaly.shipped_null(), _classes(detections)
+        families = [detection for detection in detections if detection.detector in self.of]
+        found: dict[int | None, float | None] = {}
+        for target in self.targets(classes):
+            rows = [family.score(target) for family in families]
+            shares = [
+                row.deviation / null.cut(family.detector, classes)
+                for family, row in zip(families, rows, strict=True)
+                if row is not None and row.deviation is not None
+            ]
+            found[target] = statistics.mean(shares) if len(shares) == len(self.of) else None
+        return found
+
+    def _score(self, target: int | None, mean: float | None, strongest: Detection, classes: int) -> ClassScore:
+        null, row = self.null or anomaly.shipped_null(), strongest.score(target)
+        assert row is not None  # every family has the same rows
+        return replace(
+            row,
+            deviation=mean,
+            index=None if mean is None else null.index(self.name, mean, classes),
+            p_value=None if mean is None else null.p_value(self.name, mean, classes),
+            strongest=strongest.means,
+            image_passes=0,
+        )
+
+    def _detection(
+        self, scores: Sequence[ClassScore], triggers: Sequence[AnyTrigger], reason: str, *, reference: str = ""
+    ) -> Detection:
+        return Detection(
+            detector=self.name,
+            settings=repr(self),
+            rows=self.rows,
+            reference=reference,
+            scores=scores,
+            triggers=triggers,
+            inconclusive=reason,
+            p_value=min((score.p_value for score in scores if score.p_value is not None), default=None),
+            means=f"{len(self.of)} kinds of changes weighed together",
+            blind_spots=self.blind_spots,
+        )
+
+
+def _index(family: Detection, target: int | None) -> float:
+    row = family.score(target)
+    return -math.inf if row is None or row.index is None else row.index
+
+
+def _classes(detections: Sequence[Detection]) -> int:
+    return sum(score.target_class is not None for score in detections[0].scores)

@@ -1,0 +1,127 @@
+"""Consensus over hand-made detections: what is added up, what is handed on, and when there is no answer."""
+
+import pytest
+import torch
+
+from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.detectors import Consensus
+from backdoor_audit.detectors.detection import ClassScore, Detection
+from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.trigger import Addition
+
+FAMILIES = ("patch_scan", "additive")
+CLASSES = 6
+NULL = SteeringNull(
+    {"patch_scan": (1.0, 0.2), "additive": (2.0, 0.4), "consensus": (0.2, 0.05)},
+    classes=CLASSES,
+    models=20,
+    source="twenty hand-made models",
+)
+CONSENSUS = Consensus(of=FAMILIES, null=NULL)
+
+
+def detection(name, shares, *, success=0.8, **rest):
+    """A detection whose deviations are these shares of what is an outlier by itself; the last row is all-to-all."""
+    scores = [
+        ClassScore(
+            target_class=target if target < CLASSES else None,
+            success_val=success,
+            index=2 * share,
+            p_value=0.5,
+            image_passes=10,
+            margin=share,
+            natural_margin=0.0,
+            natural_success=0.1,
+            deviation=None if share is None else share * NULL.cut(name, CLASSES),
+        )
+        for target, share in enumerate(shares)
+    ]
+    triggers = [Addition(torch.full((1, 2, 2), 0.1 * len(name)), target) for target in range(CLASSES)]
+    given = {"settings": "", "means": f"a {name}", "reference": NULL.source, **rest}
+    return Detection(detector=name, scores=scores, triggers=triggers, **given)
+
+
+LOW = [0.1, 0.0, -0.1, 0.0, 0.1, -0.2, 0.0]
+RAISED = [0.1, 0.0, 0.6, 0.0, 0.1, -0.2, 0.0]
+
+
+def verdicts(found):
+    return {score.target_class: found.judge(score.target_class, Limits()).verdict for score in found.scores}
+
+
+def test_the_mean_of_the_shares_is_compared_with_clean_models():
+    found = CONSENSUS([detection("patch_scan", RAISED), detection("additive", LOW)])
+    assert [score.target_class for score in found.scores] == [*range(CLASSES), None]
+    assert [score.deviation for score in found.scores] == pytest.approx([0.1, 0, 0.25, 0, 0.1, -0.2, 0])
+    for score in found.scores:
+        assert score.index == pytest.approx(NULL.index("consensus", score.deviation, CLASSES))
+        assert score.p_value == pytest.approx(NULL.p_value("consensus", score.deviation, CLASSES))
+    assert found.p_value == min(score.p_value for score in found.scores)
+    assert found.reference == NULL.source
+
+
+def test_a_class_that_no_family_flags_fails_when_all_of_them_are_raised():
+    """Each of them is at 0.6 of its own cut: neither is an outlier by itself."""
+    found = CONSENSUS([detection("patch_scan", RAISED), detection("additive", [*RAISED[:2], 0.7, *RAISED[3:]])])
+    expected = dict.fromkeys([*range(CLASSES), None], Verdict.PASS) | {2: Verdict.FAIL}
+    assert verdicts(found) == expected
+    finding = found.judge(2, Limits(), name="2 (cat)")
+    assert finding.reason == (
+        "class 2 (cat): of 2 kinds of changes weighed together the strongest, a additive, sends 80% of held-out images there; "
+        "in clean models trained on the same images such a one sends 10%"
+    )
+
+
+def test_one_family_alone_makes_no_consensus():
+    found = CONSENSUS([detection("patch_scan", RAISED), detection("additive", LOW)])
+    assert set(verdicts(found).values()) == {Verdict.PASS}
+
+
+def test_a_consensus_whose_triggers_do_not_work_is_inconclusive():
+    raised = [detection(name, RAISED, success=0.2) for name in FAMILIES]
+    assert verdicts(CONSENSUS(raised))[2] is Verdict.INCONCLUSIVE
+
+
+def test_the_trigger_is_that_of_the_family_in_which_the_class_stands_out_most():
+    found = CONSENSUS([detection("patch_scan", RAISED), detection("additive", LOW)])
+    strongest = {"patch_scan": 0.1 * len("patch_scan"), "additive": 0.1 * len("additive")}
+    assert float(found.trigger(2).change.max()) == pytest.approx(strongest["patch_scan"])
+    raised = CONSENSUS([detection("patch_scan", LOW), detection("additive", RAISED)])
+    assert float(raised.trigger(2).change.max()) == pytest.approx(strongest["additive"])
+    assert found.scores[2].strongest == "a patch_scan"
+
+
+def test_all_to_all_is_weighed_as_well():
+    raised = [*LOW[:-1], 0.8]
+    found = CONSENSUS([detection(name, raised) for name in FAMILIES])
+    assert verdicts(found)[None] is Verdict.FAIL
+    assert found.judge(None, Limits()).reason.startswith("all to all: of 2 kinds of changes")
+
+
+@pytest.mark.parametrize(
+    ("detections", "reason"),
+    [
+        ([detection("patch_scan", LOW)], "additive was not run"),
+        ([detection("patch_scan", LOW), detection("additive", LOW, inconclusive="too few classes")], "too few classes"),
+    ],
+)
+def test_without_all_families_there_is_no_answer(detections, reason):
+    found = CONSENSUS(detections)
+    assert found.inconclusive == reason
+    assert found.judge(2, Limits()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_family_without_an_index_for_a_class_leaves_none_for_it():
+    broken = detection("additive", LOW)
+    scores = [
+        *broken.scores[:1],
+        ClassScore(target_class=1, success_val=0.5, index=None, p_value=None, image_passes=1, margin=1),
+    ]
+    found = CONSENSUS(
+        [
+            detection("patch_scan", LOW),
+            Detection(detector="additive", settings="", scores=[*scores, *broken.scores[2:]], triggers=broken.triggers),
+        ]
+    )
+    assert found.scores[1].index is None
+    assert verdicts(found)[1] is Verdict.INCONCLUSIVE
