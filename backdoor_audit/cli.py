@@ -1,4 +1,4 @@
-"""The command ``backdoor-audit``: plants backdoors to try a gate on, and calibrates it. The gate is ``pytest --model``."""
+"""The command ``backdoor-audit``: repairs models, plants backdoors, calibrates the audit. The gate is ``pytest --model``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from backdoor_audit.errors import AttackError, AuditError, OptionError
 from backdoor_audit.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
 from backdoor_audit.loading import load_classifier, normalization_of, save_classifier
 from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy
+from backdoor_audit.mitigations import MITIGATIONS
 from backdoor_audit.networks import NETWORKS, build_network
 from backdoor_audit.options import OPTIONS, AuditOptions
+from backdoor_audit.repair import repair, summary
 from backdoor_audit.store import Store
 from backdoor_audit.training import Recipe
 
 USAGE_ERROR = 4  # as pytest's
+REFUSED = 1
 NOTE = "a backdoor was planted in this model on purpose, to try audits on; do not use it"
 _MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 _SHARED = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
@@ -41,13 +44,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; exit code 0, or 4 with one line on stderr for input that cannot be used."""
+    """Run one command; exit code 0, 1 if no repair held, or 4 with one line on stderr for input that cannot be used."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "attacks":
             print("\n".join(map(_described, ATTACKS)))
         elif options.command == "calibrate":
             calibrate_on(options)
+        elif options.command == "repair":
+            return repair_model(options)
         else:
             attack_model(options)
     except AuditError as error:
@@ -58,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def calibrate_on(options: argparse.Namespace) -> None:
     """Fit a null distribution on a folder of clean models and write it. Raises `AuditError` for wrong input."""
-    if options.out.exists() and not options.force:
-        raise OptionError(f"--out: {options.out} exists; choose another name, or pass --force to replace it")
+    _refuse_to_replace(options.out, force=options.force)
     if not options.clean_models.is_dir():
         raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
     models = sorted(file for file in options.clean_models.iterdir() if file.suffix in _MODEL_SUFFIXES)
@@ -73,6 +77,36 @@ def calibrate_on(options: argparse.Namespace) -> None:
     print(f"written: {options.out} ({null.source}); use it with --audit-reference={options.out}")
 
 
+def repair_model(options: argparse.Namespace) -> int:
+    """Try repairs on a model, a line for each, and write the first that holds; exit code 1 if none did. Raises `AuditError`."""
+    _refuse_to_replace(options.out, force=options.force)
+    given = {key: value for key in _SHARED if (value := _parsed(key, getattr(options, key))) is not None}
+    settings = AuditOptions(
+        model=options.model,
+        data=options.data,
+        seed=options.seed,
+        trigger=options.trigger,
+        profile=options.profile,
+        **given,
+    )
+    with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
+        store = Store(options.store or Path(scratch))
+        attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=_tell)
+    print(summary(attempts, options.out))
+    return REFUSED if attempts and attempts[-1].refused else 0
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _refuse_to_replace(out: Path, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise OptionError(f"--out: {out} exists; choose another name, or pass --force to replace it")
+    if not out.parent.is_dir():
+        raise OptionError(f"--out: {out.parent} is not a folder; make it first")
+
+
 def attack_model(options: argparse.Namespace) -> None:
     """Plant the attack, write model, attack and trigger, and print what was measured on held-out images.
 
@@ -81,10 +115,7 @@ def attack_model(options: argparse.Namespace) -> None:
     out: Path = options.out
     attack_file, trigger_file = out.with_suffix(".attack.safetensors"), out.with_suffix(".trigger.safetensors")
     for file in (out, attack_file, trigger_file):
-        if file.exists() and not options.force:
-            raise OptionError(f"--out: {file} exists; choose another name, or pass --force to replace it")
-    if not out.parent.is_dir():
-        raise OptionError(f"--out: {out.parent} is not a folder; make it first")
+        _refuse_to_replace(file, force=options.force)
     if not 0 < options.held_out < 1:
         raise OptionError(f"--held-out: {options.held_out} is no share of the images; it must lie between 0 and 1")
     for name in ("epochs", "learning_rate", "batch_size"):
@@ -142,6 +173,35 @@ def _parser() -> argparse.ArgumentParser:
     calibration.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
     calibration.add_argument("--force", action="store_true", help="replace a file that exists")
     _add_shared(calibration)
+    repairs = commands.add_parser(
+        "repair",
+        help="repair a flagged model and prove it",
+        description="Find the trigger of MODEL as the gate does, or take a known one, repair copies of it, and write the first "
+        "whose success rate and accuracy on held-out images are inside the limits, once its file has been loaded and audited "
+        "again. MODEL itself is not changed. Exit code 1 if no method held.",
+    )
+    repairs.add_argument("model", metavar="MODEL", help=_help("model"))
+    repairs.add_argument("--data", required=True, metavar="SOURCE", help=_help("data"))
+    repairs.add_argument(
+        "--method",
+        default="auto",
+        metavar="NAME",
+        help=f"auto (all, the cheapest first), {', '.join(entry.name for entry in MITIGATIONS)} (default: auto)",
+    )
+    repairs.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write it (safetensors)")
+    repairs.add_argument(
+        "--trigger", default="", metavar="FILE", help="a known trigger, in place of those that are found"
+    )
+    repairs.add_argument(
+        "--profile",
+        choices=("quick", "standard", "thorough"),
+        default="standard",
+        help="of the audits (default: standard)",
+    )
+    repairs.add_argument("--store", type=Path, metavar="DIR", help="keep finished work here, to go on after a stop")
+    repairs.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
+    repairs.add_argument("--force", action="store_true", help="replace a file that exists")
+    _add_shared(repairs)
     commands.add_parser("attacks", help="list every attack with its parameters and its paper")
     attack = commands.add_parser(
         "attack",

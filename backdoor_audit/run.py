@@ -30,7 +30,15 @@ from backdoor_audit.detectors import (
 from backdoor_audit.errors import AuditError, BudgetSpentError, DataFormatError, DegenerateScoresError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
-from backdoor_audit.mitigations import MITIGATIONS, Outcome, judge_drop, judge_success
+from backdoor_audit.mitigations import (
+    MITIGATIONS,
+    Mitigation,
+    Outcome,
+    Repair,
+    judge_drop,
+    judge_success,
+    judged_by,
+)
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.store import generator_for
@@ -210,14 +218,26 @@ class Audit(Audited):
             return unmet
         return "" if self.triggers else "no trigger was flagged, so there is nothing to repair"
 
+    @cached_property
+    def mitigations(self) -> tuple[Repair, ...]:
+        """The repairs of the profile: those that work against a trigger; ``thorough`` tries those that need none as well."""
+        return tuple(entry for entry in MITIGATIONS if entry.needs_trigger or self.options.profile == "thorough")
+
     def repair(self, name: str) -> tuple[Outcome, ...]:
         """How one method repairs the model, trigger by trigger, each time on a fresh copy."""
         if name not in self._repairs:
-            method = next(entry for entry in MITIGATIONS if entry.name == name)
+            method = next(entry for entry in self.mitigations if entry.name == name)
+            blind: list[Mitigation] = []  # the one repair that serves all triggers
 
             def work(trigger: AnyTrigger) -> Outcome:
-                generator = generator_for(self.options.seed, f"{name}:{trigger.target_class}")
-                return method(self.classifier, *self.split, trigger, generator=generator).outcome
+                if method.needs_trigger:
+                    generator = generator_for(self.options.seed, f"{name}:{trigger.target_class}")
+                    return method(self.classifier, *self.split, trigger, generator=generator).outcome
+                if not blind:
+                    generator = generator_for(self.options.seed, name)
+                    blind.append(method(self.classifier, *self.split, trigger, generator=generator))
+                    return blind[0].outcome
+                return judged_by(blind[0], self.classifier, self.split[1], trigger)
 
             self._repairs[name] = tuple(
                 self.store.recall(
@@ -293,7 +313,7 @@ class Audit(Audited):
         names += [
             f"audit::{test}[{method.name}]"
             for test in ("test_attack_success_rate_after", "test_clean_accuracy_drop")
-            for method in MITIGATIONS
+            for method in self.mitigations
         ]
         names += [f"audit::test_power[{canary.name}]" for canary in CANARIES if self.options.canary]
         return names
@@ -310,7 +330,7 @@ class Audit(Audited):
         for name in FILTERS:
             yield next(names), self.filtering(name)
         for judgement in (judge_success, judge_drop):
-            for method in MITIGATIONS:
+            for method in self.mitigations:
                 reason = self.no_repair or not_applicable(self.repair(method.name))
                 yield next(names), reason or judgement(self.repair(method.name), limits)
         for canary in CANARIES if self.options.canary else ():

@@ -74,7 +74,7 @@ def fit(
             inputs = shifted(inputs, shift, generator)
         return on_batch(inputs, wanted) if on_batch else (inputs, wanted)
 
-    with _own_dropout(generator, device):
+    with own_dropout(generator, device):
         for _ in tqdm(range(epochs), desc="training", unit="epoch", disable=None if progress else True):
             order = torch.randperm(len(images), generator=generator)
             budget.check()
@@ -104,7 +104,7 @@ def _optimizer(name: str, module: nn.Module, learning_rate: float, weight_decay:
 
 
 @contextmanager
-def _own_dropout(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def own_dropout(generator: torch.Generator, device: torch.device) -> Iterator[None]:
     """Dropout draws from the global random state: seed that by the generator, and put it back afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(generator.initial_seed())

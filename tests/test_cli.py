@@ -183,3 +183,40 @@ def test_wrong_usage_ends_with_the_exit_code_of_pytest():
     assert done.returncode == 4
     assert "required: MODEL|ARCH" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def repaired(folder, model, *more, out="fixed.safetensors"):
+    return main(["repair", str(folder / model), f"--data={folder / 'images.npz'}", f"--out={folder / out}", *more])
+
+
+def test_a_known_trigger_is_repaired_and_the_file_is_written(folder, capsys):
+    assert attack(folder, *BRIEF, "--set=size=2", out="poisoned.safetensors") == 0
+    trigger = f"--trigger={folder / 'poisoned.trigger.safetensors'}"
+    code = repaired(folder, "poisoned.safetensors", trigger, "--profile=quick", "--method=nc_unlearning")
+    printed = capsys.readouterr().out
+    assert "nc_unlearning: class 3: success rate" in printed
+    written = (folder / "fixed.safetensors").exists()
+    assert (code, "written:" in printed) == ((0, True) if written else (1, False))
+    assert written is not ("not taken" in printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--method=magic",), "no method 'magic'; accepted: auto, nc_pruning"),
+        (("--trigger=nowhere.safetensors",), "nowhere.safetensors"),
+    ],
+)
+def test_a_repair_that_cannot_begin_says_why_in_one_line(folder, capsys, arguments, told):
+    assert repaired(folder, "clean.safetensors", *arguments, out="never.safetensors") == 4
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (folder / "never.safetensors").exists()
+
+
+def test_a_repair_does_not_replace_a_file_unasked(folder, capsys):
+    (folder / "there.safetensors").write_bytes(b"kept")
+    assert repaired(folder, "clean.safetensors", out="there.safetensors") == 4
+    assert "pass --force" in capsys.readouterr().err
+    assert (folder / "there.safetensors").read_bytes() == b"kept"

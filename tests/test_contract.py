@@ -9,7 +9,7 @@ from torch.nn import functional
 from backdoor_audit import anomaly, detectors, mitigations
 from backdoor_audit.classifier import Classifier, hooked
 from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Natural
-from backdoor_audit.mitigations import MITIGATIONS, Mitigation
+from backdoor_audit.mitigations import MITIGATIONS, Mitigation, judged_by
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
 
 METHODS = (*DETECTORS, *MITIGATIONS)
@@ -122,3 +122,15 @@ def test_an_outcome_names_its_method_and_the_repair_is_frozen(method):
     assert outcome.note
     assert not any(part.training for part in mitigation.classifier.module.modules())
     assert not any(parameter.requires_grad for parameter in mitigation.classifier.module.parameters())
+
+
+@named([entry for entry in MITIGATIONS if not entry.needs_trigger])
+def test_a_repair_that_needs_no_trigger_is_the_same_whatever_trigger_it_is_judged_by(method):
+    first, second = (
+        brief(method)(subject(), images(), images(5), square_trigger(SHAPE, target_class=target), generator=seeded(1))
+        for target in (2, 4)
+    )
+    assert (first.outcome.target_class, second.outcome.target_class) == (2, 4)
+    assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
+    again = judged_by(first, subject(), images(5), square_trigger(SHAPE, target_class=4))
+    assert (again.before, again.after, again.target_class) == (second.outcome.before, second.outcome.after, 4)

@@ -25,7 +25,7 @@ LAYERS = (
     {"detectors", "mitigations", "attacks"},
     {"audited", "canary"},
     {"run"},
-    {"calibrate", "gate"},
+    {"calibrate", "gate", "repair"},
     {"plugin", "cli"},
 )
 """From low to high. A module imports from lower layers only, or from its own package."""

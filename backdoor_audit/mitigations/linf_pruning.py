@@ -28,6 +28,7 @@ class LinfPruning:
     stop_drop: float = 0.02
 
     name = "linf_pruning"
+    needs_trigger = True
 
     def __call__(
         self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator

@@ -25,6 +25,7 @@ class NeuronPruning:
     stop_success: float = 0.05
 
     name = "nc_pruning"
+    needs_trigger = True
 
     def __call__(
         self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
@@ -65,6 +66,7 @@ class Unlearning:
     batch_size: int = 32
 
     name = "nc_unlearning"
+    needs_trigger = True
 
     def __call__(
         self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator

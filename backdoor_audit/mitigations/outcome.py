@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import torch
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
@@ -112,3 +114,61 @@ class Mitigation:
 
     outcome: Outcome
     classifier: Classifier | None
+
+
+def reported(
+    method: str,
+    settings: str,
+    classifier: Classifier,
+    repaired: Classifier,
+    val: CleanSet,
+    trigger: AnyTrigger,
+    *,
+    note: str,
+    curve: Sequence[CurvePoint] = (),
+) -> Mitigation:
+    """The repaired copy with the scores of both classifiers on ``val``."""
+    outcome = Outcome(
+        method=method,
+        settings=settings,
+        target_class=trigger.target_class,
+        before=score(classifier, val, trigger),
+        after=score(repaired, val, trigger),
+        curve=curve,
+        note=note,
+    )
+    return Mitigation(outcome, repaired)
+
+
+def judged_by(mitigation: Mitigation, classifier: Classifier, val: CleanSet, trigger: AnyTrigger) -> Outcome:
+    """What a repair that did not need its trigger does to another one; without a curve, whose copies are gone."""
+    outcome, repaired = mitigation.outcome, mitigation.classifier
+    if repaired is None:
+        return replace(outcome, target_class=trigger.target_class)
+    return replace(
+        outcome,
+        target_class=trigger.target_class,
+        before=score(classifier, val, trigger),
+        after=score(repaired, val, trigger),
+        curve=(),
+    )
+
+
+class Repair(Protocol):
+    """A method of the literature. One that does not need the trigger is given it to be judged by, and for nothing else."""
+
+    @property
+    def name(self) -> str:
+        """Unique; the item's id."""
+        ...
+
+    @property
+    def needs_trigger(self) -> bool:
+        """Whether the repair depends on the trigger."""
+        ...
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
+    ) -> Mitigation:
+        """A repaired copy, made with ``opt``, judged on ``val``."""
+        ...

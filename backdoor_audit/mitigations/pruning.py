@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
@@ -15,24 +17,38 @@ from backdoor_audit.trigger import AnyTrigger
 PRUNE_RATES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.17, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Silence:
+    """A hook that holds channels of a layer's output, or of its ``inputs``, at 0."""
+
+    channels: Tensor
+    inputs: bool = False
+
+    def __call__(self, _module: nn.Module, arguments: tuple[Any, ...], output: Tensor | None = None) -> Any:
+        """As a forward pre-hook or a forward hook."""
+        if self.inputs:
+            return (self._silenced(arguments[0]), *arguments[1:])
+        assert output is not None
+        return self._silenced(output)
+
+    def _silenced(self, activations: Tensor) -> Tensor:
+        mask = torch.ones(activations.shape[1], device=activations.device)
+        mask[self.channels.to(activations.device)] = 0
+        return activations * mask.view(1, -1, *[1] * (activations.ndim - 2))
+
+
 def pruned(classifier: Classifier, layer: str, channels: Tensor, *, inputs: bool = False) -> Classifier:
     """A copy in which these channels of a layer's output (or input) are 0, whatever the weights do later.
 
     The zeros are a multiplication in the forward pass, not an edit of weights, so fine-tuning cannot undo them and a
-    batch norm's bias cannot leave a constant behind.
+    batch norm's bias cannot leave a constant behind. `baked` writes them into weights.
     """
     repaired = classifier.copy()
-
-    def silence(activations: Tensor) -> Tensor:
-        mask = torch.ones(activations.shape[1], device=activations.device)
-        mask[channels.to(activations.device)] = 0
-        return activations * mask.view(1, -1, *[1] * (activations.ndim - 2))
-
-    module = repaired.module.get_submodule(layer)
+    module, silence = repaired.module.get_submodule(layer), Silence(channels, inputs)
     if inputs:
-        module.register_forward_pre_hook(lambda _module, arguments: (silence(arguments[0]), *arguments[1:]))
+        module.register_forward_pre_hook(silence)
     else:
-        module.register_forward_hook(lambda _module, _arguments, output: silence(output))
+        module.register_forward_hook(silence)
     return repaired
 
 

@@ -163,7 +163,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from backdoor_audit.canary import CANARIES
     from backdoor_audit.filters import FILTERS
-    from backdoor_audit.mitigations import MITIGATIONS
     from backdoor_audit.preconditions import PRECONDITIONS
     from backdoor_audit.run import item_id
 
@@ -176,6 +175,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "filtering" in metafunc.fixturenames:
         metafunc.parametrize("filtering", FILTERS, indirect=True)
     if "repair" in metafunc.fixturenames:
-        metafunc.parametrize("repair", [method.name for method in MITIGATIONS], indirect=True)
+        metafunc.parametrize("repair", [method.name for method in session.start().mitigations], indirect=True)
     if "sightings" in metafunc.fixturenames:
         metafunc.parametrize("sightings", [canary.name for canary in CANARIES], indirect=True)

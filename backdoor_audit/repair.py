@@ -1,0 +1,166 @@
+"""Repair a flagged model: methods in order of cost, until the file of one passes limits, reloading and the whole audit again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from backdoor_audit import preconditions
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.detectors import Detection
+from backdoor_audit.errors import AuditError, OptionError
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.loading import save_classifier
+from backdoor_audit.mitigations import MITIGATIONS, Repair, Scores, baked, score
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import Audit
+from backdoor_audit.store import Store, generator_for
+
+_PROBES = 64  # images on which a file must answer as the repaired network did
+_SAME = 1e-3  # of logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One method on the model. ``refused`` says why it was not taken; empty: its file was written.
+
+    ``before`` and ``after`` are scores on held-out images, trigger by trigger, in the order of ``classes``.
+    """
+
+    method: str
+    classes: tuple[int, ...]
+    before: tuple[Scores, ...] = ()
+    after: tuple[Scores, ...] = ()
+    refused: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"class {target}: success rate {before.attack_success_rate:.1%} -> {after.attack_success_rate:.1%}"
+            for target, before, after in zip(self.classes, self.before, self.after, strict=False)
+        ]
+        if self.after:
+            parts.append(f"accuracy {self.before[0].clean_accuracy:.1%} -> {self.after[0].clean_accuracy:.1%}")
+        ending = f"not taken: {self.refused}" if self.refused else "loaded again and audited again: pass"
+        return f"{self.method}: {'; '.join([*parts, ending])} ({self.seconds:.0f} s)"
+
+
+def repair(
+    options: AuditOptions,
+    out: Path,
+    *,
+    method: str = "auto",
+    store: Store,
+    progress: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Attempt, ...]:
+    """Try methods on the model of the options and write the first that holds to ``out`` (safetensors).
+
+    Triggers are the known one of the options, or those that the audit flags; without any, nothing is tried and the answer
+    is empty. A method holds if every trigger's success rate and the loss of accuracy on held-out images are inside the
+    limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and no detector finds
+    anything in it. ``method`` names one, ``auto`` tries all. ``tell`` gets a line after each attempt. ``out`` is
+    replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
+    """
+    methods = [entry for entry in MITIGATIONS if method in ("auto", entry.name)]
+    if not methods:
+        names = ", ".join(entry.name for entry in MITIGATIONS)
+        raise OptionError(f"no method {method!r}; accepted: auto, {names}")
+    run = Audit(options, store, progress=progress)
+    run.check()
+    unmet = preconditions.unmet(list(run.preconditions.values()))
+    if unmet:
+        raise OptionError(f"{options.model}: {unmet}; a model that cannot be judged cannot be repaired")
+    attempts: list[Attempt] = []
+    partial = out.with_suffix(".partial")
+    try:
+        for entry in methods if run.triggers else ():
+            began = time.perf_counter()
+            attempt = replace(_tried(run, entry, partial), seconds=time.perf_counter() - began)
+            tell(str(attempt))
+            attempts.append(attempt)
+            if not attempt.refused:
+                partial.replace(out)
+                break
+    finally:
+        partial.unlink(missing_ok=True)
+    return tuple(attempts)
+
+
+def _tried(run: Audit, method: Repair, partial: Path) -> Attempt:
+    """One method on a copy, and its file at ``partial`` if it holds."""
+    opt, val = run.split
+    attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in run.triggers))
+    repaired = run.classifier
+    for trigger in run.triggers if method.needs_trigger else run.triggers[:1]:
+        generator = generator_for(run.options.seed, f"repair:{method.name}:{trigger.target_class}")
+        mitigation = method(repaired, opt, val, trigger, generator=generator)
+        if mitigation.classifier is None:
+            return replace(attempt, refused=mitigation.outcome.not_applicable)
+        repaired = mitigation.classifier
+    attempt = replace(
+        attempt,
+        before=tuple(score(run.classifier, val, trigger) for trigger in run.triggers),
+        after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
+    )
+    refused = _outside(attempt, run.options)
+    if not refused:
+        writable = baked(repaired, val.images[:_PROBES])
+        refused = "the weights of this architecture cannot hold the pruned channels"
+        if writable is not None:
+            save_classifier(writable, partial, notes={"repaired_by": repr(method)})
+            refused = _found_again(run, repaired, partial)
+    return replace(attempt, refused=refused)
+
+
+def _outside(attempt: Attempt, options: AuditOptions) -> str:
+    """Which limit does not hold, or an empty string."""
+    limits = options.limits
+    success = max(scores.attack_success_rate for scores in attempt.after)
+    drop = attempt.before[0].clean_accuracy - attempt.after[0].clean_accuracy
+    if success > limits.attack_success_rate:
+        return f"the trigger still works (limit {limits.attack_success_rate:.0%})"
+    if drop > limits.clean_accuracy_drop:
+        return f"it costs {drop:.1%} of clean accuracy (limit {limits.clean_accuracy_drop:.1%})"
+    return ""
+
+
+def _found_again(run: Audit, repaired: Classifier, file: Path) -> str:
+    """What is wrong with the written file: other answers than the repaired network's, or a finding; or an empty string.
+
+    The detectors that flagged the model look first, so that a repair that fails does so early.
+    """
+    again = Audit(replace(run.options, model=str(file), trigger=""), run.store, progress=run.progress)
+    try:
+        again.check()
+    except AuditError as error:
+        return f"its file could not be loaded: {error}"
+    probe = run.split[1].images[:_PROBES]
+    if not torch.allclose(again.classifier.logits(probe), repaired.logits(probe), atol=_SAME):
+        return "its file gives other answers than the repaired network"
+    allowed = {Verdict.PASS, Verdict.INCONCLUSIVE} if run.options.inconclusive == "allow" else {Verdict.PASS}
+    order = sorted(again.items, key=lambda item: not _flags(run.detection(item[0]), run.options))
+    for name, target in order:
+        finding = again.detection(name).judge(
+            target, run.options.limits, index=run.options.index, name=run.class_name(target)
+        )
+        if finding.verdict not in allowed:
+            return f"audited again: {finding.verdict.value}, {name}: {finding.reason}"
+    return ""
+
+
+def _flags(detection: Detection, options: AuditOptions) -> bool:
+    return bool(detection.flagged(options.limits, index=options.index))
+
+
+def summary(attempts: Sequence[Attempt], out: Path) -> str:
+    """What came of it, in one line."""
+    if not attempts:
+        return "no trigger was flagged: nothing to repair, nothing is written"
+    if attempts[-1].refused:
+        return f"no method held ({len(attempts)} tried): nothing is written"
+    return f"written: {out}, repaired by {attempts[-1].method}"

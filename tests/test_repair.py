@@ -1,0 +1,144 @@
+"""A repaired file: written only when it holds, and loaded and audited again before that."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from backdoor_audit import repair as module
+from backdoor_audit.errors import OptionError
+from backdoor_audit.loading import load_classifier
+from backdoor_audit.metrics import attack_success_rate, clean_accuracy
+from backdoor_audit.mitigations import MITIGATIONS, Mitigation, Outcome
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.repair import repair, summary
+from backdoor_audit.run import Audit
+from backdoor_audit.store import Store
+from tests.plugin import toy
+
+ARCH = "tests.test_repair:network"
+
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repair")
+    toy.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def options(folder, name="backdoored", **changes):
+    given = {"arch": ARCH, "profile": "quick", "steps": 150, "device": "cpu"}
+    return AuditOptions(
+        model=str(folder / f"{name}.safetensors"), data=str(folder / "images.npz"), **{**given, **changes}
+    )
+
+
+def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_path):
+    out, lines = tmp_path / "fixed.safetensors", []
+    before = (folder / "backdoored.safetensors").read_bytes()
+    attempts = repair(options(folder), out, store=store, tell=lines.append)
+    assert attempts[-1].refused == ""
+    assert all(attempt.refused for attempt in attempts[:-1])
+    assert [line.partition(":")[0] for line in lines] == [attempt.method for attempt in attempts]
+    assert lines[-1].count("loaded again and audited again: pass") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["fixed.safetensors"]
+    assert (folder / "backdoored.safetensors").read_bytes() == before
+    assert summary(attempts, out) == f"written: {out}, repaired by {attempts[-1].method}"
+    run = Audit(options(folder), store)
+    trigger, val = run.triggers[0], run.split[1]
+    fixed = load_classifier(out, arch=ARCH)
+    assert trigger.target_class == toy.TARGET
+    assert attack_success_rate(run.classifier, val.images, val.labels, trigger) > 0.9
+    found = attack_success_rate(fixed, val.images, val.labels, trigger)
+    assert found == pytest.approx(attempts[-1].after[0].attack_success_rate, abs=1e-6)
+    assert found <= 0.1
+    drop = clean_accuracy(run.classifier, val.images, val.labels) - clean_accuracy(fixed, val.images, val.labels)
+    assert drop <= 0.03
+    again = Audit(replace(options(folder), model=str(out)), store)
+    assert not again.triggers
+
+
+def test_where_nothing_is_flagged_nothing_is_tried_or_written(folder, store, tmp_path):
+    out = tmp_path / "fixed.safetensors"
+    attempts = repair(options(folder, "clean"), out, store=store)
+    assert attempts == ()
+    assert not list(tmp_path.iterdir())
+    assert summary(attempts, out).startswith("no trigger was flagged")
+
+
+class Fake:
+    """A repair with a given end: nothing done, or a network that answers one class."""
+
+    needs_trigger = True
+
+    def __init__(self, name, *, ruins=False, applicable=True):
+        self.name, self.ruins, self.applicable = name, ruins, applicable
+
+    def __call__(self, classifier, opt, val, trigger, *, generator):
+        if not self.applicable:
+            outcome = Outcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
+            return Mitigation(outcome, None)
+        copy = classifier.copy()
+        if self.ruins:
+            with torch.no_grad():
+                copy.module[1].bias[0] = 1000.0
+        return Mitigation(Outcome(method=self.name, settings="", target_class=0), copy)
+
+
+def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(folder, store, tmp_path, monkeypatch):
+    fakes = (Fake("idle"), Fake("ruin", ruins=True), Fake("absent", applicable=False))
+    monkeypatch.setattr(module, "MITIGATIONS", fakes)
+    out = tmp_path / "fixed.safetensors"
+    out.write_bytes(b"kept")
+    attempts = repair(options(folder), out, store=store)
+    reasons = [attempt.refused for attempt in attempts]
+    assert reasons[0] == "the trigger still works (limit 10%)"
+    assert reasons[1].startswith("it costs ")
+    assert reasons[2] == "no batch norm"
+    assert out.read_bytes() == b"kept"
+    assert [file.name for file in tmp_path.iterdir()] == ["fixed.safetensors"]
+    assert summary(attempts, out) == "no method held (3 tried): nothing is written"
+
+
+def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, tmp_path, monkeypatch):
+    """With limits that let anything pass, the audit of the written file still finds the backdoor."""
+    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    lenient = options(folder)
+    lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
+    (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", store=store)
+    assert attempt.refused.startswith(f"audited again: fail, neural_cleanse: class {toy.TARGET}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    monkeypatch.setattr(module, "_outside", lambda *_: "")
+    saved = module.save_classifier
+
+    def another(classifier, path, **notes):
+        copy = classifier.copy()
+        with torch.no_grad():
+            copy.module[1].bias += torch.arange(float(toy.CLASSES))
+        saved(copy, path, **notes)
+
+    monkeypatch.setattr(module, "save_classifier", another)
+    (attempt,) = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
+    assert attempt.refused == "its file gives other answers than the repaired network"
+
+
+def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path):
+    out = tmp_path / "fixed.safetensors"
+    attempts = repair(options(folder), out, method="nc_unlearning", store=store)
+    assert [attempt.method for attempt in attempts] == ["nc_unlearning"]
+    with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {MITIGATIONS[0].name}"):
+        repair(options(folder), out, method="magic", store=store)
