@@ -1,0 +1,199 @@
+"""What repairs do to real backdoors: ``python -m benchmarks.mitigation --data-root DIR [--jobs N] [--only NAME]``.
+
+Every method of `MITIGATIONS` with its default settings on backdoored PreActResNet-18 models of the zoo (of reduced width), and on
+one clean model. A repair gets half of the clean images that an audit would have (500, 2 % of a training set); those that need a
+trigger get the one that Neural Cleanse finds for the target, not the attacker's. Printed are clean accuracy, success rate and
+robust accuracy of the *attacker's* trigger in percent, on test images that no repair has seen, and DER; the first line is
+before. Finished repairs are kept in ``benchmarks/cache``, so a stopped run goes on where it was. Nothing is tuned on these
+figures; both halves of the zoo are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from backdoor_audit.attacks import Attack, load_attack, measure
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors import NeuralCleanse
+from backdoor_audit.metrics import clean_accuracy, defense_effectiveness_rating
+from backdoor_audit.mitigations import MITIGATIONS, Repair
+from backdoor_audit.store import Packed, generator_for
+from benchmarks.detection import RESULTS, STORE, detect
+from benchmarks.jobs import finished
+from benchmarks.zoo.build import read_table
+from benchmarks.zoo.data import audited_and_held_out
+from benchmarks.zoo.subject import Subject
+from benchmarks.zoo.subjects import SUBJECTS
+
+MEASURED = 3_000  # test images
+ARCHITECTURE = "preact_resnet18"
+CLEAN = "fmnist-preact_resnet18-clean-130"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Rates on test images after one repair; ``success`` and ``robust`` are None for a clean model.
+
+    ``refused`` says why a method could not be tried; then nothing changed.
+    """
+
+    accuracy: float
+    success: float | None
+    robust: float | None
+    seconds: float = 0.0
+    note: str = ""
+    refused: str = ""
+
+
+def chosen_subjects() -> list[Subject]:
+    """The backdoored subjects of the one architecture with one trigger for one class, and a clean one."""
+    known = read_table()
+    found = [
+        entry
+        for entry in SUBJECTS
+        if entry.architecture == ARCHITECTURE and entry.attack is not None and known[entry.name]["rule"] == "all_to_one"
+    ]
+    return [*found, next(entry for entry in SUBJECTS if entry.name == CLEAN)]
+
+
+def rates(classifier: Classifier, held_out: CleanSet, attack: Attack | None, **rest: object) -> Row:
+    """What is left of accuracy and backdoor."""
+    if attack is None:
+        accuracy = clean_accuracy(classifier, held_out.images, held_out.labels)
+        return Row(accuracy=float(accuracy), success=None, robust=None, **rest)  # type: ignore[arg-type]
+    scores = measure(classifier, held_out, attack)
+    return Row(
+        accuracy=float(scores.clean_accuracy),
+        success=float(scores.attack_success_rate),
+        robust=float(scores.robust_accuracy),
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def repaired(subject: Subject, *, methods: Sequence[Repair], root: Path) -> dict[str, Row]:
+    """All methods on one subject, each on a fresh copy; ``before`` is the subject itself."""
+    audited, held_out = audited_and_held_out(subject.data, root)
+    held_out, (opt, val) = held_out.sample(MEASURED, 0), audited.split(0)
+    classifier = subject.load()
+    attack = load_attack(subject.attack_file) if subject.attack else None
+    target = 0 if attack is None else int(attack.target_class or 0)
+    trigger = detect(subject, NeuralCleanse(), root, 0).trigger(target)
+    assert trigger is not None
+    digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
+    parts = {"model": digest, "data": audited.fingerprint, "measured": MEASURED, "repair": True}
+    found = {"before": _kept({**parts, "method": "none"}, lambda: rates(classifier, held_out, attack))}
+    for method in methods:
+
+        def work(method: Repair = method) -> Row:
+            began = time.perf_counter()
+            mitigation = method(classifier, opt, val, trigger, generator=generator_for(0, method.name))
+            seconds = time.perf_counter() - began
+            refused = mitigation.outcome.not_applicable
+            network = mitigation.classifier or classifier
+            return rates(network, held_out, attack, seconds=seconds, note=mitigation.outcome.note, refused=refused)
+
+        found[method.name] = _kept({**parts, "method": method}, work)
+    return found
+
+
+def _kept(parts: dict[str, object], work: Callable[[], Row]) -> Row:
+    def pack(row: Row) -> Packed:
+        return Packed({}, asdict(row))
+
+    return STORE.recall(parts, work, pack=pack, unpack=lambda packed: Row(**packed.values))[0]
+
+
+def rating(before: Row, after: Row) -> float | None:
+    """DER of one repair; None for a clean model."""
+    if before.success is None or after.success is None:
+        return None
+    return defense_effectiveness_rating(
+        success_before=before.success,
+        success_after=after.success,
+        accuracy_before=before.accuracy,
+        accuracy_after=after.accuracy,
+    )
+
+
+def table(found: dict[str, dict[str, Row]]) -> list[str]:
+    """Methods down, subjects across: Acc / ASR / RA in percent, then the means over the backdoored subjects."""
+    names = list(next(iter(found.values())))
+    short = {subject: "-".join(subject.split("-")[:1] + subject.split("-")[2:]) for subject in found}
+    lines = [
+        f"{'method':16} "
+        + " ".join(f"{short[subject]:>21}" for subject in found)
+        + f" {'mean':>18} {'DER':>6} {'s':>5}"
+    ]
+    for name in names:
+        rows = [found[subject][name] for subject in found]
+        hidden = [
+            (found[subject]["before"], found[subject][name])
+            for subject in found
+            if found[subject][name].success is not None
+        ]
+        means = [
+            statistics.mean(getattr(after, key) for _, after in hidden) for key in ("accuracy", "success", "robust")
+        ]
+        ratings = [value for before, after in hidden if (value := rating(before, after)) is not None]
+        lines.append(
+            f"{name:16} "
+            + " ".join(f"{_cell(row):>21}" for row in rows)
+            + f" {' / '.join(f'{100 * value:.1f}' for value in means):>18} {statistics.mean(ratings):6.3f} "
+            + f"{statistics.median(row.seconds for row in rows):5.0f}"
+        )
+    return lines
+
+
+def _cell(row: Row) -> str:
+    if row.refused:
+        return "-"
+    values = [row.accuracy] if row.success is None else [row.accuracy, row.success, row.robust or 0.0]
+    return " / ".join(f"{100 * value:.1f}" for value in values)
+
+
+def main() -> None:
+    """Repair, measure, print; write ``benchmarks/results/mitigation.json`` after a whole run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
+    parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
+    parser.add_argument("--methods", default="", help="only these, separated by commas; nothing is written")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = options.methods.split(",") if options.methods else [entry.name for entry in MITIGATIONS]
+    methods = [entry for entry in MITIGATIONS if entry.name in wanted]
+    subjects = [entry for entry in chosen_subjects() if options.only in entry.name]
+    done = {}
+    for subject, result in finished(partial(repaired, methods=methods, root=options.data_root), subjects, options.jobs):
+        done[subject.name] = result()
+        print(f"{subject.name}: done", flush=True)
+    found = {subject.name: done[subject.name] for subject in subjects}
+    print(
+        f"\naccuracy / success rate / robust accuracy in percent, n = {MEASURED} test images\n"
+        + "\n".join(table(found))
+    )
+    if not options.only and not options.methods:
+        RESULTS.mkdir(exist_ok=True)
+        stored = {
+            "command": "python -m benchmarks.mitigation",
+            "settings": [repr(method) for method in methods],
+            "subjects": {name: {method: asdict(row) for method, row in rows.items()} for name, rows in found.items()},
+        }
+        (RESULTS / "mitigation.json").write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

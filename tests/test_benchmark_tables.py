@@ -1,0 +1,54 @@
+"""What the benchmarks print, from figures made by hand."""
+
+import pytest
+
+from benchmarks.detection import area_under_curve
+from benchmarks.mitigation import Row, rating, table
+
+
+def row(accuracy, success, robust, **rest):
+    return Row(accuracy=accuracy, success=success, robust=robust, **rest)
+
+
+FOUND = {
+    "cifar10-preact_resnet18-badnets-1": {
+        "before": row(0.9, 1.0, 0.0),
+        "good": row(0.88, 0.1, 0.8, seconds=4.0),
+        "absent": row(0.9, 1.0, 0.0, refused="no batch norm"),
+    },
+    "gtsrb-preact_resnet18-blended-2": {
+        "before": row(0.7, 0.9, 0.05),
+        "good": row(0.72, 0.3, 0.5, seconds=6.0),
+        "absent": row(0.7, 0.9, 0.05, refused="no batch norm"),
+    },
+    "fmnist-preact_resnet18-clean-3": {
+        "before": row(0.95, None, None),
+        "good": row(0.94, None, None, seconds=8.0),
+        "absent": row(0.95, None, None, refused="no batch norm"),
+    },
+}
+
+
+def test_the_rating_of_a_repair_worked_by_hand():
+    methods = FOUND["cifar10-preact_resnet18-badnets-1"]
+    assert rating(methods["before"], methods["good"]) == pytest.approx((0.9 - 0.02 + 1) / 2)
+    assert rating(methods["before"], methods["before"]) == 0.5
+    assert rating(row(0.9, None, None), row(0.9, None, None)) is None
+
+
+def test_the_table_has_a_line_for_every_method_and_means_over_backdoored_subjects():
+    lines = table(FOUND)
+    assert [line.split()[0] for line in lines] == ["method", "before", "good", "absent"]
+    assert "cifar10-badnets-1" in lines[0]
+    good = lines[2]
+    assert "88.0 / 10.0 / 80.0" in good
+    assert "72.0 / 30.0 / 50.0" in good
+    assert " 94.0 " in good
+    assert "80.0 / 20.0 / 65.0" in good  # means over the two backdoored subjects
+    assert f"{((0.9 - 0.02 + 1) / 2 + (0.6 + 1) / 2) / 2:.3f}" in good
+    assert good.split()[-1] == "6"
+    assert lines[3].count(" - ") == 3
+
+
+def test_the_area_under_the_curve_counts_ties_half():
+    assert area_under_curve([3.0, 2.0], [1.0, 2.0]) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
