@@ -29,7 +29,7 @@ _NAMES = {
 _SEEN = {
     Additive: "a faint change of the whole image",
     Smooth: "a slow change of colours",
-    Stripes: "faint stripes",
+    Stripes: "a pattern of faint stripes",
     Warping: "a slight warp",
     PatchScan: "a small patch",
 }
