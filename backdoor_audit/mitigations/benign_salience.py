@@ -12,7 +12,7 @@ from backdoor_audit import budget
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.norm_masks import batch_statistics
-from backdoor_audit.mitigations.outcome import Mitigation, Outcome, score
+from backdoor_audit.mitigations.outcome import Mitigation, reported
 from backdoor_audit.mitigations.pruning import not_applicable
 from backdoor_audit.trigger import AnyTrigger
 
@@ -59,15 +59,8 @@ class BenignSalience:
             return not_applicable(self.name, repr(self), trigger, "this network does not end in a linear layer")
         repaired = classifier.copy()
         self._train(repaired, head, opt, generator)
-        outcome = Outcome(
-            method=self.name,
-            settings=repr(self),
-            target_class=trigger.target_class,
-            before=score(classifier, val, trigger),
-            after=score(repaired, val, trigger),
-            note=f"{self.epochs} epochs over {len(opt)} clean images, penalty on the {self.select} salience of layer {head!r}",
-        )
-        return Mitigation(outcome, repaired)
+        note = f"{self.epochs} epochs over {len(opt)} clean images, penalty on the {self.select} salience of layer {head!r}"
+        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
 
     def _train(self, repaired: Classifier, head: str, opt: CleanSet, generator: torch.Generator) -> None:
         repaired.module.requires_grad_(True)

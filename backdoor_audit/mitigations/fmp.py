@@ -12,7 +12,7 @@ from backdoor_audit.activations import capture
 from backdoor_audit.classifier import Classifier, hooked
 from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.conv_norm import conv_norms, pruned_layers
-from backdoor_audit.mitigations.outcome import CurvePoint, Mitigation, Outcome, score
+from backdoor_audit.mitigations.outcome import CurvePoint, Mitigation, reported, score
 from backdoor_audit.mitigations.pruning import not_applicable
 from backdoor_audit.training import fit
 from backdoor_audit.trigger import AnyTrigger
@@ -92,17 +92,11 @@ class FeatureMapPruning:
             generator=generator,
         )
         forward, backward = len(sample) * (len(layers) + 2 * total), len(sample) * total
-        outcome = Outcome(
-            method=self.name,
-            settings=repr(self),
-            target_class=trigger.target_class,
-            before=before,
-            after=score(repaired, val, trigger),
-            curve=curve,
-            note=f"{count} of {total} maps in {len(layers)} layers pruned ({ties} layers tied at the cut) after {forward} image "
-            f"passes forward and {backward} back, then {self.epochs} epochs over {len(opt)} clean images",
+        note = (
+            f"{count} of {total} maps in {len(layers)} layers pruned ({ties} layers tied at the cut) after {forward} image "
+            f"passes forward and {backward} back, then {self.epochs} epochs over {len(opt)} clean images"
         )
-        return Mitigation(outcome, repaired)
+        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note, curve=curve)
 
     def _accuracies(self, classifier: Classifier, layer: str, maps: int, clean: CleanSet, start: Tensor) -> Tensor:
         """Accuracy (maps,) of the whole network on images changed to move each map of the layer."""

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from backdoor_audit import budget
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.mitigations.outcome import Mitigation, Outcome, score
+from backdoor_audit.mitigations.outcome import Mitigation, reported
 from backdoor_audit.trigger import AnyTrigger
 
 
@@ -72,15 +72,8 @@ class IBAU:
                     descent.step()
         descent.zero_grad(set_to_none=True)
         repaired.module.requires_grad_(False)
-        outcome = Outcome(
-            method=self.name,
-            settings=repr(self),
-            target_class=trigger.target_class,
-            before=score(classifier, val, trigger),
-            after=score(repaired, val, trigger),
-            note=f"{self.rounds} rounds over {len(opt)} clean images; L2 norm of the change found: {_listed(norms)}",
-        )
-        return Mitigation(outcome, repaired)
+        note = f"{self.rounds} rounds over {len(opt)} clean images; L2 norm of the change found: {_listed(norms)}"
+        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
 
     def worst_change(self, classifier: Classifier, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """The change (1, c, h, w) that one pass over images (n, c, h, w) finds."""

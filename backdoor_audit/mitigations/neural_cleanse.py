@@ -9,7 +9,7 @@ import torch
 from backdoor_audit.activations import capture
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.mitigations.outcome import Mitigation, Outcome, score
+from backdoor_audit.mitigations.outcome import Mitigation, reported
 from backdoor_audit.mitigations.pruning import not_applicable, sweep
 from backdoor_audit.training import fit
 from backdoor_audit.trigger import AnyTrigger
@@ -85,12 +85,5 @@ class Unlearning:
             batch_size=self.batch_size,
             generator=generator,
         )
-        outcome = Outcome(
-            method=self.name,
-            settings=repr(self),
-            target_class=trigger.target_class,
-            before=score(classifier, val, trigger),
-            after=score(repaired, val, trigger),
-            note=f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped",
-        )
-        return Mitigation(outcome, repaired)
+        note = f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped"
+        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
