@@ -195,9 +195,9 @@ def test_a_known_trigger_is_repaired_and_the_file_is_written(folder, capsys):
     code = repaired(folder, "poisoned.safetensors", trigger, "--profile=quick", "--method=nc_unlearning")
     printed = capsys.readouterr().out
     assert "nc_unlearning: class 3: success rate" in printed
-    written = (folder / "fixed.safetensors").exists()
-    assert (code, "written:" in printed) == ((0, True) if written else (1, False))
-    assert written is not ("not taken" in printed)
+    assert code == 0
+    assert "written:" in printed
+    assert load_classifier(folder / "fixed.safetensors").num_classes == 5
 
 
 @pytest.mark.parametrize(
