@@ -27,3 +27,7 @@ class AttackError(AuditError):
 
 class BudgetSpentError(AuditError):
     """The time that a run may take is over; what was not done is inconclusive."""
+
+
+class BaselineError(AuditError):
+    """A baseline cannot be read, cannot be compared with this run, or cannot be made from it."""

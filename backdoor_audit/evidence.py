@@ -16,8 +16,9 @@ from backdoor_audit.errors import DataFormatError, OptionError
 SCHEMA_VERSION = 1
 
 POWER = "detection_power"
-_JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 """Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
+
+_JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 
 class Verdict(str, Enum):
@@ -47,6 +48,11 @@ class Limits:
     false_negative_rate: float = 0.10
     # After a repair: clean accuracy may fall by at most this much (Wang et al. report <= 0.036).
     clean_accuracy_drop: float = 0.03
+    # After a repair: stamped images must be predicted as labelled again, as often as clean ones were but for this much (FMP,
+    # arXiv 2307.11565, Table 1: 0.05 on average, 0.17 for blended triggers, which hide more of the image).
+    robust_accuracy_lost: float = 0.15
+    # After a repair that nothing called for, tried all the same: clean accuracy may fall by at most this much.
+    harmless_drop: float = 0.02
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Limits:
@@ -153,6 +159,10 @@ class Record:
     not_run: Sequence[str]
     not_tested: Sequence[str]
     seconds: float
+    exhibits: Mapping[str, Any] = field(default_factory=dict)
+    activations: Mapping[str, Any] = field(default_factory=dict)
+    properties: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    baseline: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -51,6 +51,8 @@ def build_record(
         not_run=[name for name in expected if name not in {*findings, *skipped, *errors}],
         not_tested=[*_not_tested(detections, settings), *NOT_TESTED],
         seconds=seconds,
+        exhibits=sections.get("exhibits", {}),
+        activations=sections.get("activations", {}),
     )
 
 
@@ -118,10 +120,11 @@ def audit(
         for name, judged in run.judge_all():
             if isinstance(judged, Finding):
                 findings[name] = judged
+                run.show(replace(judged, audit=name))
             else:
                 skipped[name] = judged
     return build_record(
-        run.sections(),
+        {**run.sections(), **run.take_shown()},
         run.settings(),
         findings=findings,
         skipped=skipped,

@@ -45,6 +45,7 @@ class AuditOptions:
     report: str = "backdoor-audit-report"
     min_accuracy: float = 0.0
     profile: str = "standard"
+    repairs: str = "flagged"
     reference: str = ""
     budget: float = 0.0
     index: str = "calibrated"
@@ -185,6 +186,13 @@ OPTIONS: tuple[Option, ...] = (
         "quick|standard|thorough",
         "how much is searched (default: standard): quick leaves out all that needs reference models; thorough searches every "
         "class in full, from two starts",
+    ),
+    Option(
+        "repairs",
+        _one_of("flagged", "always"),
+        "flagged|always",
+        "when to try repairs on a copy (default: flagged): always also does where no trigger was flagged, and asks that they do "
+        "no harm to clean accuracy",
     ),
     Option(
         "reference",

@@ -13,22 +13,28 @@ from backdoor_audit import preconditions
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import Detection
 from backdoor_audit.errors import AuditError, OptionError
-from backdoor_audit.evidence import Verdict
+from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.loading import save_classifier
-from backdoor_audit.mitigations import MITIGATIONS, Repair, Scores, baked, score
+from backdoor_audit.mitigations import MITIGATIONS, Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store, generator_for
+from backdoor_audit.trigger import AnyTrigger
 
 _PROBES = 64  # images on which a file must answer as the repaired network did
 _SAME = 1e-3  # of logits
+_ROUNDS = 3  # of unlearning, each with the triggers that were still found after the one before
+
+AIM = {"attack_success_rate": 0.05, "clean_accuracy_drop": 0.02}
+"""What is looked for among all methods before one that only meets the limits is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One method on the model. ``refused`` says why it was not taken; empty: its file was written.
 
-    ``before`` and ``after`` are scores on held-out images, trigger by trigger, in the order of ``classes``.
+    ``before`` and ``after`` are scores on held-out images, trigger by trigger, in the order of ``classes``. ``rounds`` counts
+    how often the method ran: again with more triggers, where the audit of its file still found some.
     """
 
     method: str
@@ -36,7 +42,19 @@ class Attempt:
     before: tuple[Scores, ...] = ()
     after: tuple[Scores, ...] = ()
     refused: str = ""
+    rounds: int = 1
+    reserve: bool = False
     seconds: float = 0.0
+
+    @property
+    def success(self) -> float:
+        """Attack success rate of the trigger that is left strongest."""
+        return max(scores.attack_success_rate for scores in self.after)
+
+    @property
+    def drop(self) -> float:
+        """Clean accuracy lost."""
+        return self.before[0].clean_accuracy - self.after[0].clean_accuracy
 
     def __str__(self) -> str:
         parts = [
@@ -45,6 +63,8 @@ class Attempt:
         ]
         if self.after:
             parts.append(f"accuracy {self.before[0].clean_accuracy:.1%} -> {self.after[0].clean_accuracy:.1%}")
+        if self.rounds > 1:
+            parts.append(f"{self.rounds} rounds")
         ending = f"not taken: {self.refused}" if self.refused else "loaded again and audited again: pass"
         return f"{self.method}: {'; '.join([*parts, ending])} ({self.seconds:.0f} s)"
 
@@ -63,7 +83,9 @@ def repair(
     Triggers are the known one of the options, or those that the audit flags; without any, nothing is tried and the answer
     is empty. A method holds if every trigger's success rate and the loss of accuracy on held-out images are inside the
     limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and no detector finds
-    anything in it. ``method`` names one, ``auto`` tries all. ``tell`` gets a line after each attempt. ``out`` is
+    anything in it. ``method`` names one, ``auto`` tries all, the cheapest first: it takes the first that reaches `AIM`, and if
+    none does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file still finds
+    triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt. ``out`` is
     replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
     methods = [entry for entry in MITIGATIONS if method in ("auto", entry.name)]
@@ -77,60 +99,83 @@ def repair(
         raise OptionError(f"{options.model}: {unmet}; a model that cannot be judged cannot be repaired")
     attempts: list[Attempt] = []
     partial = out.with_suffix(".partial")
+
+    def holds(entry: Repair, aim: Limits) -> bool:
+        began = time.perf_counter()
+        attempt = replace(_tried(run, entry, aim, partial), seconds=time.perf_counter() - began)
+        tell(str(attempt))
+        attempts.append(attempt)
+        if not attempt.refused:
+            partial.replace(out)
+        return not attempt.refused
+
     try:
-        for entry in methods if run.triggers else ():
-            began = time.perf_counter()
-            attempt = replace(_tried(run, entry, partial), seconds=time.perf_counter() - began)
-            tell(str(attempt))
-            attempts.append(attempt)
-            if not attempt.refused:
-                partial.replace(out)
-                break
+        if run.triggers:
+            aim = _aim(options.limits) if method == "auto" else options.limits
+            if not any(holds(entry, aim) for entry in methods):
+                reserve = sorted((attempt for attempt in attempts if attempt.reserve), key=lambda entry: entry.success)
+                named = {entry.name: entry for entry in methods}
+                any(holds(named[attempt.method], options.limits) for attempt in reserve)
     finally:
         partial.unlink(missing_ok=True)
     return tuple(attempts)
 
 
-def _tried(run: Audit, method: Repair, partial: Path) -> Attempt:
-    """One method on a copy, and its file at ``partial`` if it holds."""
+def _aim(limits: Limits) -> Limits:
+    return replace(limits, **{name: min(value, getattr(limits, name)) for name, value in AIM.items()})
+
+
+def _tried(run: Audit, method: Repair, aim: Limits, partial: Path) -> Attempt:
+    """One method against all triggers; its file stands at ``partial`` if it holds."""
     opt, val = run.split
     attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in run.triggers))
-    repaired = run.classifier
-    for trigger in run.triggers if method.needs_trigger else run.triggers[:1]:
-        generator = generator_for(run.options.seed, f"repair:{method.name}:{trigger.target_class}")
-        mitigation = method(repaired, opt, val, trigger, generator=generator)
-        if mitigation.classifier is None:
-            return replace(attempt, refused=mitigation.outcome.not_applicable)
-        repaired = mitigation.classifier
-    attempt = replace(
-        attempt,
-        before=tuple(score(run.classifier, val, trigger) for trigger in run.triggers),
-        after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
-    )
-    refused = _outside(attempt, run.options)
-    if not refused:
-        writable = baked(repaired, val.images[:_PROBES])
-        refused = "the weights of this architecture cannot hold the pruned channels"
-        if writable is not None:
-            save_classifier(writable, partial, notes={"repaired_by": repr(method)})
-            refused = _found_again(run, repaired, partial)
+    more = list(run.triggers_beside())
+    for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
+        generator = generator_for(run.options.seed, f"repair:{method.name}")
+        repaired, outcomes = against_all(
+            method, run.classifier, opt, val, run.triggers, generator=generator, also=tuple(more)
+        )
+        if repaired is None:
+            return replace(attempt, refused=outcomes[0].not_applicable)
+        attempt = replace(
+            attempt,
+            before=tuple(score(run.classifier, val, trigger) for trigger in run.triggers),
+            after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
+            rounds=round_,
+        )
+        outside = _outside(attempt, run.options.limits)
+        if outside:
+            return replace(attempt, refused=outside)
+        outside = _outside(attempt, aim)
+        if outside:
+            return replace(attempt, refused=f"in reserve, {outside}", reserve=True)
+        refused, still_found = _written(run, method, repaired, partial)
+        if not still_found:
+            break
+        more += still_found
     return replace(attempt, refused=refused)
 
 
-def _outside(attempt: Attempt, options: AuditOptions) -> str:
+def _outside(attempt: Attempt, limits: Limits) -> str:
     """Which limit does not hold, or an empty string."""
-    limits = options.limits
-    success = max(scores.attack_success_rate for scores in attempt.after)
-    drop = attempt.before[0].clean_accuracy - attempt.after[0].clean_accuracy
-    if success > limits.attack_success_rate:
+    if attempt.success > limits.attack_success_rate:
         return f"the trigger still works (limit {limits.attack_success_rate:.0%})"
-    if drop > limits.clean_accuracy_drop:
-        return f"it costs {drop:.1%} of clean accuracy (limit {limits.clean_accuracy_drop:.1%})"
+    if attempt.drop > limits.clean_accuracy_drop:
+        return f"it costs {attempt.drop:.1%} of clean accuracy (limit {limits.clean_accuracy_drop:.1%})"
     return ""
 
 
-def _found_again(run: Audit, repaired: Classifier, file: Path) -> str:
-    """What is wrong with the written file: other answers than the repaired network's, or a finding; or an empty string.
+def _written(run: Audit, method: Repair, repaired: Classifier, partial: Path) -> tuple[str, list[AnyTrigger]]:
+    """What is wrong with the repaired network's file, which stands at ``partial`` then, and triggers found in it."""
+    writable = baked(repaired, run.split[1].images[:_PROBES])
+    if writable is None:
+        return "the weights of this architecture cannot hold the pruned channels", []
+    save_classifier(writable, partial, notes={"repaired_by": repr(method)})
+    return _found_again(run, repaired, partial)
+
+
+def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, list[AnyTrigger]]:
+    """What is wrong with the written file: other answers than the repaired network's, or a finding; and flagged triggers.
 
     The detectors that flagged the model look first, so that a repair that fails does so early.
     """
@@ -138,19 +183,19 @@ def _found_again(run: Audit, repaired: Classifier, file: Path) -> str:
     try:
         again.check()
     except AuditError as error:
-        return f"its file could not be loaded: {error}"
+        return f"its file could not be loaded: {error}", []
     probe = run.split[1].images[:_PROBES]
     if not torch.allclose(again.classifier.logits(probe), repaired.logits(probe), atol=_SAME):
-        return "its file gives other answers than the repaired network"
+        return "its file gives other answers than the repaired network", []
     allowed = {Verdict.PASS, Verdict.INCONCLUSIVE} if run.options.inconclusive == "allow" else {Verdict.PASS}
     order = sorted(again.items, key=lambda item: not _flags(run.detection(item[0]), run.options))
     for name, target in order:
-        finding = again.detection(name).judge(
-            target, run.options.limits, index=run.options.index, name=run.class_name(target)
-        )
+        detection = again.detection(name)
+        finding = detection.judge(target, run.options.limits, index=run.options.index, name=run.class_name(target))
         if finding.verdict not in allowed:
-            return f"audited again: {finding.verdict.value}, {name}: {finding.reason}"
-    return ""
+            found = detection.flagged(run.options.limits, index=run.options.index)
+            return f"audited again: {finding.verdict.value}, {name}: {finding.reason}", list(found)
+    return "", []
 
 
 def _flags(detection: Detection, options: AuditOptions) -> bool:

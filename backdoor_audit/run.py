@@ -3,193 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from backdoor_audit import budget, preconditions
-from backdoor_audit.anomaly import SteeringNull, shipped_null
-from backdoor_audit.audited import Audited
+from backdoor_audit import preconditions
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.detectors import (
-    DETECTORS,
-    Consensus,
-    Detection,
-    Detector,
-    Natural,
-    NeuralCleanse,
-    UniversalPerturbation,
-)
-from backdoor_audit.errors import AuditError, BudgetSpentError, DataFormatError, DegenerateScoresError
-from backdoor_audit.evidence import Finding
+from backdoor_audit.detectors import DETECTORS
+from backdoor_audit.errors import AuditError, BudgetSpentError
+from backdoor_audit.evidence import Finding, Verdict
+from backdoor_audit.exhibits import activation_exhibit, exhibit
 from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
 from backdoor_audit.mitigations import (
     MITIGATIONS,
-    Mitigation,
     Outcome,
     Repair,
+    against_all,
     judge_drop,
+    judge_robustness,
     judge_success,
-    judged_by,
 )
-from backdoor_audit.options import AuditOptions
 from backdoor_audit.preconditions import PRECONDITIONS
-from backdoor_audit.store import generator_for
+from backdoor_audit.searched import Searched
+from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
-from backdoor_audit.twins import TwinRecipe, Twins
 
-NO_RACE = 10**6  # classes
+_SHOWN_CLASSES = 100  # of models with more, only triggers that are not a pass are shown: pages must open
+_OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_lost")
 
 
 @dataclass(eq=False)
-class Audit(Audited):
+class Audit(Searched):
     """A run over one subject. Everything is computed when first asked for, and kept."""
 
-    _detections: dict[str, Detection] = field(default_factory=dict)
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
     _filterings: dict[str, Finding] = field(default_factory=dict)
-    _natural: dict[str, Natural] = field(default_factory=dict)
-    recalled: set[str] = field(default_factory=set)
-
-    def check(self) -> None:
-        """Load everything that a user can get wrong, the reference as well. Raises `AuditError`."""
-        _ = self.null
-        super().check()
-
-    @cached_property
-    def detectors(self) -> tuple[Detector, ...]:
-        """The detectors of the profile, with the effort that the options ask for."""
-        return detectors_of(self.options, self.null)
-
-    @cached_property
-    def null(self) -> SteeringNull:
-        """How far clean models are steered, by which indices are calibrated. Raises `DataFormatError` for a file that is none."""
-        if not self.options.reference:
-            return shipped_null()
-        null = SteeringNull.load(Path(self.options.reference))
-        missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
-        if missing:
-            raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
-        return null
-
-    @cached_property
-    def items(self) -> tuple[tuple[str, int | None], ...]:
-        """Detector and target of every item that asks for an anomaly index; None is all-to-all."""
-        return tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
-
-    @cached_property
-    def twins(self) -> Twins:
-        """Clean networks trained on the clean images; none, with a reason, where the images are too few."""
-        recipe = TwinRecipe()
-        like = self.classifier
-
-        def work() -> Twins:
-            return recipe(
-                self.clean_set,
-                num_classes=like.num_classes,
-                mean=like.mean,
-                std=like.std,
-                device=self.device,
-                generator=generator_for(self.options.seed, "twins"),
-                progress=self.progress,
-            )
-
-        return self.store.recall(
-            {**self._data_parts, "twins": recipe},
-            work,
-            pack=Twins.pack,
-            unpack=partial(Twins.unpack, device=self.device),
-        )[0]
-
-    def natural(self, detector: UniversalPerturbation) -> Natural | None:
-        """What the twins show to a detector; None without twins."""
-        if detector.name not in self._natural and self.twins.classifiers:
-
-            def work() -> Natural:
-                generator = generator_for(self.options.seed, f"twins:{detector.name}")
-                return detector.natural(
-                    self.twins.classifiers, *self.split, generator=generator, progress=self.progress
-                )
-
-            parts = {**self._data_parts, "twins": TwinRecipe(), "natural": detector}
-            self._natural[detector.name] = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)[0]
-        return self._natural.get(detector.name)
+    _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
+    _seen: set[int] = field(default_factory=set)
 
     def finished(self, name: str) -> bool:
         """Whether this process has the answer of that detector, repair or canary at hand."""
         return name in self._detections or name in self._repairs or name in self._sightings
-
-    def detection(self, name: str) -> Detection:
-        """The detection of one detector; inconclusive, without any search, if a precondition does not hold."""
-        if name not in self._detections:
-            self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
-        return self._detections[name]
-
-    def _detect(self, detector: Detector) -> Detection:
-        unmet = preconditions.unmet(list(self.preconditions.values()))
-        if unmet:
-            return _no_answer(detector, unmet)
-        if isinstance(detector, Consensus):
-            detection = detector([self.detection(name) for name in detector.of])
-            if self.recalled.issuperset(detector.of):
-                self.recalled.add(detector.name)
-            return detection
-
-        def work() -> Detection:
-            if isinstance(detector, UniversalPerturbation):
-                with suppress(DegenerateScoresError):  # told by the search
-                    self.natural(
-                        detector
-                    )  # not this detector's time: the next model on these images has it for nothing
-            began = time.perf_counter()
-            detection = self.search(detector, self.classifier, detector.name, ())
-            return detection.timed(time.perf_counter() - began)
-
-        try:
-            with self.in_budget():
-                detection, recalled = self.store.recall(
-                    {**self._parts, "detector": detector, "null": self.null},
-                    work,
-                    pack=Detection.pack,
-                    unpack=Detection.unpack,
-                )
-        except BudgetSpentError as error:
-            return _no_answer(detector, str(error))
-        if recalled:
-            self.recalled.add(detector.name)
-        return detection
-
-    def search(self, detector: Detector, classifier: Classifier, purpose: str, found: Sequence[Detection]) -> Detection:
-        """One detector on the audited model or a copy of it; ``purpose`` seeds it, ``found`` is what others found there."""
-        if isinstance(detector, Consensus):
-            return detector(found)
-        generator = generator_for(self.options.seed, purpose)
-        if isinstance(detector, NeuralCleanse):
-            return detector(classifier, *self.split, generator=generator, progress=self.progress)
-        try:
-            natural = self.natural(detector)
-        except DegenerateScoresError as error:
-            return _no_answer(detector, f"in a reference twin, {error}")
-        if natural is None:
-            return _no_answer(detector, self.twins.reason)
-        detection = detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
-        twins = ", ".join(
-            f"{twin.architecture} {accuracy:.2f}"
-            for twin, accuracy in zip(self.twins.classifiers, self.twins.accuracies, strict=True)
-        )
-        return replace(detection, reference=f"{detection.reference}; twins with held-out accuracy: {twins}")
-
-    def in_budget(self) -> AbstractContextManager[None]:
-        """A block whose long loops end once the time budget of this run is spent."""
-        return budget.until(self.began + self.options.budget if self.options.budget else None)
 
     @cached_property
     def triggers(self) -> tuple[AnyTrigger, ...]:
@@ -198,25 +56,20 @@ class Audit(Audited):
             return (self.known_trigger,)
         return self.triggers_found()
 
-    def triggers_found(self) -> tuple[AnyTrigger, ...]:
-        """One trigger for every flagged class: that of the detector in which the class stands out most."""
-        best: dict[int, tuple[float, AnyTrigger]] = {}
-        for entry in self.detectors:
-            detection = self.detection(entry.name)
-            for trigger in detection.flagged(self.options.limits, index=self.options.index):
-                score = detection.score(trigger.target_class)
-                index = (score.index if score else None) or 0.0
-                if trigger.target_class not in best or index > best[trigger.target_class][0]:
-                    best[trigger.target_class] = (index, trigger)
-        return tuple(trigger for _, trigger in best.values())
-
     @cached_property
-    def no_repair(self) -> str:
-        """Why there is nothing to repair, or an empty string."""
+    def no_trigger(self) -> str:
+        """Why there is nothing to take out or to filter, or an empty string."""
         unmet = preconditions.unmet(list(self.preconditions.values()))
         if unmet:
             return unmet
         return "" if self.triggers else "no trigger was flagged, so there is nothing to repair"
+
+    @cached_property
+    def no_repair(self) -> str:
+        """Why no repair is tried, or an empty string; ``repairs=always`` tries them where nothing was flagged as well."""
+        if self.options.repairs == "always" and self.known_trigger is None:
+            return preconditions.unmet(list(self.preconditions.values()))
+        return self.no_trigger
 
     @cached_property
     def mitigations(self) -> tuple[Repair, ...]:
@@ -224,36 +77,56 @@ class Audit(Audited):
         return tuple(entry for entry in MITIGATIONS if entry.needs_trigger or self.options.profile == "thorough")
 
     def repair(self, name: str) -> tuple[Outcome, ...]:
-        """How one method repairs the model, trigger by trigger, each time on a fresh copy."""
+        """How one method repairs a copy of the model, and how each trigger fares in it."""
         if name not in self._repairs:
             method = next(entry for entry in self.mitigations if entry.name == name)
-            blind: list[Mitigation] = []  # the one repair that serves all triggers
+            triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
 
-            def work(trigger: AnyTrigger) -> Outcome:
-                if method.needs_trigger:
-                    generator = generator_for(self.options.seed, f"{name}:{trigger.target_class}")
-                    return method(self.classifier, *self.split, trigger, generator=generator).outcome
-                if not blind:
-                    generator = generator_for(self.options.seed, name)
-                    blind.append(method(self.classifier, *self.split, trigger, generator=generator))
-                    return blind[0].outcome
-                return judged_by(blind[0], self.classifier, self.split[1], trigger)
+            def work() -> tuple[Outcome, ...]:
+                generator = generator_for(self.options.seed, name)
+                return against_all(method, self.classifier, *self.split, triggers, generator=generator, also=beside)[1]
 
-            self._repairs[name] = tuple(
-                self.store.recall(
-                    {**self._parts, "method": method, "trigger": _digest(trigger)},
-                    lambda trigger=trigger: work(trigger),  # type: ignore[misc]
-                    pack=Outcome.pack,
-                    unpack=Outcome.unpack,
-                )[0]
-                for trigger in self.triggers
-            )
+            self._repairs[name] = self.store.recall(
+                {**self._parts, "method": method, "triggers": [_digest(trigger) for trigger in (*triggers, *beside)]},
+                work,
+                pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
+                unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+            )[0]
         return self._repairs[name]
+
+    def show(self, finding: Finding) -> None:
+        """Prepare what a person can check by eye about a finding; `take_shown` hands it over."""
+        item = finding.audit.partition("[")[2].rstrip("]")
+        if finding.statistic == "anomaly_index":
+            detection = self.detection(item.partition("-")[0])
+            trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
+            of_all = detection.detector == DETECTORS[0].name and self.num_classes <= _SHOWN_CLASSES
+            if trigger is not None and (flagged or of_all):
+                self._shown["exhibits"][item] = exhibit(
+                    self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged
+                )
+        elif finding.statistic in _OF_TRIGGERS and not self.no_trigger:
+            searched = self._detections.get(DETECTORS[0].name)
+            for trigger in self.triggers:
+                target = trigger.target_class
+                if target not in self._seen:
+                    known = self.known_trigger
+                    found = trigger if known is None else searched.trigger(target) if searched else None
+                    shown = activation_exhibit(self.classifier, self.split[1], found, known)
+                    self._shown["activations"][f"class_{target}"] = shown
+                    self._seen.add(target)
+
+    def take_shown(self) -> dict[str, dict[str, Any]]:
+        """The record's ``exhibits`` and ``activations`` that were prepared since the last call; pictures travel once."""
+        taken = {name: dict(entries) for name, entries in self._shown.items()}
+        for entries in self._shown.values():
+            entries.clear()
+        return taken
 
     def filtering(self, name: str) -> Finding | str:
         """How one filter does on the triggers, or why it could not be tried."""
-        if self.no_repair:
-            return self.no_repair
+        if self.no_trigger:
+            return self.no_trigger
         if name not in self._filterings:
             opt, val = self.split
             rates = []
@@ -312,7 +185,7 @@ class Audit(Audited):
         names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
         names += [
             f"audit::{test}[{method.name}]"
-            for test in ("test_attack_success_rate_after", "test_clean_accuracy_drop")
+            for test in ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
             for method in self.mitigations
         ]
         names += [f"audit::test_power[{canary.name}]" for canary in CANARIES if self.options.canary]
@@ -329,10 +202,13 @@ class Audit(Audited):
             yield next(names), detection.judge(target, limits, index=self.options.index, name=self.class_name(target))
         for name in FILTERS:
             yield next(names), self.filtering(name)
-        for judgement in (judge_success, judge_drop):
+        for judgement in (judge_success, judge_robustness):
             for method in self.mitigations:
-                reason = self.no_repair or not_applicable(self.repair(method.name))
+                reason = self.no_trigger or not_applicable(self.repair(method.name))
                 yield next(names), reason or judgement(self.repair(method.name), limits)
+        for method in self.mitigations:
+            reason = self.no_repair or not_applicable(self.repair(method.name))
+            yield next(names), reason or judge_drop(self.repair(method.name), limits, flagged=bool(self.triggers))
         for canary in CANARIES if self.options.canary else ():
             suspicion_stops = self.options.inconclusive == "fail"
             yield next(names), judge_power(self.sightings(canary.name), allow_suspected=suspicion_stops)
@@ -357,35 +233,6 @@ class Audit(Audited):
                 for sighting in sightings
             },
         }
-
-
-def _no_answer(detector: Detector, reason: str) -> Detection:
-    """A detection that could not be made."""
-    return Detection(
-        detector=detector.name,
-        settings=repr(detector),
-        scores=(),
-        triggers=(),
-        inconclusive=reason,
-        blind_spots=detector.blind_spots,
-    )
-
-
-def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, ...]:
-    """The detectors of a profile with the effort that the options ask for.
-
-    ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
-    """
-
-    def adapted(entry: Detector) -> Detector:
-        if not isinstance(entry, NeuralCleanse):
-            return replace(entry, null=null)
-        searched = replace(entry, steps=options.steps, restarts=options.restarts)
-        if options.profile == "thorough":
-            searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
-        return searched
-
-    return tuple(adapted(entry) for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
 
 
 def item_id(detector: str, target: int | None) -> str:

@@ -26,18 +26,28 @@ from backdoor_audit.attacks import Attack, load_attack, measure
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
+from backdoor_audit.evidence import Limits
 from backdoor_audit.metrics import clean_accuracy, defense_effectiveness_rating
-from backdoor_audit.mitigations import MITIGATIONS, Repair
+from backdoor_audit.mitigations import MITIGATIONS, NAD, BenignSalience, Repair
+from backdoor_audit.repair import AIM
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.detection import RESULTS, STORE, detect
 from benchmarks.jobs import finished
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
-from benchmarks.zoo.subjects import SUBJECTS
+from benchmarks.zoo.subjects import EVERY
 
 MEASURED = 3_000  # test images
 ARCHITECTURE = "preact_resnet18"
+ONE_TARGET = ("all_to_one", "clean_label")
+BEFORE, AUTO = "before", "auto"
+VARIANTS: dict[str, Repair] = {
+    **{method.name: method for method in MITIGATIONS},
+    "salience_highest": BenignSalience(select="highest"),
+    "nad_no_distillation": NAD(betas=(0.0, 0.0, 0.0)),
+}
+"""What is measured, by the name of its line."""
 CLEAN = "fmnist-preact_resnet18-clean-130"
 
 
@@ -45,12 +55,15 @@ CLEAN = "fmnist-preact_resnet18-clean-130"
 class Row:
     """Rates on test images after one repair; ``success`` and ``robust`` are None for a clean model.
 
-    ``refused`` says why a method could not be tried; then nothing changed.
+    ``refused`` says why a method could not be tried; then nothing changed. ``found_success`` and ``found_drop`` are what the
+    repair itself could see: success rate of the found trigger and accuracy lost on the held-out half of the audited images.
     """
 
     accuracy: float
     success: float | None
     robust: float | None
+    found_success: float | None = None
+    found_drop: float | None = None
     seconds: float = 0.0
     note: str = ""
     refused: str = ""
@@ -61,10 +74,10 @@ def chosen_subjects() -> list[Subject]:
     known = read_table()
     found = [
         entry
-        for entry in SUBJECTS
-        if entry.architecture == ARCHITECTURE and entry.attack is not None and known[entry.name]["rule"] == "all_to_one"
+        for entry in EVERY
+        if entry.architecture == ARCHITECTURE and entry.attack is not None and known[entry.name]["rule"] in ONE_TARGET
     ]
-    return [*found, next(entry for entry in SUBJECTS if entry.name == CLEAN)]
+    return [*found, next(entry for entry in EVERY if entry.name == CLEAN)]
 
 
 def rates(classifier: Classifier, held_out: CleanSet, attack: Attack | None, **rest: object) -> Row:
@@ -81,7 +94,7 @@ def rates(classifier: Classifier, held_out: CleanSet, attack: Attack | None, **r
     )
 
 
-def repaired(subject: Subject, *, methods: Sequence[Repair], root: Path) -> dict[str, Row]:
+def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[str, Row]:
     """All methods on one subject, each on a fresh copy; ``before`` is the subject itself."""
     audited, held_out = audited_and_held_out(subject.data, root)
     held_out, (opt, val) = held_out.sample(MEASURED, 0), audited.split(0)
@@ -91,23 +104,62 @@ def repaired(subject: Subject, *, methods: Sequence[Repair], root: Path) -> dict
     trigger = detect(subject, NeuralCleanse(), root, 0).trigger(target)
     assert trigger is not None
     digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
-    parts = {"model": digest, "data": audited.fingerprint, "measured": MEASURED, "repair": True}
-    found = {"before": _kept({**parts, "method": "none"}, lambda: rates(classifier, held_out, attack))}
-    for method in methods:
+    parts = {"model": digest, "data": audited.fingerprint, "measured": MEASURED, "repair": 2}
+    found = {BEFORE: kept({**parts, "method": "none"}, lambda: rates(classifier, held_out, attack))}
+    for name in methods:
+        method = VARIANTS[name]
 
         def work(method: Repair = method) -> Row:
             began = time.perf_counter()
             mitigation = method(classifier, opt, val, trigger, generator=generator_for(0, method.name))
-            seconds = time.perf_counter() - began
-            refused = mitigation.outcome.not_applicable
+            seconds, outcome = time.perf_counter() - began, mitigation.outcome
+            seen: dict[str, float] = {}
+            if outcome.before and outcome.after:
+                seen = {
+                    "found_success": outcome.after.attack_success_rate,
+                    "found_drop": outcome.before.clean_accuracy - outcome.after.clean_accuracy,
+                }
             network = mitigation.classifier or classifier
-            return rates(network, held_out, attack, seconds=seconds, note=mitigation.outcome.note, refused=refused)
+            return rates(
+                network,
+                held_out,
+                attack,
+                seconds=seconds,
+                note=outcome.note,
+                refused=outcome.not_applicable,
+                **{name: float(value) for name, value in seen.items()},
+            )
 
-        found[method.name] = _kept({**parts, "method": method}, work)
+        found[name] = kept({**parts, "method": method}, work)
     return found
 
 
-def _kept(parts: dict[str, object], work: Callable[[], Row]) -> Row:
+def chosen(rows: dict[str, Row]) -> str:
+    """What `backdoor-audit repair` would take, before it audits the file: the first method that reaches its aim.
+
+    It sees the found trigger and held-out images of the audit alone. If none reaches the aim, the one inside the limits that
+    leaves least; if there is none either, the model stays as it is.
+    """
+    limits = Limits()
+    seen = {
+        name: (rows[name].found_success or 0.0, rows[name].found_drop or 0.0)
+        for name in rows
+        if name in {method.name for method in MITIGATIONS} and rows[name].found_success is not None
+    }
+    for name, (success, drop) in seen.items():
+        if success <= AIM["attack_success_rate"] and drop <= AIM["clean_accuracy_drop"]:
+            return name
+    inside = [
+        (success, name)
+        for name, (success, drop) in seen.items()
+        if success <= limits.attack_success_rate and drop <= limits.clean_accuracy_drop
+    ]
+    return min(inside)[1] if inside else BEFORE
+
+
+def kept(parts: dict[str, object], work: Callable[[], Row]) -> Row:
+    """A line from the cache, or measured and put there."""
+
     def pack(row: Row) -> Packed:
         return Packed({}, asdict(row))
 
@@ -173,23 +225,27 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="only these, separated by commas; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = options.methods.split(",") if options.methods else [entry.name for entry in MITIGATIONS]
-    methods = [entry for entry in MITIGATIONS if entry.name in wanted]
+    methods = [name for name in VARIANTS if not options.methods or name in options.methods.split(",")]
     subjects = [entry for entry in chosen_subjects() if options.only in entry.name]
     done = {}
     for subject, result in finished(partial(repaired, methods=methods, root=options.data_root), subjects, options.jobs):
         done[subject.name] = result()
         print(f"{subject.name}: done", flush=True)
     found = {subject.name: done[subject.name] for subject in subjects}
+    taken = {name: chosen(rows) for name, rows in found.items()}
+    for name, rows in found.items():
+        rows[AUTO] = rows[taken[name]]
     print(
         f"\naccuracy / success rate / robust accuracy in percent, n = {MEASURED} test images\n"
         + "\n".join(table(found))
     )
+    print("\nauto took: " + ", ".join(f"{method} on {name}" for name, method in taken.items()))
     if not options.only and not options.methods:
         RESULTS.mkdir(exist_ok=True)
         stored = {
             "command": "python -m benchmarks.mitigation",
-            "settings": [repr(method) for method in methods],
+            "settings": {name: repr(VARIANTS[name]) for name in methods},
+            "auto": taken,
             "subjects": {name: {method: asdict(row) for method, row in rows.items()} for name, rows in found.items()},
         }
         (RESULTS / "mitigation.json").write_text(json.dumps(stored, indent=1) + "\n")

@@ -1,3 +1,4 @@
+import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 
 from backdoor_audit.attacks import ATTACKS, BadNets, load_attack, measure
 from backdoor_audit.classifier import Classifier
-from backdoor_audit.cli import main
+from backdoor_audit.cli import COMMANDS, main
+from backdoor_audit.commands import planting
 from backdoor_audit.data import load_clean_set
 from backdoor_audit.loading import load_classifier, save_classifier
 from backdoor_audit.training import fit
@@ -92,6 +94,18 @@ def test_weights_that_cannot_hold_the_backdoor_are_not_written(folder, capsys):
         (("--set=size",), "--set: 'size' cannot be read; accepted: NAME=VALUE"),
         (("--set=sise=3",), "badnets: unknown parameter 'sise'"),
         (("--set=size=big",), "size is 3 by default, give a value of that kind"),
+        (("--set=poison_rate=NaN",), "poison_rate is 0.1 by default, give a value of that kind"),
+        (("--set=attack=[]",), "attack is 'badnets' by default, give a value of that kind"),
+        (("--attack=adaptive_patch", '--set=sizes=["a"]'), "sizes is [8, 10, 6, 8] by default, give a value of that"),
+        (("--attack=adaptive_patch", "--set=at_test=[0.5]"), "at_test is [0, 1, 2, 3] by default"),
+        (("--attack=tact", '--set=cover_classes=["2"]'), "cover_classes is [] by default"),
+        (("--attack=ftrojan", "--set=positions=[[1]]"), "positions is [[15, 15], [31, 31]] by default"),
+        (
+            ("--attack=several_triggers", '--set=attacks=[{"attack": "badnets", "size": "big"}]'),
+            "attacks is [{'attack': 'badnets'",
+        ),
+        (("--attack=several_triggers", '--set=attacks=["badnets"]'), "attacks is [{'attack': 'badnets'"),
+        (('--set=rule={"rule": "all_to_one", "target_class": "x"}',), "rule is {'rule': 'all_to_one'"),
         (("--set=pattern=stripes",), "badnets: pattern 'stripes'; accepted"),
         (("--target=9",), "names a class outside 0 to 4"),
         (
@@ -168,6 +182,24 @@ def test_the_global_random_state_does_not_decide(folder):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_list_of_the_right_elements_is_taken(folder):
+    """A whole number is a fraction too."""
+    more = ("--set=sizes=[2, 2, 2, 2]", "--set=at_test=[0, 3]", "--set=train_opacities=[1, 1, 1, 1]", "--epochs=20")
+    rates = ("--set=poison_rate=0.2", "--set=cover_rate=0.0", "--learning-rate=0.05", "--batch-size=20")
+    assert attack(folder, *more, *rates, name="adaptive_patch", out="listed.safetensors") == 0
+    stamp = load_attack(folder / "listed.attack.safetensors")
+    assert (stamp.sizes, stamp.at_test, stamp.train_opacities) == ((2, 2, 2, 2), (0, 3), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("known", ATTACKS, ids=lambda known: known.name)
+def test_every_parameter_of_an_attack_can_be_given_as_it_is_by_default(known):
+    parameters = [f"{name}={json.dumps(value)}" for name, value in known.spec().items()]
+    options = argparse.Namespace(
+        attack=known.name, seed=3, set=[*parameters, "seed=0"], rule=None, source=None, target=None
+    )
+    assert planting.attack_of(options, num_classes=10) == known
+
+
 def test_every_attack_is_listed_with_its_paper(capsys):
     assert main(["attacks"]) == 0
     printed = capsys.readouterr().out
@@ -183,6 +215,29 @@ def test_wrong_usage_ends_with_the_exit_code_of_pytest():
     assert done.returncode == 4
     assert "required: MODEL|ARCH" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_command_shows_its_own_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([command.NAME, "--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: backdoor-audit {command.NAME} [-h]")
+        assert command.NAME == "attacks" or "--" in shown.split("show this help")[1]
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    told = " ".join(shown.split())
+    assert [command.NAME for command in COMMANDS if f"{command.NAME} {command.HELP}" not in told] == []
+
+
+def test_the_list_of_commands_is_shown_without_importing_torch():
+    code = "import sys; from backdoor_audit.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "repair a flagged model" in done.stdout
 
 
 def repaired(folder, model, *more, out="fixed.safetensors"):

@@ -13,7 +13,7 @@ from torch import nn
 
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
-from backdoor_audit import run as run_module
+from backdoor_audit import searched as searched_module
 from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
@@ -21,7 +21,7 @@ from backdoor_audit.detectors import DETECTORS, NeuralCleanse
 from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.metrics import Rate
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import NO_RACE, detectors_of
+from backdoor_audit.searched import NO_RACE, detectors_of
 from backdoor_audit.twins import Twins
 from tests.plugin import toy
 
@@ -154,7 +154,7 @@ UNIVERSAL = ("patch_scan", "additive", "smooth", "stripes", "warping")
 
 @pytest.fixture
 def toy_twins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "TwinRecipe", ToyTwins)
+    monkeypatch.setattr(searched_module, "TwinRecipe", ToyTwins)
     ToyTwins.made = 0
 
 
@@ -208,7 +208,7 @@ def test_twins_that_allow_no_comparison_are_inconclusive_and_no_error(monkeypatc
                     twin.module[1].bias[0] = 1000.0  # type: ignore[index, union-attr]
             return twins
 
-    monkeypatch.setattr(run_module, "TwinRecipe", Blind)
+    monkeypatch.setattr(searched_module, "TwinRecipe", Blind)
     record = audit(network(backdoored=False), *toy.images(), **STANDARD)
     additive = next(entry for entry in record.detections if entry["detector"] == "additive")
     assert additive["inconclusive"].startswith("in a reference twin, ")

@@ -16,17 +16,19 @@ NAME = PACKAGE.name
 
 LAYERS = (
     {"errors"},
-    {"budget", "trigger", "label_rule", "evidence", "store"},
-    {"options", "anomaly", "data", "networks", "perturbations", "report", "row_adam"},
-    {"classifier"},
-    {"loading", "metrics", "activations", "training"},
-    {"filters", "inversion", "preconditions", "steering", "twins"},
+    {"budget", "trigger", "label_rule", "evidence", "png", "store"},
+    {"options", "anomaly", "data", "networks", "perturbations", "row_adam"},
+    {"classifier", "report"},
+    {"loading", "metrics", "activations", "grad_cam", "training"},
+    {"baseline", "exhibits", "filters", "inversion", "preconditions", "steering", "twins"},
     {"scanning"},
     {"detectors", "mitigations", "attacks"},
     {"audited", "canary"},
+    {"searched"},
     {"run"},
     {"calibrate", "gate", "repair"},
-    {"plugin", "cli"},
+    {"plugin", "commands"},
+    {"cli"},
 )
 """From low to high. A module imports from lower layers only, or from its own package."""
 

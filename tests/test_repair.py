@@ -10,7 +10,7 @@ from backdoor_audit import repair as module
 from backdoor_audit.errors import OptionError
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate, clean_accuracy
-from backdoor_audit.mitigations import MITIGATIONS, Mitigation, Outcome
+from backdoor_audit.mitigations import MITIGATIONS, Mitigation, NeuronPruning, Outcome
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.run import Audit
@@ -110,12 +110,52 @@ def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(f
     assert summary(attempts, out) == "no method held (3 tried): nothing is written"
 
 
+def test_a_method_that_only_meets_the_limits_is_taken_when_none_reaches_the_aim(folder, store, tmp_path, monkeypatch):
+    """The first leaves more of the trigger than is aimed at, the second ruins the network: the first is what there is."""
+    found = repair(options(folder), tmp_path / "reached.safetensors", store=store)[-1]
+    working = next(entry for entry in MITIGATIONS if entry.name == found.method)
+    monkeypatch.setattr(module, "MITIGATIONS", (working, Fake("ruin", ruins=True)))
+    monkeypatch.setattr(module, "AIM", {"attack_success_rate": -1.0})
+    out = tmp_path / "fixed.safetensors"
+    attempts = repair(options(folder), out, store=store)
+    assert [attempt.method for attempt in attempts] == [found.method, "ruin", found.method]
+    assert [attempt.reserve for attempt in attempts] == [True, False, False]
+    assert attempts[0].refused.startswith("in reserve, the trigger still works")
+    assert attempts[-1].refused == ""
+    assert out.exists()
+
+
+class Forgetful(Fake):
+    """Takes several triggers; the first time it does nothing, with more of them it does what pruning does."""
+
+    def __init__(self, name, *, enough):
+        super().__init__(name)
+        self.enough, self.seen = enough, []
+
+    def together(self, classifier, opt, val, triggers, *, generator):
+        self.seen.append(len(triggers))
+        if len(triggers) < self.enough:
+            return Mitigation(Outcome(method=self.name, settings="", target_class=0), classifier.copy())
+        return NeuronPruning()(classifier, opt, val, triggers[0], generator=generator)
+
+
+def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, store, tmp_path, monkeypatch):
+    method = Forgetful("forgetful", enough=2)
+    monkeypatch.setattr(module, "MITIGATIONS", (method,))
+    lenient = options(folder)
+    lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
+    (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="forgetful", store=store)
+    assert method.seen == [1, 2]
+    assert (attempt.rounds, attempt.refused) == (2, "")
+    assert attempt.after[0].attack_success_rate <= 0.1
+
+
 def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, tmp_path, monkeypatch):
     """With limits that let anything pass, the audit of the written file still finds the backdoor."""
     monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
     lenient = options(folder)
     lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
-    (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", store=store)
+    (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
     assert attempt.refused.startswith(f"audited again: fail, neural_cleanse: class {toy.TARGET}")
     assert not list(tmp_path.iterdir())
 

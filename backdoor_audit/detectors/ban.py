@@ -63,24 +63,13 @@ class BAN:
         noisy = classifier.copy()
         norms = norm_parameters(noisy.module)
         if not norms:
-            return Reading(
-                detector=self.name,
-                settings=repr(self),
-                value=None,
-                inconclusive="the network has neither batch norm nor layer norm weights to put noise on",
-            )
+            return Reading.without(self, "the network has neither batch norm nor layer norm weights to put noise on")
         self._perturb(noisy, norms, opt, generator, progress=progress)
         without, with_noise = (_shares(model, val.images) for model in (classifier, noisy))
         rise = (with_noise - without).tolist()
         peak = int(with_noise.argmax())
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=rise[peak],
-            target_class=peak,
-            per_class=tuple(rise),
-            image_passes=self.steps * min(self.batch_size, len(opt)) + round(2 * len(val) / 3),
-        )
+        passes = self.steps * min(self.batch_size, len(opt)) + round(2 * len(val) / 3)
+        return Reading.of(self, rise[peak], target_class=peak, per_class=rise, image_passes=passes)
 
     def _perturb(
         self,

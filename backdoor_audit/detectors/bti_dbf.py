@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.reading import FeatureSplit, Reading, feature_masks
+from backdoor_audit.detectors.reading import NO_FEATURE_LAYER, FeatureSplit, Reading, feature_masks
 
 BLIND_SPOTS = (
     "attacks that send every class elsewhere (all-to-all): no class has the majority",
@@ -71,9 +71,9 @@ class BTIDBF:
         """
         split = FeatureSplit.of(classifier)
         if split is None:
-            return self._without("the network has no feature layer that all its scores come from")
+            return Reading.without(self, NO_FEATURE_LAYER)
         if len(set(val.labels.tolist())) < 2:
-            return self._without("the held-out images are of one class; images of two classes are needed")
+            return Reading.without(self, "the held-out images are of one class; images of two classes are needed")
         chosen = torch.randperm(len(opt), generator=generator)[: self.images]
         images, labels = opt.images[chosen].to(classifier.device), opt.labels[chosen].to(classifier.device)
         features = split.clean_features(images)
@@ -96,17 +96,7 @@ class BTIDBF:
             self.steps * min(self.batch_size, len(images))
             + (len(images) + len(val) + 2 * self.mask_steps * split.images_for(4 * self.batch_size)) // 3
         )
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=value,
-            target_class=shares.index(value),
-            per_class=shares,
-            image_passes=passes,
-        )
-
-    def _without(self, reason: str) -> Reading:
-        return Reading(detector=self.name, settings=repr(self), value=None, inconclusive=reason)
+        return Reading.of(self, value, target_class=shares.index(value), per_class=shares, image_passes=passes)
 
     def _trained(
         self,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.reading import FeatureSplit, Reading
+from backdoor_audit.detectors.reading import NO_FEATURE_LAYER, FeatureSplit, Reading
 
 BLIND_SPOTS = (
     "triggers that are recognised by the layers before the cut together with the class of the image",
@@ -65,10 +65,10 @@ class FreeEagle:
         del val
         classes = classifier.num_classes
         if classes < _MIN_CLASSES:
-            return self._without(f"{classes} classes; quartiles of fewer than {_MIN_CLASSES} say nothing")
+            return Reading.without(self, f"{classes} classes; quartiles of fewer than {_MIN_CLASSES} say nothing")
         split = FeatureSplit.of(classifier)
         if split is None:
-            return self._without("the network has no feature layer that all its scores come from")
+            return Reading.without(self, NO_FEATURE_LAYER)
         probed = opt.images[:256]
         floor = 0.0 if float(split.clean_features(probed).amin()) >= 0 else -torch.inf
         matrix = self._matrix(split, floor, generator, progress=progress)
@@ -77,15 +77,10 @@ class FreeEagle:
         spread = quartile_excess(compared)
         passes = (self.steps * split.images_for(classes * self.num_dummy) + len(probed)) // 3
         if spread is None:
-            return self._without("fewer than 8 tendencies are above 0, or their quartiles are equal", passes)
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=spread,
-            target_class=int(compared.argmax()) % classes,
-            per_class=tuple(tendency.tolist()),
-            image_passes=passes,
-        )
+            reason = "fewer than 8 tendencies are above 0, or their quartiles are equal"
+            return Reading.without(self, reason, image_passes=passes)
+        strongest = int(compared.argmax()) % classes
+        return Reading.of(self, spread, target_class=strongest, per_class=tendency.tolist(), image_passes=passes)
 
     def _matrix(self, split: FeatureSplit, floor: float, generator: torch.Generator, *, progress: bool) -> Tensor:
         """Mean probabilities (made for, found in) of the dummies, float64, with 0 on the diagonal."""
@@ -103,9 +98,6 @@ class FreeEagle:
         with torch.no_grad():
             probabilities = torch.softmax(split.logits(dummies).double(), dim=1)
         return probabilities.view(classes, self.num_dummy, classes).mean(dim=1).fill_diagonal_(0)
-
-    def _without(self, reason: str, passes: int = 0) -> Reading:
-        return Reading(detector=self.name, settings=repr(self), value=None, image_passes=passes, inconclusive=reason)
 
 
 def quartile_excess(values: Tensor) -> float | None:

@@ -51,26 +51,18 @@ class LastLayerSignature:
         del opt, val, generator, progress
         head = classifier.layers().head
         if head is None:
-            return self._without("the network does not end in a linear layer with one row per class")
+            return Reading.without(self, "the network does not end in a linear layer with one row per class")
         linear = classifier.module.get_submodule(head)
         assert isinstance(linear, nn.Linear)
         if linear.out_features < anomaly.MIN_CLASSES:
-            return self._without(
-                f"{linear.out_features} classes; an outlier among them can be told from {anomaly.MIN_CLASSES} classes on"
+            return Reading.without(
+                self,
+                f"{linear.out_features} classes; an outlier among them can be told from {anomaly.MIN_CLASSES} classes on",
             )
         means = linear.weight.detach().double().mean(dim=1).tolist()
         try:
             above = tuple(-below for below in anomaly.deviations_below(means))
         except DegenerateScoresError as error:
-            return self._without(str(error))
+            return Reading.without(self, str(error))
         value = max(above)
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=value,
-            target_class=above.index(value),
-            per_class=above,
-        )
-
-    def _without(self, reason: str) -> Reading:
-        return Reading(detector=self.name, settings=repr(self), value=None, inconclusive=reason)
+        return Reading.of(self, value, target_class=above.index(value), per_class=above)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.reading import FeatureSplit, Reading, feature_masks
+from backdoor_audit.detectors.reading import NO_FEATURE_LAYER, FeatureSplit, Reading, feature_masks
 from backdoor_audit.errors import DegenerateScoresError
 
 BLIND_SPOTS = (
@@ -87,10 +87,12 @@ class MMBD:
             if self.orthogonal:
                 split = FeatureSplit.of(classifier)
                 if split is None:
-                    return self._without("the network has no feature layer that all its scores come from")
+                    return Reading.without(self, NO_FEATURE_LAYER)
                 missing = sorted(set(range(classifier.num_classes)) - set(opt.labels.tolist()))
                 if missing:
-                    return self._without(f"class {missing[0]} has no clean image, which the orthogonal term needs")
+                    return Reading.without(
+                        self, f"class {missing[0]} has no clean image, which the orthogonal term needs"
+                    )
                 reference, passes = self._references(split, opt, generator)
                 images = torch.rand(shape, generator=generator).to(classifier.device)
                 images = self._climb_apart(split, images, reference, bar)
@@ -104,24 +106,12 @@ class MMBD:
         return self._judged(margins, passes + len(flat) // 3)
 
     def _judged(self, margins: list[float], passes: int) -> Reading:
-        target_class = max(range(len(margins)), key=margins.__getitem__)
-        value, reason = None, ""
         try:
             value = gamma_surprise(margins)
         except DegenerateScoresError as error:
-            reason = str(error)
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=value,
-            target_class=target_class if value is not None else None,
-            per_class=tuple(margins),
-            image_passes=passes,
-            inconclusive=reason,
-        )
-
-    def _without(self, reason: str) -> Reading:
-        return Reading(detector=self.name, settings=repr(self), value=None, inconclusive=reason)
+            return Reading.without(self, str(error), per_class=margins, image_passes=passes)
+        target_class = max(range(len(margins)), key=margins.__getitem__)
+        return Reading.of(self, value, target_class=target_class, per_class=margins, image_passes=passes)
 
     def _climb(self, classifier: Classifier, images: Tensor, bar: tqdm[None]) -> tuple[Tensor, int]:
         """Images (classes, finalists, c, h, w) at the end of their climb, and the image passes that it took."""

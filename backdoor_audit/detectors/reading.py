@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,18 @@ from torch.nn import functional
 
 from backdoor_audit.classifier import Classifier, hooked
 
+NO_FEATURE_LAYER = "the network has no feature layer that all its scores come from"
+
 _BATCH = 256
+
+
+class Named(Protocol):
+    """What a reading says of its detector, besides the repr."""
+
+    @property
+    def name(self) -> str:
+        """Unique among detectors."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +44,40 @@ class Reading:
     per_class: tuple[float, ...] = ()
     image_passes: int = 0
     inconclusive: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        detector: Named,
+        value: float,
+        *,
+        target_class: int | None = None,
+        per_class: Sequence[float] = (),
+        image_passes: int = 0,
+    ) -> Reading:
+        """What this detector measured."""
+        return cls(
+            detector=detector.name,
+            settings=repr(detector),
+            value=value,
+            target_class=target_class,
+            per_class=tuple(per_class),
+            image_passes=image_passes,
+        )
+
+    @classmethod
+    def without(
+        cls, detector: Named, reason: str, *, per_class: Sequence[float] = (), image_passes: int = 0
+    ) -> Reading:
+        """Why this detector could not measure the model, and what it had found until then."""
+        return cls(
+            detector=detector.name,
+            settings=repr(detector),
+            value=None,
+            per_class=tuple(per_class),
+            image_passes=image_passes,
+            inconclusive=reason,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

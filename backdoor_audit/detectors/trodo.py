@@ -60,12 +60,7 @@ class TRODO:
         odd = odd_images(opt.images[chosen], generator)
         before = confidence(classifier, odd)
         after = confidence(classifier, self._attacked(classifier, odd, generator, progress=progress))
-        return Reading(
-            detector=self.name,
-            settings=repr(self),
-            value=float((after - before).mean()),
-            image_passes=round(len(odd) * (self.steps + 2 / 3)),
-        )
+        return Reading.of(self, float((after - before).mean()), image_passes=round(len(odd) * (self.steps + 2 / 3)))
 
     def _attacked(
         self, classifier: Classifier, images: Tensor, generator: torch.Generator, *, progress: bool

@@ -7,6 +7,7 @@ from backdoor_audit.mitigations.baking import baked
 from backdoor_audit.mitigations.benign_salience import BenignSalience
 from backdoor_audit.mitigations.bnp import BatchNormPruning
 from backdoor_audit.mitigations.clp import ChannelLipschitz
+from backdoor_audit.mitigations.distilled_unlearning import DistilledUnlearning
 from backdoor_audit.mitigations.fine_pruning import FinePruning
 from backdoor_audit.mitigations.fine_tuning import FineTuning
 from backdoor_audit.mitigations.fmp import FeatureMapPruning
@@ -22,16 +23,19 @@ from backdoor_audit.mitigations.outcome import (
     Repair,
     Scores,
     judge_drop,
+    judge_robustness,
     judge_success,
     judged_by,
     score,
 )
 from backdoor_audit.mitigations.rnp import RNP
+from backdoor_audit.mitigations.several import Joint, against_all
 
 MITIGATIONS: tuple[Repair, ...] = (
     NeuronPruning(),
     LinfPruning(),
     Unlearning(),
+    DistilledUnlearning(),
     ChannelLipschitz(u=None),
     BatchNormPruning(u=None),
     BenignSalience(),
@@ -57,9 +61,11 @@ __all__ = [
     "BenignSalience",
     "ChannelLipschitz",
     "CurvePoint",
+    "DistilledUnlearning",
     "FeatureMapPruning",
     "FinePruning",
     "FineTuning",
+    "Joint",
     "LinfPruning",
     "Mitigation",
     "NeuronPruning",
@@ -67,8 +73,10 @@ __all__ = [
     "Repair",
     "Scores",
     "Unlearning",
+    "against_all",
     "baked",
     "judge_drop",
+    "judge_robustness",
     "judge_success",
     "judged_by",
     "score",

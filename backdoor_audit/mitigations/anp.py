@@ -11,17 +11,15 @@ from torch.nn import functional
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.mitigations.norm_masks import (
-    NO_NORMS,
     Gains,
     Masks,
+    Objective,
     changed_gains,
-    fit_masks,
     logits_under,
-    norm_layers,
-    prune_by_masks,
+    own_gains,
+    repaired_by_masks,
 )
 from backdoor_audit.mitigations.outcome import Mitigation
-from backdoor_audit.mitigations.pruning import not_applicable
 from backdoor_audit.trigger import AnyTrigger
 
 
@@ -56,40 +54,22 @@ class ANP:
         self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
     ) -> Mitigation:
         """A pruned copy, judged on ``val``; the trigger is only for the scores. Not applicable without batch norm."""
-        if not norm_layers(classifier):
-            return not_applicable(self.name, repr(self), trigger, NO_NORMS)
-        fitted, held_out = opt.split(int(torch.randint(2**31, (), generator=generator)), self.fit_share)
-        working = classifier.copy()
-        gains = {name: (layer.weight, layer.bias) for name, layer in norm_layers(working).items()}
 
-        def loss(masks: Masks, images: Tensor, labels: Tensor) -> Tensor:
-            changes = self._worst_changes(working, gains, masks, images, labels, generator)
-            clean, bad = (
-                functional.cross_entropy(logits_under(working, moved, images), labels)
-                for moved in (changed_gains(gains, masks), changed_gains(gains, masks, changes))
-            )
-            return self.alpha * clean + (1 - self.alpha) * bad
+        def objective(fitted: CleanSet) -> Objective:
+            working = classifier.copy()
+            gains = own_gains(working)
 
-        masks = fit_masks(
-            working,
-            loss,
-            fitted,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            generator=generator,
-        )
-        return prune_by_masks(
-            classifier,
-            masks,
-            held_out,
-            val,
-            trigger,
-            most_drop=self.most_drop,
-            method=self.name,
-            settings=repr(self),
-            note=f"masks fitted in {self.steps} steps on {len(fitted)} clean images, threshold from {len(held_out)} others",
-        )
+            def loss(masks: Masks, images: Tensor, labels: Tensor) -> Tensor:
+                changes = self._worst_changes(working, gains, masks, images, labels, generator)
+                clean, bad = (
+                    functional.cross_entropy(logits_under(working, moved, images), labels)
+                    for moved in (changed_gains(gains, masks), changed_gains(gains, masks, changes))
+                )
+                return self.alpha * clean + (1 - self.alpha) * bad
+
+            return Objective(working, loss, f"masks fitted in {self.steps} steps on {len(fitted)} clean images")
+
+        return repaired_by_masks(self, objective, classifier, opt, val, trigger, steps=self.steps, generator=generator)
 
     def _worst_changes(
         self,

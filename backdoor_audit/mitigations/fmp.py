@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,17 +66,44 @@ class FeatureMapPruning:
             return not_applicable(
                 self.name, repr(self), trigger, "this network has no convolution besides the one that gives its scores"
             )
+        ranking = self.rank(classifier, opt, generator=generator)
+        return self.prune(classifier, opt, val, trigger, ranking, generator=generator)
+
+    def rank(
+        self, classifier: Classifier, opt: CleanSet, *, generator: torch.Generator, only: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """Accuracy (maps,) of the network on images changed to move each map, by layer: the lower, the more suspicious.
+
+        ``only`` names the layers that are ranked; all that the settings choose if it is empty.
+        """
         sample = opt.sample(self.images, int(torch.randint(2**31, (), generator=generator)))
         signs = torch.randint(0, 2, sample.images.shape, generator=generator) * 2.0 - 1
         start = (sample.images + self.noise * signs).clamp(0, 1)
+        layers = map_layers(classifier, self.stages)
+        return {
+            layer: self._accuracies(classifier, layer, maps, sample, start)
+            for layer, maps in layers.items()
+            if not only or layer in only
+        }
+
+    def prune(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        trigger: AnyTrigger,
+        ranking: Mapping[str, Tensor],
+        *,
+        generator: torch.Generator,
+    ) -> Mitigation:
+        """A copy without the maps that come first in a ranking, fine-tuned on ``opt``, judged on ``val``."""
         chosen, ties = {}, 0
-        for layer, maps in layers.items():
-            accuracies = self._accuracies(classifier, layer, maps, sample, start)
+        for layer, accuracies in ranking.items():
             chosen[layer] = weakest(accuracies, self.p)
             cut = accuracies[chosen[layer]].max()
             ties += int((accuracies <= cut).sum()) > len(chosen[layer])
         repaired = pruned_layers(classifier, chosen)
-        count, total = sum(len(maps) for maps in chosen.values()), sum(layers.values())
+        count, total = sum(len(maps) for maps in chosen.values()), sum(len(values) for values in ranking.values())
         before = score(classifier, val, trigger)
         curve = [
             CurvePoint(0.0, None, before),
@@ -91,9 +119,10 @@ class FeatureMapPruning:
             weight_decay=0.0,
             generator=generator,
         )
-        forward, backward = len(sample) * (len(layers) + 2 * total), len(sample) * total
+        used = min(self.images, len(opt))
+        forward, backward = used * (len(ranking) + 2 * total), used * total
         note = (
-            f"{count} of {total} maps in {len(layers)} layers pruned ({ties} layers tied at the cut) after {forward} image "
+            f"{count} of {total} maps in {len(ranking)} layers pruned ({ties} layers tied at the cut) after {forward} image "
             f"passes forward and {backward} back, then {self.epochs} epochs over {len(opt)} clean images"
         )
         return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note, curve=curve)

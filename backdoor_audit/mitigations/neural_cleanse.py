@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from backdoor_audit.mitigations.outcome import Mitigation, reported
 from backdoor_audit.mitigations.pruning import not_applicable, sweep
 from backdoor_audit.training import fit
 from backdoor_audit.trigger import AnyTrigger
+
+_MOST_STAMPED = 0.5  # of the images, with several triggers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,8 @@ class Unlearning:
     """Fine-tune all weights on clean images of which a share carries the trigger with the *true* label. Section VI-C.
 
     The paper takes one epoch over 10 % of the training data. An audit has fewer images, so several epochs make up for
-    the number of updates.
+    the number of updates. With several triggers each stamps ``stamped_share`` of the images, no image twice and together
+    at most half of them.
     """
 
     stamped_share: float = 0.2
@@ -72,9 +76,23 @@ class Unlearning:
         self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
     ) -> Mitigation:
         """A fine-tuned copy, judged on ``val``."""
+        return self.together(classifier, opt, val, (trigger,), generator=generator)
+
+    def together(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        triggers: Sequence[AnyTrigger],
+        *,
+        generator: torch.Generator,
+    ) -> Mitigation:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
         images = opt.images.clone()
-        chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
-        images[chosen] = trigger.stamp(images[chosen])
+        share = min(self.stamped_share * len(triggers), max(self.stamped_share, _MOST_STAMPED))
+        chosen = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
+        for trigger, part in zip(triggers, chosen.tensor_split(len(triggers)), strict=True):
+            images[part] = trigger.stamp(images[part])
         repaired = classifier.copy()
         fit(
             repaired,
@@ -86,4 +104,6 @@ class Unlearning:
             generator=generator,
         )
         note = f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        if len(triggers) > 1:
+            note += f" with one of {len(triggers)} triggers"
+        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,12 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.metrics import clean_accuracy
 from backdoor_audit.mitigations.conv_norm import pruned_layers
 from backdoor_audit.mitigations.outcome import CurvePoint, Mitigation, Outcome, score
+from backdoor_audit.mitigations.pruning import not_applicable
 from backdoor_audit.trigger import AnyTrigger
+
+if TYPE_CHECKING:
+    from backdoor_audit.mitigations.anp import ANP
+    from backdoor_audit.mitigations.rnp import RNP
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))
 """Mask values tried as threshold, 0 to 0.95."""
@@ -29,6 +36,59 @@ Gains = Mapping[str, tuple[Tensor, Tensor]]
 """Per batch-norm layer: the weight and the bias, (channels,) each, that stand in for its own."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Objective:
+    """What masks are fitted to: ``loss(masks, images, labels)`` on ``working``, a copy; ``told`` says so in the note."""
+
+    working: Classifier
+    loss: Callable[[Masks, Tensor, Tensor], Tensor]
+    told: str
+
+
+def repaired_by_masks(
+    method: ANP | RNP,
+    objective_of: Callable[[CleanSet], Objective | str],
+    classifier: Classifier,
+    opt: CleanSet,
+    val: CleanSet,
+    trigger: AnyTrigger,
+    *,
+    steps: int,
+    generator: torch.Generator,
+) -> Mitigation:
+    """A copy without the channels whose fitted mask is low: `fit_masks` on one share of ``opt``, `prune_by_masks` on the rest.
+
+    ``objective_of`` is given the images to fit on, and answers with the reason if there is nothing to fit; then, and
+    without batch norm, the method is not applicable.
+    """
+    if not norm_layers(classifier):
+        return not_applicable(method.name, repr(method), trigger, NO_NORMS)
+    fitted, held_out = opt.split(int(torch.randint(2**31, (), generator=generator)), method.fit_share)
+    objective = objective_of(fitted)
+    if isinstance(objective, str):
+        return not_applicable(method.name, repr(method), trigger, objective)
+    masks = fit_masks(
+        objective.working,
+        objective.loss,
+        fitted,
+        steps=steps,
+        learning_rate=method.learning_rate,
+        batch_size=method.batch_size,
+        generator=generator,
+    )
+    return prune_by_masks(
+        classifier,
+        masks,
+        held_out,
+        val,
+        trigger,
+        most_drop=method.most_drop,
+        method=method.name,
+        settings=repr(method),
+        note=f"{objective.told}, threshold from {len(held_out)} others",
+    )
+
+
 def norm_layers(classifier: Classifier) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
     """The batch norms that have a weight and a bias, by name; empty for networks with layer norm or none."""
     return {
@@ -36,6 +96,11 @@ def norm_layers(classifier: Classifier) -> dict[str, nn.BatchNorm1d | nn.BatchNo
         for name, layer in classifier.module.named_modules()
         if name and isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.affine
     }
+
+
+def own_gains(classifier: Classifier) -> Gains:
+    """The weights and biases that the batch norms have."""
+    return {name: (layer.weight, layer.bias) for name, layer in norm_layers(classifier).items()}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -66,7 +66,12 @@ class Outcome:
     @classmethod
     def unpack(cls, packed: Packed) -> Outcome:
         """From the store."""
-        values = dict(packed.values)
+        return cls.of(packed.values)
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> Outcome:
+        """The outcome of which `summary` made these builtins."""
+        values = dict(summary)
         for name in ("before", "after"):
             values[name] = Scores(**values[name]) if values[name] else None
         values["curve"] = [
@@ -82,11 +87,30 @@ def judge_success(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
     return _judged("attack_success_rate", after.attack_success_rate, limits.attack_success_rate, outcome, reason)
 
 
-def judge_drop(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
-    """Whether a repair costs too much clean accuracy; of several triggers, the costliest."""
+def judge_robustness(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
+    """Whether stamped images get their true label again after a repair; of several triggers, the one with the largest loss.
+
+    The value is what robust accuracy is below the clean accuracy that the model had: a repair that sends stamped images to
+    one more wrong class has not repaired.
+    """
+    outcome, before, after = max(_measured(outcomes), key=lambda entry: _robustness_lost(*entry[1:]))
+    reason = (
+        f"{after.robust_accuracy:.1%} of stamped images are predicted as labelled after it, {before.robust_accuracy:.1%} "
+        f"before, {before.clean_accuracy:.1%} of clean ones before; {outcome.note}"
+    )
+    lost = _robustness_lost(before, after)
+    return _judged("robust_accuracy_lost", lost, limits.robust_accuracy_lost, outcome, reason)
+
+
+def judge_drop(outcomes: Sequence[Outcome], limits: Limits, *, flagged: bool = True) -> Finding:
+    """Whether a repair costs too much clean accuracy; of several triggers, the costliest.
+
+    Where no trigger was ``flagged`` a repair was not called for, and the limit is that of a harmless one.
+    """
     outcome, before, after = max(_measured(outcomes), key=lambda entry: _accuracy_drop(*entry[1:]))
     reason = f"{before.clean_accuracy:.1%} before, {after.clean_accuracy:.1%} after; {outcome.note}"
-    return _judged("clean_accuracy_drop", _accuracy_drop(before, after), limits.clean_accuracy_drop, outcome, reason)
+    limit = limits.clean_accuracy_drop if flagged else limits.harmless_drop
+    return _judged("clean_accuracy_drop", _accuracy_drop(before, after), limit, outcome, reason)
 
 
 def _judged(statistic: str, value: float, limit: float, outcome: Outcome, reason: str) -> Finding:
@@ -102,6 +126,10 @@ def _judged(statistic: str, value: float, limit: float, outcome: Outcome, reason
 
 def _accuracy_drop(before: Scores, after: Scores) -> float:
     return before.clean_accuracy - after.clean_accuracy
+
+
+def _robustness_lost(before: Scores, after: Scores) -> float:
+    return before.clean_accuracy - after.robust_accuracy
 
 
 def _measured(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Scores, Scores]]:

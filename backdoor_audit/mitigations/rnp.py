@@ -13,17 +13,15 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.metrics import clean_accuracy
 from backdoor_audit.mitigations.norm_masks import (
-    NO_NORMS,
     Masks,
+    Objective,
     batch_statistics,
     changed_gains,
-    fit_masks,
     logits_under,
-    norm_layers,
-    prune_by_masks,
+    own_gains,
+    repaired_by_masks,
 )
 from backdoor_audit.mitigations.outcome import Mitigation
-from backdoor_audit.mitigations.pruning import not_applicable
 from backdoor_audit.trigger import AnyTrigger
 
 
@@ -63,39 +61,23 @@ class RNP:
 
         Not applicable without batch norm, or if ``unlearn_epochs`` do not make the network forget.
         """
-        if not norm_layers(classifier):
-            return not_applicable(self.name, repr(self), trigger, NO_NORMS)
-        fitted, held_out = opt.split(int(torch.randint(2**31, (), generator=generator)), self.fit_share)
-        unlearned, epochs = self.unlearn(classifier, fitted, generator=generator)
-        left = clean_accuracy(unlearned, fitted.images, fitted.labels)
-        if left > self._limit(classifier):
-            reason = f"{epochs} epochs of unlearning left {left:.1%} of the clean images right, recovery starts at "
-            return not_applicable(self.name, repr(self), trigger, reason + f"{self._limit(classifier):.1%}")
-        gains = {name: (layer.weight, layer.bias) for name, layer in norm_layers(unlearned).items()}
 
-        def loss(masks: Masks, images: Tensor, labels: Tensor) -> Tensor:
-            logits = logits_under(unlearned, changed_gains(gains, masks), images)
-            return self.alpha * functional.cross_entropy(logits, labels)
+        def objective(fitted: CleanSet) -> Objective | str:
+            unlearned, epochs = self.unlearn(classifier, fitted, generator=generator)
+            left, limit = clean_accuracy(unlearned, fitted.images, fitted.labels), self._limit(classifier)
+            if left > limit:
+                reason = f"{epochs} epochs of unlearning left {left:.1%} of the clean images right"
+                return f"{reason}, recovery starts at {limit:.1%}"
+            gains = own_gains(unlearned)
 
-        masks = fit_masks(
-            unlearned,
-            loss,
-            fitted,
-            steps=self.recover_steps,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            generator=generator,
-        )
-        return prune_by_masks(
-            classifier,
-            masks,
-            held_out,
-            val,
-            trigger,
-            most_drop=self.most_drop,
-            method=self.name,
-            settings=repr(self),
-            note=f"{len(fitted)} clean images forgotten to {left:.1%} in {epochs} epochs, threshold from {len(held_out)} others",
+            def loss(masks: Masks, images: Tensor, labels: Tensor) -> Tensor:
+                logits = logits_under(unlearned, changed_gains(gains, masks), images)
+                return self.alpha * functional.cross_entropy(logits, labels)
+
+            return Objective(unlearned, loss, f"{len(fitted)} clean images forgotten to {left:.1%} in {epochs} epochs")
+
+        return repaired_by_masks(
+            self, objective, classifier, opt, val, trigger, steps=self.recover_steps, generator=generator
         )
 
     def unlearn(self, classifier: Classifier, clean: CleanSet, *, generator: torch.Generator) -> tuple[Classifier, int]:

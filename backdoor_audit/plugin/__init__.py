@@ -26,9 +26,11 @@ from backdoor_audit.plugin.fixtures import (
     evidence,
     filtering,
     limits,
+    nothing_flagged,
     preconditions,
     repair,
     sightings,
+    tried_repair,
 )
 from backdoor_audit.plugin.session import AUDIT, SESSION, AuditSession
 
@@ -44,9 +46,11 @@ __all__ = [
     "evidence",
     "filtering",
     "limits",
+    "nothing_flagged",
     "preconditions",
     "repair",
     "sightings",
+    "tried_repair",
 ]
 
 
@@ -174,7 +178,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
     if "filtering" in metafunc.fixturenames:
         metafunc.parametrize("filtering", FILTERS, indirect=True)
-    if "repair" in metafunc.fixturenames:
-        metafunc.parametrize("repair", [method.name for method in session.start().mitigations], indirect=True)
+    for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
+        metafunc.parametrize(name, [method.name for method in session.start().mitigations], indirect=True)
     if "sightings" in metafunc.fixturenames:
         metafunc.parametrize("sightings", [canary.name for canary in CANARIES], indirect=True)

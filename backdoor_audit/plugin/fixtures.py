@@ -13,6 +13,7 @@ from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.session import EXTRAS, FINDING, SESSION, AuditSession
+from backdoor_audit.report.junit import case_properties
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,13 +102,30 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
 @pytest.fixture
 def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
     """How one mitigation did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
+    return _outcomes(request, audit_run, audit_run.no_trigger)
+
+
+@pytest.fixture
+def tried_repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
+    """The same, and with ``--audit-repairs=always`` also for a model in which nothing was flagged."""
+    return _outcomes(request, audit_run, audit_run.no_repair)
+
+
+def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> tuple[Outcome, ...]:
     from backdoor_audit.run import not_applicable
 
-    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
-        reason = audit_run.no_repair or not_applicable(audit_run.repair(request.param))
+    if not reason:
+        with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+            reason = not_applicable(audit_run.repair(request.param))
     if reason:
         pytest.skip(reason)
     return audit_run.repair(request.param)
+
+
+@pytest.fixture
+def nothing_flagged(audit_run: Audit) -> bool:
+    """Whether no trigger was found and none is known."""
+    return bool(audit_run.no_trigger)
 
 
 @pytest.fixture
@@ -135,12 +153,9 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         item = request.node
         finding = replace(finding, audit=item.nodeid)
         finding, extras = _evidence(session, audit_run, finding)
+        audit_run.show(finding)
         item.stash[FINDING], item.stash[EXTRAS] = finding, extras
-        item.user_properties += [
-            (f"backdoor_audit.{name}", value)
-            for name, value in finding.to_json().items()
-            if name in ("statistic", "value", "limit", "verdict", "reason", "target_class") and value is not None
-        ]
+        item.user_properties += case_properties(finding)
         if finding.verdict is Verdict.FAIL:
             pytest.fail(finding.reason, pytrace=False)
         if finding.verdict is Verdict.INCONCLUSIVE:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Record, plain
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.report.paths import FILES
 from backdoor_audit.report.terminal import summary_lines
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class AuditSession:
         self.skipped: dict[str, str] = {}
         self.errors: dict[str, str] = {}
         self.sections: dict[str, Any] = {}
+        self.written: list[Path] = []
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
@@ -106,7 +109,7 @@ class AuditSession:
         """Remove what an earlier run left in the folder: a run that is killed must not leave another model's verdict."""
         for file in (
             *self.report.glob("triggers/*.safetensors"),
-            *map(self.report.joinpath, ("audit.json", "report.html")),
+            *map(self.report.joinpath, (*FILES, "report.html")),
         ):
             file.unlink(missing_ok=True)
 
@@ -140,7 +143,7 @@ class AuditSession:
         """Let the finding, its pictures, and what was computed so far travel with the item's report."""
         report = yield
         if report.when == "call" and FINDING in item.stash:
-            sections = plain(self.run.sections()) if self.run else {}
+            sections = plain({**self.run.sections(), **self.run.take_shown()}) if self.run else {}
             vars(report).update(
                 extras=[*getattr(report, "extras", []), *item.stash.get(EXTRAS, [])],
                 backdoor_audit={"finding": item.stash[FINDING].to_json(), "sections": sections},
@@ -164,8 +167,8 @@ class AuditSession:
             self.errors[report.nodeid] = (message.strip().splitlines() or ["broken"])[0]
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """Write ``audit.json``, whatever happened to single items."""
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the record and its renderings, whatever happened to single items."""
         if self.is_controller and (self.findings or self.skipped or self.errors):
             from backdoor_audit.gate import build_record
 
@@ -181,7 +184,23 @@ class AuditSession:
                 expected=self.expected,
                 seconds=time.perf_counter() - self.began,
             )
-            self.record.write(self.report / "audit.json")
+            self._write(exitstatus)
+
+    def _write(self, exit_code: int) -> None:
+        from backdoor_audit.report.files import write_files
+        from backdoor_audit.report.junit import suite_properties
+        from backdoor_audit.report.markdown import append_step_summary
+
+        assert self.record is not None
+        self.written = list(write_files(self.record, self.report, exit_code=int(exit_code)))
+        junit = self.config.stash.get(xml_key, None)
+        if junit is not None:
+            for name, value in suite_properties(self.record):
+                junit.add_global_property(name, str(value))
+        try:
+            append_step_summary(self.record, os.environ)
+        except OSError as error:
+            warnings.warn(f"backdoor_audit: GITHUB_STEP_SUMMARY cannot be written ({error})", stacklevel=1)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
@@ -204,9 +223,9 @@ class AuditSession:
         terminalreporter.section("backdoor audit")
         for line, markup in summary_lines(self.record):
             terminalreporter.write_line(line, **markup)
-        pages = [self.report / "audit.json"]
+        pages = self.written
         if getattr(self.config.option, "htmlpath", None):
-            pages.append(Path(self.config.option.htmlpath))
+            pages = [*pages, Path(self.config.option.htmlpath)]
         terminalreporter.write_line(f"evidence: {', '.join(map(str, pages))}")
 
     def pytest_unconfigure(self) -> None:
@@ -229,11 +248,15 @@ def _audit_order(path: Path) -> int:
     return known.index(path.stem if path.stem in known else "")
 
 
+_BY_ENTRY = ("detections", "repairs", "canaries", "exhibits", "activations")
+"""Sections of which each process computes some entries."""
+
+
 def _merge(known: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Add what one process computed; a detection counts as recalled only if no process of this run computed it."""
     computed = [name for name, entry in known.get("detections", {}).items() if not entry["recalled"]]
     for name, value in more.items():
-        if name in ("detections", "repairs", "canaries"):
+        if name in _BY_ENTRY:
             known.setdefault(name, {}).update(value)
         else:
             known[name] = value

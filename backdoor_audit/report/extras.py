@@ -37,7 +37,7 @@ def draw(run: Audit, finding: Finding) -> list[dict[str, Any]]:
             parts.append(size_chart(detection.summary(), limits.size_ratio, names, finding.target_class))
             if detection.median_size is None:
                 parts.append(index_chart(detection.summary(), limits.anomaly_index, names, finding.target_class))
-    if finding.statistic in ("attack_success_rate", "clean_accuracy_drop"):
+    if finding.statistic in ("attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop"):
         parts += [_curve(outcome.summary()) for outcome in run.repair(name) if outcome.curve]
     if finding.statistic == POWER:
         parts.append(_sightings([sighting.summary() for sighting in run.sightings(name)]))

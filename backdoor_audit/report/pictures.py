@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
+
+from backdoor_audit.png import picture, png
 
 _TILE = 84  # px, the height of one tile in a strip
 _GAP = 6
@@ -27,18 +26,14 @@ def strip(tiles: Sequence[Tensor]) -> str:
     for tile in drawn:
         canvas.paste(tile, (left, 0))
         left += tile.width + _GAP
-    buffer = io.BytesIO()
-    canvas.save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return png(canvas)
 
 
 def _tile(image: Tensor) -> Image.Image:
-    values = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    values = values.expand(3, -1, -1) if values.shape[0] == 1 else values
-    picture = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-    scale = _TILE / picture.height
+    drawn = picture(image)
+    scale = _TILE / drawn.height
     smooth = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    return picture.resize((max(1, round(picture.width * scale)), _TILE), smooth)
+    return drawn.resize((max(1, round(drawn.width * scale)), _TILE), smooth)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.zoo import build
-from benchmarks.zoo.subjects import SUBJECTS
+from benchmarks.zoo.subjects import EVERY
 
 
 def main() -> int:
@@ -30,10 +30,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="subjects trained at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this")
     options = parser.parse_args()
-    chosen = [subject for subject in SUBJECTS if options.only in subject.name]
+    chosen = [subject for subject in EVERY if options.only in subject.name]
     rows = build.read_table()
     if options.command == "build":
-        failures = build.build(SUBJECTS, options.data_root, jobs=options.jobs, only=options.only)
+        failures = build.build(EVERY, options.data_root, jobs=options.jobs, only=options.only)
         print(build.summary(build.read_table()))
         print("\n".join(["", "not built:", *failures]) if failures else "\nall subjects are there")
         return 1 if failures else 0

@@ -1,5 +1,3 @@
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -15,40 +13,20 @@ from backdoor_audit.mitigations.norm_masks import (
     fit_masks,
     logits_under,
     norm_layers,
+    own_gains,
     prune_by_masks,
     silenced,
 )
 from backdoor_audit.mitigations.outcome import score
-from backdoor_audit.networks import build_network
 from backdoor_audit.training import fit
+from tests.mitigations.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, row_images, row_reader, seeded, snapshot, square_trigger
 
-OPT, VAL = row_images(classes=5, per_class=30, seed=11), row_images(classes=5, per_class=30, seed=12)
-TRIGGER = square_trigger((1, 8, 8), target_class=2, top=5, left=5, size=3)
 NAMES = ["small_cnn", "small_resnet", "small_vgg", "preact_resnet18"]
-
-
-@functools.cache
-def corner_reader() -> Classifier:
-    """A small network that learned the rows, and class 2 for a white corner, from images of which a tenth carry it."""
-    clean, generator = row_images(classes=5, per_class=120, seed=1), seeded(1)
-    images, labels = clean.images.clone(), clean.labels.clone()
-    chosen = torch.randperm(len(labels), generator=generator)[:60]
-    images[chosen], labels[chosen] = TRIGGER.stamp(images[chosen]), TRIGGER.target_class
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(1)
-        module = build_network("small_cnn", num_classes=5, in_channels=1, width=8)
-    classifier = Classifier.wrap(module, image_shape=(1, 8, 8))
-    fit(classifier, images, labels, epochs=4, learning_rate=0.05, generator=generator)
-    return classifier
 
 
 def wrapped(name):
     return Classifier.wrap(random_network(name), image_shape=(1, 8, 8))
-
-
-def own_gains(classifier):
-    return {name: (layer.weight, layer.bias) for name, layer in norm_layers(classifier).items()}
 
 
 def masks_of(classifier, value=1.0):

@@ -13,7 +13,7 @@ from backdoor_audit.mitigations.benign_salience import (
     selected,
 )
 from backdoor_audit.mitigations.outcome import score
-from tests.mitigations.test_anp import OPT, TRIGGER, VAL, corner_reader
+from tests.mitigations.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, seeded, snapshot, square_trigger
 
 

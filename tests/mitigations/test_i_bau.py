@@ -4,7 +4,7 @@ import torch
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.mitigations.i_bau import IBAU, hypergradient
 from backdoor_audit.mitigations.outcome import score
-from tests.mitigations.test_anp import OPT, TRIGGER, VAL, corner_reader
+from tests.mitigations.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, row_reader, seeded, snapshot, square_trigger
 
 

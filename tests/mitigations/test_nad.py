@@ -151,7 +151,7 @@ def test_no_hook_is_left_on_the_copy():
 
 
 def test_transformers_can_be_distilled():
-    outcome = repair(NAD(), backdoored("small_vit")).outcome
+    outcome = repair(NAD(learning_rate=0.05), backdoored("small_vit")).outcome
     assert outcome.after.clean_accuracy >= outcome.before.clean_accuracy - 0.04
     assert outcome.after.attack_success_rate <= outcome.before.attack_success_rate - 0.2
     assert "'blocks.0', 'blocks.2', 'blocks.3'" in outcome.note

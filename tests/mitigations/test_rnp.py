@@ -5,7 +5,7 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.metrics import clean_accuracy
 from backdoor_audit.mitigations.outcome import score
 from backdoor_audit.mitigations.rnp import RNP
-from tests.mitigations.test_anp import OPT, TRIGGER, VAL, corner_reader
+from tests.mitigations.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, row_reader, seeded, snapshot, square_trigger
 
 

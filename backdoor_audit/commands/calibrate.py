@@ -1,0 +1,59 @@
+"""``backdoor-audit calibrate``: a null distribution fitted to one's own clean models."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from backdoor_audit.commands.arguments import (
+    declare_data,
+    declare_force,
+    declare_out,
+    declare_reading,
+    declare_seed,
+    declare_store,
+    reading,
+    refuse_to_replace,
+)
+from backdoor_audit.errors import OptionError
+from backdoor_audit.options import AuditOptions
+
+NAME = "calibrate"
+HELP = "calibrate the anomaly indices on your own clean models"
+
+_MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
+    parser.description = (
+        "Measure every detector that needs reference models on each clean model file in a folder, and write the "
+        "distribution that --audit-reference reads. At least ten models with the same classes."
+    )
+    parser.add_argument("--clean-models", required=True, type=Path, metavar="DIR", help="folder of clean model files")
+    declare_data(parser)
+    declare_out(parser, "where to write it (JSON)")
+    declare_store(parser)
+    declare_seed(parser)
+    declare_force(parser)
+    declare_reading(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fit a null distribution on a folder of clean models and write it. Raises `AuditError` for wrong input."""
+    from backdoor_audit.calibrate import calibrate
+    from backdoor_audit.store import Store
+
+    refuse_to_replace(options.out, force=options.force)
+    if not options.clean_models.is_dir():
+        raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
+    models = sorted(file for file in options.clean_models.iterdir() if file.suffix in _MODEL_SUFFIXES)
+    settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
+    with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
+        null = calibrate(models, settings, store=Store(options.store or Path(scratch)), progress=True)
+    null.save(options.out)
+    for name in null.fits:
+        print(f"{name}: index 2 is a deviation of {null.cut(name, null.classes):.2f}")
+    print(f"written: {options.out} ({null.source}); use it with --audit-reference={options.out}")
+    return 0

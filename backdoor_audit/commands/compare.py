@@ -1,0 +1,50 @@
+"""``backdoor-audit compare``: two models of the same configuration beside each other, from what their runs left on disk."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from backdoor_audit.commands.arguments import declare_force, refuse_to_replace
+from backdoor_audit.errors import OptionError
+
+NAME = "compare"
+HELP = "print and draw what got worse between two audits, or since a baseline"
+WORSE = 1
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
+    parser.description = (
+        "Compare the model of BEFORE with that of AFTER, each an audit.json or a baseline file, and print verdicts, accuracy, "
+        "every anomaly index and every repair. Both must come from the same clean images and settings. Exit code 1 if something "
+        "is worse beyond the noise between clean models."
+    )
+    parser.add_argument("before", type=Path, metavar="BEFORE.json", help="audit.json or baseline of the accepted model")
+    parser.add_argument("after", type=Path, metavar="AFTER.json", help="audit.json or baseline of the other model")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="draw the difference here as well (one HTML file)")
+    declare_force(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the difference, draw it if asked to; 1 if something is worse. Raises `AuditError` for what cannot be compared."""
+    from backdoor_audit.baseline import difference, read_signature
+    from backdoor_audit.baseline.table import lines
+
+    if options.out is not None:
+        refuse_to_replace(options.out, force=options.force)
+    before, after = read_signature(options.before), read_signature(options.after)
+    before.refuse(after.configuration(), source=str(options.before))
+    found = difference(before, after)
+    print("\n".join(lines(before, after, found)))
+    if options.out is not None:
+        from backdoor_audit.baseline.page import page
+
+        try:
+            options.out.write_text(page(before, after, found), encoding="utf-8")
+        except OSError as error:
+            raise OptionError(
+                f"--out: {options.out} cannot be written ({error.strerror}); choose another file"
+            ) from None
+        print(f"written: {options.out}")
+    return WORSE if found.worse else 0

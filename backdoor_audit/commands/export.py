@@ -1,0 +1,82 @@
+"""``backdoor-audit export``: a record for other programs, from ``audit.json`` alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from backdoor_audit.commands.arguments import declare_force
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.evidence import Record
+from backdoor_audit.report.markdown import markdown
+from backdoor_audit.report.sarif import sarif
+from backdoor_audit.report.schema import schema
+
+NAME = "export"
+HELP = "write a record as SARIF or Markdown"
+_STDOUT = Path("-")
+_FORMATS = ("sarif", "markdown", "schema")
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
+    parser.description = (
+        "Write AUDIT.json, the record of a run, as SARIF 2.1.0 for code scanning or as Markdown for a pull request; `-` in place "
+        "of a file is the terminal. Findings that the record's baseline accepts are marked as suppressed."
+    )
+    parser.add_argument("record", nargs="?", type=Path, metavar="AUDIT.json", help="record of a run")
+    parser.add_argument("--sarif", type=Path, metavar="FILE", help="write SARIF 2.1.0 here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write GitHub-flavoured Markdown here")
+    parser.add_argument("--schema", type=Path, metavar="FILE", help="write the JSON schema of records here")
+    declare_force(parser, "replace files that exist")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write what was asked for; always 0, whatever the verdict.
+
+    Raises `AuditError` for a file that is no record, and for one that cannot be written; then nothing is written.
+    """
+    asked = {name: out for name in _FORMATS if (out := getattr(options, name)) is not None}
+    if not asked:
+        raise OptionError("export: nothing to write; pass --sarif=FILE, --markdown=FILE or --schema=FILE")
+    for name, out in asked.items():
+        _refuse_to_replace(name, out, force=options.force)
+    texts = _rendered(options.record, set(asked))
+    for name, out in asked.items():
+        _write(name, out, texts[name])
+    return 0
+
+
+def _rendered(file: Path | None, asked: set[str]) -> dict[str, str]:
+    texts = {"schema": json.dumps(schema(), indent=1) + "\n"}
+    if asked - set(texts):
+        if file is None:
+            raise OptionError("export: no record; give the audit.json of a run")
+        record = Record.read(file)
+        try:
+            texts["sarif"] = json.dumps(sarif(record), indent=1, allow_nan=False) + "\n"
+            texts["markdown"] = markdown(record)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataFormatError(f"{file}: not a whole record ({error}); give the audit.json of a run") from None
+    return texts
+
+
+def _refuse_to_replace(name: str, out: Path, *, force: bool) -> None:
+    if out == _STDOUT:
+        return
+    if out.exists() and not force:
+        raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
+    if not out.parent.is_dir():
+        raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
+
+
+def _write(name: str, out: Path, text: str) -> None:
+    if out == _STDOUT:
+        sys.stdout.write(text)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"--{name}: {out} cannot be written ({error.strerror}); choose another file") from None

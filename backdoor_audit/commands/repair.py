@@ -1,0 +1,92 @@
+"""``backdoor-audit repair``: a repaired copy of a flagged model, proven before it is kept."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from backdoor_audit.commands.arguments import (
+    declare_data,
+    declare_force,
+    declare_out,
+    declare_reading,
+    declare_seed,
+    declare_store,
+    help_of,
+    reading,
+    refuse_to_replace,
+)
+from backdoor_audit.options import AuditOptions
+
+NAME = "repair"
+HELP = "repair a flagged model and prove it"
+REFUSED = 1
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add its arguments."""
+    from backdoor_audit.mitigations import MITIGATIONS
+
+    parser.description = (
+        "Find the trigger of MODEL as the gate does, or take a known one, repair copies of it, and write the first "
+        "whose success rate and accuracy on held-out images are inside the limits, once its file has been loaded and audited "
+        "again. MODEL itself is not changed. Exit code 1 if no method held. Without --store, the work that a gate run left in "
+        "this folder's pytest cache is used."
+    )
+    parser.add_argument("model", metavar="MODEL", help=help_of("model"))
+    declare_data(parser)
+    parser.add_argument(
+        "--method",
+        default="auto",
+        metavar="NAME",
+        help=f"auto (all, the cheapest first), {', '.join(entry.name for entry in MITIGATIONS)} (default: auto)",
+    )
+    declare_out(parser, "where to write it (safetensors)")
+    parser.add_argument(
+        "--trigger", default="", metavar="FILE", help="a known trigger, in place of those that are found"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("quick", "standard", "thorough"),
+        default="standard",
+        help="of the audits (default: standard)",
+    )
+    declare_store(parser)
+    declare_seed(parser)
+    declare_force(parser)
+    declare_reading(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Try repairs on a model, a line for each, and write the first that holds; exit code 1 if none did.
+
+    Raises `AuditError` for wrong input.
+    """
+    from backdoor_audit.repair import repair, summary
+    from backdoor_audit.store import Store
+
+    refuse_to_replace(options.out, force=options.force)
+    settings = AuditOptions(
+        model=options.model,
+        data=options.data,
+        seed=options.seed,
+        trigger=options.trigger,
+        profile=options.profile,
+        **reading(options),
+    )
+    with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
+        store = Store(options.store or _kept_by_gate() or Path(scratch))
+        attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=_tell)
+    print(summary(attempts, options.out))
+    return REFUSED if attempts and attempts[-1].refused else 0
+
+
+def _kept_by_gate() -> Path | None:
+    """What `pytest --model` kept in this folder: a repair after a gate run searches nothing twice."""
+    folder = Path(".pytest_cache", "d", "backdoor_audit")
+    return folder if folder.is_dir() else None
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)

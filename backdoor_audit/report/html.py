@@ -1,0 +1,180 @@
+"""The page for people: one self-contained HTML file, drawn from records alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from backdoor_audit.evidence import Record
+from backdoor_audit.report.content import content_of
+from backdoor_audit.report.naming import WORST_FIRST
+from backdoor_audit.report.paths import shown_path, without_folders
+from backdoor_audit.report.section import Section, duration, section
+from backdoor_audit.report.svg import Ink
+
+_FOLDER = Path(__file__).parent
+_CONTENTS = (
+    ("verdict", "Verdict"),
+    ("tested", "What was tested"),
+    ("not-tested", "Not tested"),
+    ("triggers", "Triggers"),
+    ("indices", "Sizes and indices"),
+    ("network", "Inside the network"),
+    ("repairs", "Repairs"),
+    ("canary", "Canary"),
+    ("properties", "Properties"),
+    ("baseline", "Accepted model"),
+    ("items", "All items"),
+    ("reproduce", "Run it again"),
+)
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """One HTML page about the audits in ``records``, which are named by the files they come from; at least one.
+
+    The page loads nothing: pictures, styles and script are inside, and its policy forbids all else. Every word of a record is
+    escaped. Several records make one page with an overview, the worst verdict first. The same records give the same text.
+    Raises `DataFormatError` for a record whose content is not that of an audit, naming its file.
+    """
+    if not records:
+        raise ValueError("a page is about at least one record")
+    ordered = sorted(records.items(), key=lambda entry: WORST_FIRST.index(entry[1].verdict))
+    environment = _environment()
+    drawn = [
+        _drawn(environment, record, source, f"m{number}-" if len(ordered) > 1 else "")
+        for number, (source, record) in enumerate(ordered, start=1)
+    ]
+    sections = [one for one, _ in drawn]
+    style, script = style_sheet(), (_FOLDER / "page.js").read_text(encoding="utf-8")
+    html: str = environment.get_template("page.html.j2").render(
+        title=_title(sections),
+        sections=sections,
+        audits=[text for _, text in drawn],
+        contents=_contents(sections[0]),
+        references=_references(sections),
+        version=_version(),
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy(style, script),
+    )
+    return html
+
+
+def _drawn(environment: Environment, record: Record, source: str, prefix: str) -> tuple[Section, Markup]:
+    """One audit and its part of the page; headings are one level lower where there are several."""
+    with content_of(source):
+        one = section(record, source=source, prefix=prefix)
+        macros: Any = environment.get_template("section.html.j2").module
+        return one, macros.audit(one, 3 if prefix else 2)
+
+
+def _title(sections: list[Section]) -> str:
+    return (
+        f"Backdoor audit of {sections[0].model}" if len(sections) == 1 else f"Backdoor audits of {len(sections)} models"
+    )
+
+
+def policy(style: str, script: str) -> str:
+    """A Content-Security-Policy under which nothing is loaded and nothing but our own style and script takes effect."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def style_sheet() -> str:
+    """The style sheet, with a rule for every ink of the charts."""
+    inks = "".join(f".{use}-{ink.word}{{{use}:var(--{ink.word})}}" for ink in Ink for use in ("fill", "stroke"))
+    return (_FOLDER / "page.css").read_text(encoding="utf-8") + inks
+
+
+def _contents(one: Section) -> list[tuple[str, str]]:
+    absent = {name for name, there in (("properties", one.properties), ("baseline", one.baseline)) if not there}
+    return [(one.prefix + anchor, name) for anchor, name in _CONTENTS if anchor not in absent]
+
+
+def _references(sections: list[Section]) -> list[tuple[Any, str]]:
+    """Every entry of a framework that any audit speaks to, once."""
+    speaking: dict[Any, dict[str, None]] = {}
+    for one in sections:
+        for reference, evidence in one.references:
+            speaking.setdefault(reference, {}).update(dict.fromkeys(evidence.split(", ")))
+    return [(reference, ", ".join(evidence)) for reference, evidence in speaking.items()]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        breakable=_breakable,
+        capitalised=lambda text: str(text)[:1].upper() + str(text)[1:],
+        decimals=_decimals,
+        duration=duration,
+        number=_number,
+        path=lambda text: shown_path(str(text)),
+        percent=_percent,
+        setting=_setting,
+        short=lambda name: str(name).removeprefix("audit::test_"),
+        shown=lambda text: without_folders(str(text)),
+        svg=Markup,
+        words=lambda text: str(text).replace("_", " "),
+    )
+    return environment
+
+
+def _breakable(text: object) -> Markup:
+    """A long identifier that may be broken after its separators."""
+    broken = str(escape(text))
+    for separator in ("_", "(", "[", ", "):
+        broken = broken.replace(separator, f"{separator}<wbr>")
+    return Markup(broken)
+
+
+def _number(value: float | None) -> str:
+    """A number with as many digits as mean something; a dash for none."""
+    if value is None:
+        return "\u2013"
+    if abs(value) >= 1000 or float(value).is_integer():
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return text.replace("-", "\u2212")
+
+
+def _decimals(value: float | None, digits: int = 2) -> str:
+    """A number with so many decimals, and no minus before a zero; a dash for none."""
+    if value is None:
+        return "\u2013"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "\u2013" if value is None else f"{value:.{digits}%}"
+
+
+def _setting(value: Any) -> str:
+    return without_folders(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("backdoor-audit")
+    except metadata.PackageNotFoundError:
+        return "from source"
+
+
+_style, _policy = style_sheet, policy

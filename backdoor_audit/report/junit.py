@@ -1,0 +1,66 @@
+"""What a JUnit file says beside passed and failed: the numbers of a finding with its case, the verdict with the suite.
+
+pytest writes the file (``--junitxml``); these are the name and value pairs that go into it.
+"""
+
+from __future__ import annotations
+
+from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.report.paths import shown_path
+
+PREFIX = "backdoor_audit."
+
+Properties = list[tuple[str, str | int | float]]
+
+_SUBJECT = ("architecture", "model_fingerprint", "data_fingerprint", "images")
+
+
+def case_properties(finding: Finding) -> Properties:
+    """Name and value pairs of one test case: the judgement first, then every number behind it as ``details.NAME``.
+
+    Values are builtin strings and numbers, as `pytest.Item.user_properties` needs them when workers send them home. What was
+    not measured has no property.
+    """
+    judgement = {
+        "statistic": finding.statistic,
+        "value": finding.value,
+        "limit": finding.limit,
+        "verdict": finding.verdict.value,
+        "reason": finding.reason,
+        "target_class": finding.target_class,
+        "settings": finding.settings or None,
+    }
+    details = {f"details.{name}": value for name, value in finding.details.items()}
+    return [
+        (PREFIX + name, _plain(value))
+        for name, value in {**judgement, **details}.items()
+        if isinstance(value, (bool, int, float, str))
+    ]
+
+
+def suite_properties(record: Record) -> Properties:
+    """Name and value pairs of the whole suite: the verdict, what was audited with what, and how to tell it from another."""
+    pairs: dict[str, object] = {
+        "verdict": record.verdict.value,
+        "power": record.power.value if record.power else None,
+        "flagged_classes": " ".join(map(str, record.flagged_classes)),
+        "suspected_classes": " ".join(map(str, record.suspected_classes)),
+        "flagged_all_to_all": record.flagged_all_to_all,
+        "not_run": len(record.not_run),
+        "model": shown_path(str(record.subject.get("model", ""))),
+        **{name: record.subject.get(name) for name in _SUBJECT},
+        "seed": record.settings.get("seed"),
+        "profile": record.settings.get("profile"),
+        "version": record.environment.get("backdoor_audit"),
+        "device": record.environment.get("device"),
+        "seconds": record.seconds,
+        "schema_version": record.schema_version,
+    }
+    return [(PREFIX + name, _plain(value)) for name, value in pairs.items() if value is not None]
+
+
+def _plain(value: object) -> str | int | float:
+    """Builtin numbers as they are, the rest as text in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, (int, float)) else " ".join(str(value).split())

@@ -1,0 +1,317 @@
+"""The record as SARIF 2.1.0 (OASIS, 2020, with Errata 01 of 2023), which code-scanning services read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+from urllib.parse import quote
+
+from backdoor_audit.evidence import POWER, Finding, Record, Verdict, plain
+from backdoor_audit.report.frameworks import FRAMEWORKS, Reference, references_of
+from backdoor_audit.report.paths import shown_command, shown_path, without_folders
+from backdoor_audit.report.terminal import headline
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+FINGERPRINT = "backdoorAudit/v1"
+INCOMPLETE = "complete"
+
+_ROW = re.compile(r"-(?:from_)?(?:class_(\d+)|all_to_all)$")
+_REGION = {"startLine": 1}  # a model file has no lines; importers want one
+
+QUESTIONS: Mapping[str, tuple[str, str]] = {
+    "precondition": (
+        "The model can be judged with these images",
+        "Until this condition holds, silence of the detectors means nothing, and the model must not pass. The message says what "
+        "to change: the images, their normalisation or size, or the way the model is loaded.",
+    ),
+    "anomaly_index": (
+        "No class is reached more easily than natural images explain",
+        "A class that needs far less to be reached than the others, or than in clean models trained on the same images, is what "
+        "a backdoor leaves behind. Do not deploy the model. Look at the trigger in the report, try `backdoor-audit repair`, or "
+        "obtain the model from a source that you can trust.",
+    ),
+    "false_negative_rate": (
+        "A filter in front of the model catches the trigger",
+        "With this filter, triggered images would still reach the model at run time. It is no protection against this trigger.",
+    ),
+    "attack_success_rate_after": (
+        "A repair takes the trigger out of the model",
+        "After the repair the trigger still works on held-out images. Another repair is needed, or another model.",
+    ),
+    "robust_accuracy": (
+        "A repair gives stamped images their true class again",
+        "After the repair the trigger no longer works, but images that carry it are not recognised either. Another repair is "
+        "needed, or another model.",
+    ),
+    "clean_accuracy_drop": (
+        "A repair leaves the accuracy on clean images as it is",
+        "The repair costs more accuracy than the limit allows. Another repair is needed, or more clean images for it.",
+    ),
+    "power": (
+        "A known backdoor planted in a copy of the model is found",
+        "The canary was not found or could not be planted, so that this audit's silence about the model means nothing. Raise the "
+        "effort (`--audit-profile=thorough`, `--audit-steps`) or give more clean images.",
+    ),
+    "property": (
+        "The model keeps what every clean classifier keeps",
+        "A search found images that break this property. The counterexample is in the record, with a test to paste.",
+    ),
+    "regression": (
+        "The model is no worse than the accepted one",
+        "Something became worse than in the baseline by more than its measured noise. Compare both records with "
+        "`backdoor-audit compare`.",
+    ),
+    INCOMPLETE: (
+        "Every item of the audit gave an answer",
+        "Items broke or were left out. A run that is not whole can pass no model; run it again.",
+    ),
+}
+"""What the items of one audit ask, and what an answer that is no pass means; by the name of the test without ``test_``."""
+
+
+def sarif(
+    record: Record, *, suppressed: Mapping[str, str] | None = None, exit_code: int | None = None
+) -> dict[str, Any]:
+    """A SARIF log with one run: a rule per audit and detector, a result per finding that is not a pass.
+
+    A failed finding is an error, an inconclusive one a warning, as is a canary that was missed, which says nothing against the
+    model. A record that is no pass has at least one result. ``suppressed`` maps the node id of accepted findings to their
+    justification (default: what the record's baseline accepts); they stay in the log, marked. ``exit_code`` is what pytest
+    ended with, or what it would have ended with if left out. Paths are relative to the folder of the run or lack their
+    folders. The fingerprint of a result is the hash of rule, model and class: it changes with the model alone.
+    """
+    suppressed = accepted(record) if suppressed is None else suppressed
+    told = [finding for finding in record.findings if finding.verdict is not Verdict.PASS]
+    rules = list(dict.fromkeys(rule_of(finding) for finding in record.findings))
+    results = [_result(record, finding, rules) for finding in told]
+    if record.errors or record.not_run or (record.verdict is not Verdict.PASS and not told):
+        rules.append(INCOMPLETE)
+        results.append(_incomplete(record, rules))
+    if suppressed:
+        for result, finding in zip(results, [*told, None], strict=False):
+            justification = suppressed.get(finding.audit) if finding else None
+            result["suppressions"] = [_suppression(justification)] if justification is not None else []
+    references = {rule: _references(record, rule) for rule in rules}
+    taxonomies = _taxonomies([entry for entries in references.values() for entry in entries])
+    run = {
+        "tool": {"driver": _driver(record, references, taxonomies)},
+        "automationDetails": {"id": f"backdoor-audit/{_uri(record)}/"},
+        "invocations": [_invocation(record, exit_code if exit_code is not None else expected_exit_code(record))],
+        "artifacts": [{"location": _location(record), "roles": ["analysisTarget"], "properties": _subject(record)}],
+        "taxonomies": taxonomies,
+        "results": results,
+        "columnKind": "unicodeCodePoints",
+        "properties": _summary(record),
+    }
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def accepted(record: Record) -> dict[str, str]:
+    """Node ids of the findings that are no pass and that the record's baseline accepts, with the reason, owner and date."""
+    entries = (record.baseline or {}).get("accepted", ())
+    return {str(entry["finding"]): acceptance(entry) for entry in entries}
+
+
+def acceptance(entry: Mapping[str, Any]) -> str:
+    """One acceptance of a baseline in words."""
+    return f"{entry['reason']} (accepted by {entry['owner']} until {entry['expires']})"
+
+
+def expected_exit_code(record: Record) -> int:
+    """What pytest ends with after a whole run with this record: 0 for a pass, else 1.
+
+    With a baseline its verdict decides; inconclusive findings count as passed where the run allowed them.
+    """
+    if record.baseline:
+        return int(record.baseline["verdict"] != Verdict.PASS.value)
+    if record.verdict is Verdict.PASS:
+        return 0
+    failed = any(finding.verdict is Verdict.FAIL for finding in record.findings)
+    whole = record.findings and not (failed or record.errors or record.not_run)
+    return 0 if whole and record.settings.get("inconclusive") == "allow" else 1
+
+
+def rule_of(finding: Finding) -> str:
+    """Identifier of the rule behind a finding: the audit, and the detector, repair, filter or condition that it asks."""
+    audit, _, name = _item(finding.audit)
+    if not audit:
+        return finding.statistic
+    return f"{audit}/{_ROW.sub('', name)}" if name else audit
+
+
+def _item(node_id: str) -> tuple[str, str, str]:
+    """Audit, class row and name between the brackets of a shipped item; three empty texts for an item of a project."""
+    found = re.fullmatch(r"audit::test_(\w+)(?:\[(.*)\])?", node_id, re.DOTALL)
+    if not found:
+        return "", "", ""
+    row = _ROW.search(found[2] or "")
+    return found[1], row.group()[1:] if row else "", found[2] or ""
+
+
+def _result(record: Record, finding: Finding, rules: Sequence[str]) -> dict[str, Any]:
+    rule = rule_of(finding)
+    row = _item(finding.audit)[1] or ("" if finding.target_class is None else f"class_{finding.target_class}")
+    error = finding.verdict is Verdict.FAIL and finding.statistic != POWER
+    numbers = {
+        "statistic": finding.statistic,
+        "value": finding.value,
+        "limit": finding.limit,
+        "verdict": finding.verdict,
+        "targetClass": finding.target_class,
+        "settings": finding.settings or None,
+        "details": {name: value for name, value in finding.details.items() if isinstance(value, (int, float, str))},
+    }
+    known: dict[str, Any] = plain({name: value for name, value in numbers.items() if value not in (None, {})})
+    return {
+        "ruleId": rule,
+        "ruleIndex": rules.index(rule),
+        "kind": "fail",
+        "level": "error" if error else "warning",
+        "message": {"text": _message(without_folders(finding.reason))},
+        "locations": [_place(record, finding.audit)],
+        "partialFingerprints": {FINGERPRINT: _fingerprint(record, rule, row)},
+        "properties": known,
+    }
+
+
+def _incomplete(record: Record, rules: Sequence[str]) -> dict[str, Any]:
+    """The result of a run that is not whole, so that a record that is no pass never looks like one without results."""
+    told = [f"{len(record.errors)} items broke, first {next(iter(record.errors))}"] if record.errors else []
+    told += [f"{len(record.not_run)} items were not run, first {record.not_run[0]}"] if record.not_run else []
+    return {
+        "ruleId": INCOMPLETE,
+        "ruleIndex": rules.index(INCOMPLETE),
+        "kind": "fail",
+        "level": "warning",
+        "message": {"text": _message("; ".join(told) or headline(record))},
+        "locations": [_place(record, "audit")],
+        "partialFingerprints": {FINGERPRINT: _fingerprint(record, INCOMPLETE, "")},
+    }
+
+
+def _suppression(justification: str) -> dict[str, str]:
+    return {"kind": "external", "status": "accepted", "justification": justification}
+
+
+def _fingerprint(record: Record, rule: str, row: str) -> str:
+    parts = (rule, str(record.subject.get("model_fingerprint", "")), row)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _message(text: str) -> str:
+    """One line in which braces are no placeholders and brackets no link (SARIF 2.1.0, 3.11.5 and 3.11.6)."""
+    return " ".join(text.split()).replace("{", "{{").replace("}", "}}").replace("](", "] (") or "no reason given"
+
+
+def _uri(record: Record) -> str:
+    return quote(shown_path(str(record.subject.get("model", ""))) or "model")
+
+
+def _location(record: Record) -> dict[str, str]:
+    return {"uri": _uri(record), "uriBaseId": "%SRCROOT%"}
+
+
+def _place(record: Record, node_id: str) -> dict[str, Any]:
+    return {
+        "physicalLocation": {"artifactLocation": {**_location(record), "index": 0}, "region": _REGION},
+        "logicalLocations": [{"fullyQualifiedName": node_id, "kind": "function"}],
+    }
+
+
+def _driver(
+    record: Record, references: Mapping[str, Sequence[Reference]], taxonomies: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "name": "backdoor-audit",
+        "version": str(record.environment.get("backdoor_audit", "unknown")),
+        "rules": [_rule(rule, entries) for rule, entries in references.items()],
+        "supportedTaxonomies": [{"name": entry["name"], "index": index} for index, entry in enumerate(taxonomies)],
+    }
+
+
+def _references(record: Record, rule: str) -> tuple[Reference, ...]:
+    statistics = {finding.statistic for finding in record.findings if rule_of(finding) == rule}
+    return next((found for name in (*sorted(statistics), rule.partition("/")[0]) if (found := references_of(name))), ())
+
+
+def _rule(rule: str, references: Sequence[Reference]) -> dict[str, Any]:
+    audit, _, name = rule.partition("/")
+    question, meaning = QUESTIONS.get(audit, (f"The finding `{rule}` is inside its limit", "See the record."))
+    towards = "".join(f"\n- {entry.label} <{entry.url}>" for entry in references)
+    short = _message(f"{question} ({name})" if name else question)
+    text = f"{meaning}\n\nEvidence towards:{towards}" if towards else meaning
+    described = {
+        "id": rule,
+        "shortDescription": {"text": short},
+        "fullDescription": {"text": meaning},
+        "help": {"text": text, "markdown": text},
+        "defaultConfiguration": {"level": "warning" if audit in ("precondition", "power", INCOMPLETE) else "error"},
+        "properties": {"tags": ["security", "backdoor", *(entry.id for entry in references)]},
+    }
+    relationships = [
+        {"target": {"id": entry.id, "toolComponent": {"name": entry.framework}}, "kinds": ["relevant"]}
+        for entry in references
+    ]
+    return {**described, "relationships": relationships} if relationships else described
+
+
+def _taxonomies(references: Sequence[Reference]) -> list[dict[str, Any]]:
+    """The frameworks that the rules speak to, each with its edition and the entries that are used."""
+    used = [entry for entry in FRAMEWORKS if entry in references]
+    return [
+        {
+            "name": framework,
+            "version": edition,
+            "shortDescription": {"text": f"{framework}, {edition}"},
+            "taxa": [
+                {"id": entry.id, "shortDescription": {"text": entry.name}, "helpUri": entry.url} for entry in entries
+            ],
+        }
+        for (framework, edition), entries in groupby(used, key=lambda entry: (entry.framework, entry.edition))
+    ]
+
+
+def _invocation(record: Record, exit_code: int) -> dict[str, Any]:
+    broken = [
+        {"level": "error", "message": {"text": _message(without_folders(f"{name}: {reason}"))}}
+        for name, reason in record.errors.items()
+    ]
+    command = shown_command(record)
+    left_out = [{"level": "warning", "message": {"text": _message(f"not run: {name}")}} for name in record.not_run]
+    return {
+        "executionSuccessful": not record.errors,
+        "exitCode": exit_code,
+        "exitCodeDescription": _message(headline(record)),
+        **({"commandLine": command} if command else {}),
+        **({"toolExecutionNotifications": [*broken, *left_out]} if broken or left_out else {}),
+    }
+
+
+def _subject(record: Record) -> dict[str, Any]:
+    names = {"architecture": "architecture", "modelFingerprint": "model_fingerprint", "numClasses": "num_classes"}
+    known: dict[str, Any] = plain(
+        {name: record.subject.get(key) for name, key in names.items() if key in record.subject}
+    )
+    return known
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    """The verdict in a few words, for readers of the log that do not know the record."""
+    summary: dict[str, Any] = plain(
+        {
+            "verdict": record.verdict,
+            "power": record.power,
+            "flaggedClasses": record.flagged_classes,
+            "suspectedClasses": record.suspected_classes,
+            "data": shown_path(str(record.subject.get("data", ""))),
+            "dataFingerprint": record.subject.get("data_fingerprint"),
+            "profile": record.settings.get("profile"),
+            "seed": record.settings.get("seed"),
+            "notTested": list(record.not_tested),
+            "seconds": record.seconds,
+        }
+    )
+    return {name: value for name, value in summary.items() if value is not None}

@@ -1,0 +1,240 @@
+"""What the detectors find in a subject: searches, reference twins, and the triggers of flagged classes; each computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+
+from backdoor_audit import budget, preconditions
+from backdoor_audit.anomaly import SteeringNull, shipped_null
+from backdoor_audit.audited import Audited
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.detectors import (
+    DETECTORS,
+    Consensus,
+    Detection,
+    Detector,
+    Natural,
+    NeuralCleanse,
+    UniversalPerturbation,
+)
+from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateScoresError
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.store import generator_for
+from backdoor_audit.trigger import AnyTrigger
+from backdoor_audit.twins import TwinRecipe, Twins
+
+NO_RACE = 10**6  # classes
+
+
+@dataclass(eq=False)
+class Searched(Audited):
+    """A subject with its detectors. Every search runs when it is first asked for, and is kept."""
+
+    _detections: dict[str, Detection] = field(default_factory=dict)
+    _natural: dict[str, Natural] = field(default_factory=dict)
+    recalled: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Load everything that a user can get wrong, the reference as well. Raises `AuditError`."""
+        _ = self.null
+        super().check()
+
+    @cached_property
+    def detectors(self) -> tuple[Detector, ...]:
+        """The detectors of the profile, with the effort that the options ask for."""
+        return detectors_of(self.options, self.null)
+
+    @cached_property
+    def null(self) -> SteeringNull:
+        """How far clean models are steered, by which indices are calibrated. Raises `DataFormatError` for a file that is none."""
+        if not self.options.reference:
+            return shipped_null()
+        null = SteeringNull.load(Path(self.options.reference))
+        missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
+        if missing:
+            raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
+        return null
+
+    @cached_property
+    def items(self) -> tuple[tuple[str, int | None], ...]:
+        """Detector and target of every item that asks for an anomaly index; None is all-to-all."""
+        return tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
+
+    @cached_property
+    def twins(self) -> Twins:
+        """Clean networks trained on the clean images; none, with a reason, where the images are too few."""
+        recipe = TwinRecipe()
+        like = self.classifier
+
+        def work() -> Twins:
+            return recipe(
+                self.clean_set,
+                num_classes=like.num_classes,
+                mean=like.mean,
+                std=like.std,
+                device=self.device,
+                generator=generator_for(self.options.seed, "twins"),
+                progress=self.progress,
+            )
+
+        return self.store.recall(
+            {**self._data_parts, "twins": recipe},
+            work,
+            pack=Twins.pack,
+            unpack=partial(Twins.unpack, device=self.device),
+        )[0]
+
+    def natural(self, detector: UniversalPerturbation) -> Natural | None:
+        """What the twins show to a detector; None without twins."""
+        if detector.name not in self._natural and self.twins.classifiers:
+
+            def work() -> Natural:
+                generator = generator_for(self.options.seed, f"twins:{detector.name}")
+                return detector.natural(
+                    self.twins.classifiers, *self.split, generator=generator, progress=self.progress
+                )
+
+            parts = {**self._data_parts, "twins": TwinRecipe(), "natural": detector}
+            self._natural[detector.name] = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)[0]
+        return self._natural.get(detector.name)
+
+    def detection(self, name: str) -> Detection:
+        """The detection of one detector; inconclusive, without any search, if a precondition does not hold."""
+        if name not in self._detections:
+            self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
+        return self._detections[name]
+
+    def _detect(self, detector: Detector) -> Detection:
+        unmet = preconditions.unmet(list(self.preconditions.values()))
+        if unmet:
+            return _no_answer(detector, unmet)
+        if isinstance(detector, Consensus):
+            detection = detector([self.detection(name) for name in detector.of])
+            if self.recalled.issuperset(detector.of):
+                self.recalled.add(detector.name)
+            return detection
+
+        def work() -> Detection:
+            if isinstance(detector, UniversalPerturbation):
+                with suppress(DegenerateScoresError):  # told by the search
+                    self.natural(
+                        detector
+                    )  # not this detector's time: the next model on these images has it for nothing
+            began = time.perf_counter()
+            detection = self.search(detector, self.classifier, detector.name, ())
+            return detection.timed(time.perf_counter() - began)
+
+        try:
+            with self.in_budget():
+                detection, recalled = self.store.recall(
+                    {**self._parts, "detector": detector, "null": self.null},
+                    work,
+                    pack=Detection.pack,
+                    unpack=Detection.unpack,
+                )
+        except BudgetSpentError as error:
+            return _no_answer(detector, str(error))
+        if recalled:
+            self.recalled.add(detector.name)
+        return detection
+
+    def search(self, detector: Detector, classifier: Classifier, purpose: str, found: Sequence[Detection]) -> Detection:
+        """One detector on the audited model or a copy of it; ``purpose`` seeds it, ``found`` is what others found there."""
+        if isinstance(detector, Consensus):
+            return detector(found)
+        generator = generator_for(self.options.seed, purpose)
+        if isinstance(detector, NeuralCleanse):
+            return detector(classifier, *self.split, generator=generator, progress=self.progress)
+        try:
+            natural = self.natural(detector)
+        except DegenerateScoresError as error:
+            return _no_answer(detector, f"in a reference twin, {error}")
+        if natural is None:
+            return _no_answer(detector, self.twins.reason)
+        detection = detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
+        twins = ", ".join(
+            f"{twin.architecture} {accuracy:.2f}"
+            for twin, accuracy in zip(self.twins.classifiers, self.twins.accuracies, strict=True)
+        )
+        return replace(detection, reference=f"{detection.reference}; twins with held-out accuracy: {twins}")
+
+    def in_budget(self) -> AbstractContextManager[None]:
+        """A block whose long loops end once the time budget of this run is spent."""
+        return budget.until(self.began + self.options.budget if self.options.budget else None)
+
+    def triggers_found(self) -> tuple[AnyTrigger, ...]:
+        """One trigger for every flagged class: that of the detector in which the class stands out most."""
+        best: dict[int, tuple[float, AnyTrigger]] = {}
+        for entry in self.detectors:
+            detection = self.detection(entry.name)
+            for trigger in detection.flagged(self.options.limits, index=self.options.index):
+                score = detection.score(trigger.target_class)
+                index = (score.index if score else None) or 0.0
+                if trigger.target_class not in best or index > best[trigger.target_class][0]:
+                    best[trigger.target_class] = (index, trigger)
+        return tuple(trigger for _, trigger in best.values())
+
+    def triggers_beside(self) -> tuple[AnyTrigger, ...]:
+        """What other detectors found for the flagged classes, as far as it works there; none beside a known trigger.
+
+        No search sees the attacker's own trigger, and each sees another part of what it left.
+        """
+        found = self.triggers_found() if self.known_trigger is None else ()
+        beside: list[AnyTrigger] = []
+        for target in [trigger.target_class for trigger in found]:
+            for detection in [self.detection(entry.name) for entry in self.detectors]:
+                score, other = detection.score(target), detection.trigger(target)
+                works = score is not None and score.success_val >= self.options.limits.steering_success
+                if works and other is not None and not any(_same(other, known) for known in (*found, *beside)):
+                    beside.append(other)
+        return tuple(beside)
+
+    def likeliest_trigger(self) -> AnyTrigger:
+        """The trigger that comes closest to being flagged, by its index, of the first detector that has any."""
+        for entry in self.detectors:
+            detection = self.detection(entry.name)
+            if detection.triggers:
+                scores = {score.target_class: score.index for score in detection.scores}
+                return max(detection.triggers, key=lambda trigger: scores[trigger.target_class] or 0.0)
+        raise ValueError("no detector of this run gives triggers")
+
+
+def _same(one: AnyTrigger, other: AnyTrigger) -> bool:
+    mine, theirs = one.tensors(), other.tensors()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def _no_answer(detector: Detector, reason: str) -> Detection:
+    """A detection that could not be made."""
+    return Detection(
+        detector=detector.name,
+        settings=repr(detector),
+        scores=(),
+        triggers=(),
+        inconclusive=reason,
+        blind_spots=detector.blind_spots,
+    )
+
+
+def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, ...]:
+    """The detectors of a profile with the effort that the options ask for.
+
+    ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
+    """
+
+    def adapted(entry: Detector) -> Detector:
+        if not isinstance(entry, NeuralCleanse):
+            return replace(entry, null=null)
+        searched = replace(entry, steps=options.steps, restarts=options.restarts)
+        if options.profile == "thorough":
+            searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
+        return searched
+
+    return tuple(adapted(entry) for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)

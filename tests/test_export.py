@@ -1,0 +1,86 @@
+"""``backdoor-audit export``: files for other programs out of one record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backdoor_audit.cli import main
+from backdoor_audit.report.markdown import markdown
+from backdoor_audit.report.sarif import sarif
+from backdoor_audit.report.schema import schema
+from tests.report.records import finding, record
+
+SUBJECT = record(finding())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    SUBJECT.write(tmp_path / "audit.json")
+    return tmp_path
+
+
+def export(folder: Path, *arguments: str) -> int:
+    return main(["export", str(folder / "audit.json"), *arguments])
+
+
+def test_all_formats_are_written_at_once(folder: Path) -> None:
+    names = {"sarif": "a.sarif", "markdown": "a.md", "schema": "a.schema.json"}
+    assert export(folder, *(f"--{kind}={folder / name}" for kind, name in names.items())) == 0
+    assert json.loads((folder / "a.sarif").read_text()) == sarif(SUBJECT)
+    assert (folder / "a.md").read_text(encoding="utf-8") == markdown(SUBJECT)
+    assert json.loads((folder / "a.schema.json").read_text()) == schema()
+
+
+def test_a_dash_is_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(folder, "--markdown=-") == 0
+    assert capsys.readouterr().out == markdown(SUBJECT)
+    assert not (folder / "-").exists()
+
+
+def test_the_schema_needs_no_record(tmp_path: Path) -> None:
+    assert main(["export", f"--schema={tmp_path / 's.json'}"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text()) == schema()
+
+
+def test_a_file_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.md").write_text("mine")
+    assert export(folder, f"--markdown={folder / 'a.md'}") == 4
+    assert (folder / "a.md").read_text() == "mine"
+    assert "pass --force to replace it" in capsys.readouterr().err
+    assert export(folder, f"--markdown={folder / 'a.md'}", "--force") == 0
+    assert (folder / "a.md").read_text(encoding="utf-8") == markdown(SUBJECT)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, (), "nothing to write; pass --sarif=FILE"),
+        (None, ("--sarif={folder}/none/a.sarif",), "is not a folder; make it first"),
+        (None, ("--sarif={folder}", "--force"), "cannot be written"),
+        ("{", ("--sarif={folder}/a.sarif",), "not a readable JSON file"),
+        ("[]", ("--sarif={folder}/a.sarif",), "schema version 'list'"),
+        ('{"schema_version": 99}', ("--sarif={folder}/a.sarif",), "schema version 99"),
+        ('{"schema_version": 1}', ("--sarif={folder}/a.sarif",), "a key is missing"),
+        ("broken subject", ("--sarif={folder}/a.sarif",), "not a whole record"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_writes_nothing(
+    content: str | None, arguments: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content == "broken subject":
+        content = json.dumps({**SUBJECT.to_json(), "subject": 3})
+    if content is not None:
+        (folder / "audit.json").write_text(content)
+    assert export(folder, *(argument.format(folder=folder) for argument in arguments)) == 4
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert [file.name for file in folder.iterdir()] == ["audit.json"]
+
+
+def test_a_record_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", f"--sarif={tmp_path / 'a.sarif'}"]) == 4
+    assert "no record; give the audit.json of a run" in capsys.readouterr().err
