@@ -6,11 +6,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from backdoor_audit.baseline import Difference, compare, regressions, renewed, section
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Finding, Record
@@ -56,6 +58,52 @@ def build_record(
     )
 
 
+def judged_record(run: Audit, *, shown: bool = False) -> Record:
+    """The record of all items but those about the baseline, as yet without its seconds; what is not finished is computed.
+
+    ``shown`` says whether the pictures for people are prepared as well.
+    """
+    findings: dict[str, Finding] = {}
+    skipped: dict[str, str] = {}
+    for name, judged in run.judge_all():
+        if isinstance(judged, Finding):
+            findings[name] = judged
+            if shown:
+                run.show(replace(judged, audit=name))
+        else:
+            skipped[name] = judged
+    return build_record(
+        {**run.sections(), **(run.take_shown() if shown else {})},
+        run.settings(),
+        findings=findings,
+        skipped=skipped,
+        errors={},
+        expected=[name for name in run.item_names() if not name.startswith("audit::test_regression[")],
+        seconds=0.0,
+    )
+
+
+def difference_of(run: Audit) -> Difference:
+    """What got worse and better since the run's baseline, which it must have; what is not finished is computed."""
+    assert run.baseline is not None
+    return compare(run.baseline, judged_record(run), source=run.options.baseline)
+
+
+def beside_baseline(run: Audit, record: Record, today: date) -> Record:
+    """The record with its section about the baseline, if the run has one."""
+    if run.baseline is None:
+        return record
+    difference = compare(run.baseline, record, source=run.options.baseline)
+    return replace(record, baseline=section(run.options.baseline, run.baseline, record, difference, today))
+
+
+def write_baseline(run: Audit, record: Record, today: date) -> list[str]:
+    """Write the record's baseline, and what to tell about it. Raises `BaselineError` if that must not be."""
+    baseline, told = renewed(record, run.previous, today)
+    baseline.write(Path(run.options.baseline))
+    return [f"baseline written: {run.options.baseline}", *told]
+
+
 def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
     """What no detector with an answer sees, which detectors gave none, and what a profile or a race left out."""
     answered = [entry for entry in detections if not entry["inconclusive"]]
@@ -87,6 +135,7 @@ def audit(
     class_names: tuple[str, ...] = (),
     store: str | Path | None = None,
     progress: bool = True,
+    today: date | None = None,
     **options: Any,
 ) -> Record:
     """Audit a module or a model file and return the record that ``audit.json`` holds.
@@ -115,20 +164,18 @@ def audit(
             progress=progress,
         )
         run.check()
-        findings: dict[str, Finding] = {}
-        skipped: dict[str, str] = {}
-        for name, judged in run.judge_all():
-            if isinstance(judged, Finding):
-                findings[name] = judged
-                run.show(replace(judged, audit=name))
-            else:
-                skipped[name] = judged
-    return build_record(
-        {**run.sections(), **run.take_shown()},
-        run.settings(),
-        findings=findings,
-        skipped=skipped,
-        errors={},
-        expected=run.item_names(),
-        seconds=time.perf_counter() - began,
-    )
+        record, day = judged_record(run, shown=True), today or date.today()
+        if run.options.update_baseline:
+            write_baseline(run, record, day)
+        if run.baseline is not None:
+            record = _with_regressions(run, record, day)
+    return replace(record, seconds=time.perf_counter() - began)
+
+
+def _with_regressions(run: Audit, record: Record, today: date) -> Record:
+    """The record with the items about the baseline, and its section."""
+    judged = {f"audit::test_regression[{name}]": found for name, found in regressions(difference_of(run)).items()}
+    findings = [replace(found, audit=name) for name, found in judged.items() if isinstance(found, Finding)]
+    skipped = {name: found for name, found in judged.items() if isinstance(found, str)}
+    whole = replace(record, findings=[*record.findings, *findings], skipped={**record.skipped, **skipped})
+    return beside_baseline(run, whole, today)

@@ -47,6 +47,8 @@ class AuditOptions:
     profile: str = "standard"
     repairs: str = "flagged"
     reference: str = ""
+    baseline: str = ""
+    update_baseline: bool = False
     budget: float = 0.0
     index: str = "calibrated"
     inconclusive: str = "fail"
@@ -201,6 +203,19 @@ OPTIONS: tuple[Option, ...] = (
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
     ),
     Option(
+        "baseline",
+        str,
+        "FILE",
+        "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
+    ),
+    Option(
+        "update_baseline",
+        _switch,
+        "true|false",
+        "write the file of --audit-baseline from this run, in place of comparing with it (default: false)",
+        switch=True,
+    ),
+    Option(
         "budget",
         _duration,
         "TIME",
@@ -271,7 +286,7 @@ def build_options(
             source, text = option.flag, str(command_line[option.key])
         elif option.key in table:
             source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-            if option.key in ("model", "data", "trigger", "report", "reference"):
+            if option.key in ("model", "data", "trigger", "report", "reference", "baseline"):
                 text = _beside(table_folder, text)
         else:
             continue
@@ -316,11 +331,23 @@ def check_paths(options: AuditOptions) -> None:
         file = getattr(options, name)
         if file and not Path(file).is_file():
             problems.append(f"--audit-{name}: {file} {_absence(Path(file))}")
+    problems += _baseline_problems(options)
     report = Path(options.report)
     if report.exists() and not report.is_dir():
         problems.append(f"--audit-report: {report} is a file; give a folder")
     if problems:
         raise OptionError("; ".join(problems))
+
+
+def _baseline_problems(options: AuditOptions) -> list[str]:
+    file = Path(options.baseline)
+    if options.update_baseline and not options.baseline:
+        return ["--audit-update-baseline needs the file to write: pass --audit-baseline=FILE"]
+    if options.baseline and not options.update_baseline and not file.is_file():
+        return [f"--audit-baseline: {file} {_absence(file)}; make it with --audit-update-baseline"]
+    if options.update_baseline and (file.is_dir() or not file.parent.is_dir()):
+        return [f"--audit-baseline: {file} cannot be written; give a file in a folder that exists"]
+    return []
 
 
 def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:

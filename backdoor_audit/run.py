@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from backdoor_audit import preconditions
+from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.errors import AuditError, BudgetSpentError
@@ -94,8 +95,8 @@ class Audit(Searched):
             )[0]
         return self._repairs[name]
 
-    def show(self, finding: Finding) -> None:
-        """Prepare what a person can check by eye about a finding; `take_shown` hands it over."""
+    def show(self, finding: Finding) -> dict[str, Any]:
+        """Prepare what a person can check by eye, for `take_shown`; the exhibit of the trigger, empty where there is none."""
         item = finding.audit.partition("[")[2].rstrip("]")
         if finding.statistic == "anomaly_index":
             detection = self.detection(item.partition("-")[0])
@@ -106,15 +107,19 @@ class Audit(Searched):
                     self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged
                 )
         elif finding.statistic in _OF_TRIGGERS and not self.no_trigger:
-            searched = self._detections.get(DETECTORS[0].name)
             for trigger in self.triggers:
-                target = trigger.target_class
-                if target not in self._seen:
-                    known = self.known_trigger
-                    found = trigger if known is None else searched.trigger(target) if searched else None
-                    shown = activation_exhibit(self.classifier, self.split[1], found, known)
-                    self._shown["activations"][f"class_{target}"] = shown
-                    self._seen.add(target)
+                self._show_activations(trigger)
+        return dict(self._shown["exhibits"].get(item, {}))
+
+    def _show_activations(self, trigger: AnyTrigger) -> None:
+        target, known = trigger.target_class, self.known_trigger
+        if target in self._seen:
+            return
+        searched = self._detections.get(DETECTORS[0].name)
+        found = trigger if known is None else searched.trigger(target) if searched else None
+        shown = activation_exhibit(self.classifier, self.split[1], found, known)
+        self._shown["activations"][f"class_{target}"] = shown
+        self._seen.add(target)
 
     def take_shown(self) -> dict[str, dict[str, Any]]:
         """The record's ``exhibits`` and ``activations`` that were prepared since the last call; pictures travel once."""
@@ -189,10 +194,15 @@ class Audit(Searched):
             for method in self.mitigations
         ]
         names += [f"audit::test_power[{canary.name}]" for canary in CANARIES if self.options.canary]
+        if self.options.baseline and not self.options.update_baseline:
+            names += [f"audit::test_regression[{name}]" for name in REGRESSIONS]
         return names
 
     def judge_all(self) -> Iterator[tuple[str, Finding | str]]:
-        """Every item with its finding, or with the reason why it was skipped: what a pytest run does, without pytest."""
+        """Every item with its finding, or with the reason why it was skipped: what a pytest run does, without pytest.
+
+        Those about the baseline are left out; they need the answers of all others.
+        """
         limits = self.options.limits
         names = iter(self.item_names())
         for condition in PRECONDITIONS:

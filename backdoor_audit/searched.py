@@ -14,6 +14,7 @@ import torch
 from backdoor_audit import budget, preconditions
 from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.audited import Audited
+from backdoor_audit.baseline import Baseline, configuration
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import (
     DETECTORS,
@@ -42,9 +43,28 @@ class Searched(Audited):
     recalled: set[str] = field(default_factory=set)
 
     def check(self) -> None:
-        """Load everything that a user can get wrong, the reference as well. Raises `AuditError`."""
+        """Load everything that a user can get wrong, the reference and the baseline as well. Raises `AuditError`."""
         _ = self.null
         super().check()
+        if self.module is not None or self.options.model:
+            _ = self.baseline, self.previous
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """The accepted model that this one is compared with. Raises `BaselineError` for a file that cannot be compared."""
+        file = self.options.baseline
+        if not file or self.options.update_baseline:
+            return None
+        baseline = Baseline.read(Path(file))
+        detectors = {entry.name: repr(entry) for entry in self.detectors}
+        baseline.refuse(configuration(self.subject(), self.settings(), detectors), source=file)
+        return baseline
+
+    @cached_property
+    def previous(self) -> Baseline | None:
+        """The baseline that is to be replaced by this run's, if there is one. Raises `BaselineError`."""
+        file = Path(self.options.baseline)
+        return Baseline.read(file) if self.options.update_baseline and file.is_file() else None
 
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:

@@ -215,13 +215,13 @@ def _cell(row: Row) -> str:
 
 
 def main() -> None:
-    """Repair, measure, print; write ``benchmarks/results/mitigation.json`` after a whole run."""
+    """Repair, measure, print; put the subjects into ``benchmarks/results/mitigation.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
-    parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
+    parser.add_argument("--only", default="", help="only subjects whose name contains this")
     parser.add_argument("--methods", default="", help="only these, separated by commas; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -240,15 +240,24 @@ def main() -> None:
         + "\n".join(table(found))
     )
     print("\nauto took: " + ", ".join(f"{method} on {name}" for name, method in taken.items()))
-    if not options.only and not options.methods:
-        RESULTS.mkdir(exist_ok=True)
-        stored = {
-            "command": "python -m benchmarks.mitigation",
-            "settings": {name: repr(VARIANTS[name]) for name in methods},
-            "auto": taken,
-            "subjects": {name: {method: asdict(row) for method, row in rows.items()} for name, rows in found.items()},
-        }
-        (RESULTS / "mitigation.json").write_text(json.dumps(stored, indent=1) + "\n")
+    if not options.methods:
+        _store(found, taken)
+
+
+def _store(found: dict[str, dict[str, Row]], taken: dict[str, str]) -> None:
+    """Put these subjects into the result file, beside those of earlier runs with the same settings."""
+    file, settings = RESULTS / "mitigation.json", {name: repr(method) for name, method in VARIANTS.items()}
+    known = json.loads(file.read_text()) if file.exists() else {}
+    same = known if known.get("settings") == settings else {"subjects": {}, "auto": {}}
+    rows = {name: {method: asdict(row) for method, row in each.items()} for name, each in found.items()}
+    stored = {
+        "command": "python -m benchmarks.mitigation",
+        "settings": settings,
+        "auto": {**same["auto"], **taken},
+        "subjects": {**same["subjects"], **rows},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ from benchmarks.zoo.subjects import EVERY
 
 SUBJECT = "cifar10-preact_resnet18-badnets-208"
 FMP = FeatureMapPruning(stages=None)
-EPSILONS = tuple(value / 255 for value in (1, 2, 4, 8, 16))
-PS = (64, 16, 8, 4, 2)
-IMAGES = (100, 500, 2_500, 10_000)
-POISON_RATES = (0.005, 0.01, 0.1)
+EPSILONS = tuple(value / 255 for value in (1, 4, 16))
+PS = (64, 8, 2)
+IMAGES = (100, 500, 2_500)
+POISON_RATES = (0.005, 0.1)
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, NeuralCleanse
+from backdoor_audit.evidence import Limits
 from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.metrics import Rate
 from backdoor_audit.options import AuditOptions
@@ -310,3 +311,34 @@ def test_profiles_differ_in_starts_races_and_detectors(
     first = detectors[0]
     assert isinstance(first, NeuralCleanse)
     assert (first.restarts, first.race_above, len(detectors)) == found
+
+
+def test_the_record_shows_the_trigger_of_every_class_and_what_stamping_does_for_those_that_are_no_pass() -> None:
+    record = audit(network(backdoored=True), *toy.images(), **{**BRIEF, "steps": 150})
+    assert set(record.exhibits) == {f"neural_cleanse-class_{target}" for target in range(toy.CLASSES)}
+    shown = {exhibit["target_class"]: exhibit for exhibit in record.exhibits.values()}
+    assert {target for target, exhibit in shown.items() if exhibit["examples"]} == {toy.TARGET}
+    assert all(example["predicted_stamped"] == toy.TARGET for example in shown[toy.TARGET]["examples"])
+    assert "mask" in shown[0]["pictures"]
+    assert list(record.activations) == [f"class_{toy.TARGET}"]
+    assert "feature map" in record.activations[f"class_{toy.TARGET}"]["unavailable"]
+
+
+def test_where_nothing_is_flagged_no_trigger_is_looked_into() -> None:
+    record = audit(network(backdoored=False), *toy.images(), **{**BRIEF, "steps": 150})
+    assert not record.activations
+    assert not any(exhibit["examples"] for exhibit in record.exhibits.values())
+
+
+@pytest.mark.parametrize("repairs", ["flagged", "always"])
+def test_repairs_of_an_unflagged_model_are_asked_to_do_no_harm_if_they_are_wanted(repairs: str) -> None:
+    options = {**BRIEF, "steps": 150, "limits": Limits(harmless_drop=0.011)}
+    record = audit(network(backdoored=False), *toy.images(), repairs=repairs, **options)
+    assert record.flagged_classes == ()
+    drops = [finding for finding in record.findings if finding.statistic == "clean_accuracy_drop"]
+    judged = {finding.audit.partition("[")[2].rstrip("]") for finding in drops}
+    assert judged == ({"nc_pruning", "nc_unlearning", "distilled_unlearning"} if repairs == "always" else set())
+    assert all(finding.limit == 0.011 for finding in drops)
+    assert not any("success_rate_after" in finding.audit for finding in record.findings)
+    reason = record.skipped["audit::test_robust_accuracy[nc_pruning]"]
+    assert reason == "no trigger was flagged, so there is nothing to repair"

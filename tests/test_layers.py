@@ -23,6 +23,8 @@ LAYERS = (
     {"baseline", "exhibits", "filters", "inversion", "preconditions", "steering", "twins"},
     {"scanning"},
     {"detectors", "mitigations", "attacks"},
+    {"strategies"},
+    {"properties"},
     {"audited", "canary"},
     {"searched"},
     {"run"},

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from backdoor_audit.baseline.difference import INDEX_NOISE, INDEX_NOISE_SHARE, Difference, index_noise, index_table
 from backdoor_audit.baseline.signature import Baseline
-from backdoor_audit.report.html import _policy, _style
+from backdoor_audit.report.html import policy, style_sheet
 from backdoor_audit.report.svg import Ink, figure, inline
 
 _LABELLED = 12  # classes named in the chart, the greatest changes first
@@ -22,7 +22,7 @@ _CURVE = {"clean accuracy": (1, Ink.FIRST), "attack success rate": (2, Ink.FAIL)
 
 def page(before: Baseline, after: Baseline, found: Difference) -> str:
     """One HTML page that loads nothing; every word of a model or a class is escaped. The same values give the same text."""
-    style = _style()
+    style = style_sheet()
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -40,7 +40,7 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
         repairs=_repairs(before, after),
         indices=Markup(index_chart(found)),
         curves=[Markup(chart) for chart in curve_charts(before, after)],
-        policy=_policy(style, ""),
+        policy=policy(style, ""),
         style=Markup(style),
     )
     return html

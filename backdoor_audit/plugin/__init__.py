@@ -15,6 +15,7 @@ import pytest
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import OPTIONS, Option, build_options, check_paths, read_table
 from backdoor_audit.plugin.fixtures import (
+    audit_difference,
     audit_index,
     audit_options,
     audit_run,
@@ -28,6 +29,7 @@ from backdoor_audit.plugin.fixtures import (
     limits,
     nothing_flagged,
     preconditions,
+    regression,
     repair,
     sightings,
     tried_repair,
@@ -35,6 +37,7 @@ from backdoor_audit.plugin.fixtures import (
 from backdoor_audit.plugin.session import AUDIT, SESSION, AuditSession
 
 __all__ = [
+    "audit_difference",
     "audit_index",
     "audit_options",
     "audit_run",
@@ -48,6 +51,7 @@ __all__ = [
     "limits",
     "nothing_flagged",
     "preconditions",
+    "regression",
     "repair",
     "sightings",
     "tried_repair",
@@ -165,6 +169,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash.get(SESSION, None)
     if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
         return
+    from backdoor_audit.baseline import REGRESSIONS
     from backdoor_audit.canary import CANARIES
     from backdoor_audit.filters import FILTERS
     from backdoor_audit.preconditions import PRECONDITIONS
@@ -182,3 +187,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(name, [method.name for method in session.start().mitigations], indirect=True)
     if "sightings" in metafunc.fixturenames:
         metafunc.parametrize("sightings", [canary.name for canary in CANARIES], indirect=True)
+    if "regression" in metafunc.fixturenames:
+        metafunc.parametrize("regression", REGRESSIONS, indirect=True)

@@ -18,6 +18,7 @@ from backdoor_audit.report.junit import case_properties
 if TYPE_CHECKING:
     from torch import nn
 
+    from backdoor_audit.baseline import Difference
     from backdoor_audit.canary import Sighting
     from backdoor_audit.classifier import Classifier
     from backdoor_audit.data import CleanSet
@@ -144,6 +145,25 @@ def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sightin
         return audit_run.sightings(request.param)
 
 
+@pytest.fixture(scope="session")
+def audit_difference(audit_run: Audit) -> Difference:
+    """What got worse and better since the baseline."""
+    from backdoor_audit.gate import difference_of
+
+    return difference_of(audit_run)
+
+
+@pytest.fixture
+def regression(request: pytest.FixtureRequest, audit_difference: Difference) -> Finding:
+    """One question about the baseline; skipped when there is nothing to compare."""
+    from backdoor_audit.baseline import regressions
+
+    finding = regressions(audit_difference)[request.param]
+    if isinstance(finding, str):
+        pytest.skip(finding)
+    return finding
+
+
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Finding], None]:
     """Submit the one finding of an item: it is recorded, drawn, and decides whether the item passes."""
@@ -153,15 +173,19 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         item = request.node
         finding = replace(finding, audit=item.nodeid)
         finding, extras = _evidence(session, audit_run, finding)
-        audit_run.show(finding)
         item.stash[FINDING], item.stash[EXTRAS] = finding, extras
         item.user_properties += case_properties(finding)
-        if finding.verdict is Verdict.FAIL:
-            pytest.fail(finding.reason, pytrace=False)
+        if finding.verdict is Verdict.PASS:
+            return
+        standing = session.standing(finding)
+        reason = f"{finding.reason}; {standing.text}" if standing.text else finding.reason
         if finding.verdict is Verdict.INCONCLUSIVE:
-            if session.options.inconclusive == "fail":
-                pytest.fail(f"inconclusive: {finding.reason}", pytrace=False)
-            pytest.skip(f"inconclusive: {finding.reason}")
+            reason = f"inconclusive: {reason}"
+        if standing.accepted:
+            pytest.skip(reason)
+        if finding.verdict is Verdict.INCONCLUSIVE and session.options.inconclusive == "allow":
+            pytest.skip(reason)
+        pytest.fail(reason, pytrace=False)
 
     return submit
 
@@ -188,6 +212,7 @@ def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Find
     """Write the artifacts of a finding, and draw its extras for pytest-html when that is there."""
     from backdoor_audit.report.extras import draw
 
+    shown = run.show(finding)
     if finding.statistic == "anomaly_index" and finding.verdict is Verdict.FAIL and finding.target_class is not None:
         name = f"{finding.audit.rpartition('[')[2].rstrip(']')}.safetensors"
         trigger = run.detection(name.partition("-")[0]).trigger(finding.target_class)
@@ -197,4 +222,4 @@ def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Find
             finding = replace(finding, artifacts={"trigger": f"triggers/{name}"})
     if not session.config.pluginmanager.hasplugin("html"):
         return finding, []
-    return finding, draw(run, finding)
+    return finding, draw(run, finding, shown)

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from backdoor_audit.report.terminal import summary_lines
 if TYPE_CHECKING:
     from torch import nn
 
+    from backdoor_audit.baseline import Standing
     from backdoor_audit.run import Audit
 
 AUDIT = "audit"  # node ids of the shipped audits begin with it, and it selects them on the command line
@@ -48,12 +50,25 @@ class AuditSession:
         self.errors: dict[str, str] = {}
         self.sections: dict[str, Any] = {}
         self.written: list[Path] = []
+        self.baseline_lines: list[str] = []
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def is_controller(self) -> bool:
         """Whether this process writes the record: the only one, or the one that hands out items to workers."""
         return self.workerinput is None
+
+    @property
+    def today(self) -> date:
+        """The day on which the run began: the same for all workers."""
+        return date.fromtimestamp(self.budget_began)
+
+    def standing(self, finding: Finding) -> Standing:
+        """Whether somebody answers for a finding that is no pass."""
+        from backdoor_audit.baseline import Standing, standing
+
+        baseline = self.start().baseline
+        return standing(baseline, finding, self.today) if baseline else Standing()
 
     def store_folder(self) -> Path:
         """Where finished work is kept: pytest's cache, or a folder of this run when the cache is switched off."""
@@ -127,6 +142,8 @@ class AuditSession:
         for path in sorted(audits_folder().glob("test_*.py"), key=_audit_order):
             if path.stem == "test_power" and not self.options.canary:
                 continue
+            if path.stem == "test_regression" and (not self.options.baseline or self.options.update_baseline):
+                continue
             module = pytest.Module.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
@@ -167,10 +184,10 @@ class AuditSession:
             self.errors[report.nodeid] = (message.strip().splitlines() or ["broken"])[0]
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Write the record and its renderings, whatever happened to single items."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the record and its renderings, whatever happened to single items, and the baseline if it was asked for."""
         if self.is_controller and (self.findings or self.skipped or self.errors):
-            from backdoor_audit.gate import build_record
+            from backdoor_audit.gate import beside_baseline, build_record
 
             run = self.start()
             self.record = build_record(
@@ -184,7 +201,22 @@ class AuditSession:
                 expected=self.expected,
                 seconds=time.perf_counter() - self.began,
             )
-            self._write(exitstatus)
+            self.record = beside_baseline(run, self.record, self.today)
+            if self.options.update_baseline and not self._update_baseline(run):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self._write(session.exitstatus)
+
+    def _update_baseline(self, run: Audit) -> bool:
+        """Whether the baseline was written from the record; the summary tells what came of it."""
+        from backdoor_audit.gate import write_baseline
+
+        assert self.record is not None
+        try:
+            self.baseline_lines = write_baseline(run, self.record, self.today)
+        except (AuditError, OSError) as error:
+            self.baseline_lines = [str(error)]
+            return False
+        return True
 
     def _write(self, exit_code: int) -> None:
         from backdoor_audit.report.files import write_files
@@ -223,6 +255,8 @@ class AuditSession:
         terminalreporter.section("backdoor audit")
         for line, markup in summary_lines(self.record):
             terminalreporter.write_line(line, **markup)
+        for line in self.baseline_lines:
+            terminalreporter.write_line(line)
         pages = self.written
         if getattr(self.config.option, "htmlpath", None):
             pages = [*pages, Path(self.config.option.htmlpath)]
@@ -243,7 +277,7 @@ def audits_folder() -> Path:
 
 def _audit_order(path: Path) -> int:
     """Cheap questions first, repairs and canaries last; a new audit goes between."""
-    first, last = ["test_preconditions", "test_anomaly_index"], ["test_repair", "test_power"]
+    first, last = ["test_preconditions", "test_anomaly_index"], ["test_repair", "test_power", "test_regression"]
     known = [*first, "", *last]
     return known.index(path.stem if path.stem in known else "")
 

@@ -1,42 +1,29 @@
-"""What pytest-html shows with an item: the trigger, stamped examples with predictions, the chart of sizes, the curves."""
+"""What pytest-html shows with an item: its numbers, the trigger, stamped examples with predictions, the curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from backdoor_audit.evidence import POWER, Finding, Record, Verdict
-from backdoor_audit.report.pictures import index_chart, size_chart, strip
+from backdoor_audit.report.paths import PAGE
 from backdoor_audit.report.terminal import canaries_seen, headline
 
 if TYPE_CHECKING:
     from backdoor_audit.run import Audit
-    from backdoor_audit.trigger import AnyTrigger
 
-_EXAMPLES = 4
-_DRAWN_CLASSES = 100  # of models with more classes, only those that are not a pass are drawn: pages must open
+_HEIGHT = 84  # px
 
 
-def draw(run: Audit, finding: Finding) -> list[dict[str, Any]]:
-    """One extra in pytest-html's own form; every word that comes from a file is escaped."""
+def draw(run: Audit, finding: Finding, shown: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One extra in pytest-html's own form; ``shown`` is the item's exhibit. Every word that comes from a file is escaped."""
     name = finding.audit.partition("[")[2].rstrip("]")
     parts = [_facts(finding)]
-    if finding.statistic == "anomaly_index":
-        detection = run.detection(name.partition("-")[0])
-        drawn = run.num_classes <= _DRAWN_CLASSES or finding.verdict is not Verdict.PASS
-        trigger = detection.trigger(finding.target_class)
-        if trigger is not None and drawn:
-            pictures = trigger.pictures()
-            parts.append(_figure(list(pictures.values()), ", ".join(pictures)))
-            parts.append(_stamped(run, trigger))
-        if drawn:
-            names, limits = run.clean_set.class_names, run.options.limits
-            parts.append(size_chart(detection.summary(), limits.size_ratio, names, finding.target_class))
-            if detection.median_size is None:
-                parts.append(index_chart(detection.summary(), limits.anomaly_index, names, finding.target_class))
+    if shown:
+        parts += [_figure(list(shown["pictures"].values()), ", ".join(shown["pictures"]))]
+    if shown.get("examples"):
+        parts += [_stamped(shown["examples"], run.class_name)]
     if finding.statistic in ("attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop"):
         parts += [_curve(outcome.summary()) for outcome in run.repair(name) if outcome.curve]
     if finding.statistic == POWER:
@@ -55,31 +42,33 @@ def verdict_banner(record: Record) -> str:
     rows = "".join(f"<li>{escape(line)}</li>" for line in lines)
     colour = {Verdict.PASS: "#1e7e34", Verdict.FAIL: "#b02a37", Verdict.INCONCLUSIVE: "#9a6700"}[record.verdict]
     style = f"font-size: 18px; font-weight: bold; color: {colour}"
-    return f'<p style="{style}">{escape(headline(record))}</p><ul>{rows}</ul>'
+    page = f'<p><a href="{PAGE}">The whole evidence</a> is in {PAGE}, beside the record.</p>'
+    return f'<p style="{style}">{escape(headline(record))}</p>{page}<ul>{rows}</ul>'
 
 
-def _stamped(run: Audit, trigger: AnyTrigger) -> str:
+def _stamped(examples: Sequence[Mapping[str, Any]], class_name: Callable[[int], str]) -> str:
     """Held-out images of different classes before and after stamping, with what the model says and how sure it is."""
-    others = run.split[1].without_class(trigger.target_class)
-    chosen = [int((others.labels == label).nonzero()[0]) for label in others.labels.unique().tolist()[:_EXAMPLES]]
-    images = others.images[chosen]
-    stamped = trigger.stamp(images)
-    before, after = (run.classifier.logits(batch).softmax(dim=1).max(dim=1) for batch in (images, stamped))
     rows = "".join(
-        f"<tr><td>{escape(run.class_name(int(others.labels[index])))}</td>"
-        f"<td>{escape(run.class_name(int(before.indices[row])))} ({float(before.values[row]):.0%})</td>"
-        f"<td>{escape(run.class_name(int(after.indices[row])))} ({float(after.values[row]):.0%})</td></tr>"
-        for row, index in enumerate(chosen)
+        f"<tr><td>{escape(class_name(example['label']))}</td>"
+        f"<td>{escape(class_name(example['predicted']))} ({example['confidence']:.0%})</td>"
+        f"<td>{escape(class_name(example['predicted_stamped']))} ({example['confidence_stamped']:.0%})</td></tr>"
+        for example in examples
     )
     table = f"<table><tr><th>labelled</th><th>predicted</th><th>with the trigger</th></tr>{rows}</table>"
-    return _figure(list(images), "held-out images") + _figure(list(stamped), "the same, stamped") + table
+    before, after = ([example[key] for example in examples] for key in ("image", "stamped"))
+    return _figure(before, "held-out images") + _figure(after, "the same, stamped") + table
 
 
-def _figure(tiles: list[Tensor], caption: str) -> str:
-    source = f"data:image/png;base64,{strip(tiles)}"
+def _figure(pictures: Sequence[str], caption: str) -> str:
+    """PNGs in base64 side by side, all of one height."""
+    images = "".join(
+        f'<img alt="{escape(caption)}" src="data:image/png;base64,{picture}" '
+        f'style="height: {_HEIGHT}px; margin-right: 4px; image-rendering: pixelated">'
+        for picture in pictures
+    )
     return (
-        f'<figure style="display: inline-block; margin: 4px 18px 4px 0"><img alt="{caption}" src="{source}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure style="display: inline-block; margin: 4px 18px 4px 0">{images}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 

@@ -175,6 +175,3 @@ def _version() -> str:
         return metadata.version("backdoor-audit")
     except metadata.PackageNotFoundError:
         return "from source"
-
-
-_style, _policy = style_sheet, policy

@@ -60,7 +60,9 @@ def suite_properties(record: Record) -> Properties:
 
 
 def _plain(value: object) -> str | int | float:
-    """Builtin numbers as they are, the rest as text in one line."""
+    """Numbers as builtins, which workers can send home, the rest as text in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, (int, float)) else " ".join(str(value).split())
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, float) else " ".join(str(value).split())

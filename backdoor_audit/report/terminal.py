@@ -27,6 +27,7 @@ def summary_lines(record: Record) -> list[Line]:
             value = f" [{finding.statistic} {finding.value:.3g}, limit {finding.limit:.3g}]"
         lines.append((f"  {finding.verdict.value}: {finding.reason}{value}", {colours[finding.verdict]: True}))
         lines.append((f"      {finding.audit}", {}))
+    lines += _beside_baseline(record)
     lines += [(f"  broken: {name}: {reason}", {"red": True}) for name, reason in record.errors.items()]
     if record.not_run:
         lines.append((f"  not run: {len(record.not_run)} items, first {record.not_run[0]}", {"yellow": True}))
@@ -47,6 +48,23 @@ def summary_lines(record: Record) -> list[Line]:
     return lines
 
 
+def _beside_baseline(record: Record) -> list[Line]:
+    """What the accepted model was like beside this one, and who answers for what."""
+    if not record.baseline:
+        return []
+    kept = record.baseline
+    head = f"  baseline {kept['file']} ({kept['accepted_model']}): {len(kept['worse'])} worse, {len(kept['better'])} better"
+    lines: list[Line] = [(head, {"red": bool(kept["worse"])})]
+    lines += [(f"    worse: {text}", {"red": True}) for text in kept["worse"]]
+    for name, markup in (("accepted", {}), ("expired", {"red": True})):
+        lines += [
+            (f"    {name}: {entry['finding']}: by {entry['owner']} until {entry['expires']}: {entry['reason']}", markup)
+            for entry in kept[name]
+        ]
+    lines += [(f"    not needed any more: acceptance of {text}", {}) for text in kept["unused"]]
+    return [*lines, *((f"    note: {text}", {}) for text in kept["notes"])]
+
+
 def _classes(detection: Mapping[str, Any]) -> int:
     """How many classes a detector looked at; a row for all-to-all is none."""
     return sum(score["target_class"] is not None for score in detection["classes"])
@@ -54,6 +72,8 @@ def _classes(detection: Mapping[str, Any]) -> int:
 
 def headline(record: Record) -> str:
     """The verdict in one line of words."""
+    if record.baseline and record.verdict is not Verdict.PASS and record.baseline["verdict"] == "pass":
+        return f"ACCEPTED: nothing is worse than in {record.baseline['file']}, and somebody answers for what is no pass"
     if record.verdict is Verdict.PASS:
         return "PASS: no hidden trigger found by the tests that were run (what they do not see: below)"
     if record.verdict is Verdict.INCONCLUSIVE:

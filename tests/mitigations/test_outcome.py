@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.metrics import attack_success_rate, clean_accuracy, robust_accuracy
-from backdoor_audit.mitigations import CurvePoint, Outcome, Scores, judge_drop, judge_success
+from backdoor_audit.mitigations import CurvePoint, Outcome, Scores, judge_drop, judge_robustness, judge_success
 from backdoor_audit.mitigations.outcome import score
 from backdoor_audit.store import Packed
 from tests.subjects import colour_images, colour_net, colour_trigger
@@ -44,6 +45,27 @@ def test_the_costliest_repair_decides():
     assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 5)
     assert finding.value == pytest.approx(0.12)
     assert "92.0% before, 80.0% after" in finding.reason
+
+
+def test_stamped_images_must_get_their_label_back_as_often_as_clean_ones_had_it():
+    """92 % of clean images were right before; 90 % of stamped ones after is a loss of two points, 70 % one of 22."""
+    finding = judge_robustness([outcome_of(1)], LIMITS)
+    assert (finding.verdict, finding.statistic, finding.limit) == (Verdict.PASS, "robust_accuracy_lost", 0.15)
+    assert finding.value == pytest.approx(0.02)
+    assert (
+        "90.0% of stamped images are predicted as labelled after it, 1.0% before, 92.0% of clean ones" in finding.reason
+    )
+    worst = replace(outcome_of(5), after=Scores(0.91, 0.0, 0.7))
+    finding = judge_robustness([outcome_of(1), worst], LIMITS)
+    assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 5)
+    assert finding.value == pytest.approx(0.22)
+
+
+def test_a_repair_that_nothing_called_for_must_be_harmless():
+    outcome = outcome_of(1, accuracy=0.895)
+    assert judge_drop([outcome], LIMITS).verdict is Verdict.PASS
+    finding = judge_drop([outcome], LIMITS, flagged=False)
+    assert (finding.verdict, finding.limit) == (Verdict.FAIL, 0.02)
 
 
 def test_a_repair_within_the_limits_passes():

@@ -10,10 +10,17 @@ import torchvision
 
 import backdoor_audit.gate
 import backdoor_audit.report.extras
+import backdoor_audit.report.html
 from tests.plugin import toy
 
 # pytester forgets modules that a run inside this process imports; torch does not survive a second first import
-PRELOADED = (torch._dynamo, torchvision.models, backdoor_audit.gate, backdoor_audit.report.extras)
+PRELOADED = (
+    torch._dynamo,
+    torchvision.models,
+    backdoor_audit.gate,
+    backdoor_audit.report.extras,
+    backdoor_audit.report.html,
+)
 
 Run = Callable[..., pytest.RunResult]
 BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu", "--audit-profile=quick")
