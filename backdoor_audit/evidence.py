@@ -18,6 +18,9 @@ SCHEMA_VERSION = 1
 POWER = "detection_power"
 """Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
 
+STEERED = "steered_share"
+"""Statistic of properties: the share of other classes' images that one small change of all images sends to one class."""
+
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 
@@ -213,11 +216,16 @@ class Record:
         return None in self._targets(verdict)
 
     def _targets(self, verdict: Verdict) -> set[int | None]:
-        """What the anomaly indices with this verdict are about; one that could not be computed says nothing."""
+        """What findings about a trigger with this verdict are about; one that could not be computed says nothing."""
         return {
             finding.target_class
             for finding in self.findings
-            if finding.verdict is verdict and finding.statistic == "anomaly_index" and finding.value is not None
+            if finding.verdict is verdict
+            and finding.value is not None
+            and (
+                finding.statistic == "anomaly_index"
+                or (finding.statistic == STEERED and finding.target_class is not None)
+            )
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def build_record(
         seconds=seconds,
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
+        properties=list(sections.get("properties", {}).values()),
     )
 
 

@@ -49,6 +49,7 @@ class AuditOptions:
     reference: str = ""
     baseline: str = ""
     update_baseline: bool = False
+    corpus: str = ""
     budget: float = 0.0
     index: str = "calibrated"
     inconclusive: str = "fail"
@@ -216,6 +217,12 @@ OPTIONS: tuple[Option, ...] = (
         switch=True,
     ),
     Option(
+        "corpus",
+        str,
+        "DIR",
+        "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
+    ),
+    Option(
         "budget",
         _duration,
         "TIME",
@@ -286,7 +293,7 @@ def build_options(
             source, text = option.flag, str(command_line[option.key])
         elif option.key in table:
             source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-            if option.key in ("model", "data", "trigger", "report", "reference", "baseline"):
+            if option.key in ("model", "data", "trigger", "report", "reference", "baseline", "corpus"):
                 text = _beside(table_folder, text)
         else:
             continue

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from backdoor_audit import preconditions
+from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
 from backdoor_audit.detectors import DETECTORS
@@ -28,7 +29,6 @@ from backdoor_audit.mitigations import (
     judge_success,
 )
 from backdoor_audit.preconditions import PRECONDITIONS
-from backdoor_audit.searched import Searched
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
 
@@ -37,7 +37,7 @@ _OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_l
 
 
 @dataclass(eq=False)
-class Audit(Searched):
+class Audit(Asked):
     """A run over one subject. Everything is computed when first asked for, and kept."""
 
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
@@ -47,8 +47,8 @@ class Audit(Searched):
     _seen: set[int] = field(default_factory=set)
 
     def finished(self, name: str) -> bool:
-        """Whether this process has the answer of that detector, repair or canary at hand."""
-        return name in self._detections or name in self._repairs or name in self._sightings
+        """Whether this process has the answer of that detector, property, repair or canary at hand."""
+        return any(name in kept for kept in (self._detections, self._asked, self._repairs, self._sightings))
 
     @cached_property
     def triggers(self) -> tuple[AnyTrigger, ...]:
@@ -187,6 +187,7 @@ class Audit(Searched):
         """Every item of a complete run, in order; the names are pytest's node ids."""
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
         names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
+        names += [f"audit::test_property[{wanted.name}]" for wanted in self.properties]
         names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
         names += [
             f"audit::{test}[{method.name}]"
@@ -210,6 +211,8 @@ class Audit(Searched):
         for detector, target in self.items:
             detection = self.detection(detector)
             yield next(names), detection.judge(target, limits, index=self.options.index, name=self.class_name(target))
+        for wanted in self.properties:
+            yield next(names), self.asked(wanted.name).finding
         for name in FILTERS:
             yield next(names), self.filtering(name)
         for judgement in (judge_success, judge_robustness):
@@ -232,6 +235,7 @@ class Audit(Searched):
                 name: {**detection.summary(), "recalled": name in self.recalled}
                 for name, detection in self._detections.items()
             },
+            "properties": self.answers(),
             "repairs": {
                 f"{name}-class_{outcome.target_class}": outcome.summary()
                 for name, outcomes in self._repairs.items()

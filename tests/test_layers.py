@@ -27,6 +27,7 @@ LAYERS = (
     {"properties"},
     {"audited", "canary"},
     {"searched"},
+    {"asked"},
     {"run"},
     {"calibrate", "gate", "repair"},
     {"plugin", "commands"},

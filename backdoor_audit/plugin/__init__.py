@@ -29,6 +29,7 @@ from backdoor_audit.plugin.fixtures import (
     limits,
     nothing_flagged,
     preconditions,
+    property_outcome,
     regression,
     repair,
     sightings,
@@ -51,6 +52,7 @@ __all__ = [
     "limits",
     "nothing_flagged",
     "preconditions",
+    "property_outcome",
     "regression",
     "repair",
     "sightings",
@@ -181,6 +183,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         items = session.start().items
         ids = [item_id(*item) for item in items]
         metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
+    if "property_outcome" in metafunc.fixturenames:
+        names = [wanted.name for wanted in session.start().properties]
+        metafunc.parametrize("property_outcome", names, indirect=True)
     if "filtering" in metafunc.fixturenames:
         metafunc.parametrize("filtering", FILTERS, indirect=True)
     for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):

@@ -18,6 +18,7 @@ from backdoor_audit.report.junit import case_properties
 if TYPE_CHECKING:
     from torch import nn
 
+    from backdoor_audit import properties
     from backdoor_audit.baseline import Difference
     from backdoor_audit.canary import Sighting
     from backdoor_audit.classifier import Classifier
@@ -98,6 +99,13 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
     name = getattr(request, "param", DETECTORS[0].name)
     with _progress_shown(request.config, fresh=not audit_run.finished(name)):
         return audit_run.detection(name)
+
+
+@pytest.fixture
+def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.Outcome:
+    """What came of one property; the search runs once for all workers."""
+    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+        return audit_run.asked(request.param)
 
 
 @pytest.fixture

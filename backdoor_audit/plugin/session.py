@@ -50,7 +50,7 @@ class AuditSession:
         self.errors: dict[str, str] = {}
         self.sections: dict[str, Any] = {}
         self.written: list[Path] = []
-        self.baseline_lines: list[str] = []
+        self.told: list[str] = []
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
@@ -212,9 +212,9 @@ class AuditSession:
 
         assert self.record is not None
         try:
-            self.baseline_lines = write_baseline(run, self.record, self.today)
+            self.told = write_baseline(run, self.record, self.today)
         except (AuditError, OSError) as error:
-            self.baseline_lines = [str(error)]
+            self.told = [str(error)]
             return False
         return True
 
@@ -232,7 +232,7 @@ class AuditSession:
         try:
             append_step_summary(self.record, os.environ)
         except OSError as error:
-            warnings.warn(f"backdoor_audit: GITHUB_STEP_SUMMARY cannot be written ({error})", stacklevel=1)
+            self.told.append(f"GITHUB_STEP_SUMMARY cannot be written ({error})")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
@@ -255,7 +255,7 @@ class AuditSession:
         terminalreporter.section("backdoor audit")
         for line, markup in summary_lines(self.record):
             terminalreporter.write_line(line, **markup)
-        for line in self.baseline_lines:
+        for line in self.told:
             terminalreporter.write_line(line)
         pages = self.written
         if getattr(self.config.option, "htmlpath", None):
@@ -275,14 +275,17 @@ def audits_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "audits"
 
 
-def _audit_order(path: Path) -> int:
+def _audit_order(path: Path) -> tuple[int, str]:
     """Cheap questions first, repairs and canaries last; a new audit goes between."""
-    first, last = ["test_preconditions", "test_anomaly_index"], ["test_repair", "test_power", "test_regression"]
+    first, last = (
+        ["test_preconditions", "test_anomaly_index", "test_properties"],
+        ["test_repair", "test_power", "test_regression"],
+    )
     known = [*first, "", *last]
-    return known.index(path.stem if path.stem in known else "")
+    return known.index(path.stem if path.stem in known else ""), path.stem
 
 
-_BY_ENTRY = ("detections", "repairs", "canaries", "exhibits", "activations")
+_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations")
 """Sections of which each process computes some entries."""
 
 

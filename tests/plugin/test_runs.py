@@ -19,8 +19,9 @@ from tests.plugin import toy
 from tests.plugin.conftest import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
-ON_TRIGGERS = 2 + 6  # filters, repairs: skipped where nothing was flagged
-ITEMS = 9 + toy.CLASSES + ON_TRIGGERS
+ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
+ASKED = 9 + 3  # preconditions, and the properties that need no reference models
+ITEMS = ASKED + toy.CLASSES + ON_TRIGGERS
 
 
 def stored(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> dict[str, Any]:
@@ -60,18 +61,51 @@ def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: p
     assert record["settings"]["limits"]["anomaly_index"] == 2.0
 
 
-def test_the_page_shows_verdict_trigger_and_chart_and_escapes_class_names(project: pytest.Pytester, run: Run) -> None:
+def test_the_pages_show_verdict_and_trigger_and_escape_class_names(project: pytest.Pytester, run: Run) -> None:
     import numpy as np
 
     pixels, labels = toy.images()
     names = np.array(["<script>alert(1)</script>"] * toy.CLASSES)
     np.savez(project.path / "images.npz", images=pixels, labels=labels, class_names=names)
     run("backdoored")
-    page = (project.path / "backdoor-audit-report" / "report.html").read_text()
-    assert "hidden trigger found for class 3" in page
-    assert page.count("data:image/png;base64,") >= 3
-    assert "flagged below" in page
-    assert "<script>alert(1)" not in page
+    for name in ("report.html", "audit.html"):
+        page = (project.path / "backdoor-audit-report" / name).read_text()
+        assert "hidden trigger found for class 3" in page
+        assert page.count("data:image/png;base64,") >= 3
+        assert "<script>alert(1)" not in page
+    assert 'href="audit.html"' in (project.path / "backdoor-audit-report" / "report.html").read_text()
+
+
+def test_the_record_is_rendered_for_machines_as_well(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    run("backdoored", "--junitxml=junit.xml")
+    report = project.path / "backdoor-audit-report"
+    log = json.loads((report / "audit.sarif").read_text())
+    assert [entry["level"] for entry in log["runs"][0]["results"] if entry["ruleId"].endswith("neural_cleanse")] == [
+        "error"
+    ]
+    assert log["runs"][0]["invocations"][0]["exitCode"] == 1
+    assert (project.path / "summary.md").read_text().strip() == (report / "audit.md").read_text().strip()
+    suite = ElementTree.parse(project.path / "junit.xml").getroot()
+    about = {entry.get("name"): entry.get("value") for entry in suite.findall(".//testsuite/properties/property")}
+    assert (about["backdoor_audit.verdict"], about["backdoor_audit.flagged_classes"]) == ("fail", "3")
+
+
+def test_a_summary_that_cannot_be_written_is_told_and_changes_nothing(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "nowhere" / "summary.md"))
+    result = run("clean")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*GITHUB_STEP_SUMMARY cannot be written*"])
+
+
+def test_pictures_of_several_workers_come_together(project: pytest.Pytester, run: Run) -> None:
+    run("backdoored", "-n", "2", process=True)
+    assert set(stored(project)["exhibits"]) == {f"neural_cleanse-class_{target}" for target in range(toy.CLASSES)}
+    assert set(stored(project)["activations"]) == {f"class_{toy.TARGET}"}
 
 
 def test_without_a_model_the_plugin_is_not_there(project: pytest.Pytester, run: Run) -> None:
@@ -117,7 +151,7 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
     project.makepyfile(test_own="def test_own(): pass")
     result = run(None)
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=ON_TRIGGERS)
+    result.assert_outcomes(passed=1 + ASKED + toy.CLASSES, skipped=ON_TRIGGERS)
     assert stored(project)["settings"]["limits"]["clean_accuracy_drop"] == 0.05
 
 
@@ -135,8 +169,8 @@ def test_workers_give_the_same_verdicts_and_sizes_and_search_once(
     assert first["detections"][0]["classes"] == second["detections"][0]["classes"]
     assert not second["detections"][0]["recalled"]  # another worker's work is this run's work
     cache = project.path / ".pytest_cache" / "d" / "backdoor_audit"
-    repairs = 2 if model == "backdoored" else 0  # linf pruning does not apply to a network without a feature map
-    assert len(list(cache.glob("*.safetensors"))) == 1 + repairs + (model == "backdoored")
+    repairs = 4 if model == "backdoored" else 0
+    assert len(list(cache.glob("*.safetensors"))) == 1 + 3 + repairs
 
 
 def test_an_earlier_runs_evidence_does_not_stand_beside_a_new_verdict(project: pytest.Pytester, run: Run) -> None:
@@ -181,7 +215,7 @@ def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
 
 def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> None:
     result = run("clean", "-k", "precondition")
-    result.assert_outcomes(passed=9, deselected=toy.CLASSES + ON_TRIGGERS)
+    result.assert_outcomes(passed=9, deselected=3 + toy.CLASSES + ON_TRIGGERS)
     assert stored(project)["verdict"] == "inconclusive"
     assert INDEX.format(0) in stored(project)["not_run"]
 
@@ -238,7 +272,7 @@ def test_images_too_few_for_reference_models_leave_no_clean_result(project: pyte
 
 def test_a_path_and_the_word_audit_run_both(project: pytest.Pytester, run: Run) -> None:
     project.makepyfile(test_own="def test_own(): pass")
-    run("clean", "test_own.py", "audit").assert_outcomes(passed=1 + 9 + toy.CLASSES, skipped=ON_TRIGGERS)
+    run("clean", "test_own.py", "audit").assert_outcomes(passed=1 + ASKED + toy.CLASSES, skipped=ON_TRIGGERS)
 
 
 def test_junit_has_one_case_per_item_with_its_numbers(project: pytest.Pytester, run: Run) -> None:
@@ -326,7 +360,7 @@ def test_a_broken_item_is_in_the_record(project: pytest.Pytester, run: Run) -> N
         import pytest
 
         @pytest.fixture
-        def repair():
+        def tried_repair():
             raise RuntimeError("no space left")
         """
     )
@@ -348,7 +382,7 @@ def test_a_known_trigger_is_repaired_even_if_nothing_was_flagged(project: pytest
     repairs = {entry["method"]: entry for entry in stored(project)["repairs"]}
     assert repairs["nc_pruning"]["before"]["attack_success_rate"] == 1.0
     assert repairs["nc_pruning"]["after"]["attack_success_rate"] <= 0.1
-    assert result.parseoutcomes()["skipped"] == 2  # linf pruning on a network without a feature map
+    assert result.parseoutcomes()["skipped"] == 3  # linf pruning on a network without a feature map
 
 
 def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester, run: Run) -> None:

@@ -1,0 +1,122 @@
+"""The properties asked of a subject: searches, counterexamples of earlier runs, what twins show; each computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backdoor_audit import preconditions
+from backdoor_audit.errors import BudgetSpentError
+from backdoor_audit.properties import (
+    PROPERTIES,
+    Counterexample,
+    Outcome,
+    Property,
+    corpus_folder,
+    keep,
+    load_corpus,
+    natural_rates,
+    pasted_test,
+    unanswered,
+)
+from backdoor_audit.searched import Searched
+from backdoor_audit.store import Packed, generator_for
+from backdoor_audit.twins import TwinRecipe
+
+_LOADING = ("arch", "mean", "std", "normalization")
+
+
+@dataclass(eq=False)
+class Asked(Searched):
+    """A subject with its detectors and properties."""
+
+    _asked: dict[str, Outcome] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Load everything that a user can get wrong, the corpus as well. Raises `AuditError`."""
+        _ = self.corpus
+        super().check()
+
+    @cached_property
+    def properties(self) -> tuple[Property, ...]:
+        """The properties of the profile: ``quick`` leaves out those that need twins."""
+        return tuple(entry for entry in PROPERTIES if self.options.profile != "quick" or not entry.needs_twins)
+
+    @cached_property
+    def corpus(self) -> tuple[Counterexample, ...]:
+        """Counterexamples of earlier runs. Raises `DataFormatError` for a folder with files that are none."""
+        return load_corpus(self._corpus_folder)
+
+    @property
+    def _corpus_folder(self) -> Path | None:
+        return corpus_folder(self.options.corpus, Path())
+
+    def natural_rates(self, wanted: Property) -> tuple[float, ...]:
+        """What the twins show to a property, per class; empty for one that does not ask them."""
+        if not wanted.needs_twins:
+            return ()
+
+        def work() -> Packed:
+            generator = generator_for(self.options.seed, f"twins:{wanted.name}")
+            rates = natural_rates(wanted, self.twins.classifiers, *self.split, generator=generator)
+            return Packed({}, {"rates": list(rates)})
+
+        parts = {**self._data_parts, "twins": TwinRecipe(), "natural rates": wanted}
+        packed = self.store.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
+        return tuple(packed.values["rates"])
+
+    def asked(self, name: str) -> Outcome:
+        """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
+        if name not in self._asked:
+            wanted = next(entry for entry in self.properties if entry.name == name)
+            self._asked[name] = outcome = self._ask(wanted)
+            found, folder = Counterexample.of(outcome, self.classifier.image_shape), self._corpus_folder
+            if found is not None and folder is not None and not outcome.replayed:
+                keep(folder, found)
+        return self._asked[name]
+
+    def _ask(self, wanted: Property) -> Outcome:
+        unmet = preconditions.unmet(list(self.preconditions.values()))
+        if unmet:
+            return unanswered(wanted, unmet)
+        if wanted.needs_twins and not self.twins.classifiers:
+            return unanswered(wanted, self.twins.reason)
+        natural = self.natural_rates(wanted)
+        kept = tuple(entry for entry in self.corpus if entry.suits(wanted.name, self.classifier))
+
+        def work() -> Outcome:
+            generator = generator_for(self.options.seed, wanted.name)
+            return wanted(self.classifier, *self.split, generator=generator, natural=natural, kept=kept)
+
+        files = [entry.file_name for entry in kept]
+        try:
+            with self.in_budget():
+                return self.store.recall(
+                    {**self._parts, "property": wanted, "natural": natural, "corpus": files},
+                    work,
+                    pack=Outcome.pack,
+                    unpack=Outcome.unpack,
+                )[0]
+        except BudgetSpentError as error:
+            return unanswered(wanted, str(error))
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """The record's ``properties`` so far, by name."""
+        return {
+            name: outcome.summary(self.classifier.image_shape, test=self._test(outcome))
+            for name, outcome in self._asked.items()
+        }
+
+    def _test(self, outcome: Outcome) -> str | None:
+        options = self.options
+        given = {key: getattr(options, key) for key in _LOADING if getattr(options, key)}
+        return pasted_test(
+            outcome,
+            model=options.model,
+            data=options.data,
+            loading={**given, **({"num_classes": options.classes} if options.classes else {})},
+            resize=(options.resize[0], options.resize[1]) if options.resize else None,
+            channels=options.channels or None,
+        )

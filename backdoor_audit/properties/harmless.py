@@ -1,0 +1,193 @@
+"""What nobody would notice in a picture may cost some predictions, but sends no crowd of images to one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backdoor_audit import budget
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.evidence import STEERED
+from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.properties.corpus import Counterexample
+from backdoor_audit.properties.exploring import choice, explore, number
+from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.shrinking import shrunk
+from backdoor_audit.strategies import Change, DrawnTrigger, Numbers, Quantisation, SmoothWarp
+
+
+@dataclass(slots=True)
+class _Reach:
+    """The largest share that every class got on search images, by which change; the class whose limit was passed, if any."""
+
+    shares: Tensor
+    changes: list[DrawnTrigger]
+    refuted: int | None = None
+    tried: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarmlessChanges:
+    """A shift of up to a pixel, a little more or less light, or re-encoding sends no crowd of images to one class.
+
+    Metamorphic: no label is needed to know what should happen, though labels say which images count. Hypothesis draws the
+    change and climbs by the share of other classes' images that the most popular class gets; the model is only asked, no
+    gradient is taken. A class is allowed ``slack`` more than it gets without any change, or in clean reference twins with the
+    same changes, and no less than ``least_limit``. Both were chosen on the clean models of the zoo's development half
+    (`python -m benchmarks.properties`).
+
+    Shifts are in hundredths of a pixel, ``most_levels`` of 255 are added to every pixel, ``most_step`` is that of `Quantisation`.
+    """
+
+    examples: int = 60
+    searched: int = 160
+    most_shift: int = 100
+    most_levels: int = 12
+    most_step: int = 24
+    least_limit: float = 0.35
+    slack: float = 0.2
+
+    name = "harmless_changes_steer_nothing"
+    needs_twins = True
+
+    def changes(self, channels: int) -> st.SearchStrategy[DrawnTrigger]:
+        """The changes to draw from, for no class in particular."""
+        shift = number(-self.most_shift, self.most_shift)
+        levels = number(-self.most_levels, self.most_levels)
+        kinds: tuple[st.SearchStrategy[DrawnTrigger], ...] = (
+            st.tuples(shift, shift).map(lambda flow: SmoothWarp(flow=Numbers((2, 1, 1), flow))),
+            levels.map(lambda level: Change(levels=Numbers((channels, 1, 1), (level,) * channels))),
+            number(0, self.most_step).map(lambda step: Quantisation(step=step)),
+        )
+        return choice(kinds).flatmap(lambda kind: kind)
+
+    def natural(
+        self, twins: Sequence[Classifier], opt: CleanSet, val: CleanSet, *, generator: torch.Generator
+    ) -> tuple[float, ...]:
+        """What every class gets at most in clean models, which share the examples."""
+        del val
+        most = torch.zeros(twins[0].num_classes)
+        for twin in twins:
+            reach = self._search(twin, opt, generator, examples=max(1, self.examples // len(twins)))
+            most = torch.maximum(most, reach.shares)
+        return tuple(most.tolist())
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        *,
+        generator: torch.Generator,
+        natural: Sequence[float] = (),
+        kept: Sequence[Counterexample] = (),
+    ) -> Outcome:
+        """Search on ``opt``, judge on ``val``; ``kept`` counterexamples come first. The classifier is not changed.
+
+        Raises `BudgetSpentError` if there is no time to search.
+        """
+        limits = self._limits(classifier, val, natural)
+        replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
+        for entry in replayed:
+            judged = self._judged(classifier, val, entry.trigger, limits, kept=len(replayed), replayed=True)
+            if judged.trigger is not None:
+                return judged
+        reach = self._search(classifier, opt, generator, examples=self.examples, val=val, limits=limits)
+        target = int((reach.shares - torch.tensor(limits)).argmax()) if reach.refuted is None else reach.refuted
+        change = replace(reach.changes[target], target_class=target)
+        some, limit = opt.sample(self.searched, seed=0), limits[target]
+        if reach.refuted is not None:
+            needed = (limit + _rate(classifier, some, change)) / 2
+            small = shrunk(change, lambda form: _rate(classifier, some, form) >= needed)
+            change = small if _rate(classifier, val, small) > limit else change
+        return self._judged(
+            classifier,
+            val,
+            change,
+            limits,
+            tried=reach.tried,
+            kept=len(replayed),
+            details={"natural": list(natural), "reached": reach.shares.tolist()},
+        )
+
+    def _judged(
+        self, classifier: Classifier, val: CleanSet, change: DrawnTrigger, limits: Sequence[float], **known: Any
+    ) -> Outcome:
+        target = change.target_class
+        rate, limit = attack_success_rate(classifier, val.images, val.labels, change), limits[target]
+        low, high = rate.interval
+        return Outcome(
+            name=self.name,
+            statistic=STEERED,
+            value=float(rate),
+            limit=limit,
+            reason=(
+                f"with {change.described()}, {rate:.0%} [{low:.0%}, {high:.0%}] of other classes' held-out images go to class "
+                f"{target}"
+            ),
+            settings=repr(self),
+            target_class=target,
+            trigger=change if rate > limit else None,
+            **known,
+        )
+
+    def _limits(self, classifier: Classifier, clean: CleanSet, natural: Sequence[float]) -> list[float]:
+        usual = _shares(classifier.predict(clean.images), clean.labels, classifier.num_classes)
+        natural = natural or [0.0] * classifier.num_classes
+        return [
+            max(self.least_limit, min(1.0, max(own, there) + self.slack))
+            for own, there in zip(usual.tolist(), natural, strict=True)
+        ]
+
+    def _search(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        generator: torch.Generator,
+        *,
+        examples: int,
+        val: CleanSet | None = None,
+        limits: Sequence[float] = (),
+    ) -> _Reach:
+        """What every class gets at most; with held-out images, up to the first change that is above a limit there as well."""
+        random_seed = int(torch.randint(2**31, (1,), generator=generator))
+        some, classes = opt.sample(self.searched, seed=0), classifier.num_classes
+        unchanged: DrawnTrigger = Quantisation(step=0)
+        reach = _Reach(torch.zeros(classes), [unchanged] * classes)
+
+        def shares_with(change: DrawnTrigger, clean: CleanSet) -> Tensor:
+            return _shares(classifier.predict(change.stamp(clean.images)), clean.labels, classes)
+
+        def look(change: DrawnTrigger) -> tuple[Mapping[str, float], bool]:
+            budget.check()
+            shares = shares_with(change, some)
+            for target in (shares > reach.shares).nonzero().flatten().tolist():
+                reach.shares[target], reach.changes[target] = shares[target], change
+            over = shares > torch.tensor(limits) if limits else torch.zeros(classes, dtype=torch.bool)
+            if val is not None and over.any():
+                over &= shares_with(change, val) > torch.tensor(limits)
+                if over.any():
+                    reach.refuted = int(over.float().argmax())
+                    reach.changes[reach.refuted] = change
+            return {change.kind: float(shares.max())}, reach.refuted is not None
+
+        reach.tried = explore(self.changes(opt.image_shape[0]), look, examples=examples, random_seed=random_seed)
+        return reach
+
+
+def _shares(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """For each class, the share of the other classes' images that are predicted as it: `attack_success_rate` of every class."""
+    predicted = predicted.cpu()
+    other = labels != torch.arange(num_classes).view(-1, 1)
+    hits = other & (predicted == torch.arange(num_classes).view(-1, 1))
+    return hits.sum(dim=1) / other.sum(dim=1).clamp_min(1)
+
+
+def _rate(classifier: Classifier, clean: CleanSet, change: DrawnTrigger) -> float:
+    return float(attack_success_rate(classifier, clean.images, clean.labels, change))

@@ -1,0 +1,173 @@
+"""How often properties are refuted: ``python -m benchmarks.properties --data-root DIR [--half development|report] [--jobs N]``.
+
+Asks every property of every subject of one half of the zoo, with the clean test images that the zoo sets aside for it and the
+reference twins of its data set, and prints subject by subject what was found; then for each property how many clean models
+it refutes (false alarms) and how many backdoored ones (detections), in how many of these the right class is named, and
+seconds. Limits are chosen on the *development* half; rates are quoted from the *report* half. Finished outcomes are kept in
+``benchmarks/cache``, so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.metrics import Rate
+from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome, Property
+from backdoor_audit.store import Packed, generator_for
+from benchmarks.detection import RESULTS, STORE, twins
+from benchmarks.jobs import finished
+from benchmarks.zoo.build import read_table
+from benchmarks.zoo.data import audited_and_held_out
+from benchmarks.zoo.subject import Subject
+from benchmarks.zoo.subjects import SUBJECTS
+
+Row = dict[str, Any]
+
+
+def natural(wanted: NothingSteers | HarmlessChanges, data: str, root: Path) -> list[float]:
+    """The natural rate of every class, from the cache if it is there."""
+    clean, _ = audited_and_held_out(data, root)
+
+    def work() -> Packed:
+        generator = generator_for(0, f"twins:{wanted.name}")
+        rates = wanted.natural(twins(data, root).classifiers, *clean.split(0), generator=generator)
+        return Packed({}, {"rates": list(rates)})
+
+    parts = {"natural rates": _searched(wanted), "data": clean.fingerprint}
+    rates: list[float] = _recalled(parts, work).values["rates"]
+    return rates
+
+
+def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[Outcome, float]:
+    """What a property finds in a subject, and the seconds it took, from the cache if it is there."""
+    clean, _ = audited_and_held_out(subject.data, root)
+    rates = natural(wanted, subject.data, root) if isinstance(wanted, (NothingSteers, HarmlessChanges)) else []
+
+    def work() -> Packed:
+        classifier, began = subject.load(), time.process_time()
+        generator = generator_for(0, wanted.name)
+        found = wanted(classifier, *clean.split(0), generator=generator, natural=rates)
+        return Packed({}, {"seconds": time.process_time() - began, "outcome": found.pack().values})
+
+    digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
+    parts = {"property": wanted, "model": digest, "data": clean.fingerprint, "natural": rates}
+    stored = _recalled(parts, work).values
+    return Outcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
+
+
+def _searched(wanted: NothingSteers | HarmlessChanges) -> str:
+    """What the natural rates depend on: not the limits."""
+    return repr(wanted).replace(f"least_limit={wanted.least_limit}", "").replace(f"slack={wanted.slack}", "")
+
+
+def _recalled(parts: Mapping[str, object], work: Callable[[], Packed]) -> Packed:
+    return STORE.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
+
+
+def asked(subject: Subject, *, names: Sequence[str], root: Path, known: dict[str, Row]) -> Row:
+    """What every property finds in one subject, beside what is hidden in it."""
+    stored = known[subject.name]
+    found = {}
+    for wanted in PROPERTIES:
+        if wanted.name not in names:
+            continue
+        result, seconds = outcome(wanted, subject, root)
+        found[wanted.name] = {
+            "verdict": result.verdict.value,
+            "value": result.value,
+            "limit": result.limit,
+            "class": result.target_class,
+            "spec": result.trigger.spec() if result.trigger else None,
+            "tried": result.tried,
+            "seconds": round(seconds, 1),
+            "reason": result.reason,
+            "strongest": result.details.get("strongest"),
+        }
+    targets = sorted({part["target_class"] for part in stored.get("triggers", [])} or {stored["target_class"]} - {None})
+    return {"subject": subject.name, "attack": stored["attack"], "targets": targets, "properties": found}
+
+
+def line(row: Row) -> str:
+    """One subject in one line: for each property its value over its limit, the class, and a mark where it is refuted."""
+    cells = [
+        f"{'-' if entry['value'] is None else format(entry['value'], '.2f')}/{entry['limit'] or 0:.2f}"
+        f"({'-' if entry['class'] is None else entry['class']}){'!' if entry['verdict'] == 'fail' else ' '}"
+        for entry in row["properties"].values()
+    ]
+    seconds = sum(entry["seconds"] for entry in row["properties"].values())
+    return f"{row['subject']:46} {row['targets']!s:>8} {' '.join(f'{cell:>14}' for cell in cells)} {seconds:5.0f}"
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rates on these subjects, in lines."""
+    clean, hidden = [row for row in rows if not row["attack"]], [row for row in rows if row["attack"]]
+    lines = [f"{'property':34} {'false alarms':>24} {'detections':>24} {'right class':>12} {'seconds (median)':>17}"]
+    for name in rows[0]["properties"]:
+        right = [row for row in hidden if _refuted(row, name) and row["properties"][name]["class"] in row["targets"]]
+        seconds = statistics.median(row["properties"][name]["seconds"] for row in rows)
+        caught = sum(_refuted(row, name) for row in hidden)
+        lines.append(
+            f"{name:34} {_share([_refuted(row, name) for row in clean]):>24} "
+            f"{_share([_refuted(row, name) for row in hidden]):>24} {f'{len(right)}/{caught}':>12} {seconds:17.1f}"
+        )
+    anywhere = [[any(_refuted(row, name) for name in row["properties"]) for row in part] for part in (clean, hidden)]
+    total = statistics.median(sum(entry["seconds"] for entry in row["properties"].values()) for row in rows)
+    lines.append(f"{'any of them':34} {_share(anywhere[0]):>24} {_share(anywhere[1]):>24} {'':>12} {total:17.1f}")
+    return lines
+
+
+def _refuted(row: Row, name: str) -> bool:
+    return bool(row["properties"][name]["verdict"] == Verdict.FAIL.value)
+
+
+def _share(hits: Sequence[bool]) -> str:
+    rate = Rate(sum(hits), len(hits))
+    low, high = rate.interval
+    return f"{rate.hits}/{rate.n} = {rate:.0%} [{low:.0%}, {high:.0%}]" if rate.n else "0/0"
+
+
+def main() -> None:
+    """Ask, print one line per subject and the rates."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=("development", "report"), default="report")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
+    parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
+    parser.add_argument("--properties", default="", help="only these, separated by commas; nothing is written")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    STORE.folder.mkdir(parents=True, exist_ok=True)
+    known = read_table()
+    chosen = [
+        entry for entry in SUBJECTS if entry.half == options.half and entry.name in known and options.only in entry.name
+    ]
+    names = options.properties.split(",") if options.properties else [entry.name for entry in PROPERTIES]
+    print(f"value/limit(class), ! where refuted: {' '.join(names)}")
+    rows = {}
+    work = partial(asked, names=names, root=options.data_root, known=known)
+    for subject, result in finished(work, chosen, options.jobs):
+        rows[subject.name] = result()
+        print(line(rows[subject.name]), flush=True)
+    ordered = [rows[subject.name] for subject in chosen]
+    print(f"\nhalf: {options.half}\n" + "\n".join(table(ordered)))
+    if not options.only and not options.properties:
+        RESULTS.mkdir(exist_ok=True)
+        stored = {"command": f"python -m benchmarks.properties --half {options.half}", "subjects": ordered}
+        (RESULTS / f"properties-{options.half}.json").write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Hypothesis as a search: what is drawn, climbed, stopped, and left alone."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdoor_audit.errors import BudgetSpentError
+from backdoor_audit.properties.exploring import choice, explore, number, scaled
+from tests.subjects import quick
+
+
+def looked(strategy, score, *, examples=60, seed=0):
+    seen = []
+
+    def look(example):
+        seen.append(example)
+        return score(example)
+
+    return explore(strategy, look, examples=examples, random_seed=seed), seen
+
+
+def test_a_search_looks_at_every_example_once_and_counts_them():
+    count, seen = looked(number(0, 9), lambda _: ({}, False))
+    assert count == len(seen) == len(set(seen)) <= 10
+    assert len(seen) >= 8
+
+
+def test_a_search_stops_at_the_first_example_that_refutes():
+    count, seen = looked(number(0, 1000), lambda example: ({}, example > 300))
+    assert seen[-1] > 300
+    assert max(seen[:-1], default=0) <= 300
+    assert count == len(seen) < 30
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_scores_are_climbed_to_a_place_that_chance_misses(seed):
+    places = st.tuples(number(0, 255), number(0, 255))
+
+    def far(place):
+        return abs(place[0] - 200) + abs(place[1] - 31)
+
+    _, climbed = looked(places, lambda place: ({"near": -float(far(place))}, False), examples=300, seed=seed)
+    _, drawn = looked(places, lambda _: ({}, False), examples=300, seed=seed)
+    assert min(map(far, climbed)) == 0
+    assert min(map(far, drawn)) > 5
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_do_not_end_a_search(odd):
+    assert looked(number(0, 99), lambda example: ({"odd": odd if example % 2 else 1.0}, False))[0] > 30
+
+
+def test_an_audit_error_ends_the_search_and_is_raised():
+    calls = []
+
+    def look(example):
+        calls.append(example)
+        if len(calls) == 5:
+            raise BudgetSpentError("spent")
+        return {}, False
+
+    with pytest.raises(BudgetSpentError, match="spent"):
+        explore(number(0, 99), look, examples=60, random_seed=0)
+    assert len(calls) == 5
+
+
+def test_the_seed_alone_decides_whatever_the_profile_of_the_project():
+    draws = st.builds(lambda *values: values, number(0, 99), choice(("a", "b", "c")), number(-50, 50))
+
+    def drawn(seed):
+        return looked(draws, lambda example: ({"first": float(example[0])}, False), seed=seed)[1]
+
+    expected = drawn(3)
+    assert drawn(4) != expected
+    settings.register_profile("of a project", max_examples=3, derandomize=True, phases=())
+    before = settings.get_current_profile_name()
+    settings.load_profile("of a project")
+    try:
+        assert drawn(3) == expected
+    finally:
+        settings.load_profile(before)
+
+
+DRAW = """
+import sys
+if sys.argv[1] == "more": import constants
+from backdoor_audit.properties.exploring import explore, number
+explore(number(0, 9999), lambda example: (print(example), ({"it": float(example)}, False))[1], examples=200, random_seed=0)
+"""
+
+
+def test_modules_that_happen_to_be_loaded_do_not_matter(tmp_path):
+    """Hypothesis reads constants out of a project's modules, and would draw them as integers."""
+    (tmp_path / "constants.py").write_text("\n".join(f"A{value} = {value}" for value in range(7000, 7400)))
+    (tmp_path / "draw.py").write_text(DRAW)
+    outputs = [
+        subprocess.run(
+            [sys.executable, "draw.py", loaded], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.split()
+        for loaded in ("more", "none")
+    ]
+    assert len(outputs[0]) > 150
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("refutes", [False, True])
+def test_a_search_leaves_no_files(tmp_path, monkeypatch, refutes):
+    monkeypatch.chdir(tmp_path)
+    draws = st.tuples(number(0, 99), choice((1, 2, 3)))
+    looked(draws, lambda example: ({"first": float(example[0])}, refutes and example[0] > 50))
+    assert os.listdir(Path.cwd()) == []
+
+
+@given(st.integers(-20, 20), st.integers(1, 70))
+@quick
+def test_numbers_cover_their_range_about_evenly(low, count):
+    width = (count - 1).bit_length() + 1
+    seen = Counter(scaled(bits, low=low, count=count) for bits in all_bits(width))
+    assert set(seen) == set(range(low, low + count))
+    assert max(seen.values()) <= 2 * min(seen.values())
+
+
+@pytest.mark.parametrize("count", [8, 11, 26])
+def test_flipping_one_bit_reaches_the_neighbours_of_every_number(count):
+    width = (count - 1).bit_length() + 1
+    reached = {value: set() for value in range(count)}
+    for bits in all_bits(width):
+        value = scaled(bits, low=0, count=count)
+        for at in range(width):
+            flipped = (*bits[:at], not bits[at], *bits[at + 1 :])
+            reached[value].add(scaled(flipped, low=0, count=count))
+    for value in range(1, count):
+        assert value - 1 in reached[value]
+        assert value in reached[value - 1]
+
+
+def test_one_option_needs_no_bits():
+    assert looked(choice(("only",)), lambda _: ({}, False))[1] == ["only"]
+
+
+def all_bits(width):
+    return [tuple(bool(value >> at & 1) for at in range(width)) for value in range(2**width)]
