@@ -11,11 +11,11 @@ from backdoor_audit.attacks import ATTACKS, BadNets, load_attack
 from backdoor_audit.errors import AttackError
 from benchmarks.zoo import build
 from benchmarks.zoo.subject import FOLDER, MODELS, VARIANTS, Subject
-from benchmarks.zoo.subjects import SUBJECTS
+from benchmarks.zoo.subjects import EVERY
 from tests.subjects import row_images
 
 ROWS = build.read_table()
-BUILT = [subject for subject in SUBJECTS if subject.name in ROWS]
+BUILT = [subject for subject in EVERY if subject.name in ROWS]
 
 
 def test_the_zoo_is_as_large_and_varied_as_its_claims_need():

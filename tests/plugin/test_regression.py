@@ -97,9 +97,10 @@ def test_python_and_pytest_compare_alike(project: pytest.Pytester, run: Run, bas
         baseline=str(project.path / "baseline.json"),
     )
     assert record.baseline == section(project)
-    assert [finding.audit for finding in record.findings][-2:] == [
+    assert [finding.audit for finding in record.findings][-3:] == [
         "audit::test_regression[anomaly_index]",
         "audit::test_regression[repairs]",
+        "audit::test_regression[corpus]",
     ]
 
 

@@ -179,7 +179,7 @@ KNOWN = {"finding": finding().audit, "reason": "a shortcut", "owner": "Ann", "ex
 
 
 def test_what_the_baseline_of_a_record_accepts_is_suppressed() -> None:
-    subject = record(finding(), baseline={"verdict": "pass", "accepted": [KNOWN]})
+    subject = record(finding(), baseline={"file": "accepted.json", "verdict": "pass", "accepted": [KNOWN]})
     assert accepted(subject) == {finding().audit: "a shortcut (accepted by Ann until 2027-01-31)"}
     assert results_of(subject)[0]["suppressions"][0]["justification"] == accepted(subject)[finding().audit]
 
@@ -199,9 +199,9 @@ def test_what_the_baseline_of_a_record_accepts_is_suppressed() -> None:
         (record(finding(PASS), missed_canary(), settings={"inconclusive": "allow"}), 1),
         (record(finding(PASS), settings={"inconclusive": "allow"}, errors={"audit::x": "broken"}), 1),
         (record(settings={"inconclusive": "allow"}), 1),
-        (record(finding(FAIL), baseline={"verdict": "pass"}), 0),
-        (record(finding(PASS), baseline={"verdict": "fail"}), 1),
-        (record(finding(PASS), baseline={"verdict": "inconclusive"}), 1),
+        (record(finding(FAIL), baseline={"file": "accepted.json", "verdict": "pass"}), 0),
+        (record(finding(PASS), baseline={"file": "accepted.json", "verdict": "fail"}), 1),
+        (record(finding(PASS), baseline={"file": "accepted.json", "verdict": "inconclusive"}), 1),
     ],
 )
 def test_the_exit_code_is_that_of_the_gate(subject: Record, code: int) -> None:
