@@ -42,6 +42,7 @@ MEASURED = 3_000  # test images
 ARCHITECTURE = "preact_resnet18"
 ONE_TARGET = ("all_to_one", "clean_label")
 BEFORE, AUTO = "before", "auto"
+_RATES = ("accuracy", "success", "robust")
 VARIANTS: dict[str, Repair] = {
     **{method.name: method for method in MITIGATIONS},
     "salience_highest": BenignSalience(select="highest"),
@@ -194,15 +195,16 @@ def table(found: dict[str, dict[str, Row]]) -> list[str]:
             for subject in found
             if found[subject][name].success is not None
         ]
-        means = [
-            statistics.mean(getattr(after, key) for _, after in hidden) for key in ("accuracy", "success", "robust")
-        ]
         ratings = [value for before, after in hidden if (value := rating(before, after)) is not None]
+        means, mean_rating = "-", "-"
+        if ratings:
+            values = [statistics.mean(getattr(after, key) for _, after in hidden) for key in _RATES]
+            means = " / ".join(f"{100 * value:.1f}" for value in values)
+            mean_rating = f"{statistics.mean(ratings):.3f}"
         lines.append(
             f"{name:16} "
             + " ".join(f"{_cell(row):>21}" for row in rows)
-            + f" {' / '.join(f'{100 * value:.1f}' for value in means):>18} {statistics.mean(ratings):6.3f} "
-            + f"{statistics.median(row.seconds for row in rows):5.0f}"
+            + f" {means:>18} {mean_rating:>6} {statistics.median(row.seconds for row in rows):5.0f}"
         )
     return lines
 
