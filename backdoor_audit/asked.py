@@ -21,8 +21,10 @@ from backdoor_audit.properties import (
     pasted_test,
     unanswered,
 )
-from backdoor_audit.searched import Searched
+from backdoor_audit.searched import Searched, same
 from backdoor_audit.store import Packed, generator_for
+from backdoor_audit.strategies import BlockRounding
+from backdoor_audit.trigger import AnyTrigger
 from backdoor_audit.twins import TwinRecipe
 
 _LOADING = ("arch", "mean", "std", "normalization")
@@ -30,8 +32,12 @@ _LOADING = ("arch", "mean", "std", "normalization")
 
 @dataclass(eq=False)
 class Asked(Searched):
-    """A subject with its detectors and properties."""
+    """A subject with its detectors and properties.
 
+    ``given_corpus`` takes the place of the folder with counterexamples, which is then neither read nor written.
+    """
+
+    given_corpus: tuple[Counterexample, ...] | None = None
     _asked: dict[str, Outcome] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -47,11 +53,11 @@ class Asked(Searched):
     @cached_property
     def corpus(self) -> tuple[Counterexample, ...]:
         """Counterexamples of earlier runs. Raises `DataFormatError` for a folder with files that are none."""
-        return load_corpus(self._corpus_folder)
+        return load_corpus(self._corpus_folder) if self.given_corpus is None else self.given_corpus
 
     @property
     def _corpus_folder(self) -> Path | None:
-        return corpus_folder(self.options.corpus, Path())
+        return None if self.given_corpus is not None else corpus_folder(self.options.corpus, Path())
 
     def natural_rates(self, wanted: Property) -> tuple[float, ...]:
         """What the twins show to a property, per class; empty for one that does not ask them."""
@@ -101,6 +107,32 @@ class Asked(Searched):
                 )[0]
         except BudgetSpentError as error:
             return unanswered(wanted, str(error))
+
+    def refuted(self, *names: str) -> tuple[Counterexample, ...]:
+        """The counterexamples to these properties, or to all; one that holds, or is not about a trigger, has none."""
+        asked = map(self.asked, names or [wanted.name for wanted in self.properties])
+        found = (Counterexample.of(outcome, self.classifier.image_shape) for outcome in asked)
+        return tuple(entry for entry in found if entry is not None)
+
+    def refuting(self, *names: str) -> tuple[AnyTrigger, ...]:
+        """Those, as detectors hand over triggers; a loss of detail has no such form."""
+        shaped = [entry.trigger.trigger(entry.image_shape) for entry in self.refuted(*names)]
+        return tuple(entry for entry in shaped if not isinstance(entry, BlockRounding))
+
+    def triggers_found(self) -> tuple[AnyTrigger, ...]:
+        """One trigger for every flagged class; of a class that no detector flags, what refuted a property."""
+        found = {trigger.target_class: trigger for trigger in super().triggers_found()}
+        for trigger in self.refuting():
+            found.setdefault(trigger.target_class, trigger)
+        return tuple(found.values())
+
+    def triggers_beside(self) -> tuple[AnyTrigger, ...]:
+        """What else is known of the flagged classes: other detectors' triggers that work, and what refuted a property."""
+        beside = list(super().triggers_beside())
+        if self.known_trigger is None:
+            known = (*self.triggers_found(), *beside)
+            beside += [entry for entry in self.refuting() if not any(same(entry, other) for other in known)]
+        return tuple(beside)
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """The record's ``properties`` so far, by name."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from backdoor_audit import preconditions
 from backdoor_audit.classifier import Classifier
-from backdoor_audit.detectors import Detection
 from backdoor_audit.errors import AuditError, OptionError
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.loading import save_classifier
 from backdoor_audit.mitigations import MITIGATIONS, Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.options import AuditOptions
@@ -82,11 +82,11 @@ def repair(
 
     Triggers are the known one of the options, or those that the audit flags; without any, nothing is tried and the answer
     is empty. A method holds if every trigger's success rate and the loss of accuracy on held-out images are inside the
-    limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and no detector finds
-    anything in it. ``method`` names one, ``auto`` tries all, the cheapest first: it takes the first that reaches `AIM`, and if
-    none does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file still finds
-    triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt. ``out`` is
-    replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
+    limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and neither a detector nor a
+    property finds anything in it. ``method`` names one, ``auto`` tries all, the cheapest first: it takes the first that reaches
+    `AIM`, and if none does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file
+    still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
+    ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
     methods = [entry for entry in MITIGATIONS if method in ("auto", entry.name)]
     if not methods:
@@ -98,15 +98,15 @@ def repair(
     if unmet:
         raise OptionError(f"{options.model}: {unmet}; a model that cannot be judged cannot be repaired")
     attempts: list[Attempt] = []
-    partial = out.with_suffix(".partial")
+    draft = out.with_suffix(".partial")
 
     def holds(entry: Repair, aim: Limits) -> bool:
         began = time.perf_counter()
-        attempt = replace(_tried(run, entry, aim, partial), seconds=time.perf_counter() - began)
+        attempt = replace(_tried(run, entry, aim, draft), seconds=time.perf_counter() - began)
         tell(str(attempt))
         attempts.append(attempt)
         if not attempt.refused:
-            partial.replace(out)
+            draft.replace(out)
         return not attempt.refused
 
     try:
@@ -117,7 +117,7 @@ def repair(
                 named = {entry.name: entry for entry in methods}
                 any(holds(named[attempt.method], options.limits) for attempt in reserve)
     finally:
-        partial.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return tuple(attempts)
 
 
@@ -125,8 +125,8 @@ def _aim(limits: Limits) -> Limits:
     return replace(limits, **{name: min(value, getattr(limits, name)) for name, value in AIM.items()})
 
 
-def _tried(run: Audit, method: Repair, aim: Limits, partial: Path) -> Attempt:
-    """One method against all triggers; its file stands at ``partial`` if it holds."""
+def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
+    """One method against all triggers; its file stands at ``draft`` if it holds."""
     opt, val = run.split
     attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in run.triggers))
     more = list(run.triggers_beside())
@@ -149,7 +149,7 @@ def _tried(run: Audit, method: Repair, aim: Limits, partial: Path) -> Attempt:
         outside = _outside(attempt, aim)
         if outside:
             return replace(attempt, refused=f"in reserve, {outside}", reserve=True)
-        refused, still_found = _written(run, method, repaired, partial)
+        refused, still_found = _written(run, method, repaired, draft)
         if not still_found:
             break
         more += still_found
@@ -165,21 +165,27 @@ def _outside(attempt: Attempt, limits: Limits) -> str:
     return ""
 
 
-def _written(run: Audit, method: Repair, repaired: Classifier, partial: Path) -> tuple[str, list[AnyTrigger]]:
-    """What is wrong with the repaired network's file, which stands at ``partial`` then, and triggers found in it."""
+def _written(run: Audit, method: Repair, repaired: Classifier, draft: Path) -> tuple[str, list[AnyTrigger]]:
+    """What is wrong with the repaired network's file, which stands at ``draft`` then, and triggers found in it."""
     writable = baked(repaired, run.split[1].images[:_PROBES])
     if writable is None:
         return "the weights of this architecture cannot hold the pruned channels", []
-    save_classifier(writable, partial, notes={"repaired_by": repr(method)})
-    return _found_again(run, repaired, partial)
+    save_classifier(writable, draft, notes={"repaired_by": repr(method)})
+    return _found_again(run, repaired, draft)
 
 
 def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, list[AnyTrigger]]:
     """What is wrong with the written file: other answers than the repaired network's, or a finding; and flagged triggers.
 
-    The detectors that flagged the model look first, so that a repair that fails does so early.
+    What refuted a property of the model is tried first on the repaired one, and the detectors that flagged the model look
+    before the others, so that a repair that fails does so early.
     """
-    again = Audit(replace(run.options, model=str(file), trigger=""), run.store, progress=run.progress)
+    again = Audit(
+        replace(run.options, model=str(file), trigger=""),
+        run.store,
+        progress=run.progress,
+        given_corpus=(*run.corpus, *run.refuted()),
+    )
     try:
         again.check()
     except AuditError as error:
@@ -188,18 +194,26 @@ def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, lis
     if not torch.allclose(again.classifier.logits(probe), repaired.logits(probe), atol=_SAME):
         return "its file gives other answers than the repaired network", []
     allowed = {Verdict.PASS, Verdict.INCONCLUSIVE} if run.options.inconclusive == "allow" else {Verdict.PASS}
-    order = sorted(again.items, key=lambda item: not _flags(run.detection(item[0]), run.options))
-    for name, target in order:
-        detection = again.detection(name)
-        finding = detection.judge(target, run.options.limits, index=run.options.index, name=run.class_name(target))
+    for name, finding, triggers in _looks(run, again):
         if finding.verdict not in allowed:
-            found = detection.flagged(run.options.limits, index=run.options.index)
-            return f"audited again: {finding.verdict.value}, {name}: {finding.reason}", list(found)
+            return f"audited again: {finding.verdict.value}, {name}: {finding.reason}", list(triggers())
     return "", []
 
 
-def _flags(detection: Detection, options: AuditOptions) -> bool:
-    return bool(detection.flagged(options.limits, index=options.index))
+def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[], Sequence[AnyTrigger]]]]:
+    """What detectors and properties find in the repaired model, and triggers of it; those that found something first."""
+    limits, index = run.options.limits, run.options.index
+    telling = {entry.name for entry in run.detectors if run.detection(entry.name).flagged(limits, index=index)}
+    telling |= {entry.name for entry in run.refuted()}
+    for early in (True, False):
+        for name, target in again.items:
+            if (name in telling) is early:
+                detection = again.detection(name)
+                finding = detection.judge(target, limits, index=index, name=run.class_name(target))
+                yield name, finding, partial(detection.flagged, limits, index=index)
+        for wanted in again.properties:
+            if (wanted.name in telling) is early:
+                yield wanted.name, again.asked(wanted.name).finding, partial(again.refuting, wanted.name)
 
 
 def summary(attempts: Sequence[Attempt], out: Path) -> str:

@@ -212,7 +212,7 @@ class Searched(Audited):
             for detection in [self.detection(entry.name) for entry in self.detectors]:
                 score, other = detection.score(target), detection.trigger(target)
                 works = score is not None and score.success_val >= self.options.limits.steering_success
-                if works and other is not None and not any(_same(other, known) for known in (*found, *beside)):
+                if works and other is not None and not any(same(other, known) for known in (*found, *beside)):
                     beside.append(other)
         return tuple(beside)
 
@@ -226,7 +226,8 @@ class Searched(Audited):
         raise ValueError("no detector of this run gives triggers")
 
 
-def _same(one: AnyTrigger, other: AnyTrigger) -> bool:
+def same(one: AnyTrigger, other: AnyTrigger) -> bool:
+    """Whether two triggers are of one kind and consist of equal numbers."""
     mine, theirs = one.tensors(), other.tensors()
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 

@@ -3,7 +3,8 @@
 Asks every property of every subject of one half of the zoo, with the clean test images that the zoo sets aside for it and the
 reference twins of its data set, and prints subject by subject what was found; then for each property how many clean models
 it refutes (false alarms) and how many backdoored ones (detections), in how many of these the right class is named, and
-seconds. Limits are chosen on the *development* half; rates are quoted from the *report* half. Finished outcomes are kept in
+seconds; and where the results of ``benchmarks.detection`` are there, how often detectors and properties stop a model together.
+Limits are chosen on the *development* half; rates are quoted from the *report* half. Finished outcomes are kept in
 ``benchmarks/cache``, so a stopped run goes on where it was.
 """
 
@@ -127,6 +128,26 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def beside_detectors(rows: Sequence[Row], detections: Sequence[Row]) -> list[str]:
+    """How often detectors, properties and both together stop these subjects, in lines; ``detections`` are by the benchmark."""
+    by_name = {entry["subject"]: entry for entry in detections}
+    known = [(row, by_name[row["subject"]]) for row in rows if row["subject"] in by_name]
+    lines = [f"{'stopped by':34} {'clean':>24} {'backdoored':>24}"]
+    ways: dict[str, Callable[[Row, Row], bool]] = {
+        "a detector (fail)": lambda _, found: bool(found["fail"]),
+        "a detector (fail or inconclusive)": lambda _, found: bool(found["fail"] or found["inconclusive"]),
+        "a property": lambda row, _: any(_refuted(row, name) for name in row["properties"]),
+    }
+    ways["either (fail)"] = lambda row, found: ways["a detector (fail)"](row, found) or ways["a property"](row, found)
+    ways["either"] = lambda row, found: (
+        ways["a detector (fail or inconclusive)"](row, found) or ways["a property"](row, found)
+    )
+    for way, stops in ways.items():
+        parts = [[stops(*pair) for pair in known if bool(pair[0]["attack"]) is hidden] for hidden in (False, True)]
+        lines.append(f"{way:34} {_share(parts[0]):>24} {_share(parts[1]):>24}")
+    return lines
+
+
 def _refuted(row: Row, name: str) -> bool:
     return bool(row["properties"][name]["verdict"] == Verdict.FAIL.value)
 
@@ -163,6 +184,10 @@ def main() -> None:
         print(line(rows[subject.name]), flush=True)
     ordered = [rows[subject.name] for subject in chosen]
     print(f"\nhalf: {options.half}\n" + "\n".join(table(ordered)))
+    detections = RESULTS / f"detection-{options.half}.json"
+    if detections.is_file():
+        beside = beside_detectors(ordered, json.loads(detections.read_text())["subjects"])
+        print("\n" + "\n".join(beside))
     if not options.only and not options.properties:
         RESULTS.mkdir(exist_ok=True)
         stored = {"command": f"python -m benchmarks.properties --half {options.half}", "subjects": ordered}

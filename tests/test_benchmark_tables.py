@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.detection import area_under_curve
 from benchmarks.mitigation import Row, rating, table
+from benchmarks.properties import beside_detectors
 
 
 def row(accuracy, success, robust, **rest):
@@ -52,3 +53,34 @@ def test_the_table_has_a_line_for_every_method_and_means_over_backdoored_subject
 
 def test_the_area_under_the_curve_counts_ties_half():
     assert area_under_curve([3.0, 2.0], [1.0, 2.0]) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+
+
+def test_detectors_and_properties_stop_a_model_together():
+    def asked(name, attack, verdict):
+        return {
+            "subject": name,
+            "attack": attack,
+            "properties": {"one": {"verdict": "pass"}, "two": {"verdict": verdict}},
+        }
+
+    def detected(name, fail, inconclusive):
+        return {"subject": name, "fail": fail, "inconclusive": inconclusive}
+
+    rows = [
+        asked("a", None, "pass"),
+        asked("b", "sig", "fail"),
+        asked("c", "sig", "inconclusive"),
+        asked("d", "sig", "fail"),
+    ]
+    found = [detected("a", [], [3]), detected("b", [], [4]), detected("c", [1], []), detected("e", [1], [])]
+    lines = {
+        line[:34].strip(): line[34:].split() for line in beside_detectors(rows, found)
+    }  # d and e are not on both sides
+    shares = {way: (words[0], words[5]) for way, words in lines.items() if way != "stopped by"}
+    assert shares == {
+        "a detector (fail)": ("0/1", "1/2"),
+        "a detector (fail or inconclusive)": ("1/1", "2/2"),
+        "a property": ("0/1", "1/2"),
+        "either (fail)": ("0/1", "2/2"),
+        "either": ("1/1", "2/2"),
+    }

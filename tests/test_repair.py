@@ -1,20 +1,24 @@
 """A repaired file: written only when it holds, and loaded and audited again before that."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import nn
 
+from backdoor_audit import asked as asked_module
 from backdoor_audit import repair as module
 from backdoor_audit.errors import OptionError
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.mitigations import MITIGATIONS, Mitigation, NeuronPruning, Outcome
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.properties import Outcome as PropertyOutcome
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
+from backdoor_audit.strategies import Numbers, Patch
 from tests.plugin import toy
 
 ARCH = "tests.test_repair:network"
@@ -158,6 +162,65 @@ def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, 
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
     assert attempt.refused.startswith(f"audited again: fail, neural_cleanse: class {toy.TARGET}")
     assert not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True)
+class Corner:
+    """The property that one white pixel in the last corner, or a kept counterexample, leads no more than half to a class."""
+
+    name = "no_corner_steers"
+    needs_twins = False
+
+    def __call__(self, classifier, opt, val, *, generator, natural=(), kept=()):
+        shown = Patch(colours=Numbers((1, 1, 1), (255,)), top=7, left=7, target_class=toy.TARGET)
+        rates = [attack_success_rate(classifier, val.images, val.labels, tried.trigger) for tried in kept]
+        rate = max([float(rate) for rate in rates] or [attack_success_rate(classifier, val.images, val.labels, shown)])
+        return PropertyOutcome(
+            name=self.name,
+            statistic="steered_share",
+            value=float(rate),
+            limit=0.5,
+            reason="",
+            target_class=toy.TARGET,
+            trigger=shown,
+            kept=len(kept),
+        )
+
+
+def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(folder, store, tmp_path, monkeypatch):
+    """Its trigger is what repairs work against, and the repaired file is asked the same, its counterexample first."""
+    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    blind = options(folder)
+    blind = replace(blind, limits=replace(blind.limits, anomaly_index=1000.0))
+    run = Audit(blind, store)
+    (trigger,) = run.triggers
+    assert trigger.mask.nonzero().tolist() == [[0, 7, 7]]
+    assert [beside.target_class for beside in run.triggers_beside()] == [toy.TARGET]
+    out = tmp_path / "fixed.safetensors"
+    assert repair(blind, out, store=store)[-1].refused == ""
+    again = Audit(replace(blind, model=str(out)), store, given_corpus=run.refuted())
+    assert (again.asked("no_corner_steers").verdict, again.asked("no_corner_steers").kept) == (Verdict.PASS, 1)
+    assert run.refuted()
+    assert not again.refuted()
+    assert not again.triggers
+
+
+def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    blind = options(folder)
+    blind = replace(blind, limits=replace(blind.limits, attack_success_rate=1.0, anomaly_index=1000.0))
+    (attempt,) = repair(blind, tmp_path / "fixed.safetensors", method="idle", store=store)
+    assert attempt.refused.startswith("audited again: fail, no_corner_steers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder, store, monkeypatch):
+    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    run = Audit(options(folder), store)
+    assert [trigger.target_class for trigger in run.triggers] == [toy.TARGET]
+    assert not torch.equal(run.triggers[0].mask, run.refuting()[0].mask)
+    assert [trigger.mask.nonzero().tolist() for trigger in run.triggers_beside()] == [[[0, 7, 7]]]
 
 
 def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, monkeypatch):
