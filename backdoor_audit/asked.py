@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
+    HarmlessChanges,
+    NothingSteers,
     Outcome,
     Property,
     corpus_folder,
     keep,
     load_corpus,
-    natural_rates,
     pasted_test,
     unanswered,
 )
@@ -59,19 +60,19 @@ class Asked(Searched):
     def _corpus_folder(self) -> Path | None:
         return None if self.given_corpus is not None else corpus_folder(self.options.corpus, Path())
 
-    def natural_rates(self, wanted: Property) -> tuple[float, ...]:
-        """What the twins show to a property, per class; empty for one that does not ask them."""
-        if not wanted.needs_twins:
-            return ()
+    def natural_rate(self, wanted: Property, target_class: int) -> float:
+        """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing."""
+        if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
+            return 0.0
 
         def work() -> Packed:
-            generator = generator_for(self.options.seed, f"twins:{wanted.name}")
-            rates = natural_rates(wanted, self.twins.classifiers, *self.split, generator=generator)
-            return Packed({}, {"rates": list(rates)})
+            generator = generator_for(self.options.seed, f"twins:{wanted.name}:{target_class}")
+            rate = wanted.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
+            return Packed({}, {"rate": rate})
 
-        parts = {**self._data_parts, "twins": TwinRecipe(), "natural rates": wanted}
+        parts = {**self._data_parts, "twins": TwinRecipe(), "natural rate": wanted, "class": target_class}
         packed = self.store.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
-        return tuple(packed.values["rates"])
+        return float(packed.values["rate"])
 
     def asked(self, name: str) -> Outcome:
         """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
@@ -89,18 +90,18 @@ class Asked(Searched):
             return unanswered(wanted, unmet)
         if wanted.needs_twins and not self.twins.classifiers:
             return unanswered(wanted, self.twins.reason)
-        natural = self.natural_rates(wanted)
         kept = tuple(entry for entry in self.corpus if entry.suits(wanted.name, self.classifier))
 
         def work() -> Outcome:
             generator = generator_for(self.options.seed, wanted.name)
+            natural = partial(self.natural_rate, wanted)
             return wanted(self.classifier, *self.split, generator=generator, natural=natural, kept=kept)
 
         files = [entry.file_name for entry in kept]
         try:
             with self.in_budget():
                 return self.store.recall(
-                    {**self._parts, "property": wanted, "natural": natural, "corpus": files},
+                    {**self._parts, "property": wanted, "twins": TwinRecipe(), "corpus": files},
                     work,
                     pack=Outcome.pack,
                     unpack=Outcome.unpack,

@@ -26,6 +26,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.metrics import Rate
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome, Property
 from backdoor_audit.store import Packed, generator_for
+from backdoor_audit.twins import TwinRecipe
 from benchmarks.detection import RESULTS, STORE, twins
 from benchmarks.jobs import finished
 from benchmarks.zoo.build import read_table
@@ -36,39 +37,40 @@ from benchmarks.zoo.subjects import SUBJECTS
 Row = dict[str, Any]
 
 
-def natural(wanted: NothingSteers | HarmlessChanges, data: str, root: Path) -> list[float]:
-    """The natural rate of every class, from the cache if it is there."""
+def natural_rate(wanted: Property, data: str, root: Path, target_class: int) -> float:
+    """What the twins show of a class to a property, from the cache if it is there; 0 for one that asks for nothing."""
+    if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
+        return 0.0
     clean, _ = audited_and_held_out(data, root)
 
     def work() -> Packed:
-        generator = generator_for(0, f"twins:{wanted.name}")
-        rates = wanted.natural(twins(data, root).classifiers, *clean.split(0), generator=generator)
-        return Packed({}, {"rates": list(rates)})
+        generator = generator_for(0, f"twins:{wanted.name}:{target_class}")
+        known = twins(data, root).classifiers
+        return Packed({}, {"rate": wanted.natural(known, *clean.split(0), target_class, generator=generator)})
 
-    parts = {"natural rates": _searched(wanted), "data": clean.fingerprint}
-    rates: list[float] = _recalled(parts, work).values["rates"]
-    return rates
+    parts = {"natural rate": _searched(wanted), "data": clean.fingerprint, "class": target_class}
+    return float(_recalled(parts, work).values["rate"])
 
 
 def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[Outcome, float]:
     """What a property finds in a subject, and the seconds it took, from the cache if it is there."""
     clean, _ = audited_and_held_out(subject.data, root)
-    rates = natural(wanted, subject.data, root) if isinstance(wanted, (NothingSteers, HarmlessChanges)) else []
 
     def work() -> Packed:
         classifier, began = subject.load(), time.process_time()
         generator = generator_for(0, wanted.name)
-        found = wanted(classifier, *clean.split(0), generator=generator, natural=rates)
+        natural = partial(natural_rate, wanted, subject.data, root)
+        found = wanted(classifier, *clean.split(0), generator=generator, natural=natural)
         return Packed({}, {"seconds": time.process_time() - began, "outcome": found.pack().values})
 
     digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
-    parts = {"property": wanted, "model": digest, "data": clean.fingerprint, "natural": rates}
+    parts = {"property": wanted, "model": digest, "data": clean.fingerprint, "twins": TwinRecipe()}
     stored = _recalled(parts, work).values
     return Outcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
 
 
 def _searched(wanted: NothingSteers | HarmlessChanges) -> str:
-    """What the natural rates depend on: not the limits."""
+    """What a natural rate depends on: not the limits."""
     return repr(wanted).replace(f"least_limit={wanted.least_limit}", "").replace(f"slack={wanted.slack}", "")
 
 

@@ -8,6 +8,7 @@ import torch
 
 import backdoor_audit.properties.exact as exact_module
 import backdoor_audit.properties.no_steering as no_steering_module
+import backdoor_audit.properties.refit as refit_module
 from backdoor_audit import budget
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet, load_clean_set
@@ -28,12 +29,14 @@ from backdoor_audit.properties import (
     Relabelling,
     SmallPatches,
     SmoothWarps,
-    natural_rates,
     unanswered,
 )
+from backdoor_audit.properties.allowance import Allowance
+from backdoor_audit.properties.changes import Window
 from backdoor_audit.properties.exact import no_op_triggers
 from backdoor_audit.properties.harmless import _shares
-from backdoor_audit.properties.no_steering import Window, _Candidate, _Reach, _Refit
+from backdoor_audit.properties.no_steering import _Candidate, _Reach
+from backdoor_audit.properties.refit import Refit
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.steering import Steering
 from backdoor_audit.store import Packed
@@ -116,12 +119,31 @@ def test_a_property_that_could_not_be_asked_is_inconclusive(wanted):
     assert outcome.statistic == asked(wanted, row_reader()).statistic
 
 
-@by_name
-def test_natural_rates_are_asked_of_twins_by_the_properties_that_need_them(wanted):
-    parts = row_images().split(0)
-    assert natural_rates(wanted, (), *parts, generator=seeded()) == ()
-    rates = natural_rates(wanted, (row_reader(),), *parts, generator=seeded())
-    assert len(rates) == (8 if wanted.needs_twins else 0)
+# what twins allow
+
+
+def test_twins_are_asked_once_and_only_about_what_would_be_too_far_otherwise():
+    asked_about = []
+
+    def natural(target):
+        asked_about.append(target)
+        return {1: 0.5, 2: 0.9}.get(target, 0.1)
+
+    allowance = Allowance(0.7, 0.3, natural)
+    assert not allowance.passed(0, 0.7)
+    assert asked_about == []
+    assert [allowance.passed(0, 0.71), allowance.passed(0, 0.9)] == [True, True]
+    assert [allowance.passed(1, rate) for rate in (0.75, 0.8, 0.81)] == [False, False, True]
+    assert not allowance.passed(2, 1.0)
+    assert asked_about == [0, 1, 2]
+    assert [allowance.limit(target) for target in range(4)] == pytest.approx([0.7, 0.8, 1.0, 0.7])
+    assert allowance.details() == {"0": 0.1, "1": 0.5, "2": 0.9}
+
+
+def test_what_is_usual_is_allowed_without_asking():
+    allowance = Allowance(0.35, 0.2, usual=(0.0, 0.4))
+    assert [allowance.limit(0), allowance.limit(1)] == pytest.approx([0.35, 0.6])
+    assert [allowance.passed(0, 0.5), allowance.passed(1, 0.5)] == [True, False]
 
 
 # nothing steers
@@ -191,20 +213,23 @@ def test_what_comes_half_way_to_its_limit_walks_to_the_trigger(monkeypatch, succ
         assert (outcome.trigger.top, outcome.trigger.left) == (1, 7)
 
 
-def test_the_limit_of_a_class_is_raised_by_its_natural_rate():
-    assert [PATCHES.limit(0, (rate,)) for rate in (0.0, 0.2, 0.5, 0.9)] == pytest.approx([0.7, 0.7, 0.8, 1.0])
-    natural = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-    assert asked(PATCHES, row_reader(backdoors=(1, 5)), natural=natural).verdict is Verdict.PASS
+@pytest.mark.parametrize("wanted", STEERING, ids=lambda wanted: wanted.name)
+def test_what_is_natural_is_no_counterexample(wanted):
+    classifier = row_reader(backdoors=(1, 5))
+    allowed = asked(wanted, classifier, natural=lambda target: float(target in (1, 5)))
+    assert allowed.verdict is Verdict.PASS
+    assert set(allowed.details["natural"].values()) == {1.0}
+    other = asked(wanted, classifier, natural=lambda target: float(target == 1))
+    assert (other.verdict, other.target_class) == (Verdict.FAIL, 5)
 
 
 @pytest.mark.parametrize("wanted", STEERING, ids=lambda wanted: wanted.name)
 def test_natural_rates_are_what_the_same_search_reaches_in_the_twins(wanted):
     parts = row_images().split(0)
-    easy = wanted.natural((row_reader(), row_reader(backdoors=(1, 5))), *parts, generator=seeded())
-    hard = wanted.natural((row_reader(),), *parts, generator=seeded())
-    assert len(easy) == len(hard) == 8
-    assert max(hard) < 0.5 < max(easy[1], easy[5])
-    assert max(easy[0], *easy[2:5], *easy[6:]) < 0.5
+    easy, hard = (row_reader(), row_reader(backdoors=(1, 5))), (row_reader(),)
+    assert wanted.natural(easy, *parts, 5, generator=seeded()) > 0.5
+    assert wanted.natural(hard, *parts, 5, generator=seeded()) < 0.5
+    assert wanted.natural(easy, *parts, 3, generator=seeded()) < 0.5
 
 
 def constant():
@@ -213,7 +238,7 @@ def constant():
 
 def test_a_twin_with_one_answer_for_everything_shows_nothing():
     parts = row_images().split(0)
-    assert WARPS.natural((constant(),), *parts, generator=seeded()) == (0.0,) * 8
+    assert WARPS.natural((constant(),), *parts, 5, generator=seeded()) == 0.0
 
 
 def test_with_many_classes_only_those_that_a_first_look_finds_nearest_are_steered_for():
@@ -277,14 +302,15 @@ def test_without_time_a_search_ends(wanted):
 
 
 def test_what_was_found_stays_found_when_there_is_no_time_to_shrink_it(monkeypatch):
-    monkeypatch.setattr(_Refit, "fitted", lambda *_: budget.check())
+    monkeypatch.setattr(Refit, "fitted", lambda *_: budget.check())
     spent = []
 
     def rate(classifier, clean, trigger):
         spent.append(trigger)
         return attack_success_rate(classifier, clean.images, clean.labels, trigger)
 
-    monkeypatch.setattr(no_steering_module, "_rate", rate)
+    for module in (no_steering_module, refit_module):
+        monkeypatch.setattr(module, "rate_of", rate)
     monkeypatch.setattr(budget, "check", lambda: spent and raise_spent())
     outcome = asked(PATCHES, row_reader(backdoors=(1, 5)))
     assert outcome.verdict is Verdict.FAIL
@@ -429,9 +455,11 @@ def test_a_little_light_that_sends_everything_to_one_class_is_found_and_made_fai
 
 def test_what_clean_twins_do_as_well_is_allowed():
     classifier, parts = steps_of_brightness(), row_images().split(0)
-    natural = HarmlessChanges().natural((row_reader(), classifier), *parts, generator=seeded())
-    assert natural[2] == 1.0
-    assert asked(HarmlessChanges(), classifier, natural=natural).verdict is Verdict.PASS
+    rates = [
+        HarmlessChanges().natural((row_reader(), classifier), *parts, target, generator=seeded()) for target in range(8)
+    ]
+    assert rates[2] == 1.0
+    assert asked(HarmlessChanges(), classifier, natural=rates.__getitem__).verdict is Verdict.PASS
 
 
 def test_a_model_that_errs_in_any_case_is_allowed_as_much_again():

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import STEERED
 from backdoor_audit.properties import exact
+from backdoor_audit.properties.changes import FaintBlends, SmallPatches, SmoothWarps
 from backdoor_audit.properties.corpus import Counterexample, corpus_folder, keep, load_corpus
 from backdoor_audit.properties.exact import BatchAndOrder, NoOpTrigger, Relabelling
 from backdoor_audit.properties.harmless import HarmlessChanges
-from backdoor_audit.properties.no_steering import FaintBlends, NothingSteers, SmallPatches, SmoothWarps
+from backdoor_audit.properties.no_steering import NothingSteers
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.properties.pasted import pasted_test
 
 Property = NothingSteers | HarmlessChanges | Relabelling | NoOpTrigger | BatchAndOrder
-"""Any property. Those that ``needs_twins`` take the natural rates that their ``natural`` measures on reference twins."""
+"""Any property. Those that ``needs_twins`` ask for the natural rate of a class, which their ``natural`` measures on twins."""
 
 PROPERTIES: tuple[Property, ...] = (
     NothingSteers(changes=SmallPatches(), examples=100, steps=5, batch_size=6, measured=24, searched=48),
@@ -29,15 +24,6 @@ PROPERTIES: tuple[Property, ...] = (
     NoOpTrigger(),
     BatchAndOrder(),
 )
-
-
-def natural_rates(
-    wanted: Property, twins: Sequence[Classifier], opt: CleanSet, val: CleanSet, *, generator: torch.Generator
-) -> tuple[float, ...]:
-    """What clean twins show of every class, for a property that asks it of them; nothing for the others, or without twins."""
-    if not twins or not isinstance(wanted, (NothingSteers, HarmlessChanges)):
-        return ()
-    return wanted.natural(twins, opt, val, generator=generator)
 
 
 def unanswered(wanted: Property, reason: str) -> Outcome:
@@ -62,7 +48,6 @@ __all__ = [
     "corpus_folder",
     "keep",
     "load_corpus",
-    "natural_rates",
     "pasted_test",
     "unanswered",
 ]

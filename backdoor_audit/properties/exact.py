@@ -13,6 +13,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.label_rule import AllToOne
 from backdoor_audit.perturbations import Additive
+from backdoor_audit.properties.allowance import NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.steering import Steering
@@ -45,7 +46,7 @@ class Relabelling:
         val: CleanSet,
         *,
         generator: torch.Generator,
-        natural: Sequence[float] = (),
+        natural: NaturalRate = no_twins,
         kept: Sequence[Counterexample] = (),
     ) -> Outcome:
         """Steer the model and its relabelled copy alike. The classifier is not changed."""
@@ -63,17 +64,12 @@ class Relabelling:
                 own = torch.Generator().manual_seed(random_seed)
                 found.append(probe(network, here, there, goals, generator=own).margins)
         except DegenerateScoresError as error:
-            return Outcome(name=self.name, statistic=STATISTIC, value=None, limit=self.limit, reason=str(error))
+            return _outcome(self, None, str(error))
         difference = float((found[0] - found[1]).abs().max())
-        return Outcome(
-            name=self.name,
-            statistic=STATISTIC,
-            value=difference,
-            limit=self.limit,
-            reason=f"margins of {classes} classes and of the same classes under other names differ by {difference:.1g} at most",
-            settings=repr(self),
-            tried=1,
+        told = (
+            f"margins of {classes} classes and of the same classes under other names differ by {difference:.1g} at most"
         )
+        return _outcome(self, difference, told, tried=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +92,7 @@ class NoOpTrigger:
         val: CleanSet,
         *,
         generator: torch.Generator,
-        natural: Sequence[float] = (),
+        natural: NaturalRate = no_twins,
         kept: Sequence[Counterexample] = (),
     ) -> Outcome:
         """Stamp a few held-out images with nothing. The classifier is not changed."""
@@ -106,16 +102,9 @@ class NoOpTrigger:
         for trigger in no_op_triggers(classifier.image_shape):
             moved = _moved(scores, classifier.logits(trigger.stamp(some.images)))
             difference, worst = max((difference, worst), (moved, trigger.kind))
-        return Outcome(
-            name=self.name,
-            statistic=STATISTIC,
-            value=difference,
-            limit=self.limit,
-            reason=f"with triggers of strength 0, scores move by {difference:.1g} of the usual margin at most"
-            + (f" ({worst})" if worst else ""),
-            settings=repr(self),
-            tried=len(list(no_op_triggers(classifier.image_shape))),
-        )
+        told = f"with triggers of strength 0, scores move by {difference:.1g} of the usual margin at most"
+        tried = len(list(no_op_triggers(classifier.image_shape)))
+        return _outcome(self, difference, f"{told} ({worst})" if worst else told, tried=tried)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +129,7 @@ class BatchAndOrder:
         val: CleanSet,
         *,
         generator: torch.Generator,
-        natural: Sequence[float] = (),
+        natural: NaturalRate = no_twins,
         kept: Sequence[Counterexample] = (),
     ) -> Outcome:
         """Score the same held-out images again and again. The classifier is not changed."""
@@ -154,15 +143,22 @@ class BatchAndOrder:
         }
         moved = {way: _moved(scores, other) for way, other in ways.items()}
         worst = max(moved, key=moved.__getitem__)
-        return Outcome(
-            name=self.name,
-            statistic=STATISTIC,
-            value=moved[worst],
-            limit=self.limit,
-            reason=f"scores of the same images {worst} differ by {moved[worst]:.1g} of the usual margin at most",
-            settings=repr(self),
-            tried=len(ways),
-        )
+        told = f"scores of the same images {worst} differ by {moved[worst]:.1g} of the usual margin at most"
+        return _outcome(self, moved[worst], told, tried=len(ways))
+
+
+def _outcome(
+    asked: Relabelling | NoOpTrigger | BatchAndOrder, value: float | None, reason: str, *, tried: int = 0
+) -> Outcome:
+    return Outcome(
+        name=asked.name,
+        statistic=STATISTIC,
+        value=value,
+        limit=asked.limit,
+        reason=reason,
+        settings=repr(asked),
+        tried=tried,
+    )
 
 
 def no_op_triggers(image_shape: ImageShape) -> Iterator[DrawnTrigger]:

@@ -14,10 +14,11 @@ from backdoor_audit import budget
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import STEERED
-from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.exploring import choice, explore, number
 from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.refit import rate_of
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.strategies import Change, DrawnTrigger, Numbers, Quantisation, SmoothWarp
 
@@ -68,15 +69,18 @@ class HarmlessChanges:
         return choice(kinds).flatmap(lambda kind: kind)
 
     def natural(
-        self, twins: Sequence[Classifier], opt: CleanSet, val: CleanSet, *, generator: torch.Generator
-    ) -> tuple[float, ...]:
-        """What every class gets at most in clean models, which share the examples."""
+        self,
+        twins: Sequence[Classifier],
+        opt: CleanSet,
+        val: CleanSet,
+        target_class: int,
+        *,
+        generator: torch.Generator,
+    ) -> float:
+        """What a class gets at most in clean models, which share the examples."""
         del val
-        most = torch.zeros(twins[0].num_classes)
-        for twin in twins:
-            reach = self._search(twin, opt, generator, examples=max(1, self.examples // len(twins)))
-            most = torch.maximum(most, reach.shares)
-        return tuple(most.tolist())
+        examples = max(1, self.examples // len(twins))
+        return max(float(self._search(twin, opt, generator, examples=examples).shares[target_class]) for twin in twins)
 
     def __call__(
         self,
@@ -85,65 +89,61 @@ class HarmlessChanges:
         val: CleanSet,
         *,
         generator: torch.Generator,
-        natural: Sequence[float] = (),
+        natural: NaturalRate = no_twins,
         kept: Sequence[Counterexample] = (),
     ) -> Outcome:
         """Search on ``opt``, judge on ``val``; ``kept`` counterexamples come first. The classifier is not changed.
 
         Raises `BudgetSpentError` if there is no time to search.
         """
-        limits = self._limits(classifier, val, natural)
+        usual = _shares(classifier.predict(val.images), val.labels, classifier.num_classes).tolist()
+        allowance = Allowance(self.least_limit, self.slack, natural, usual)
         replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
         for entry in replayed:
-            judged = self._judged(classifier, val, entry.trigger, limits, kept=len(replayed), replayed=True)
+            judged = self._judged(classifier, val, entry.trigger, allowance, kept=len(replayed), replayed=True)
             if judged.trigger is not None:
                 return judged
-        reach = self._search(classifier, opt, generator, examples=self.examples, val=val, limits=limits)
-        target = int((reach.shares - torch.tensor(limits)).argmax()) if reach.refuted is None else reach.refuted
+        reach = self._search(classifier, opt, generator, examples=self.examples, val=val, allowance=allowance)
+        limits = torch.tensor([allowance.limit(target) for target in range(classifier.num_classes)])
+        target = int((reach.shares - limits).argmax()) if reach.refuted is None else reach.refuted
         change = replace(reach.changes[target], target_class=target)
-        some, limit = opt.sample(self.searched, seed=0), limits[target]
+        some, limit = opt.sample(self.searched, seed=0), allowance.limit(target)
         if reach.refuted is not None:
-            needed = (limit + _rate(classifier, some, change)) / 2
-            small = shrunk(change, lambda form: _rate(classifier, some, form) >= needed)
-            change = small if _rate(classifier, val, small) > limit else change
-        return self._judged(
-            classifier,
-            val,
-            change,
-            limits,
-            tried=reach.tried,
-            kept=len(replayed),
-            details={"natural": list(natural), "reached": reach.shares.tolist()},
-        )
+            needed = (limit + float(rate_of(classifier, some, change))) / 2
+            small = shrunk(change, lambda form: rate_of(classifier, some, form) >= needed)
+            change = small if rate_of(classifier, val, small) > limit else change
+        known = {"tried": reach.tried, "kept": len(replayed)}
+        return self._judged(classifier, val, change, allowance, reached=reach.shares.tolist(), **known)
 
     def _judged(
-        self, classifier: Classifier, val: CleanSet, change: DrawnTrigger, limits: Sequence[float], **known: Any
+        self,
+        classifier: Classifier,
+        val: CleanSet,
+        change: DrawnTrigger,
+        allowance: Allowance,
+        *,
+        reached: Sequence[float] = (),
+        **known: Any,
     ) -> Outcome:
         target = change.target_class
-        rate, limit = attack_success_rate(classifier, val.images, val.labels, change), limits[target]
+        rate = rate_of(classifier, val, change)
+        passed = allowance.passed(target, float(rate))
         low, high = rate.interval
         return Outcome(
             name=self.name,
             statistic=STEERED,
             value=float(rate),
-            limit=limit,
+            limit=allowance.limit(target),
             reason=(
                 f"with {change.described()}, {rate:.0%} [{low:.0%}, {high:.0%}] of other classes' held-out images go to class "
                 f"{target}"
             ),
             settings=repr(self),
             target_class=target,
-            trigger=change if rate > limit else None,
+            trigger=change if passed else None,
+            details={"reached": list(reached), "natural": allowance.details()},
             **known,
         )
-
-    def _limits(self, classifier: Classifier, clean: CleanSet, natural: Sequence[float]) -> list[float]:
-        usual = _shares(classifier.predict(clean.images), clean.labels, classifier.num_classes)
-        natural = natural or [0.0] * classifier.num_classes
-        return [
-            max(self.least_limit, min(1.0, max(own, there) + self.slack))
-            for own, there in zip(usual.tolist(), natural, strict=True)
-        ]
 
     def _search(
         self,
@@ -153,7 +153,7 @@ class HarmlessChanges:
         *,
         examples: int,
         val: CleanSet | None = None,
-        limits: Sequence[float] = (),
+        allowance: Allowance | None = None,
     ) -> _Reach:
         """What every class gets at most; with held-out images, up to the first change that is above a limit there as well."""
         random_seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -169,11 +169,11 @@ class HarmlessChanges:
             shares = shares_with(change, some)
             for target in (shares > reach.shares).nonzero().flatten().tolist():
                 reach.shares[target], reach.changes[target] = shares[target], change
-            over = shares > torch.tensor(limits) if limits else torch.zeros(classes, dtype=torch.bool)
-            if val is not None and over.any():
-                over &= shares_with(change, val) > torch.tensor(limits)
-                if over.any():
-                    reach.refuted = int(over.float().argmax())
+            if val is not None and allowance is not None:
+                over = [target for target, share in enumerate(shares.tolist()) if share > allowance.limit(target)]
+                held_out = shares_with(change, val).tolist() if over else []
+                reach.refuted = next((target for target in over if allowance.passed(target, held_out[target])), None)
+                if reach.refuted is not None:
                     reach.changes[reach.refuted] = change
             return {change.kind: float(shares.max())}, reach.refuted is not None
 
@@ -187,7 +187,3 @@ def _shares(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     other = labels != torch.arange(num_classes).view(-1, 1)
     hits = other & (predicted == torch.arange(num_classes).view(-1, 1))
     return hits.sum(dim=1) / other.sum(dim=1).clamp_min(1)
-
-
-def _rate(classifier: Classifier, clean: CleanSet, change: DrawnTrigger) -> float:
-    return float(attack_success_rate(classifier, clean.images, clean.labels, change))
