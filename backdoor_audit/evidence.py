@@ -21,6 +21,9 @@ POWER = "detection_power"
 STEERED = "steered_share"
 """Statistic of properties: the share of other classes' images that one small change of all images sends to one class."""
 
+REGRESSION = "regression"
+"""Statistic of findings about what got worse than in a baseline; they are made from one and are no part of it."""
+
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from backdoor_audit.baseline.acceptance import ACCEPTED, Acceptance
 from backdoor_audit.baseline.difference import REGRESSIONS, Difference, change_between, side
-from backdoor_audit.baseline.signature import REGRESSION, Baseline, baseline_of, signature_of
+from backdoor_audit.baseline.signature import Baseline, baseline_of, signature_of
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import Finding, Record, Verdict, judge
+from backdoor_audit.evidence import REGRESSION, Finding, Record, Verdict, judge
 
 
 @dataclass(frozen=True, slots=True)

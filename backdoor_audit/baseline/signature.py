@@ -11,12 +11,9 @@ from typing import Any
 
 from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.evidence import REGRESSION, Finding, Record
 
 SCHEMA_VERSION = 1
-REGRESSION = "regression"
-"""Statistic of findings about what got worse; they are made from a baseline and are no part of one."""
-
 _SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")
 _FILES = ("reference", "trigger")  # settings that are paths; another folder is not another configuration
 _MODEL = ("model_fingerprint", "architecture", "parameters")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from backdoor_audit.evidence import POWER, REGRESSION, STEERED
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -78,13 +80,13 @@ _REPAIR = ("AML.T0018.000", "AML.T0043.004", "NISTAML.023", "ML10:2023", "Articl
 
 REFERENCES_OF: Mapping[str, tuple[str, ...]] = {
     "anomaly_index": _BACKDOOR,
-    "property": _BACKDOOR,
-    "regression": ("AML.M0008", "Article 15(1)"),
+    STEERED: _BACKDOOR,
+    REGRESSION: ("AML.M0008", "Article 15(1)"),
     "false_negative_rate": ("AML.T0043.004", "NISTAML.023", "Article 15(5)"),
     "attack_success_rate": _REPAIR,
     "robust_accuracy_lost": _REPAIR,
     "clean_accuracy_drop": (*_REPAIR, "Article 15(3)"),
-    "detection_power": ("AML.M0008",),
+    POWER: ("AML.M0008",),
     "clean_accuracy": ("AML.M0008", "Article 15(3)"),
 }
 """Identifiers by the statistic of a finding; a statistic that is not here is a condition of the audit and speaks to none."""

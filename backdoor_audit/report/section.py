@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backdoor_audit.evidence import Finding, Limits, Record, Verdict
+from backdoor_audit.evidence import POWER, REGRESSION, STEERED, Finding, Limits, Record, Verdict
 from backdoor_audit.report.album import Album
 from backdoor_audit.report.exhibition import Activation, Exhibit, Property, activations, exhibits, properties
 from backdoor_audit.report.frameworks import FRAMEWORKS, REFERENCES_OF, Reference
@@ -37,13 +37,13 @@ _MEANING = {
 }
 _STATISTICS = {
     "anomaly_index": "search for triggers",
-    "property": "properties",
-    "regression": "comparison with the accepted model",
+    STEERED: "properties",
+    REGRESSION: "comparison with the accepted model",
     "false_negative_rate": "filters",
     "attack_success_rate": "repairs",
     "robust_accuracy_lost": "repairs",
     "clean_accuracy_drop": "cost of repairs",
-    "detection_power": "canary",
+    POWER: "canary",
     "clean_accuracy": "clean accuracy",
 }
 
@@ -238,14 +238,9 @@ def _questions(record: Record) -> list[Question]:
     questions = []
     for (test, detector), counts in groups.items():
         detection = known.get(detector, {})
-        asked = (
-            _search_question(detection)
-            if detector
-            else _QUESTIONS.get(test, test.removeprefix("test_").replace("_", " "))
-        )
         questions.append(
             Question(
-                asked=asked,
+                asked=_search_question(detection, detector) if detector else _QUESTIONS.get(test, _as_words(test)),
                 name=detector or test.removeprefix("test_"),
                 counts=counts,
                 note=str(detection.get("inconclusive") or detection.get("coverage") or ""),
@@ -255,7 +250,13 @@ def _questions(record: Record) -> list[Question]:
     return questions
 
 
-def _search_question(detection: Mapping[str, Any]) -> str:
+def _as_words(test: str) -> str:
+    return test.removeprefix("test_").replace("_", " ")
+
+
+def _search_question(detection: Mapping[str, Any], detector: str) -> str:
+    if not detection:
+        return f"Does the search {detector} find a trigger?"
     means = detection.get("means", "a trigger")
     if detection.get("rows") == "source":
         return f"Does {means} lead the images of one class away, further than in clean models?"

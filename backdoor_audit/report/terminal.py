@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from backdoor_audit.evidence import POWER, Record, Verdict
+from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
 
 _WIDTH = 110  # columns
 
@@ -78,11 +78,25 @@ def headline(record: Record) -> str:
         return "PASS: no hidden trigger found by the tests that were run (what they do not see: below)"
     if record.verdict is Verdict.INCONCLUSIVE:
         return f"INCONCLUSIVE: {_why_inconclusive(record)}"
+    return f"FAIL: {_why_failed(record)}"
+
+
+def _why_failed(record: Record) -> str:
     if record.flagged_classes:
-        return f"FAIL: hidden trigger found for {_called(record, record.flagged_classes)}"
+        return f"hidden trigger found for {_called(record, record.flagged_classes)}"
     if record.flagged_all_to_all:
-        return "FAIL: hidden trigger found that sends every class to the next"
-    return "FAIL: a limit was exceeded"
+        return "hidden trigger found that sends every class to the next"
+    failed = [entry for entry in record.findings if entry.verdict is Verdict.FAIL and entry.statistic != POWER]
+    if all(finding.statistic == REGRESSION for finding in failed):
+        return f"inside the limits, but worse than {_accepted(record, failed)}"
+    return "a limit was exceeded"
+
+
+def _accepted(record: Record, worse: Iterable[Finding]) -> str:
+    """The file of the accepted model, and the classes that got worse."""
+    file = record.baseline["file"] if record.baseline else "the accepted model"
+    classes = tuple(sorted({entry.target_class for entry in worse if entry.target_class is not None}))
+    return f"{file}: {_called(record, classes)}" if classes else str(file)
 
 
 def _why_inconclusive(record: Record) -> str:

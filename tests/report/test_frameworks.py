@@ -41,4 +41,5 @@ def test_statistics_refer_to_entries_that_exist_and_every_entry_is_used_or_is_ab
 
 def test_a_statistic_has_its_references_in_order_and_a_condition_of_the_audit_has_none() -> None:
     assert [entry.id for entry in references_of("regression")] == ["AML.M0008", "Article 15(1)"]
+    assert references_of("steered_share") == references_of("anomaly_index")
     assert references_of("logits") == ()

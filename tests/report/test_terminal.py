@@ -9,6 +9,8 @@ import pytest
 from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.report.terminal import headline, summary_lines
 
+BASELINE = {"file": "v1.json", "verdict": "fail"}
+
 
 def finding(verdict: Verdict, **rest: Any) -> Finding:
     given = {"audit": "audit::x", "statistic": "anomaly_index", "value": 2.5, "limit": 2.0, "reason": "why", **rest}
@@ -58,6 +60,20 @@ def record(*findings: Finding, **rest: Any) -> Record:
             "INCONCLUSIVE: suspicious trigger for class 1 (dog); not a clean result",
         ),
         (record(finding(Verdict.FAIL, statistic="clean_accuracy_drop", target_class=1)), "FAIL: a limit was exceeded"),
+        (
+            record(finding(Verdict.FAIL, statistic="regression", target_class=1), baseline=BASELINE),
+            "FAIL: inside the limits, but worse than v1.json: class 1 (dog)",
+        ),
+        (
+            record(finding(Verdict.FAIL, statistic="regression"), baseline=BASELINE),
+            "FAIL: inside the limits, but worse than v1.json",
+        ),
+        (
+            record(
+                finding(Verdict.FAIL, statistic="regression"), finding(Verdict.FAIL, statistic="clean_accuracy_drop")
+            ),
+            "FAIL: a limit was exceeded",
+        ),
         (record(finding(Verdict.FAIL)), "FAIL: hidden trigger found that sends every class to the next"),
         (
             record(finding(Verdict.FAIL), finding(Verdict.FAIL, target_class=1)),

@@ -236,7 +236,7 @@ def _property(name: str, verdict: Verdict, shape: tuple[int, int, int] | None) -
         "name": name,
         "verdict": verdict.value,
         "reason": f"{name} was looked at",
-        "statistic": "property",
+        "statistic": "steered_share",
         "value": 0.9,
         "limit": 0.5,
         "spec": '{"kind": "patch"}' if shape else None,
