@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit import preconditions
+from backdoor_audit.drawn import BlockRounding
 from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.properties import (
     PROPERTIES,
@@ -24,7 +25,6 @@ from backdoor_audit.properties import (
 )
 from backdoor_audit.searched import Searched, same
 from backdoor_audit.store import Packed, generator_for
-from backdoor_audit.strategies import BlockRounding
 from backdoor_audit.trigger import AnyTrigger
 from backdoor_audit.twins import TwinRecipe
 

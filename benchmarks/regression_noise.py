@@ -6,6 +6,8 @@ the noise that ``backdoor_audit.baseline`` allows for, and what follows from it:
 * **another clean model**: ordered pairs of clean subjects on the same images, seed 0: the largest rise of the anomaly index of
   any row, detector by detector and over all of them, and the largest factor by which a trigger of Neural Cleanse shrinks;
 * **another seed** of split and search for the same subject: the same two, and the factor by which indices above the limit move;
+* **properties**: the largest rise of the share of images that the search of each steers, among the same pairs of clean models,
+  from the results of ``benchmarks.properties``;
 * what the rule of ``backdoor_audit.baseline`` calls worse among pairs of clean models, between a clean and a backdoored
   one, and between two seeds of one.
 
@@ -18,16 +20,16 @@ import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from backdoor_audit.baseline import index_noise
+from backdoor_audit.baseline import STEERED_NOISE, index_noise
 from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detector
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.metrics import Rate
@@ -40,6 +42,7 @@ from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
 HALVES = ("development", "report")
+Entry = TypeVar("Entry")
 RANK = {Verdict.PASS: 0, Verdict.INCONCLUSIVE: 1, Verdict.FAIL: 2}
 Row = tuple[str, int | None]
 
@@ -57,6 +60,7 @@ class Measured:
 
 
 Pair = tuple[Measured, Measured]
+Asked = Mapping[str, Any]
 
 
 def measured(subject: Subject, root: Path, seed: int, *, search: bool) -> Measured:
@@ -133,7 +137,7 @@ def worse(pair: Pair) -> tuple[bool, bool]:
 
 
 def spread(
-    title: str, pairs: Sequence[Pair], of: Callable[[Pair], list[float]], *, each: bool = False
+    title: str, pairs: Sequence[Entry], of: Callable[[Entry], list[float]], *, each: bool = False
 ) -> dict[str, Any]:
     """Quantiles of the largest value of each pair (``each``: of all values), printed and returned."""
     found = [of(pair) for pair in pairs]
@@ -157,6 +161,32 @@ def called_worse(title: str, pairs: Sequence[Pair]) -> dict[str, Any]:
         f"index alone; {len(after)} of {len({pair[1].subject.name for pair in pairs})} models"
     )
     return {"n": len(pairs), "by_verdict": verdict, "by_index_alone": index, "models": sorted(after)}
+
+
+def steered_pairs(half: str) -> list[tuple[Asked, Asked]]:
+    """Two clean models of a half on the same images, both ways: what every property found in them, by its name."""
+    file = RESULTS / f"properties-{half}.json"
+    stored = json.loads(file.read_text())["subjects"] if file.is_file() else []
+    data = {subject.name: subject.data for subject in SUBJECTS}
+    clean = [entry for entry in stored if not entry["attack"]]
+    return [
+        (before["properties"], after["properties"])
+        for before, after in itertools.permutations(clean, 2)
+        if data[before["subject"]] == data[after["subject"]]
+    ]
+
+
+def rise_of(name: str, pair: tuple[Asked, Asked]) -> list[float]:
+    """How far the share that one property steers rises; nothing where it was not measured."""
+    before, after = (entry[name]["value"] for entry in pair)
+    return [] if before is None or after is None else [after - before]
+
+
+def steered_worse(pair: tuple[Asked, Asked]) -> bool:
+    """Whether some property is refuted only in the second model, or steers further than its noise."""
+    before, after = pair
+    refuted = any(after[name]["verdict"] != "pass" == before[name]["verdict"] for name in after)
+    return refuted or any(max(rise_of(name, pair), default=0.0) > noise for name, noise in STEERED_NOISE.items())
 
 
 def report(known: dict[tuple[str, int], list[Measured]]) -> dict[str, Any]:
@@ -185,6 +215,13 @@ def report(known: dict[tuple[str, int], list[Measured]]) -> dict[str, Any]:
         found["worse_backdoored"] = called_worse("clean -> backdoored", pairs_of_models(first, backdoored=True))
         for title, pairs in seeds_of.items():
             found[f"worse_seed_{title}"] = called_worse(f"another seed, {title}", pairs)
+        print(" properties")
+        steered = steered_pairs(half)
+        for name in STEERED_NOISE:
+            found[name] = spread(f"largest rise of {name}", steered, partial(rise_of, name))
+        hits = sum(map(steered_worse, steered))
+        print(f"  {'clean -> clean called worse':48} {hits:4d} of {len(steered):4d}")
+        found["worse_properties"] = {"n": len(steered), "worse": hits}
         stored[half] = found
     return stored
 

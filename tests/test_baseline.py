@@ -15,6 +15,7 @@ from backdoor_audit import Record, Verdict, audit
 from backdoor_audit.baseline import (
     INDEX_NOISE,
     REGRESSIONS,
+    STEERED_NOISE,
     Acceptance,
     Baseline,
     baseline_of,
@@ -31,6 +32,7 @@ from backdoor_audit.baseline import (
 from backdoor_audit.baseline.difference import rate_noise
 from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import Finding
+from backdoor_audit.properties import PROPERTIES
 from tests.plugin import toy
 
 TODAY = date(2027, 3, 1)
@@ -346,6 +348,25 @@ def test_a_trigger_that_a_repair_leaves_stronger_is_worse() -> None:
     ]
     assert found.worse[0].regression == "repairs"
     assert not compare(baseline_of(repaired(0.02)), repaired(0.03)).worse
+
+
+@pytest.mark.parametrize("name", sorted(STEERED_NOISE))
+@pytest.mark.parametrize(("beyond", "worse"), [(-0.01, False), (0.01, True)])
+def test_a_property_that_still_holds_is_worse_if_it_steers_further_than_between_clean_models(
+    name: str, beyond: float, *, worse: bool
+) -> None:
+    first, second = (
+        record_of(None, finding_of(f"test_property[{name}]", "steered_share", value, Verdict.PASS))
+        for value in (0.05, 0.05 + STEERED_NOISE[name] + beyond)
+    )
+    found = compare(baseline_of(first), second)
+    assert bool(found.worse) is worse
+    assert [change.regression for change in found.worse] == ["corpus"] * worse
+    assert not compare(baseline_of(second), first).worse
+
+
+def test_noise_is_known_for_every_property_that_steers() -> None:
+    assert set(STEERED_NOISE) == {wanted.name for wanted in PROPERTIES if wanted.needs_twins}
 
 
 def test_a_property_that_held_and_is_broken_is_worse() -> None:

@@ -10,8 +10,10 @@ from benchmarks.regression_noise import (
     factors,
     pairs_of_models,
     pairs_of_seeds,
+    rise_of,
     rises,
     shrinking,
+    steered_worse,
     worse,
 )
 from benchmarks.zoo.subject import Subject
@@ -69,3 +71,18 @@ def test_seeds_are_compared_both_ways_where_both_were_searched() -> None:
     row = (0.0, Verdict.PASS, None)
     first, again, unsearched = measured(row), measured(row), measured()
     assert pairs_of_seeds([first, first], [again, unsearched]) == [(first, again), (again, first)]
+
+
+def test_a_property_is_worse_by_its_verdict_or_beyond_its_noise() -> None:
+    def found(value: float | None, verdict: str = "pass") -> dict[str, dict[str, object]]:
+        names = ("no_small_patch_steers", "no_faint_blend_steers", "no_smooth_warp_steers")
+        entries = {name: {"value": 0.1, "verdict": "pass"} for name in (*names, "harmless_changes_steer_nothing")}
+        return {**entries, "no_smooth_warp_steers": {"value": value, "verdict": verdict}}
+
+    assert rise_of("no_smooth_warp_steers", (found(0.1), found(0.25))) == [0.15]
+    assert rise_of("no_smooth_warp_steers", (found(0.1), found(None))) == []
+    assert not steered_worse((found(0.1), found(0.25)))
+    assert steered_worse((found(0.1), found(0.45)))
+    assert steered_worse((found(0.45), found(0.55, "fail")))
+    assert not steered_worse((found(0.55, "fail"), found(0.45)))
+    assert not steered_worse((found(0.45), found(0.1)))

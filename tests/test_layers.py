@@ -23,6 +23,7 @@ LAYERS = (
     {"baseline", "exhibits", "filters", "inversion", "preconditions", "steering", "twins"},
     {"scanning"},
     {"detectors", "mitigations", "attacks"},
+    {"drawn"},
     {"strategies"},
     {"properties"},
     {"audited", "canary"},

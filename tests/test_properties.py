@@ -12,6 +12,16 @@ import backdoor_audit.properties.refit as refit_module
 from backdoor_audit import budget
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet, load_clean_set
+from backdoor_audit.drawn import (
+    KINDS,
+    Blend,
+    Change,
+    Numbers,
+    Patch,
+    Quantisation,
+    Sinusoid,
+    SmoothWarp,
+)
 from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.loading import load_classifier
@@ -40,16 +50,6 @@ from backdoor_audit.properties.refit import Refit
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.steering import Steering
 from backdoor_audit.store import Packed
-from backdoor_audit.strategies import (
-    KINDS,
-    Blend,
-    Change,
-    Numbers,
-    Patch,
-    Quantisation,
-    Sinusoid,
-    SmoothWarp,
-)
 from fixtures import IMAGES, MODELS
 from tests.subjects import Computed, assert_unchanged, random_network, row_images, row_reader, seeded, snapshot
 

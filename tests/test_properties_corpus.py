@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from backdoor_audit.drawn import Numbers, Patch
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.properties import Counterexample, Outcome, corpus_folder, keep, load_corpus
-from backdoor_audit.strategies import Numbers, Patch
 
 PATCH = Patch(colours=Numbers((1, 1, 2), (7, 255)), top=3, left=1, target_class=4)
 

@@ -7,8 +7,8 @@ import torch._dynamo
 import torchvision
 
 import backdoor_audit.gate
+from backdoor_audit.drawn import Change, Numbers, Patch
 from backdoor_audit.properties import Outcome, pasted_test
-from backdoor_audit.strategies import Change, Numbers, Patch
 from fixtures import IMAGES, MODELS
 from tests.plugin import toy
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from backdoor_audit import asked as asked_module
 from backdoor_audit import repair as module
+from backdoor_audit.drawn import Numbers, Patch
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.loading import load_classifier
@@ -18,7 +19,6 @@ from backdoor_audit.properties import Outcome as PropertyOutcome
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
-from backdoor_audit.strategies import Numbers, Patch
 from tests.plugin import toy
 
 ARCH = "tests.test_repair:network"

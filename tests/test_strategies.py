@@ -7,11 +7,8 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from backdoor_audit.attacks import Sig
-from backdoor_audit.errors import DataFormatError, OptionError
-from backdoor_audit.metrics import attack_success_rate
-from backdoor_audit.strategies import (
+from backdoor_audit.drawn import (
     KINDS,
-    STRATEGIES,
     Blend,
     Change,
     Numbers,
@@ -19,12 +16,12 @@ from backdoor_audit.strategies import (
     Quantisation,
     Sinusoid,
     SmoothWarp,
-    image_batches,
     in_whole_numbers,
-    patches,
     trigger_from_spec,
-    triggers,
 )
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.strategies import STRATEGIES, image_batches, patches, triggers
 from backdoor_audit.trigger import Addition, Trigger, Warp
 from tests.subjects import quick, row_images, row_reader, seeded
 

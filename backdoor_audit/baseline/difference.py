@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backdoor_audit.baseline.signature import Baseline, baseline_of
-from backdoor_audit.evidence import POWER, Record, Verdict
+from backdoor_audit.evidence import POWER, STEERED, Record, Verdict
 from backdoor_audit.metrics import Rate
 
 # `python -m benchmarks.regression_noise`, development half of the zoo: of 122 ordered pairs of clean models on the same images
@@ -17,6 +17,13 @@ from backdoor_audit.metrics import Rate
 INDEX_NOISE = 1.8
 # The same: with another seed of split and search, 82 indices above the limit move by a factor of up to 1.44 (95 %).
 INDEX_NOISE_SHARE = 0.5
+# The same pairs: the largest rise of the share of images that the search of a property steers, widened by a tenth.
+STEERED_NOISE = {
+    "no_small_patch_steers": 0.44,
+    "no_faint_blend_steers": 0.65,
+    "no_smooth_warp_steers": 0.22,
+    "harmless_changes_steer_nothing": 0.14,
+}
 
 REGRESSIONS = ("clean_accuracy", "anomaly_index", "repairs", "corpus")
 """What is asked about a model and an accepted one; every finding belongs to one of these questions."""
@@ -142,7 +149,7 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
     """One finding of two signatures; ``known`` is None where the first has none, ``model`` knows classes and images."""
     before, after = _value(known) if known else None, _value(entry)
     verdicts = (known["verdict"] if known else "pass", entry["verdict"])
-    noise = _noise(entry["statistic"], before, after, model)
+    noise = _noise(audit, entry["statistic"], before, after, model)
     digits = 2 if entry["statistic"] == "anomaly_index" else 3
     numbers = "" if before is None and after is None else f" {_number(before, digits)} -> {_number(after, digits)}"
     band = "" if noise is None else f" (noise {_number(noise, digits)})"
@@ -197,11 +204,13 @@ def _extent(change: Change) -> tuple[int, float]:
     return abs(ranks[1] - ranks[0]), abs(_rise(change)) / change.noise if change.noise else 0.0
 
 
-def _noise(statistic: str, before: float | None, after: float | None, model: Baseline) -> float | None:
+def _noise(audit: str, statistic: str, before: float | None, after: float | None, model: Baseline) -> float | None:
     if before is None or after is None:
         return None
     if statistic == "anomaly_index":
         return index_noise(before, after)
+    if statistic == STEERED:
+        return STEERED_NOISE.get(_brackets(audit))
     images, held_out = model.data["images"], model.data["images_held_out"]
     if statistic == "clean_accuracy" and images:
         return rate_noise(before, after, images)

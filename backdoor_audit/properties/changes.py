@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backdoor_audit.drawn import ImageShape
 from backdoor_audit.perturbations import REFERENCE_SIDE, Additive, Family, Smooth, Warping
 from backdoor_audit.properties.exploring import choice, number
-from backdoor_audit.strategies import ImageShape
 from backdoor_audit.trigger import AnyTrigger, Trigger
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit.classifier import Classifier
+from backdoor_audit.drawn import DrawnTrigger, ImageShape, trigger_from_spec
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.properties.outcome import Outcome
-from backdoor_audit.strategies import DrawnTrigger, ImageShape, trigger_from_spec
 
 FOLDER = "backdoor-audit-corpus"
 """Used where it exists and no other is named."""

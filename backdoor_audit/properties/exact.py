@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
+from backdoor_audit.drawn import Blend, Change, DrawnTrigger, ImageShape, Numbers, Patch, Quantisation, SmoothWarp
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.label_rule import AllToOne
 from backdoor_audit.perturbations import Additive
@@ -17,7 +18,6 @@ from backdoor_audit.properties.allowance import NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.steering import Steering
-from backdoor_audit.strategies import Blend, Change, DrawnTrigger, ImageShape, Numbers, Patch, Quantisation, SmoothWarp
 
 STATISTIC = "largest_difference"
 

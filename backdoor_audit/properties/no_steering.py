@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
+from backdoor_audit.drawn import DrawnTrigger, in_whole_numbers
 from backdoor_audit.errors import BudgetSpentError, DegenerateScoresError
 from backdoor_audit.evidence import STEERED
 from backdoor_audit.label_rule import AllToOne
@@ -26,7 +27,6 @@ from backdoor_audit.properties.refit import Refit, rate_of
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.steering import Steered, Steering
 from backdoor_audit.store import generator_for
-from backdoor_audit.strategies import DrawnTrigger, in_whole_numbers
 from backdoor_audit.trigger import AnyTrigger
 
 _LOOKED_AT = 64  # classes at a time; with more of them every example takes others

@@ -20,7 +20,7 @@ import pytest
 
 from backdoor_audit import load_classifier, load_clean_set
 from backdoor_audit.metrics import attack_success_rate
-from backdoor_audit.strategies import trigger_from_spec
+from backdoor_audit.drawn import trigger_from_spec
 
 MODEL = {model}
 DATA = {data}
