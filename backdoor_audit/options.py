@@ -103,11 +103,13 @@ def _size(text: str) -> tuple[int, ...]:
     return values * 2 if len(values) == 1 else values
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
         if value < least:
             raise ValueError(f"must be at least {least}")
+        if most is not None and value > most:
+            raise ValueError(f"must be at most {most}")
         return value
 
     return parse
@@ -178,7 +180,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_images", _whole(1), "N", "use at most this many clean images, evenly from all classes (default: 1000)"),
     Option("trigger", str, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
     Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)"),
-    Option("seed", _whole(0), "N", "seed of every random choice (default: 0)"),
+    Option("seed", _whole(0, 2**63 - 1), "N", "seed of every random choice (default: 0)"),
     Option("report", str, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"),
     Option(
         "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"

@@ -275,3 +275,13 @@ def test_a_repair_does_not_replace_a_file_unasked(folder, capsys):
     assert repaired(folder, "clean.safetensors", out="there.safetensors") == 4
     assert "pass --force" in capsys.readouterr().err
     assert (folder / "there.safetensors").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("seed", ["x", "-1", str(2**63)])
+def test_a_seed_that_no_generator_takes_is_told_in_one_line(folder, capsys, seed):
+    with pytest.raises(SystemExit) as ended:
+        attack(folder, f"--seed={seed}", out="seeded.safetensors")
+    assert ended.value.code == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"backdoor-audit attack: argument --seed: '{seed}'")
+    assert not (folder / "seeded.safetensors").exists()

@@ -51,6 +51,7 @@ def test_toml_values_are_read_like_their_texts(table: dict[str, Any], attribute:
         ({"device": "gpu"}, "--audit-device: 'gpu' must be auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:x"}, "--audit-device"),
         ({"seed": "-1"}, "--audit-seed: '-1' must be at least 0"),
+        ({"seed": str(2**63)}, f"--audit-seed: '{2**63}' must be at most {2**63 - 1}"),
         ({"seed": "one"}, "--audit-seed: 'one' cannot be read; accepted: N"),
         ({"min_accuracy": "90"}, "fractions, not percent"),
         ({"min_accuracy": "nan"}, "--audit-min-accuracy"),

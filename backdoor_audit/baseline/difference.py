@@ -20,8 +20,8 @@ INDEX_NOISE_SHARE = 0.5
 # The same pairs: the largest rise of the share of images that the search of a property steers, widened by a tenth.
 STEERED_NOISE = {
     "no_small_patch_steers": 0.44,
-    "no_faint_blend_steers": 0.65,
-    "no_smooth_warp_steers": 0.22,
+    "no_faint_blend_steers": 0.45,
+    "no_smooth_warp_steers": 0.17,
     "harmless_changes_steer_nothing": 0.14,
 }
 

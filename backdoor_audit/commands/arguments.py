@@ -40,7 +40,7 @@ def declare_force(parser: argparse.ArgumentParser, what: str = "replace a file t
 
 def declare_seed(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed``."""
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default: 0)")
 
 
 def declare_store(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +53,19 @@ def help_of(key: str) -> str:
     return _option(key).help.replace("%", "%%")
 
 
-def refuse_to_replace(out: Path, *, force: bool) -> None:
-    """Raise `OptionError` if a file stands where ``--out`` points and was not to be replaced, or if there is no folder."""
+def refuse_to_replace(out: Path, *, force: bool, name: str = "out") -> None:
+    """Raise `OptionError` if a file stands where the option points and was not to be replaced, or if there is no folder."""
     if out.exists() and not force:
-        raise OptionError(f"--out: {out} exists; choose another name, or pass --force to replace it")
+        raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
     if not out.parent.is_dir():
-        raise OptionError(f"--out: {out.parent} is not a folder; make it first")
+        raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(_option("seed").parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _option(key: str) -> Option:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import declare_force
+from backdoor_audit.commands.arguments import declare_force, refuse_to_replace
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.evidence import Record
 from backdoor_audit.report.markdown import markdown
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if not asked:
         raise OptionError("export: nothing to write; pass --sarif=FILE, --markdown=FILE or --schema=FILE")
     for name, out in asked.items():
-        _refuse_to_replace(name, out, force=options.force)
+        if out != _STDOUT:
+            refuse_to_replace(out, force=options.force, name=name)
     texts = _rendered(options.record, set(asked))
     for name, out in asked.items():
         _write(name, out, texts[name])
@@ -61,15 +62,6 @@ def _rendered(file: Path | None, asked: set[str]) -> dict[str, str]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataFormatError(f"{file}: not a whole record ({error}); give the audit.json of a run") from None
     return texts
-
-
-def _refuse_to_replace(name: str, out: Path, *, force: bool) -> None:
-    if out == _STDOUT:
-        return
-    if out.exists() and not force:
-        raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
-    if not out.parent.is_dir():
-        raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
 
 
 def _write(name: str, out: Path, text: str) -> None:
