@@ -1,6 +1,6 @@
 """A repaired file: written only when it holds, and loaded and audited again before that."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,17 +8,16 @@ from torch import nn
 
 from backdoor_audit import asked as asked_module
 from backdoor_audit import repair as module
-from backdoor_audit.drawn import Numbers, Patch
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.mitigations import MITIGATIONS, Mitigation, NeuronPruning, Outcome
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.properties import Outcome as PropertyOutcome
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
+from tests.corner import Corner
 from tests.plugin import toy
 
 ARCH = "tests.test_repair:network"
@@ -162,29 +161,6 @@ def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, 
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
     assert attempt.refused.startswith(f"audited again: fail, neural_cleanse: class {toy.TARGET}")
     assert not list(tmp_path.iterdir())
-
-
-@dataclass(frozen=True)
-class Corner:
-    """The property that one white pixel in the last corner, or a kept counterexample, leads no more than half to a class."""
-
-    name = "no_corner_steers"
-    needs_twins = False
-
-    def __call__(self, classifier, opt, val, *, generator, natural=(), kept=()):
-        shown = Patch(colours=Numbers((1, 1, 1), (255,)), top=7, left=7, target_class=toy.TARGET)
-        rates = [attack_success_rate(classifier, val.images, val.labels, tried.trigger) for tried in kept]
-        rate = max([float(rate) for rate in rates] or [attack_success_rate(classifier, val.images, val.labels, shown)])
-        return PropertyOutcome(
-            name=self.name,
-            statistic="steered_share",
-            value=float(rate),
-            limit=0.5,
-            reason="",
-            target_class=toy.TARGET,
-            trigger=shown,
-            kept=len(kept),
-        )
 
 
 def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(folder, store, tmp_path, monkeypatch):

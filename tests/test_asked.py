@@ -1,0 +1,66 @@
+"""Properties as a run asks them: each once, its counterexample kept, replayed, and written down for others."""
+
+from dataclasses import replace
+
+import pytest
+
+from backdoor_audit import asked as module
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import Audit
+from backdoor_audit.store import Store
+from tests.corner import Corner
+from tests.plugin import toy
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """Those of the backdoored toy, in a working folder that holds it, with paths as a table gives them: in full."""
+    toy.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(module, "PROPERTIES", (Corner(),))
+    return AuditOptions(
+        model=str(tmp_path / "backdoored.safetensors"),
+        data=str(tmp_path / "images.npz"),
+        arch="toy:network",
+        profile="quick",
+        device="cpu",
+    )
+
+
+def test_a_pasted_test_names_files_from_the_working_folder_on(options, tmp_path):
+    run = Audit(options, Store(tmp_path / "store"))
+    assert run.asked("no_corner_steers").verdict is Verdict.FAIL
+    text = run.answers()["no_corner_steers"]["test"]
+    assert "MODEL = 'backdoored.safetensors'" in text
+    assert "DATA = 'images.npz'" in text
+    assert str(tmp_path) not in text
+
+
+def test_files_elsewhere_keep_their_whole_path(options, tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    run = Audit(options, Store(tmp_path / "store"))
+    run.asked("no_corner_steers")
+    assert repr(options.model) in run.answers()["no_corner_steers"]["test"]
+
+
+def test_a_counterexample_is_kept_in_the_corpus_and_replayed_by_the_next_run(options, tmp_path):
+    options = replace(options, corpus=str(tmp_path / "corpus"))
+    first = Audit(options, Store(tmp_path / "store"))
+    assert first.asked("no_corner_steers").kept == 0
+    (file,) = (tmp_path / "corpus").iterdir()
+    again = Audit(options, Store(tmp_path / "store"))
+    assert again.asked("no_corner_steers").kept == 1
+    assert [*(tmp_path / "corpus").iterdir()] == [file]
+
+
+def test_a_given_corpus_takes_the_place_of_the_folder_which_stays_as_it_is(options, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    options = replace(options, corpus=str(tmp_path / "corpus"))
+    run = Audit(options, Store(tmp_path / "store"), given_corpus=())
+    assert run.asked("no_corner_steers").verdict is Verdict.FAIL
+    assert not list((tmp_path / "corpus").iterdir())
+    again = Audit(options, Store(tmp_path / "store"), given_corpus=run.refuted())
+    assert again.asked("no_corner_steers").kept == 1
