@@ -147,15 +147,9 @@ class Asked(Searched):
         given = {key: getattr(options, key) for key in _LOADING if getattr(options, key)}
         return pasted_test(
             outcome,
-            model=_from_here(options.model),
-            data=_from_here(options.data),
+            model=options.model,
+            data=options.data,
             loading={**given, **({"num_classes": options.classes} if options.classes else {})},
             resize=(options.resize[0], options.resize[1]) if options.resize else None,
             channels=options.channels or None,
         )
-
-
-def _from_here(file: str) -> str:
-    """A path below the working folder without that folder, which is another one on the next machine; any other text as it is."""
-    here = Path.cwd()
-    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

@@ -19,6 +19,7 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
+_FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,21 +292,15 @@ def build_options(
         hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}, limits"
         problems.append(f"[{TABLE}] has an unknown key {unknown!r}{hint}")
     for option in OPTIONS:
-        if option.key in command_line:
-            source, text = option.flag, str(command_line[option.key])
-        elif option.key in table:
-            source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-            if option.key in ("model", "data", "trigger", "report", "reference", "baseline", "corpus"):
-                text = _beside(table_folder, text)
-        else:
+        given = _given(option, command_line, table, table_folder)
+        if given is None:
             continue
+        source, text = given
         try:
             values[option.key] = option.parse(text)
         except ValueError as error:
-            reason = str(error) if str(error).startswith("must") else f"accepted: {option.metavar}"
-            problems.append(
-                f"{source}: {text!r} {reason if reason.startswith('must') else 'cannot be read; ' + reason}"
-            )
+            told = str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
+            problems.append(f"{source}: {text!r} {told}")
     chosen = table.get("limits", {})
     if not isinstance(chosen, dict):
         problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {chosen!r}")
@@ -378,8 +373,28 @@ def _text(value: Any, option: Option) -> str:
     return str(value)
 
 
+def _given(
+    option: Option, command_line: Mapping[str, str], table: Mapping[str, Any], table_folder: Path
+) -> tuple[str, str] | None:
+    """Where an option was given, and its text; None if it was not."""
+    if option.key in command_line:
+        source, text = option.flag, str(command_line[option.key])
+    elif option.key in table:
+        source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
+        text = _beside(table_folder, text) if option.key in _FILES else text
+    else:
+        return None
+    return source, _from_here(text) if option.key in _FILES else text
+
+
 def _beside(folder: Path, text: str) -> str:
     return text if text.startswith("torchvision:") else str(folder / text)
+
+
+def _from_here(file: str) -> str:
+    """A path below the working folder without that folder, which is another one on the next machine; any other text as it is."""
+    here = Path.cwd()
+    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file
 
 
 def _absence(path: Path) -> str:

@@ -15,35 +15,22 @@ from tests.plugin import toy
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    """Those of the backdoored toy, in a working folder that holds it, with paths as a table gives them: in full."""
+    """Those of the backdoored toy, in the working folder."""
     toy.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(module, "PROPERTIES", (Corner(),))
     return AuditOptions(
-        model=str(tmp_path / "backdoored.safetensors"),
-        data=str(tmp_path / "images.npz"),
-        arch="toy:network",
-        profile="quick",
-        device="cpu",
+        model="backdoored.safetensors", data="images.npz", arch="toy:network", profile="quick", device="cpu"
     )
 
 
-def test_a_pasted_test_names_files_from_the_working_folder_on(options, tmp_path):
+def test_a_pasted_test_names_the_files_of_the_run(options, tmp_path):
     run = Audit(options, Store(tmp_path / "store"))
     assert run.asked("no_corner_steers").verdict is Verdict.FAIL
     text = run.answers()["no_corner_steers"]["test"]
     assert "MODEL = 'backdoored.safetensors'" in text
     assert "DATA = 'images.npz'" in text
-    assert str(tmp_path) not in text
-
-
-def test_files_elsewhere_keep_their_whole_path(options, tmp_path, monkeypatch):
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    run = Audit(options, Store(tmp_path / "store"))
-    run.asked("no_corner_steers")
-    assert repr(options.model) in run.answers()["no_corner_steers"]["test"]
 
 
 def test_a_counterexample_is_kept_in_the_corpus_and_replayed_by_the_next_run(options, tmp_path):
