@@ -143,12 +143,12 @@ class Asked(Searched):
         }
 
     def _test(self, outcome: Outcome) -> str | None:
-        options = self.options
+        options, settings = self.options, self.settings()
         given = {key: getattr(options, key) for key in _LOADING if getattr(options, key)}
         return pasted_test(
             outcome,
-            model=options.model,
-            data=options.data,
+            model=settings["model"],
+            data=settings["data"],
             loading={**given, **({"num_classes": options.classes} if options.classes else {})},
             resize=(options.resize[0], options.resize[1]) if options.resize else None,
             channels=options.channels or None,

@@ -20,7 +20,7 @@ from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import DataFormatError, ModelFormatError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.loading import LoadedModel, load_model, normalization_of
-from backdoor_audit.options import AuditOptions
+from backdoor_audit.options import FILES, AuditOptions
 from backdoor_audit.store import Store
 from backdoor_audit.trigger import AnyTrigger, load_trigger
 
@@ -192,8 +192,9 @@ class Audited:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Options of the record."""
+        """Options of the record; files below the working folder without it, as it is another one on the next machine."""
         stored = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
+        stored.update({name: _from_here(stored[name]) for name in FILES})
         stored["limits"] = {
             entry.name: getattr(self.options.limits, entry.name) for entry in fields(self.options.limits)
         }
@@ -227,3 +228,8 @@ def _code_fingerprint() -> str:
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _from_here(file: str) -> str:
+    here = Path.cwd()
+    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

@@ -19,7 +19,8 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-_FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
+FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
+"""Options that name a file or a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,20 +382,14 @@ def _given(
         source, text = option.flag, str(command_line[option.key])
     elif option.key in table:
         source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-        text = _beside(table_folder, text) if option.key in _FILES else text
+        text = _beside(table_folder, text) if option.key in FILES else text
     else:
         return None
-    return source, _from_here(text) if option.key in _FILES else text
+    return source, text
 
 
 def _beside(folder: Path, text: str) -> str:
     return text if text.startswith("torchvision:") else str(folder / text)
-
-
-def _from_here(file: str) -> str:
-    """A path below the working folder without that folder, which is another one on the next machine; any other text as it is."""
-    here = Path.cwd()
-    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file
 
 
 def _absence(path: Path) -> str:

@@ -219,7 +219,7 @@ def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[]
 def summary(attempts: Sequence[Attempt], out: Path) -> str:
     """What came of it, in one line."""
     if not attempts:
-        return "no trigger was flagged: nothing to repair, nothing is written"
+        return "no trigger that a repair can work against was flagged: nothing is written"
     if attempts[-1].refused:
         return f"no method held ({len(attempts)} tried): nothing is written"
     return f"written: {out}, repaired by {attempts[-1].method}"

@@ -63,7 +63,7 @@ class Audit(Asked):
         unmet = preconditions.unmet(list(self.preconditions.values()))
         if unmet:
             return unmet
-        return "" if self.triggers else "no trigger was flagged, so there is nothing to repair"
+        return "" if self.triggers else "no trigger that a repair can work against was flagged"
 
     @cached_property
     def no_repair(self) -> str:

@@ -6,9 +6,13 @@ import pytest
 
 from backdoor_audit import asked as module
 from backdoor_audit.evidence import Verdict
+from backdoor_audit.loading import load_classifier
+from backdoor_audit.metrics import Rate
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.properties import FaintBlends, NothingSteers
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
+from backdoor_audit.twins import Twins
 from tests.corner import Corner
 from tests.plugin import toy
 
@@ -31,6 +35,28 @@ def test_a_pasted_test_names_the_files_of_the_run(options, tmp_path):
     text = run.answers()["no_corner_steers"]["test"]
     assert "MODEL = 'backdoored.safetensors'" in text
     assert "DATA = 'images.npz'" in text
+
+
+def test_records_and_pasted_tests_name_files_below_the_working_folder_without_it(options, tmp_path, monkeypatch):
+    options = replace(options, **{name: str(tmp_path / getattr(options, name)) for name in ("model", "data")})
+    run = Audit(options, Store(tmp_path / "store"))
+    run.asked("no_corner_steers")
+    assert str(tmp_path) not in run.answers()["no_corner_steers"]["test"]
+    assert (run.settings()["model"], run.settings()["data"]) == ("backdoored.safetensors", "images.npz")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")  # as a test beside the audit may do
+    assert run.settings()["model"] == options.model
+
+
+@pytest.mark.parametrize(("twin", "verdict"), [("clean", Verdict.FAIL), ("backdoored", Verdict.PASS)])
+def test_a_run_asks_its_twins_what_is_natural(options, tmp_path, monkeypatch, twin, verdict):
+    few = NothingSteers(changes=FaintBlends(strength=0.1), examples=8, steps=12, batch_size=16)
+    monkeypatch.setattr(module, "PROPERTIES", (few,))
+    run = Audit(replace(options, profile="standard"), Store(tmp_path / "store"))
+    like = load_classifier(tmp_path / f"{twin}.safetensors", arch="toy:network", image_shape=(1, 8, 8))
+    run.__dict__["twins"] = Twins((like,), (Rate(9, 10),))
+    outcome = run.asked(few.name)
+    assert (outcome.verdict, list(outcome.details["natural"])) == (verdict, [str(toy.TARGET)])
 
 
 def test_a_counterexample_is_kept_in_the_corpus_and_replayed_by_the_next_run(options, tmp_path):

@@ -341,4 +341,4 @@ def test_repairs_of_an_unflagged_model_are_asked_to_do_no_harm_if_they_are_wante
     assert all(finding.limit == 0.011 for finding in drops)
     assert not any("success_rate_after" in finding.audit for finding in record.findings)
     reason = record.skipped["audit::test_robust_accuracy[nc_pruning]"]
-    assert reason == "no trigger was flagged, so there is nothing to repair"
+    assert reason == "no trigger that a repair can work against was flagged"

@@ -31,23 +31,6 @@ def test_paths_in_the_table_belong_to_the_projects_folder() -> None:
     assert options.trigger == "t.safetensors"
 
 
-def test_paths_below_the_working_folder_are_told_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """So records, pages and pasted tests name files as the next machine knows them."""
-    monkeypatch.chdir(tmp_path)
-    options = build_options(
-        {
-            "model": str(tmp_path / "models" / "m.safetensors"),
-            "trigger": "/elsewhere/t.safetensors",
-            "baseline": "b.json",
-        },
-        {},
-        {"data": "images/", "report": "torchvision:out"},
-        tmp_path,
-    )
-    paths = (options.model, options.data, options.trigger, options.baseline, options.report)
-    assert paths == ("models/m.safetensors", "images", "/elsewhere/t.safetensors", "b.json", "torchvision:out")
-
-
 @pytest.mark.parametrize(
     ("table", "attribute", "value"),
     [

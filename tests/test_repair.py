@@ -76,7 +76,7 @@ def test_where_nothing_is_flagged_nothing_is_tried_or_written(folder, store, tmp
     attempts = repair(options(folder, "clean"), out, store=store)
     assert attempts == ()
     assert not list(tmp_path.iterdir())
-    assert summary(attempts, out).startswith("no trigger was flagged")
+    assert summary(attempts, out).startswith("no trigger that a repair can work against was flagged")
 
 
 class Fake:
