@@ -54,7 +54,8 @@ class Asked(Searched):
     @cached_property
     def corpus(self) -> tuple[Counterexample, ...]:
         """Counterexamples of earlier runs. Raises `DataFormatError` for a folder with files that are none."""
-        return load_corpus(self._corpus_folder) if self.given_corpus is None else self.given_corpus
+        with self.reading():
+            return load_corpus(self._corpus_folder) if self.given_corpus is None else self.given_corpus
 
     @property
     def _corpus_folder(self) -> Path | None:

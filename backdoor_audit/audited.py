@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import metadata
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import preconditions
+from backdoor_audit import bounds, preconditions
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import DataFormatError, ModelFormatError
@@ -48,19 +49,24 @@ class Audited:
         """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
         return choose_device(self.options.device, self.worker)
 
+    def reading(self) -> AbstractContextManager[None]:
+        """A block in which inputs are read; each may take as much memory and time as the options allow."""
+        return bounds.allowing(bounds.Bounds(self.options.memory, self.options.reading_time))
+
     @cached_property
     def clean_set(self) -> CleanSet:
         """The clean images, at most ``max_images`` of them."""
         if self.given_images is not None:
             return self.given_images.sample(self.options.max_images, seed=self.options.seed)
         size = self.options.resize
-        return load_clean_set(
-            self.options.data,
-            resize=(size[0], size[1]) if size else None,
-            channels=self.options.channels or None,
-            most=self.options.max_images,
-            seed=self.options.seed,
-        )
+        with self.reading():
+            return load_clean_set(
+                self.options.data,
+                resize=(size[0], size[1]) if size else None,
+                channels=self.options.channels or None,
+                most=self.options.max_images,
+                seed=self.options.seed,
+            )
 
     @cached_property
     def split(self) -> tuple[CleanSet, CleanSet]:
@@ -83,15 +89,16 @@ class Audited:
     def loaded(self) -> LoadedModel:
         """What the model file holds. Raises `ModelFormatError`."""
         options = self.options
-        return load_model(
-            Path(options.model),
-            arch=options.arch or None,
-            num_classes=options.classes or None,
-            mean=options.mean,
-            std=options.std,
-            normalization=options.normalization,
-            allow_pickle=options.allow_pickle,
-        )
+        with self.reading():
+            return load_model(
+                Path(options.model),
+                arch=options.arch or None,
+                num_classes=options.classes or None,
+                mean=options.mean,
+                std=options.std,
+                normalization=options.normalization,
+                allow_pickle=options.allow_pickle,
+            )
 
     @cached_property
     def num_classes(self) -> int:
@@ -109,7 +116,8 @@ class Audited:
         """The trigger of ``--audit-trigger``. Raises `DataFormatError` if it does not fit the images or the classes."""
         if not self.options.trigger:
             return None
-        trigger = load_trigger(Path(self.options.trigger))
+        with self.reading():
+            trigger = load_trigger(Path(self.options.trigger))
         wanted = self.clean_set.image_shape
         found = next(
             tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()

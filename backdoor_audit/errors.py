@@ -1,8 +1,15 @@
 """What can go wrong with input. Each message is one line: where, what was found, what is accepted, what to do."""
 
+from __future__ import annotations
+
+from backdoor_audit.printable import printable
+
 
 class AuditError(Exception):
-    """Anything that stops an audit because of what it was given."""
+    """Anything that stops an audit because of what it was given; its message is one line and printable."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class OptionError(AuditError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backdoor_audit import bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Limits
 
@@ -21,13 +22,15 @@ else:  # pragma: no cover - same module under its older name
 TABLE = "tool.backdoor_audit"
 FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
 """Options that name a file or a folder."""
+LEAST_MEMORY = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditOptions:
     """What a run was asked to do; paths are absolute or relative to the folder the run started in.
 
-    Empty strings and tuples mean: not given. ``budget`` is in seconds, 0 for no bound. ``limits`` are the numbers that
+    Empty strings and tuples mean: not given. ``budget`` is in seconds, 0 for no bound.
+    ``memory`` (bytes) and ``reading_time`` (seconds) bound what reading one input may take. ``limits`` are the numbers that
     findings are judged by.
     """
 
@@ -60,6 +63,8 @@ class AuditOptions:
     canary: bool = False
     canary_targets: int = 1
     allow_pickle: bool = False
+    memory: int = bounds.MEMORY
+    reading_time: float = bounds.SECONDS
     limits: Limits = field(default_factory=Limits)
 
 
@@ -131,6 +136,15 @@ def _duration(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError("must be a time above 0: 90s, 10m or 1h")
     return value
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number = text[:-1] if text[-1:].upper() in units else text
+    value = float(number) * units.get(text[-1:].upper(), 1)
+    if not (math.isfinite(value) and value >= LEAST_MEMORY):
+        raise ValueError("must be at least 256M: a number of bytes, or of K, M, G")
+    return int(value)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -257,6 +271,18 @@ OPTIONS: tuple[Option, ...] = (
         "true|false",
         "EXECUTE THE CODE in the model file if it is a pickle (default: false)",
         switch=True,
+    ),
+    Option(
+        "memory",
+        _bytes,
+        "SIZE",
+        "most memory that reading one input (model, images, record) may take, as in 8G or 500M (default: 8G)",
+    ),
+    Option(
+        "reading_time",
+        _duration,
+        "TIME",
+        "most time that reading one input may take (default: 10m)",
     ),
 )
 

@@ -55,7 +55,8 @@ class Searched(Audited):
         file = self.options.baseline
         if not file or self.options.update_baseline:
             return None
-        baseline = Baseline.read(Path(file))
+        with self.reading():
+            baseline = Baseline.read(Path(file))
         detectors = {entry.name: repr(entry) for entry in self.detectors}
         baseline.refuse(configuration(self.subject(), self.settings(), detectors), source=file)
         return baseline
@@ -64,7 +65,8 @@ class Searched(Audited):
     def previous(self) -> Baseline | None:
         """The baseline that is to be replaced by this run's, if there is one. Raises `BaselineError`."""
         file = Path(self.options.baseline)
-        return Baseline.read(file) if self.options.update_baseline and file.is_file() else None
+        with self.reading():
+            return Baseline.read(file) if self.options.update_baseline and file.is_file() else None
 
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:
@@ -76,7 +78,8 @@ class Searched(Audited):
         """How far clean models are steered, by which indices are calibrated. Raises `DataFormatError` for a file that is none."""
         if not self.options.reference:
             return shipped_null()
-        null = SteeringNull.load(Path(self.options.reference))
+        with self.reading():
+            null = SteeringNull.load(Path(self.options.reference))
         missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
         if missing:
             raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")

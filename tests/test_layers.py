@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"errors"},
+    {"printable", "bounds"},
+    {"errors", "files"},
     {"budget", "trigger", "label_rule", "evidence", "png", "store"},
     {"options", "anomaly", "data", "networks", "perturbations", "row_adam"},
     {"classifier", "report"},

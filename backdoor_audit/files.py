@@ -1,0 +1,117 @@
+"""Files are written whole or not at all, and read only as far as they are files of a bounded size."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from backdoor_audit import bounds
+
+_DEEPEST = 100  # objects and lists inside each other
+_PER_BYTE = 16  # bytes of memory that a byte of JSON may take once it is read
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+
+class UnreadableError(ValueError):
+    """A file that is not regular, too large, or not the text or JSON it should be; the message says which, without its name."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and is removed if it fails.
+
+    So whoever reads ``path``, or finds it after a kill or on a full disk, sees the old content or the new one. Raises `OSError`.
+    """
+    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, whole or not at all; what UTF-8 cannot hold is escaped. Raises `OSError`."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def refuse_special(path: Path) -> int:
+    """The size of a regular file in bytes; a folder, pipe, device or socket is refused, by `UnreadableError`, and not opened."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
+    if stat.S_ISDIR(found.st_mode):
+        raise UnreadableError("a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableError("a pipe, device or socket, not a regular file")
+    return found.st_size
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular UTF-8 file. Raises `UnreadableError` for any other, and for one above the memory bound."""
+    size, most = refuse_special(path), bounds.current().memory // _PER_BYTE
+    if size > most:
+        raise UnreadableError(
+            f"{size / 1e6:.0f} MB; at most {most / 1e6:.0f} MB are read, {bounds.current().raised_by('memory')}"
+        )
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        return content.decode("utf-8")
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"not UTF-8 at byte {error.start}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file (RFC 8259: no NaN, no infinities). Raises `UnreadableError` for anything else.
+
+    Objects and lists may lie 100 deep inside each other; numbers must be such that a float can hold them.
+    """
+    text = read_text(path)
+    _refuse_deep(text)
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_int=_whole_number, parse_float=_finite)
+    except UnreadableError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"not JSON ({(str(error).splitlines() or ['?'])[0]})") from None
+
+
+def _refuse_deep(text: str) -> None:
+    """Count brackets outside of texts: before a parser's stack, or that of whoever walks through the outcome, overflows."""
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth += _STEPS.get(found.group(), 0)
+        if depth > _DEEPEST:
+            raise UnreadableError(f"objects or lists more than {_DEEPEST} deep")
+
+
+def _no_constant(name: str) -> float:
+    raise UnreadableError(f"the number {name}, which JSON does not have")
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > 300:
+        raise UnreadableError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise UnreadableError(f"the number {text[:40]}, too large for a float")
+    return value

@@ -1,0 +1,82 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from backdoor_audit import bounds
+from backdoor_audit.files import UnreadableError, read_json, read_text, whole, write_text
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / "audit.md"
+    write_text(file, "caf\udce9\n")
+    assert file.read_text(encoding="utf-8") == "caf\\udce9\n"
+    assert os.listdir(tmp_path) == ["audit.md"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "audit.md"
+    file.write_text("old")
+
+    def interrupted() -> None:
+        with whole(file) as partial:
+            partial.write_text("half")
+            assert file.read_text() == "old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["audit.md"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000, "more than 100 deep"),
+        (b'{"a": ' * 101, "more than 100 deep"),
+        (b'{"a": NaN}', "the number NaN"),
+        (b'{"a": -Infinity}', "the number -Infinity"),
+        (b'{"a": 1e999}', "too large for a float"),
+        (b'{"a": ' + b"1" * 400 + b"}", "a number of 400 digits"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
+        (b"", "not JSON"),
+        (b'"\\"' * 50_000, "not JSON"),
+    ],
+)
+def test_content_that_is_no_json_is_refused_in_a_few_words(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "audit.json"
+    file.write_bytes(content)
+    with pytest.raises(UnreadableError, match=said):
+        read_json(file)
+
+
+def test_brackets_inside_texts_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    value = {"a": "[" * 1000 + '"' + "\\" * 3, "b": [[[1]]]}
+    file.write_text(json.dumps(value))
+    assert read_json(file) == value
+
+
+def test_a_pipe_is_refused_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "audit.json")
+    with pytest.raises(UnreadableError, match="a pipe, device or socket"):
+        read_text(tmp_path / "audit.json")
+    with pytest.raises(UnreadableError, match="a pipe, device or socket"):
+        read_text(Path("/dev/zero"))
+    with pytest.raises(UnreadableError, match="a folder"):
+        read_text(tmp_path)
+    with pytest.raises(UnreadableError, match="No such file"):
+        read_text(tmp_path / "absent")
+
+
+def test_a_file_above_the_bound_is_refused_with_the_option_that_raises_it(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    file.write_bytes(b"[" + b" " * 10_000 + b"]")
+    assert read_json(file) == []
+    with (
+        bounds.allowing(bounds.Bounds(memory=100_000)),
+        pytest.raises(UnreadableError, match="0 MB; at most 0 MB are read, raise it by --audit-memory"),
+    ):
+        read_json(file)

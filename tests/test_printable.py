@@ -1,0 +1,45 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backdoor_audit.errors import AuditError
+from backdoor_audit.printable import printable, printable_parts
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("7 (sneaker)", "7 (sneaker)"),
+        ("Größe 猫 🧑‍🚀", "Größe 猫 🧑‍🚀"),
+        ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
+        ("caf\udce9", r"caf\udce9"),
+        ("left\u202eright", r"left\u202eright"),
+        ("one\n::error::two", "one : :error::two"),
+        ("::set-output name=x::y", ": :set-output name=x::y"),
+        ("##[error]x", "# #[error]x"),
+        ("##vso[task.complete]", "# #vso[task.complete]"),
+        ("audit::test_precondition[accuracy]", "audit::test_precondition[accuracy]"),
+        ("a\x00b\t c", r"a\x00b c"),
+    ],
+)
+def test_text_from_outside_is_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text(alphabet=st.characters() | st.sampled_from(list(":#[ \n\x1b\udce9"))))
+def test_what_is_printable_stays_as_it_is(text: str) -> None:
+    once = printable(text)
+    assert printable(once) == once
+    assert once.encode("utf-8").decode("utf-8") == once
+    assert "\n" not in once
+    assert "\x1b" not in once
+    assert not once.startswith("::")
+    assert " ::" not in once
+
+
+def test_names_and_values_of_nested_content_become_printable() -> None:
+    assert printable_parts({"a\x1b": ["b\n", 1, None, {"c": "\x07"}]}) == {r"a\x1b": ["b", 1, None, {"c": r"\x07"}]}
+
+
+def test_an_error_says_one_printable_line() -> None:
+    assert str(AuditError("m\x1b.pt:\n::error::bad")) == r"m\x1b.pt: : :error::bad"
