@@ -13,10 +13,14 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from backdoor_audit.errors import DataFormatError, DegenerateScoresError
+from backdoor_audit.evidence import presentable
+from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.structure import misfit
 
 MAD_TO_DEVIATION = 1.4826  # 1 / Phi^-1(3/4): makes the MAD of normal values estimate their standard deviation
 FALSE_ALARM_RATE = 0.05  # of a whole run: the share of clean models in which any detector may find an outlier
@@ -24,6 +28,20 @@ DETECTORS_IN_A_RUN = 8
 DETECTOR_RATE = FALSE_ALARM_RATE / DETECTORS_IN_A_RUN  # what a calibrated index of 2 means for one detector
 CALIBRATED_LIMIT = 2.0
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "fits": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+        },
+        "classes": {"type": "integer", "minimum": 2},
+        "models": {"type": "integer", "minimum": 1},
+        "source": {"type": "string"},
+    },
+    "required": ["fits", "classes", "models", "source"],
+    "additionalProperties": False,
+}
 PROBABILITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # columns of the shipped table
 
 
@@ -165,33 +183,37 @@ class SteeringNull:
         return cls(fits, classes, models, source)
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write as JSON, whole or not at all. Raises `OSError`."""
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> SteeringNull:
         """Read what `save` wrote. Raises `DataFormatError` for anything else."""
         accepted = "a file written by backdoor-audit calibrate is accepted"
         try:
-            null = _parsed(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            stored = presentable(read_json(path))
+        except UnreadableError as error:
             raise DataFormatError(f"{path}: {error}; {accepted}") from None
-        usable = all(math.isfinite(location) and scale > 0 for location, scale in null.fits.values())
-        if not usable or not null.classes > 1 or not all(null.cut(name, MIN_CLASSES) > 0 for name in null.fits):
-            raise DataFormatError(f"{path}: {null}; {accepted}")
+        if wrong := misfit(stored, _SCHEMA):
+            raise DataFormatError(f"{path}: {wrong}; {accepted}")
+        null = _parsed(stored)
+        for name, (location, scale) in null.fits.items():
+            if not scale > 0 or not null.cut(name, MIN_CLASSES) > 0:
+                raise DataFormatError(
+                    f"{path}: fits.{name}: location {location:.4g} and scale {scale:.4g} make no cut above 0; {accepted}"
+                )
         return null
 
 
-def _parsed(text: str) -> SteeringNull:
-    stored = json.loads(text)
-    fits = {str(name): (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
-    return SteeringNull(fits, int(stored["classes"]), int(stored["models"]), str(stored["source"]))
+def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
+    fits = {name: (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
+    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"])
 
 
 @cache
 def shipped_null() -> SteeringNull:
     """The distribution that comes with the package, from the clean subjects of the zoo's development half."""
-    return _parsed(resources.files("backdoor_audit").joinpath("steering_null.json").read_text())
+    return _parsed(json.loads(resources.files("backdoor_audit").joinpath("steering_null.json").read_text()))
 
 
 def fit_gumbel(largest: Sequence[float]) -> tuple[float, float]:

@@ -7,9 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit import preconditions
 from backdoor_audit.drawn import BlockRounding
-from backdoor_audit.errors import BudgetSpentError
+from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
@@ -82,15 +81,15 @@ class Asked(Searched):
             self._asked[name] = outcome = self._ask(wanted)
             found, folder = Counterexample.of(outcome, self.classifier.image_shape), self._corpus_folder
             if found is not None and folder is not None and not outcome.replayed:
-                keep(folder, found)
+                try:
+                    keep(folder, found)
+                except OptionError as error:
+                    self.store.told.append(str(error))
         return self._asked[name]
 
     def _ask(self, wanted: Property) -> Outcome:
-        unmet = preconditions.unmet(list(self.preconditions.values()))
-        if unmet:
+        if unmet := self.unmet:
             return unanswered(wanted, unmet)
-        if wanted.needs_twins and not self.twins.classifiers:
-            return unanswered(wanted, self.twins.reason)
         kept = tuple(entry for entry in self.corpus if entry.suits(wanted.name, self.classifier))
 
         def work() -> Outcome:
@@ -100,7 +99,9 @@ class Asked(Searched):
 
         files = [entry.file_name for entry in kept]
         try:
-            with self.in_budget():
+            with self.in_budget(), self.once(f"the search of {wanted.name}"):
+                if wanted.needs_twins and not self.twins.classifiers:
+                    return unanswered(wanted, self.twins.reason)
                 return self.store.recall(
                     {**self._parts, "property": wanted, "twins": TwinRecipe(), "corpus": files},
                     work,

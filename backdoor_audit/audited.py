@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import metadata
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import bounds, preconditions
+from backdoor_audit import bounds, budget, preconditions
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
-from backdoor_audit.errors import DataFormatError, ModelFormatError
+from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.loading import LoadedModel, load_model, normalization_of
 from backdoor_audit.options import FILES, AuditOptions
@@ -43,6 +44,7 @@ class Audited:
     progress: bool = False
     worker: int = 0
     began: float = field(default_factory=time.time)
+    _ended: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def device(self) -> torch.device:
@@ -52,6 +54,30 @@ class Audited:
     def reading(self) -> AbstractContextManager[None]:
         """A block in which inputs are read; each may take as much memory and time as the options allow."""
         return bounds.allowing(bounds.Bounds(self.options.memory, self.options.reading_time))
+
+    def in_budget(self) -> AbstractContextManager[None]:
+        """A block whose long loops end once the time budget of this run is spent."""
+        return budget.until(self.began + self.options.budget if self.options.budget else None)
+
+    @contextmanager
+    def once(self, what: str) -> Iterator[None]:
+        """A block that is not begun again if the model's code or something from outside ended it.
+
+        Every item that needs it has the same answer: whatever ended it the first time is raised, and then `EndedEarlyError`.
+        """
+        if what in self._ended:
+            raise EndedEarlyError(self._ended[what])
+        try:
+            yield
+        except EndedEarlyError as error:
+            self._ended[what] = str(error)
+            raise
+        except AuditError:
+            raise
+        except BaseException as error:
+            told = (str(error).splitlines() or [""])[0]
+            self._ended[what] = f"{what} ended early: {type(error).__name__}{f': {told}' if told else ''}"
+            raise
 
     @cached_property
     def clean_set(self) -> CleanSet:
@@ -139,7 +165,25 @@ class Audited:
     @cached_property
     def preconditions(self) -> dict[str, Finding]:
         """The finding of every precondition."""
-        return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
+        with self.in_budget(), self.once("the preconditions"):
+            return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
+
+    def slowness(self) -> str:
+        """How long the preconditions will take if that is long; empty if not, and without a model."""
+        if self.module is None and not self.options.model:
+            return ""
+        try:
+            return preconditions.slow(self.classifier, self.clean_set)
+        except AuditError:  # the preconditions will tell
+            return ""
+
+    @property
+    def unmet(self) -> str:
+        """Why nothing that is found on this model means anything, or an empty string."""
+        try:
+            return preconditions.unmet(list(self.preconditions.values()))
+        except EndedEarlyError as error:
+            return str(error)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -200,13 +244,8 @@ class Audited:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Options of the record; files below the working folder without it, as it is another one on the next machine."""
-        stored = {entry.name: getattr(self.options, entry.name) for entry in fields(self.options)}
-        stored.update({name: _from_here(stored[name]) for name in FILES})
-        stored["limits"] = {
-            entry.name: getattr(self.options.limits, entry.name) for entry in fields(self.options.limits)
-        }
-        return stored
+        """Options of the record."""
+        return settings_of(self.options)
 
     def environment(self) -> dict[str, Any]:
         """Versions and device of the record."""
@@ -220,6 +259,14 @@ class Audited:
             "device_name": name,
             "threads": torch.get_num_threads(),
         }
+
+
+def settings_of(options: AuditOptions) -> dict[str, Any]:
+    """Options as a record keeps them; files below the working folder without it, as it is another one on the next machine."""
+    stored = {entry.name: getattr(options, entry.name) for entry in fields(options)}
+    stored.update({name: _from_here(stored[name]) for name in FILES})
+    stored["limits"] = {entry.name: getattr(options.limits, entry.name) for entry in fields(options.limits)}
+    return stored
 
 
 def version() -> str:

@@ -1,13 +1,21 @@
-"""The time that a run may take: long loops ask now and then, and stop between two steps once it is spent."""
+"""What a run may take: long loops ask now and then, and stop between two steps once time or memory is spent."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
 
 from backdoor_audit.errors import BudgetSpentError
+
+LEAST_LEFT = 0.1  # of the memory that was available at the first look
+_PAUSE = 0.1  # seconds between two looks at memory: a look takes 0.02 ms, and 0.3 ms once much was taken
+_UNLIMITED = 2**60  # bytes; control groups without a limit say something larger
+_GIB = 2**30
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -23,7 +31,107 @@ def until(deadline: float | None) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise `BudgetSpentError` if the deadline of the surrounding block has passed; cheap enough for every step of a loop."""
+    """Raise `BudgetSpentError` if the deadline of the surrounding block has passed, or memory runs out.
+
+    Cheap enough for every step of a loop.
+    """
     deadline = _deadline.get()
     if deadline is not None and time.time() > deadline:
         raise BudgetSpentError("the time budget was spent before this was done; raise --audit-budget")
+    check_memory()
+
+
+def check_memory() -> None:
+    """Raise `BudgetSpentError` if memory runs out and this process is what took it: see `MemoryWatch`."""
+    _watch.check()
+
+
+@dataclass
+class MemoryWatch:
+    """Ends work before the system ends the process: the model may keep something of every call.
+
+    That is when less than `LEAST_LEFT` of the memory that was available at the first look is left, and this process has taken
+    more since then than what is left: it alone, or as much as its fellow workers. Available is what the system can give without
+    swapping, or a control group allows. Nothing is watched where there is no /proc, as on macOS and Windows.
+    """
+
+    root: Path = Path("/")
+    _resident: int | None = None
+    _available: int = 0
+    _due: float = 0.0
+
+    def check(self) -> None:
+        """Look, if the last look is a while ago."""
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _PAUSE
+        resident = resident_memory(self.root)
+        if resident is None:
+            self._due = float("inf")
+        elif self._resident is None:
+            self._resident, self._available = resident, available_memory(self.root)
+        elif resident - self._resident > LEAST_LEFT * self._available:  # else there is nothing to end
+            taken, left = resident - self._resident, available_memory(self.root)
+            if left < min(taken, LEAST_LEFT * self._available):
+                raise BudgetSpentError(
+                    f"memory was spent before this was done: {taken / _GIB:.1f} GiB taken since the run began, "
+                    f"{max(left, 0) / _GIB:.1f} of {self._available / _GIB:.1f} GiB left; the model may keep something of "
+                    "every call, else give it more memory, fewer workers (-n) or fewer images (--audit-max-images)"
+                )
+
+
+def resident_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process holds; None where the system does not tell."""
+    try:
+        return int((root / "proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that processes here can still take: of the machine, or of the narrowest control group around this process."""
+    meminfo = _numbers(root / "proc/meminfo")
+    return min([meminfo.get("MemAvailable:", _UNLIMITED // 1024) * 1024, *_left_in_groups(root)])
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What every control group with a limit has left, of both versions; cached files count as left."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers == "":
+            top, limit, usage, prefix = root / "sys/fs/cgroup", "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            prefix = "total_"
+        else:
+            continue
+        group = Path(path.lstrip("/"))
+        for folder in (top / group, *(top / parent for parent in group.parents)):
+            most, used = _number(folder / limit), _number(folder / usage)
+            if most is not None and used is not None and most < _UNLIMITED:
+                stat = _numbers(folder / "memory.stat")
+                files = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
+                yield most - used + files
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_bytes())
+    except (OSError, ValueError):  # "max" as well
+        return None
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The first number of every line, by the word before it."""
+    try:
+        rows = [line.split() for line in file.read_text().splitlines()]
+        return {row[0]: int(row[1]) for row in rows if len(row) > 1}
+    except (OSError, ValueError):
+        return {}
+
+
+_watch = MemoryWatch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit import budget, surroundings
+from backdoor_audit.errors import AuditError, ModelError, ModelFormatError, OptionError
+from backdoor_audit.printable import printable
 
 _BATCH = 256
+_LONGEST_LINE = 200  # characters of what a stranger's exception says
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,9 @@ class Classifier:
         """A classifier over a copy of the module; the module itself is not touched.
 
         Empty mean and std: the network takes pixels as they are. Raises `ModelFormatError` if the network cannot take
-        images of that shape, does not give one row of scores per image, or holds weights that are not finite.
+        images of that shape, does not give one row of scores per image, cannot be copied, or holds weights that are not
+        finite; `ModelError` if its code tries to end more than the call. What it does meanwhile to torch's settings and to
+        random states is undone.
         """
         channels = image_shape[0]
         mean, std = tuple(mean) or (0.0,) * channels, tuple(std) or (1.0,) * channels
@@ -74,38 +80,38 @@ class Classifier:
                 f"normalisation: mean {mean} and std {std} for images with {channels} channels; give one number or one "
                 "per channel, std above 0 (--mean, --std)"
             )
-        refuse_bad_weights(module)
-        frozen = copy.deepcopy(module).to(device=device).eval().requires_grad_(False)
-        frozen = frozen.float().to(memory_format=torch.channels_last)
-        view = (1, channels, 1, 1)
-        classifier = cls(
-            module=frozen,
-            image_shape=image_shape,
-            num_classes=0,
-            architecture=architecture or type(module).__name__,
-            mean=mean,
-            std=std,
-            device=torch.device(device),
-            _mean=torch.tensor(mean, device=device).view(view),
-            _std=torch.tensor(std, device=device).view(view),
-        )
-        object.__setattr__(classifier, "num_classes", classifier._probe())
+        device, view = torch.device(device), (1, channels, 1, 1)
+        with surroundings.kept(device):
+            classifier = cls(
+                module=_frozen(module, device),
+                image_shape=image_shape,
+                num_classes=0,
+                architecture=architecture or type(module).__name__,
+                mean=mean,
+                std=std,
+                device=device,
+                _mean=torch.tensor(mean, device=device).view(view),
+                _std=torch.tensor(std, device=device).view(view),
+            )
+            object.__setattr__(classifier, "num_classes", classifier._probe())
         return classifier
 
     def _probe(self) -> int:
         image = torch.full((2, *self.image_shape), 0.5, device=self.device)
         shape = "x".join(map(str, self.image_shape))
-        try:
-            with torch.no_grad():
-                logits = self(image)
-        except ModelFormatError:
-            raise
-        except Exception as error:  # a stranger's forward may raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelFormatError(
-                f"{self.architecture} does not accept {shape} images: {reason}; resize or convert the clean images "
-                "(--resize, --channels) or correct --arch"
-            ) from None
+        with torch.no_grad(), own_code("in its forward pass"):
+            try:
+                logits = self._scored(self._normalised(image))
+            except AuditError:
+                raise
+            except Exception as error:  # a stranger's forward may raise anything
+                if type(error).__module__.startswith("_pytest."):  # pytest.exit: no matter of shapes
+                    raise
+                reason = _first_line(error) or type(error).__name__
+                raise ModelFormatError(
+                    f"{self.architecture} does not accept {shape} images: {reason}; resize or convert the clean images "
+                    "(--resize, --channels) or correct --arch"
+                ) from None
         if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
             raise ModelFormatError(
                 f"{self.architecture} gives scores of shape {tuple(logits.shape)} for 2 images; an image classifier "
@@ -114,31 +120,78 @@ class Classifier:
         return int(logits.shape[1])
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, c, h, w) in [0, 1]; gradients reach the images."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        return _scores(self.module((images - self._mean) / self._std), self.architecture).float()
+        """Logits (n, classes) of images (n, c, h, w) in [0, 1], new tensors; gradients reach the images.
+
+        Raises `ModelError` for whatever the network raises, but for Ctrl-C, and for what are no scores of these classes.
+        """
+        inputs = self._normalised(images)
+        try:
+            return self._scored(inputs)
+        except (KeyboardInterrupt, ModelError):
+            raise
+        except ModelFormatError as error:
+            raise ModelError(str(error)) from None
+        except BaseException as error:
+            if _from_outside(error):
+                raise
+            raise _ended(error, "in its forward pass") from None
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """What the network sees, a new tensor even at mean 0 and std 1: networks may work in place."""
+        return (images.contiguous(memory_format=torch.channels_last) - self._mean) / self._std
+
+    def _scored(self, inputs: Tensor) -> Tensor:
+        count = len(inputs)
+        scores = _scores(self.module(inputs), self.architecture, self.device)
+        if scores.ndim == 1 and count == 1:  # of a network that squeezes
+            scores = scores.unsqueeze(0)
+        if self.num_classes and (scores.ndim != 2 or scores.shape[1] != self.num_classes):
+            raise ModelFormatError(
+                f"{self.architecture} gives scores of shape {tuple(scores.shape)} for {count} images, and gave "
+                f"{self.num_classes} classes before; an image classifier gives (n, classes), the same ones for all images"
+            )
+        return scores
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (n, classes) without gradients, in batches.
 
-        Raises `ValueError` for pixels outside [0, 1]: integers or 0-255 floats are a mistake of the caller.
+        Raises `ValueError` for pixels outside [0, 1] (integers or 0-255 floats are a mistake of the caller), `ModelError` for
+        what the network does wrong, and `BudgetSpentError` if memory runs out. The time budget is not asked here: what a search
+        has found must still be measured when its time is over.
         """
-        if not len(images):
-            return torch.empty(0, self.num_classes, device=self.device)
-        least, most = images.amin(), images.amax()
-        if not (images.is_floating_point() and least >= -1e-4 and most <= 1 + 1e-4):
-            raise ValueError(f"images must be floats in [0, 1], got {images.dtype} in [{least}, {most}]; divide by 255")
-        with torch.no_grad():
-            return torch.cat([self(batch.to(self.device)) for batch in images.split(_BATCH)])
+        return self._in_batches(images, torch.empty(0, self.num_classes, device=self.device), lambda scores: scores)
 
     def predict(self, images: Tensor) -> Tensor:
         """Predicted class of each image, (n,)."""
-        return self.logits(images).argmax(dim=1)
+        none = torch.empty(0, dtype=torch.long, device=self.device)
+        return self._in_batches(images, none, lambda scores: scores.argmax(dim=1))
+
+    def _in_batches(self, images: Tensor, none: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """``of`` the scores of every batch, in one tensor; only that is kept, as rows of very many classes are large."""
+        if not len(images):
+            return none
+        least, most = images.amin(), images.amax()
+        if not (images.is_floating_point() and least >= -1e-4 and most <= 1 + 1e-4):
+            raise ValueError(f"images must be floats in [0, 1], got {images.dtype} in [{least}, {most}]; divide by 255")
+        parts = []
+        with torch.no_grad():
+            for batch in images.split(_BATCH):
+                budget.check_memory()
+                scores = self(batch.to(self.device))
+                if len(scores) != len(batch):
+                    raise ModelError(
+                        f"{self.architecture} gives {len(scores)} rows of scores for {len(batch)} images; an image "
+                        "classifier gives one per image"
+                    )
+                parts.append(of(scores))
+        return torch.cat(parts)
 
     def copy(self) -> Classifier:
         """An independent copy, frozen as well; what is done to it does not reach this one."""
+        with own_code("when it was copied"):
+            module = copy.deepcopy(self.module)
         return Classifier(
-            copy.deepcopy(self.module),
+            module,
             self.image_shape,
             self.num_classes,
             self.architecture,
@@ -151,7 +204,8 @@ class Classifier:
 
     def layers(self) -> LayerMap:
         """The layers that pruning and activation checks work on, found by running one grey image."""
-        return _trace(self)
+        with own_code("when its layers were looked for"):
+            return _trace(self)
 
 
 def choose_device(wanted: str, worker: int = 0) -> torch.device:
@@ -191,33 +245,116 @@ def _is_convolutional(module: nn.Module) -> bool:
     )
 
 
+def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
+    """A copy on the device in evaluation mode, in single precision, without gradients of its own."""
+    with own_code("when it was copied"):
+        try:
+            refuse_bad_weights(module)
+            frozen = copy.deepcopy(module).to(device=device).eval().requires_grad_(False)
+            return frozen.float().to(memory_format=torch.channels_last)
+        except ModelFormatError:
+            raise
+        except Exception as error:  # a stranger's module may copy itself in its own way
+            raise ModelFormatError(
+                f"{type(module).__name__} cannot be copied to {device}, frozen and in single precision: "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from None
+
+
 def refuse_bad_weights(module: nn.Module) -> None:
-    """Raise `ModelFormatError` if a parameter or buffer is NaN or infinite."""
-    bad = [
-        name
-        for name, tensor in module.state_dict().items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
+    """Raise `ModelFormatError` if a parameter or buffer is NaN or infinite, or no dense tensor of plain numbers."""
+    tensors = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+    odd = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
+    if odd:
+        raise ModelFormatError(
+            f"{len(odd)} tensors are sparse, quantised or without values ({', '.join(odd[:3])}); accepted: dense tensors of "
+            "numbers"
+        )
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if bad:
         raise ModelFormatError(
             f"{len(bad)} tensors hold NaN or infinite values ({', '.join(bad[:3])}); such a model cannot be judged"
         )
 
 
-def _scores(output: object, architecture: str) -> Tensor:
-    """The score matrix of whatever a network returns: a tensor, an object with ``logits``, or one 2-D tensor in a tuple."""
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    asked = tensor.float() if tensor.element_size() == 1 else tensor  # float8 cannot be asked itself
+    return bool(torch.isfinite(asked).all())
+
+
+@contextmanager
+def own_code(when: str) -> Iterator[None]:
+    """A block in which the model's code runs: whatever it raises becomes a `ModelError` with one line that ends in ``when``.
+
+    Not Ctrl-C, not an `AuditError`, and not what a signal handler raises, as time limits of pytest and CI runners do.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, AuditError):
+        raise
+    except BaseException as error:
+        if _from_outside(error):
+            raise
+        raise _ended(error, when) from None
+
+
+def _ended(error: BaseException, when: str) -> ModelError:
+    name, line = type(error).__name__, _first_line(error)
+    return ModelError(f"the model's own code raised {name}{f' ({line})' if line else ''} {when}")
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        return (printable(str(error).partition("\n")[0]))[:_LONGEST_LINE]
+    except BaseException:  # a stranger's exception may have a text that fails as well
+        return ""
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Whether a signal handler raised this while the model's code ran."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in handlers:
+            return True
+        step = step.tb_next
+    return False
+
+
+def _scores(output: object, architecture: str, device: torch.device) -> Tensor:
+    """A new float32 tensor on the device with the scores in whatever a network returns."""
+    found = _found(output)
+    if found is None:
+        raise ModelFormatError(
+            f"{architecture} returns {type(output).__name__}; accepted: a tensor (n, classes), an object or dict with "
+            "logits, or a tuple, list or dict with exactly one 2-D tensor; wrap the model in the factory given to --arch"
+        )
+    if type(found) is not Tensor:
+        with torch._C.DisableTorchFunctionSubclass():  # a subclass may answer for itself what others ask of the scores
+            found = found.as_subclass(Tensor)
+    if not found.is_floating_point() or found.layout is not torch.strided:
+        raise ModelFormatError(
+            f"{architecture} gives scores of {found.dtype} ({found.layout}); accepted: dense floating-point scores, which "
+            "have a gradient"
+        )
+    return found.to(device=device, dtype=torch.float32, copy=True)  # a network may give the same tensor every time
+
+
+def _found(output: object) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
-    if isinstance(getattr(output, "logits", None), Tensor):
-        return output.logits  # type: ignore[attr-defined, no-any-return]
-    if isinstance(output, (tuple, list)):
-        matrices = [part for part in output if isinstance(part, Tensor) and part.ndim == 2]
-        if len(matrices) == 1:
-            return matrices[0]
-    raise ModelFormatError(
-        f"{architecture} returns {type(output).__name__}; accepted: a tensor (n, classes), an object with .logits, or a "
-        "tuple with exactly one 2-D tensor; wrap the model in the factory given to --arch"
-    )
+    if isinstance(output, Mapping):
+        logits, parts = output.get("logits"), list(output.values())
+    else:
+        logits, parts = getattr(output, "logits", None), list(output) if isinstance(output, (tuple, list)) else []
+    if isinstance(logits, Tensor):
+        return logits
+    matrices = [part for part in parts if isinstance(part, Tensor) and part.ndim == 2]
+    return matrices[0] if len(matrices) == 1 else None
 
 
 @contextmanager

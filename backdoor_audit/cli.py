@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
+from backdoor_audit import bounds
 from backdoor_audit.commands import attack, attacks, calibrate, compare, export, repair, report
+from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
+from backdoor_audit.printable import printable
 
 USAGE_ERROR = 4  # as pytest's
+_LONGEST = 2000  # characters of a message about arguments
 
 
 class Command(Protocol):
@@ -34,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE_ERROR, f"{self.prog}: {message}\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: {printable(message[:_LONGEST])}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
     command = next(command for command in COMMANDS if options.command == command.NAME)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without our letters is no reason to end
     try:
-        return command.run(options)
+        with bounds.allowing(bounds_of(options)):
+            return command.run(options)
     except AuditError as error:
         print(f"backdoor-audit: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(printable(f"backdoor-audit: {told}"), file=sys.stderr)
+    return USAGE_ERROR
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -55,6 +66,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
         added = commands.add_parser(command.NAME, help=command.HELP)
+        declare_bounds(added)
         if command.NAME in arguments:
             command.declare(added)
     return parser

@@ -22,6 +22,7 @@ from backdoor_audit.attacks.sig import Sig
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.label_rule import AllToOne
 from backdoor_audit.perturbations import Warping
+from backdoor_audit.structure import brief
 from backdoor_audit.trigger import Addition, AnyTrigger, Trigger, Warp
 
 ImageShape = tuple[int, int, int]
@@ -33,6 +34,8 @@ HUNDREDTHS = 100
 _BLOCK = 8  # px
 _WRITTEN_OUT = 128  # numbers; longer lists are deflated
 _MOST_NUMBERS = 2**22  # a spec may come from a stranger
+_MOST_AXES = 4
+_MOST_TOLD = 10  # keys in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,14 @@ class Numbers:
         """The numbers of `spec`. Raises `ValueError` for anything else."""
         if not isinstance(spec, Mapping) or set(spec) not in ({"shape", "values"}, {"shape", "deflated"}):
             raise ValueError("an array is a shape with values, or with deflated ones")
-        shape = tuple(_whole(size, 1, _MOST_NUMBERS) for size in _listed(spec["shape"]))
+        shape = tuple(_whole(size, 1, _MOST_NUMBERS) for size in _listed(spec["shape"], _MOST_AXES))
         count = math.prod(shape)
         if count > _MOST_NUMBERS:
             raise ValueError(f"an array of {count} numbers; at most {_MOST_NUMBERS} are accepted")
         if "values" in spec:
-            values = tuple(_whole(value, -(2**15), 2**15 - 1) for value in _listed(spec["values"]))
+            values = tuple(_whole(value, -(2**15), 2**15 - 1) for value in _listed(spec["values"], _MOST_NUMBERS))
         else:
-            values = _inflated(str(spec["deflated"]), 2 * count)
+            values = _inflated(spec["deflated"], 2 * count)
         if len(values) != count:
             raise ValueError(f"{len(values)} numbers for an array of shape {shape}")
         return cls(shape, values)
@@ -317,11 +320,11 @@ def trigger_from_spec(spec: object) -> DrawnTrigger:
     kinds = {kind.kind: kind for kind in KINDS}
     name = spec.get("kind") if isinstance(spec, Mapping) else None
     if not isinstance(spec, Mapping) or not isinstance(name, str) or name not in kinds:
-        raise DataFormatError(f"trigger: kind {_brief(name)} is not known; known: {', '.join(sorted(kinds))}")
+        raise DataFormatError(f"trigger: kind {brief(name)} is not known; known: {', '.join(sorted(kinds))}")
     kind, given = kinds[name], {key: value for key, value in spec.items() if key != "kind"}
     known = {entry.name: entry.type for entry in fields(kind)}
     if set(given) != set(known):
-        odd = sorted(map(_brief, set(given) ^ set(known)))
+        odd = sorted(map(brief, set(given) ^ set(known)))[:_MOST_TOLD]
         raise DataFormatError(
             f"trigger: a {name} has {', '.join(sorted(known))}; missing or not known: {', '.join(odd)}"
         )
@@ -335,7 +338,7 @@ def trigger_from_spec(spec: object) -> DrawnTrigger:
 def _field(kind: type[DrawnTrigger], name: str, annotation: str, value: object) -> object:
     if annotation == "bool":
         if not isinstance(value, bool):
-            raise ValueError(f"{name} is {_brief(value)}; accepted: true or false")
+            raise ValueError(f"{name} is {brief(value)}; accepted: true or false")
         return value
     low, high = kind.ranges.get(name, (0, 2**31))
     if annotation == "int":
@@ -346,29 +349,26 @@ def _field(kind: type[DrawnTrigger], name: str, annotation: str, value: object) 
     return numbers
 
 
-def _listed(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{_brief(value)} where a list belongs")
+def _listed(value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError(f"{brief(value)} where a list belongs, of at most {most}")
     return value
 
 
 def _whole(value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{_brief(value)} where a whole number in [{low}, {high}] belongs")
+        raise ValueError(f"{brief(value)} where a whole number in [{low}, {high}] belongs")
     return value
 
 
-def _inflated(text: str, length: int) -> tuple[int, ...]:
+def _inflated(text: object, length: int) -> tuple[int, ...]:
     """The 16-bit integers of a deflated text; no more than ``length`` bytes are unpacked."""
+    if not isinstance(text, str):
+        raise ValueError(f"{brief(text)} where a text of deflated numbers belongs")
     packed = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), length + 1)
     if len(packed) != length:
         raise ValueError("deflated numbers do not fill the shape")
     return tuple(int.from_bytes(packed[at : at + 2], "little", signed=True) for at in range(0, length, 2))
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _three(numbers: Numbers, kind: str) -> ImageShape:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from backdoor_audit.printable import printable
 
+_LONGEST = 4000  # characters of a message
+
 
 class AuditError(Exception):
     """Anything that stops an audit because of what it was given; its message is one line and printable."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        line = printable(message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
 
 
 class OptionError(AuditError):
@@ -33,7 +36,15 @@ class AttackError(AuditError):
 
 
 class BudgetSpentError(AuditError):
-    """The time that a run may take is over; what was not done is inconclusive."""
+    """The time or the memory that a run may take is spent; what was not done is inconclusive."""
+
+
+class EndedEarlyError(BudgetSpentError):
+    """Work that something from outside ended (a time limit of pytest, a signal, the model's own code); it is not begun again."""
+
+
+class ModelError(EndedEarlyError):
+    """The model's own code failed when it was called, or gave what are no scores; what was asked of it is inconclusive."""
 
 
 class BaselineError(AuditError):

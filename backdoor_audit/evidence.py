@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.printable import printable
+from backdoor_audit.schema import SCHEMA_VERSION, schema
+from backdoor_audit.structure import brief, misfit
 
-SCHEMA_VERSION = 1
+LONGEST = 4000
+"""Characters of a text in a record; longer ones are cut. Pictures, counterexamples and tests to paste are kept whole."""
 
 POWER = "detection_power"
 """Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
@@ -24,6 +30,7 @@ STEERED = "steered_share"
 REGRESSION = "regression"
 """Statistic of findings about what got worse than in a baseline; they are made from one and are no part of it."""
 
+_WHOLE = frozenset({"pictures", "image", "stamped", "overlay", "picture", "spec", "test"})
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 
@@ -33,6 +40,9 @@ class Verdict(str, Enum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+
+
+WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,13 @@ class Limits:
         known = {entry.name for entry in fields(cls)}
         for name, value in values.items():
             if name not in known:
-                raise OptionError(f"limit {name!r} is not known; limits are {', '.join(sorted(known))}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise OptionError(f"limit {name} must be a number of at least 0, got {value!r}")
+                raise OptionError(f"limit {brief(name)} is not known; limits are {', '.join(sorted(known))}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
+                raise OptionError(f"limit {name} must be a number of at least 0, got {brief(value)}")
             if name != "anomaly_index" and value > 1:
-                raise OptionError(f"limit {name} must lie in [0, 1], got {value} (rates are fractions, not percent)")
+                raise OptionError(
+                    f"limit {name} must lie in [0, 1], got {brief(value)} (rates are fractions, not percent)"
+                )
         return cls(**{name: float(value) for name, value in values.items()})  # type: ignore[arg-type]
 
 
@@ -78,7 +90,8 @@ class Limits:
 class Finding:
     """The answer of one audit item. All values are builtins, so that a finding can travel between processes.
 
-    ``details`` are the numbers behind the value; ``artifacts`` maps a title to a file name inside the report folder.
+    ``details`` are the numbers behind the value; ``artifacts`` maps a title to a file name inside the report folder. Texts may
+    come from outside (class names, messages): they are made printable.
     """
 
     audit: str
@@ -91,6 +104,11 @@ class Finding:
     target_class: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make every text printable."""
+        for name in ("audit", "statistic", "reason", "settings", "details", "artifacts"):
+            object.__setattr__(self, name, presentable(getattr(self, name)))
 
     def to_json(self) -> dict[str, Any]:
         """Builtins only; NaN and infinities become null."""
@@ -151,7 +169,11 @@ def inconclusive(statistic: str, reason: str, **rest: Any) -> Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Everything one run found: what ``audit.json`` holds and every page is drawn from."""
+    """Everything one run found: what ``audit.json`` holds and every page is drawn from.
+
+    Texts may come from outside (names, paths, messages, another's file): they are made printable, so that whoever shows a
+    record cannot show what a terminal, a page or a CI runner would obey.
+    """
 
     subject: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -171,6 +193,12 @@ class Record:
     baseline: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        """Make every text printable; findings are so already."""
+        for entry in fields(self):
+            if entry.name not in ("findings", "seconds", "schema_version"):
+                object.__setattr__(self, entry.name, presentable(getattr(self, entry.name)))
+
     @property
     def verdict(self) -> Verdict:
         """fail if a finding failed; inconclusive if one could not be measured, an item broke or was left out; else pass.
@@ -184,6 +212,21 @@ class Record:
         if unsure or self.errors or self.not_run or not verdicts:
             return Verdict.INCONCLUSIVE
         return Verdict.PASS
+
+    @property
+    def passes_gate(self) -> bool:
+        """Whether this record lets a model through: whole, every item decided by the audit, and nothing in it stops the run.
+
+        That is a pass; beside a baseline, that nothing is worse and somebody answers for what is no pass; and an inconclusive
+        verdict where the user allowed that, unless something failed, broke or was left out.
+        """
+        if self.errors or self.not_run or not self.findings:
+            return False
+        if self.baseline:
+            return bool(self.baseline["verdict"] == Verdict.PASS.value)
+        failed = any(finding.verdict is Verdict.FAIL for finding in self.findings)
+        allowed = self.settings.get("inconclusive") == "allow" and not failed
+        return self.verdict is Verdict.PASS or allowed
 
     @property
     def power(self) -> Verdict | None:
@@ -239,41 +282,77 @@ class Record:
         return content
 
     def write(self, path: Path) -> None:
-        """Write as indented JSON."""
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        """Write as indented JSON, whole or not at all. Raises `OSError`."""
+        write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Record:
         """The record that `write` wrote. Raises `DataFormatError` for anything else."""
         accepted = f"an audit.json of schema version {SCHEMA_VERSION} is accepted"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            stored = read_json(path)
+        except UnreadableError as error:
             raise DataFormatError(f"{path}: not a readable JSON file ({error}); {accepted}") from None
         if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
-            raise DataFormatError(f"{path}: schema version {found!r}; {accepted}")
+            raise DataFormatError(f"{path}: schema version {brief(found)}; {accepted}")
         stored = {key: value for key, value in stored.items() if key not in _JUDGED}
-        try:
-            findings = [Finding.from_json(finding) for finding in stored.pop("findings")]
-            return cls(**stored, findings=findings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataFormatError(f"{path}: a key is missing or not known ({error}); {accepted}") from None
+        needed = {"": _needed(cls), "finding": _needed(Finding)}
+        if wrong := misfit(stored, schema(), needed=lambda name, _: needed.get(name, ())):
+            raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
+        return cls(**{**stored, "findings": [Finding.from_json(finding) for finding in stored["findings"]]})
+
+
+def _needed(kind: type[Record] | type[Finding]) -> list[str]:
+    """The fields that a file must have; those with a default came later, or say nothing where they are missing."""
+    return [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
+
+
+def presentable(value: Any, key: str = "") -> Any:
+    """The same value with every text in it, keys as well, printable and of a length to show.
+
+    Under some keys (``key`` is the one of the value itself) texts stay whole: pictures, counterexamples, and tests to paste,
+    which keep their lines.
+    """
+    if isinstance(value, str):
+        text = _printable_lines(value) if key == "test" else printable(value)
+        if len(text) <= LONGEST or key in _WHOLE:
+            return text
+        note = f" ... ({len(text)} characters) ... "
+        half = (LONGEST - len(note)) // 2  # names that differ mostly differ at one of their ends
+        return printable(text[:half]) + note + printable(text[-half:])
+    if isinstance(value, Mapping):
+        return {
+            presentable(name): presentable(entry, key if key in _WHOLE else str(name)) for name, entry in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(presentable(entry, key) for entry in value)
+    return value
 
 
 def plain(value: Any) -> Any:
     """The same value in builtins, which JSON and worker channels take; a subclass of str or a Path would break the latter.
 
-    NaN and infinities become None.
+    NaN and infinities become None. What UTF-8 cannot hold (lone surrogates) is escaped.
     """
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {_encodable(str(key)): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or type(value) in (bool, int, str):
+    if value is None or type(value) in (bool, int):
         return value
-    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else str(value)
+    if not isinstance(value, Real):
+        return _encodable(str(value))
+    number = int(value) if isinstance(value, Integral) else float(value)
+    return number if isinstance(number, int) or math.isfinite(number) else None
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _printable_lines(text: str) -> str:
+    """Each line printable, with the spaces that indent it."""
+    return "\n".join(" ".join(map(printable, line.split(" "))) for line in text.split("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -30,7 +31,8 @@ def whole(path: Path) -> Iterator[Path]:
 
     So whoever reads ``path``, or finds it after a kill or on a full disk, sees the old content or the new one. Raises `OSError`.
     """
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a name may be as long as names can be
+    partial = path.with_name(f".{short}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from backdoor_audit.baseline import Difference, compare, regressions, renewed, section
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import OptionError
+from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run import Audit
@@ -66,19 +67,23 @@ def judged_record(run: Audit, *, shown: bool = False) -> Record:
     """
     findings: dict[str, Finding] = {}
     skipped: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for name, judged in run.judge_all():
         if isinstance(judged, Finding):
             findings[name] = judged
             if shown:
-                run.show(replace(judged, audit=name))
-        else:
+                with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
+                    run.show(replace(judged, audit=name))
+        elif isinstance(judged, str):
             skipped[name] = judged
+        else:
+            errors[name] = str(judged)
     return build_record(
         {**run.sections(), **(run.take_shown() if shown else {})},
         run.settings(),
         findings=findings,
         skipped=skipped,
-        errors={},
+        errors=errors,
         expected=[name for name in run.item_names() if not name.startswith("audit::test_regression[")],
         seconds=0.0,
     )

@@ -28,6 +28,10 @@ _CHUNK_PIXELS = {
     "cuda": 2**25,
 }  # values in one forward pass: bounds memory, and keeps a CPU's caches warm
 
+# Chosen on the zoo's development half: `python -m benchmarks.convergence` prints what it and other values would do.
+MOST_SHRINKAGE = 0.3
+"""A search has converged if its smallest valid trigger shrank by at most this share over its last `stop_patience` steps."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inversion:
@@ -40,6 +44,9 @@ class Inversion:
     ``complete`` is false for a class that stopped after the screening of a race, and ``control`` is true for one that
     went on by lot. ``screening_size`` (px) is the size of its smallest valid trigger when the screening ended: the only
     size that was found with the same effort for every class. It is None without a race, or without a valid trigger then.
+
+    ``shrinkage`` is the share by which the smallest valid trigger shrank over the last ``stop_patience`` steps of its class; 1
+    if it took fewer, or if nothing pressed on its size when these began.
     """
 
     trigger: Trigger
@@ -51,11 +58,17 @@ class Inversion:
     complete: bool = True
     control: bool = False
     screening_size: float | None = None
+    shrinkage: float = 1.0
 
     @property
     def target_class(self) -> int:
         """The class that the trigger asks for."""
         return self.trigger.target_class
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search was about to end by itself: a trigger was found, and had all but stopped shrinking."""
+        return self.reached and self.shrinkage <= MOST_SHRINKAGE
 
 
 class CostController:
@@ -89,6 +102,8 @@ class CostController:
         self._before_start = torch.zeros(classes, dtype=torch.long)
         self._stop_best = torch.full((classes,), torch.inf)
         self._unchanged = torch.zeros(classes, dtype=torch.long)
+        self._taken = torch.zeros(classes, dtype=torch.long)
+        self._pressed = torch.full((stop_patience + 1, classes), torch.inf)  # sizes of the last steps, in turn
 
     def update(self, rows: Tensor, success: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step's success rates and sizes of the classes in ``rows``; both (rows,).
@@ -122,7 +137,19 @@ class CostController:
         self.fell[down] = True
         self._successes[up] = 0
         self._failures[down] = 0
+        self._pressed[self._taken[rows] % len(self._pressed), rows] = torch.where(
+            self.cost[rows] > 0, self.best_size[rows], torch.inf
+        )
+        self._taken[rows] += 1
         return improved, settled
+
+    def shrinkage(self) -> Tensor:
+        """By which share the smallest valid size of every class fell over its last ``stop_patience`` steps, (classes,).
+
+        It is 1 where there were not so many steps, or where no cost or no valid size was there when they began.
+        """
+        before = self._pressed[self._taken % len(self._pressed), torch.arange(len(self._taken))]
+        return torch.where(torch.isfinite(before), 1 - self.best_size / before, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,11 +367,12 @@ class _Search:
     def inversions(self) -> tuple[Inversion, ...]:
         """The smallest valid trigger of every class, or its last one; success is measured in full precision."""
         reached = torch.isfinite(self.controller.best_size)
+        shrinkage = self.controller.shrinkage()
         for name, tensor in self.parameters.items():
             self.best[name][~reached] = tensor.detach()[~reached]
-        return tuple(self._measured(row, bool(reached[row])) for row in range(len(self.classes)))
+        return tuple(self._measured(row, bool(reached[row]), float(shrinkage[row])) for row in range(len(self.classes)))
 
-    def _measured(self, row: int, reached: bool) -> Inversion:
+    def _measured(self, row: int, reached: bool, shrinkage: float) -> Inversion:
         family, target = self.options.family, self.classes[row]
         trigger = family.trigger(self.best, row, target).to("cpu")
         one = {name: tensor[row : row + 1] for name, tensor in self.best.items()}
@@ -359,6 +387,7 @@ class _Search:
             complete=bool(self.complete[row]),
             control=bool(self.control[row]),
             screening_size=early if early < torch.inf else None,
+            shrinkage=shrinkage,
         )
 
 

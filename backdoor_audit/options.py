@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from typing import Any
 from backdoor_audit import bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Limits
+from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.structure import brief
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +27,15 @@ TABLE = "tool.backdoor_audit"
 FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
 """Options that name a file or a folder."""
 LEAST_MEMORY = 256 * 2**20
+MOST_MEMORY = 2**50
+MOST_COUNT = 10**9
+"""Of classes, images, steps: more is a slip, and numbers of any size break what counts with them."""
+MOST_SIDE = 2**15
+"""px that an image may be resized to, along either side."""
+MOST_SECONDS = 10**9
+_IS_FOLDER, _IS_ABSENT = "is a folder", "does not exist"
+_MOST_TOLD = 20  # unknown keys
+_LONGEST = 300  # characters of a path in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +102,14 @@ class Option:
         return "--" + self.key.replace("_", "-")
 
 
+def _word(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    if "\0" in text:
+        raise ValueError("must not hold a null character")
+    return text
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
     if not all(map(math.isfinite, values)):
@@ -107,15 +128,19 @@ def _size(text: str) -> tuple[int, ...]:
     values = tuple(int(part) for part in text.lower().split("x"))
     if len(values) not in (1, 2) or min(values) < 1:
         raise ValueError("must be N or HxW")
+    if max(values) > MOST_SIDE:
+        raise ValueError(f"must be at most {MOST_SIDE} px along either side")
     return values * 2 if len(values) == 1 else values
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
+    """A function that reads such a number, and raises `ValueError` for any other text."""
+
     def parse(text: str) -> int:
         value = int(text)
         if value < least:
             raise ValueError(f"must be at least {least}")
-        if most is not None and value > most:
+        if value > most:
             raise ValueError(f"must be at most {most}")
         return value
 
@@ -133,8 +158,8 @@ def _duration(text: str) -> float:
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     number = text[:-1] if text[-1:] in units else text
     value = float(number) * units.get(text[-1:], 1.0)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError("must be a time above 0: 90s, 10m or 1h")
+    if not 0 < value <= MOST_SECONDS:
+        raise ValueError(f"must be a time above 0: 90s, 10m or 1h (at most {MOST_SECONDS} s)")
     return value
 
 
@@ -142,8 +167,8 @@ def _bytes(text: str) -> int:
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     number = text[:-1] if text[-1:].upper() in units else text
     value = float(number) * units.get(text[-1:].upper(), 1)
-    if not (math.isfinite(value) and value >= LEAST_MEMORY):
-        raise ValueError("must be at least 256M: a number of bytes, or of K, M, G")
+    if not LEAST_MEMORY <= value <= MOST_MEMORY:
+        raise ValueError("must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T")
     return int(value)
 
 
@@ -158,7 +183,9 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 def _device(text: str) -> str:
     kind, _, number = text.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+    if kind not in ("auto", "cpu", "cuda") or (
+        number and not (kind == "cuda" and number.isdecimal() and len(number) < 4)
+    ):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return text
 
@@ -177,27 +204,34 @@ def _switch(text: str) -> bool:
 
 OPTIONS: tuple[Option, ...] = (
     Option(
-        "model", str, "PATH", "model file to audit: safetensors or a state dict (.pt, .pth); runs the shipped audits"
+        "model", _word, "PATH", "model file to audit: safetensors or a state dict (.pt, .pth); runs the shipped audits"
     ),
-    Option("data", str, "SOURCE", "clean images: folder of class folders, .npz, or torchvision:NAME?root=DIR"),
+    Option("data", _word, "SOURCE", "clean images: folder of class folders, .npz, or torchvision:NAME?root=DIR"),
     Option(
         "arch",
-        str,
+        _word,
         "NAME",
         "architecture: small_cnn, resnet18, preact_resnet18, ..., torchvision:NAME, timm:NAME, "
         "package.module:factory (your own code); default: the file's header",
     ),
-    Option("classes", _whole(2), "N", "number of classes, where the file does not tell"),
+    Option("classes", whole_number(2), "N", "number of classes, where the file does not tell"),
     Option("mean", _numbers, "M[,M,M]", "mean that the model's training subtracted, for pixels in [0, 1]"),
     Option("std", _spread, "S[,S,S]", "standard deviation that the model's training divided by"),
-    Option("normalization", str, "NAME", "mean and std by name: none, half, mnist, cifar10, imagenet, ..."),
+    Option("normalization", _word, "NAME", "mean and std by name: none, half, mnist, cifar10, imagenet, ..."),
     Option("resize", _size, "N|HxW", "resize clean images; without it their size must suit the model"),
     Option("channels", _channels, "1|3", "convert clean images to grey or RGB"),
-    Option("max_images", _whole(1), "N", "use at most this many clean images, evenly from all classes (default: 1000)"),
-    Option("trigger", str, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
+    Option(
+        "max_images",
+        whole_number(1),
+        "N",
+        "use at most this many clean images, evenly from all classes (default: 1000)",
+    ),
+    Option("trigger", _word, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
     Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)"),
-    Option("seed", _whole(0, 2**63 - 1), "N", "seed of every random choice (default: 0)"),
-    Option("report", str, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"),
+    Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)"),
+    Option(
+        "report", _word, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"
+    ),
     Option(
         "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"
     ),
@@ -217,13 +251,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "reference",
-        str,
+        _word,
         "FILE",
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
     ),
     Option(
         "baseline",
-        str,
+        _word,
         "FILE",
         "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
     ),
@@ -236,7 +270,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "corpus",
-        str,
+        _word,
         "DIR",
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
     ),
@@ -255,8 +289,10 @@ OPTIONS: tuple[Option, ...] = (
         "fail|allow",
         "whether an inconclusive item fails the run (default: fail)",
     ),
-    Option("steps", _whole(1), "N", "optimisation steps per trigger (default: 240)"),
-    Option("restarts", _whole(1), "N", "independent searches per trigger, the smallest result counts (default: 1)"),
+    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 240)"),
+    Option(
+        "restarts", whole_number(1), "N", "independent searches per trigger, the smallest result counts (default: 1)"
+    ),
     Option(
         "canary",
         _switch,
@@ -264,7 +300,9 @@ OPTIONS: tuple[Option, ...] = (
         "plant a known backdoor in a copy of the model and show that this audit finds it (default: false)",
         switch=True,
     ),
-    Option("canary_targets", _whole(1), "N", "plant a canary for this many classes, one after the other (default: 1)"),
+    Option(
+        "canary_targets", whole_number(1), "N", "plant a canary for this many classes, one after the other (default: 1)"
+    ),
     Option(
         "allow_pickle",
         _switch,
@@ -290,17 +328,22 @@ OPTIONS: tuple[Option, ...] = (
 def read_table(folder: Path) -> dict[str, Any]:
     """The table ``[tool.backdoor_audit]`` of ``pyproject.toml`` in a folder; empty if there is none.
 
-    Raises `OptionError` if the file is not TOML.
+    Raises `OptionError` if the file cannot be read, is not TOML, or has something else in that place.
     """
     file = folder / "pyproject.toml"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return {}
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("backdoor_audit", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table: dict[str, Any] = tomllib.loads(read_text(file))
+    except UnreadableError as error:
+        raise OptionError(f"{file}: cannot be read ({error})") from None
+    except (ValueError, RecursionError, OverflowError) as error:  # numbers, dates and depths that Python does not take
         raise OptionError(f"{file}: not valid TOML ({error})") from None
-    if not isinstance(table, dict):
-        raise OptionError(f"{file}: tool.backdoor_audit is {type(table).__name__}; a table is accepted")
+    place = ""
+    for name in TABLE.split("."):
+        table, place = table.get(name, {}), f"{place}.{name}".removeprefix(".")
+        if not isinstance(table, dict):
+            raise OptionError(f"{file}: {place} is {brief(table)}; a table is accepted")
     return table
 
 
@@ -314,23 +357,25 @@ def build_options(
     problems: list[str] = []
     values: dict[str, Any] = {}
     keys = [option.key for option in OPTIONS]
-    for unknown in sorted(set(table) - {*keys, "limits"}):
-        close = difflib.get_close_matches(unknown, [*keys, "limits"], n=1)
+    for unknown in sorted(set(table) - {*keys, "limits"})[:_MOST_TOLD]:
+        close = difflib.get_close_matches(unknown[:_LONGEST], [*keys, "limits"], n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}, limits"
-        problems.append(f"[{TABLE}] has an unknown key {unknown!r}{hint}")
+        problems.append(f"[{TABLE}] has an unknown key {brief(unknown)}{hint}")
     for option in OPTIONS:
-        given = _given(option, command_line, table, table_folder)
+        given = _given(option, command_line, table)
         if given is None:
             continue
-        source, text = given
+        source, value = given
         try:
-            values[option.key] = option.parse(text)
+            text = _text(value, option)
+            in_table = option.key in FILES and option.key not in command_line
+            values[option.key] = option.parse(_beside(table_folder, text) if in_table and text else text)
         except ValueError as error:
             told = str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
-            problems.append(f"{source}: {text!r} {told}")
+            problems.append(f"{source}: {brief(value)} {told}")
     chosen = table.get("limits", {})
     if not isinstance(chosen, dict):
-        problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {chosen!r}")
+        problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {brief(chosen)}")
         chosen = {}
     try:
         values["limits"] = Limits.of({**chosen, **_limit_values(limits)})
@@ -349,35 +394,39 @@ def build_options(
 def check_paths(options: AuditOptions) -> None:
     """Raise `OptionError` for files that are not there, before anything slow is imported."""
     problems = []
-    if options.model and not Path(options.model).is_file():
-        problems.append(f"--audit-model: {options.model} {_absence(Path(options.model))}; give a model file")
+    if options.model and (absence := _absence(options.model)):
+        problems.append(f"--audit-model: {_named(options.model)} {absence}; give a model file")
     if not options.data:
         problems.append(
             "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, or "
             f"torchvision:NAME?root=DIR), or set data in [{TABLE}] of pyproject.toml"
         )
-    elif not options.data.startswith("torchvision:") and not Path(options.data).exists():
-        problems.append(f"--audit-data: {options.data} does not exist; give a folder of class folders or an .npz file")
+    elif not options.data.startswith("torchvision:") and (absence := _absence(options.data)) not in ("", _IS_FOLDER):
+        problems.append(
+            f"--audit-data: {_named(options.data)} {absence}; give a folder of class folders or an .npz file"
+        )
     for name in ("trigger", "reference"):
         file = getattr(options, name)
-        if file and not Path(file).is_file():
-            problems.append(f"--audit-{name}: {file} {_absence(Path(file))}")
+        if file and (absence := _absence(file)):
+            problems.append(f"--audit-{name}: {_named(file)} {absence}")
     problems += _baseline_problems(options)
-    report = Path(options.report)
-    if report.exists() and not report.is_dir():
-        problems.append(f"--audit-report: {report} is a file; give a folder")
+    for name in ("report", "corpus"):
+        folder = getattr(options, name)
+        if folder and (found := _absence(folder)) not in (_IS_FOLDER, _IS_ABSENT):
+            problems.append(f"--audit-{name}: {_named(folder)} {found or 'is a file'}; give a folder")
     if problems:
         raise OptionError("; ".join(problems))
 
 
 def _baseline_problems(options: AuditOptions) -> list[str]:
-    file = Path(options.baseline)
-    if options.update_baseline and not options.baseline:
-        return ["--audit-update-baseline needs the file to write: pass --audit-baseline=FILE"]
-    if options.baseline and not options.update_baseline and not file.is_file():
-        return [f"--audit-baseline: {file} {_absence(file)}; make it with --audit-update-baseline"]
-    if options.update_baseline and (file.is_dir() or not file.parent.is_dir()):
-        return [f"--audit-baseline: {file} cannot be written; give a file in a folder that exists"]
+    file = options.baseline
+    if not file:
+        return ["--audit-update-baseline needs the file to write: pass --audit-baseline=FILE"] * options.update_baseline
+    absence = _absence(file)
+    if absence and not options.update_baseline:
+        return [f"--audit-baseline: {_named(file)} {absence}; make it with --audit-update-baseline"]
+    if absence not in ("", _IS_ABSENT) or not os.path.isdir(os.path.dirname(file) or "."):
+        return [f"--audit-baseline: {_named(file)} cannot be written; give a file in a folder that exists"]
     return []
 
 
@@ -392,31 +441,39 @@ def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
 
 
 def _text(value: Any, option: Option) -> str:
-    """A TOML value as the text that the command line would carry."""
+    """A TOML value as the text that the command line would carry. Raises `ValueError` for a table, a date or a nested list."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(part, (str, int, float)) for part in value):
         return ("x" if option.key == "resize" else ",").join(map(str, value))
-    return str(value)
+    raise ValueError("neither a text nor a number nor a list of numbers")
 
 
-def _given(
-    option: Option, command_line: Mapping[str, str], table: Mapping[str, Any], table_folder: Path
-) -> tuple[str, str] | None:
-    """Where an option was given, and its text; None if it was not."""
+def _given(option: Option, command_line: Mapping[str, str], table: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Where an option was given, and its value; None if it was not."""
     if option.key in command_line:
-        source, text = option.flag, str(command_line[option.key])
-    elif option.key in table:
-        source, text = f"[{TABLE}] {option.key}", _text(table[option.key], option)
-        text = _beside(table_folder, text) if option.key in FILES else text
-    else:
-        return None
-    return source, text
+        return option.flag, str(command_line[option.key])
+    return (f"[{TABLE}] {option.key}", table[option.key]) if option.key in table else None
 
 
 def _beside(folder: Path, text: str) -> str:
     return text if text.startswith("torchvision:") else str(folder / text)
 
 
-def _absence(path: Path) -> str:
-    return "is a folder" if path.is_dir() else "does not exist"
+def _absence(path: str) -> str:
+    """Why there is no file to read at a path, or an empty string. Nothing is opened."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _IS_ABSENT
+    except (OSError, ValueError) as error:
+        return f"cannot be used ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISDIR(mode):
+        return _IS_FOLDER
+    return "" if stat.S_ISREG(mode) else "is a pipe, device or socket"
+
+
+def _named(path: str) -> str:
+    return path if len(path) <= _LONGEST else brief(path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
-from backdoor_audit import preconditions
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
@@ -60,16 +59,15 @@ class Audit(Asked):
     @cached_property
     def no_trigger(self) -> str:
         """Why there is nothing to take out or to filter, or an empty string."""
-        unmet = preconditions.unmet(list(self.preconditions.values()))
-        if unmet:
-            return unmet
+        if self.unmet:
+            return self.unmet
         return "" if self.triggers else "no trigger that a repair can work against was flagged"
 
     @cached_property
     def no_repair(self) -> str:
         """Why no repair is tried, or an empty string; ``repairs=always`` tries them where nothing was flagged as well."""
         if self.options.repairs == "always" and self.known_trigger is None:
-            return preconditions.unmet(list(self.preconditions.values()))
+            return self.unmet
         return self.no_trigger
 
     @cached_property
@@ -87,18 +85,24 @@ class Audit(Asked):
                 generator = generator_for(self.options.seed, name)
                 return against_all(method, self.classifier, *self.split, triggers, generator=generator, also=beside)[1]
 
-            self._repairs[name] = self.store.recall(
-                {**self._parts, "method": method, "triggers": [_digest(trigger) for trigger in (*triggers, *beside)]},
-                work,
-                pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
-            )[0]
+            with self.once(f"the repair by {name}"):
+                recalled = self.store.recall(
+                    {
+                        **self._parts,
+                        "method": method,
+                        "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
+                    },
+                    work,
+                    pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
+                    unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+                )
+            self._repairs[name] = recalled[0]
         return self._repairs[name]
 
     def show(self, finding: Finding) -> dict[str, Any]:
         """Prepare what a person can check by eye, for `take_shown`; the exhibit of the trigger, empty where there is none."""
         item = finding.audit.partition("[")[2].rstrip("]")
-        if finding.statistic == "anomaly_index":
+        if finding.audit.startswith("audit::test_anomaly_index["):
             detection = self.detection(item.partition("-")[0])
             trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
             of_all = detection.detector == DETECTORS[0].name and self.num_classes <= _SHOWN_CLASSES
@@ -139,6 +143,8 @@ class Audit(Asked):
                 generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
                 try:
                     filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                except BudgetSpentError:
+                    raise
                 except AuditError as error:
                     return str(error)
                 rates.append(filter_rates(filter_, self.classifier, val, trigger))
@@ -150,7 +156,7 @@ class Audit(Asked):
         if name not in self._sightings:
             options = self.options
             canary = next(entry for entry in CANARIES if entry.name == name)
-            unmet = preconditions.unmet(list(self.preconditions.values()))
+            unmet = self.unmet
 
             def work(target: int) -> Sighting:
                 if unmet:
@@ -169,12 +175,13 @@ class Audit(Asked):
 
             def bounded(target: int) -> Sighting:
                 try:
-                    return self.store.recall(
-                        {**self._parts, "canary": judged, "target": target},
-                        lambda: work(target),
-                        pack=Sighting.pack,
-                        unpack=Sighting.unpack,
-                    )[0]
+                    with self.once(f"the canary {name} for class {target}"):
+                        return self.store.recall(
+                            {**self._parts, "canary": judged, "target": target},
+                            lambda: work(target),
+                            pack=Sighting.pack,
+                            unpack=Sighting.unpack,
+                        )[0]
                 except BudgetSpentError as error:
                     return Sighting(canary=name, settings=repr(canary), target_class=target, reason=str(error))
 
@@ -199,32 +206,48 @@ class Audit(Asked):
             names += [f"audit::test_regression[{name}]" for name in REGRESSIONS]
         return names
 
-    def judge_all(self) -> Iterator[tuple[str, Finding | str]]:
-        """Every item with its finding, or with the reason why it was skipped: what a pytest run does, without pytest.
+    def judge_all(self) -> Iterator[tuple[str, Finding | str | BudgetSpentError]]:
+        """Every item with its finding, with the reason why it was skipped, or with what ended its work: a run without pytest.
 
         Those about the baseline are left out; they need the answers of all others.
         """
-        limits = self.options.limits
-        names = iter(self.item_names())
+        for name, ask in zip(self.item_names(), self._questions(), strict=False):
+            try:
+                yield name, ask()
+            except BudgetSpentError as error:
+                yield name, error
+
+    def _questions(self) -> Iterator[Callable[[], Finding | str]]:
+        """What is asked, in the order of `item_names`."""
         for condition in PRECONDITIONS:
-            yield next(names), self.preconditions[condition.__name__]
-        for detector, target in self.items:
-            detection = self.detection(detector)
-            yield next(names), detection.judge(target, limits, index=self.options.index, name=self.class_name(target))
+            yield partial(lambda name: self.preconditions[name], condition.__name__)
+        for item in self.items:
+            yield partial(self._index, *item)
         for wanted in self.properties:
-            yield next(names), self.asked(wanted.name).finding
+            yield partial(lambda name: self.asked(name).finding, wanted.name)
         for name in FILTERS:
-            yield next(names), self.filtering(name)
-        for judgement in (judge_success, judge_robustness):
+            yield partial(self.filtering, name)
+        for judgement in (judge_success, judge_robustness, judge_drop):
             for method in self.mitigations:
-                reason = self.no_trigger or not_applicable(self.repair(method.name))
-                yield next(names), reason or judgement(self.repair(method.name), limits)
-        for method in self.mitigations:
-            reason = self.no_repair or not_applicable(self.repair(method.name))
-            yield next(names), reason or judge_drop(self.repair(method.name), limits, flagged=bool(self.triggers))
+                yield partial(self._repaired, method.name, judgement)
         for canary in CANARIES if self.options.canary else ():
-            suspicion_stops = self.options.inconclusive == "fail"
-            yield next(names), judge_power(self.sightings(canary.name), allow_suspected=suspicion_stops)
+            yield partial(self._power, canary.name)
+
+    def _index(self, detector: str, target: int | None) -> Finding:
+        return self.detection(detector).judge(
+            target, self.options.limits, index=self.options.index, name=self.class_name(target)
+        )
+
+    def _repaired(self, name: str, judgement: Callable[..., Finding]) -> Finding | str:
+        reason = self.no_repair if judgement is judge_drop else self.no_trigger
+        reason = reason or not_applicable(self.repair(name))
+        if reason:
+            return reason
+        known = {"flagged": bool(self.triggers)} if judgement is judge_drop else {}
+        return judgement(self.repair(name), self.options.limits, **known)
+
+    def _power(self, name: str) -> Finding:
+        return judge_power(self.sightings(name), allow_suspected=self.options.inconclusive == "fail")
 
     def sections(self) -> dict[str, Any]:
         """What was computed so far, as the record keeps it; a part of an unfinished run is there as well."""

@@ -26,6 +26,8 @@ from backdoor_audit.row_adam import RowAdam
 from backdoor_audit.steering import Goal, Steered, eligible, losses_of, measure, per_chunk, targets
 from backdoor_audit.trigger import AnyTrigger, Trigger
 
+_WATCHED = 32  # search images on which the end of a scan is told from its middle
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -51,12 +53,21 @@ class PatchScan:
 
     The content of a window is optimised by Adam with ``learning_rate``, through a sigmoid. The margin is that of the best of
     the last stage's places, on at most ``measured`` held-out images. No stage leaves fewer than ``judged``.
+
+    What still rises at the end is the margin on a few fixed search images, per step over the second half of the last stage. The
+    scan has converged if that is at most ``most_rising`` for the median goal; chosen on the zoo's development half
+    (`python -m benchmarks.convergence`).
     """
 
     stages: tuple[Stage, ...] = STEADY
     learning_rate: float = 0.5
     judged: int = 3
     measured: int = 64
+
+    most_rising = 0.04
+    criterion = (
+        f"the median class's margin may rise by at most {most_rising:g} a step in the second half of the last stage"
+    )
 
     def __call__(
         self,
@@ -76,20 +87,38 @@ class PatchScan:
         counted = eligible(wanted, scored.cpu(), opt.labels)
         total = sum(stage.steps for stage in self.stages)
         bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
-        for stage in self.stages:
+        halfway, middle = torch.empty(0), self.stages[-1].steps // 2
+        for number, stage in enumerate(self.stages, start=1):
             windows.lay(min(stage.side * scale, height, width), stage.stride * scale, generator)
             fit = torch.zeros(len(windows.places))
             for step in range(stage.steps):
+                if number == len(self.stages) and step == middle:
+                    halfway = self._reached(windows, opt)
                 budget.check()
                 batches = draw(counted, stage.images, generator)
                 losses = windows.step(images, scored, batches)
                 fit -= losses if step >= stage.steps // 2 else 0
                 bar.update()
             windows.keep(_best_places(windows.places[:, 0], fit, stage.kept, self.judged))
+        rising = (self._reached(windows, opt) - halfway) / (self.stages[-1].steps - middle)
         bar.close()
-        return self._judged(windows, val, generator)
+        return self._judged(windows, val, generator, torch.where(windows.sloped, rising, torch.inf))
 
-    def _judged(self, windows: _Windows, val: CleanSet, generator: torch.Generator) -> Steered:
+    def _reached(self, windows: _Windows, opt: CleanSet) -> Tensor:
+        """The margin of every goal's best window on a few search images, the same ones every time; (goals,)."""
+        goal, contents, places = windows.places[:, 0], windows.contents, windows.places
+        margins = measure(
+            windows.classifier,
+            opt,
+            [windows.wanted[row] for row in goal],
+            lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
+            count=_WATCHED,
+            generator=torch.Generator().manual_seed(0),
+        )[0]
+        windows.passes += len(goal) * _WATCHED // 3
+        return torch.stack([margins[goal == row].max() for row in range(len(windows.wanted))])
+
+    def _judged(self, windows: _Windows, val: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
         """Every goal by the place that is best on held-out images."""
         classifier, wanted, places, contents = windows.classifier, windows.wanted, windows.places, windows.contents
         margins, success, landing = measure(
@@ -108,17 +137,21 @@ class PatchScan:
             for place, goal in zip(best.tolist(), wanted, strict=True)
         )
         passes = windows.passes + len(places) * self.measured // 3
-        return Steered(margins[best], success[best], landing[best], triggers, passes)
+        return Steered(margins[best], success[best], landing[best], triggers, rising, passes)
 
 
 class _Windows:
-    """Windows on their places: ``places`` (rows, 3) are goal, top, left; `contents` (rows, c, side, side) before the sigmoid."""
+    """Windows on their places: ``places`` (rows, 3) are goal, top, left; `contents` (rows, c, side, side) before the sigmoid.
+
+    ``sloped`` (goals,) says for which goals the model gave any gradient.
+    """
 
     def __init__(self, classifier: Classifier, wanted: Sequence[Goal], learning_rate: float) -> None:
         self.classifier, self.wanted, self.learning_rate = classifier, wanted, learning_rate
         self.places = torch.zeros((0, 3), dtype=torch.long)
         self.adam = RowAdam({}, learning_rate=learning_rate)
         self.passes = 0
+        self.sloped = torch.zeros(len(wanted), dtype=torch.bool)
 
     @property
     def contents(self) -> Tensor:
@@ -157,6 +190,7 @@ class _Windows:
             means.append(losses.detach().mean(dim=1).cpu())
             self.passes += batch.numel()
         self.adam.step({"content": gradient}, torch.arange(len(self.places)))
+        self.sloped[self.places[gradient.flatten(1).any(dim=1).cpu(), 0]] = True
         return torch.cat(means)
 
     def keep(self, rows: Tensor) -> None:

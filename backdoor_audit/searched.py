@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
-from backdoor_audit import budget, preconditions
 from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.audited import Audited
 from backdoor_audit.baseline import Baseline, configuration
@@ -107,12 +106,13 @@ class Searched(Audited):
                 progress=self.progress,
             )
 
-        return self.store.recall(
-            {**self._data_parts, "twins": recipe},
-            work,
-            pack=Twins.pack,
-            unpack=partial(Twins.unpack, device=self.device),
-        )[0]
+        with self.once("the training of reference twins"):
+            return self.store.recall(
+                {**self._data_parts, "twins": recipe},
+                work,
+                pack=Twins.pack,
+                unpack=partial(Twins.unpack, device=self.device),
+            )[0]
 
     def natural(self, detector: UniversalPerturbation) -> Natural | None:
         """What the twins show to a detector; None without twins."""
@@ -125,7 +125,9 @@ class Searched(Audited):
                 )
 
             parts = {**self._data_parts, "twins": TwinRecipe(), "natural": detector}
-            self._natural[detector.name] = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)[0]
+            with self.once(f"the search of {detector.name} in reference twins"):
+                recalled = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)
+            self._natural[detector.name] = recalled[0]
         return self._natural.get(detector.name)
 
     def detection(self, name: str) -> Detection:
@@ -135,8 +137,7 @@ class Searched(Audited):
         return self._detections[name]
 
     def _detect(self, detector: Detector) -> Detection:
-        unmet = preconditions.unmet(list(self.preconditions.values()))
-        if unmet:
+        if unmet := self.unmet:
             return _no_answer(detector, unmet)
         if isinstance(detector, Consensus):
             detection = detector([self.detection(name) for name in detector.of])
@@ -155,7 +156,7 @@ class Searched(Audited):
             return detection.timed(time.perf_counter() - began)
 
         try:
-            with self.in_budget():
+            with self.in_budget(), self.once(f"the search of {detector.name}"):
                 detection, recalled = self.store.recall(
                     {**self._parts, "detector": detector, "null": self.null},
                     work,
@@ -187,10 +188,6 @@ class Searched(Audited):
             for twin, accuracy in zip(self.twins.classifiers, self.twins.accuracies, strict=True)
         )
         return replace(detection, reference=f"{detection.reference}; twins with held-out accuracy: {twins}")
-
-    def in_budget(self) -> AbstractContextManager[None]:
-        """A block whose long loops end once the time budget of this run is spent."""
-        return budget.until(self.began + self.options.budget if self.options.budget else None)
 
     def triggers_found(self) -> tuple[AnyTrigger, ...]:
         """One trigger for every flagged class: that of the detector in which the class stands out most."""

@@ -35,6 +35,7 @@ Stamped = Callable[[Tensor, Tensor], Tensor]
 
 _CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
 _FEW = 5  # images
+_FEWEST_STEPS = 3  # with a beginning, a middle and an end
 
 
 def goals(num_classes: int) -> tuple[Goal, ...]:
@@ -53,22 +54,33 @@ class Steered:
 
     ``margins`` are means over held-out images of (score of the wanted class - best other score), the other way round for a
     class to leave, in units of the model's own clean margin; ``success`` the shares of held-out images that did as wanted;
-    ``landing`` the class that most of them got. ``triggers`` stamp the change; None for a goal that is not one class.
-    ``image_passes`` counts forward and backward of one image, over all goals.
+    ``landing`` the class that most of these got, -1 where none did. ``triggers`` stamp the change; None for a goal that is
+    not one class. ``image_passes`` counts forward and backward of one image, over all goals.
+
+    ``rising`` says how much each search was still gaining at its end, in the measure of the probe's ``criterion``; infinite where
+    no gradient ever said in which direction to go.
     """
 
     margins: Tensor
     success: Tensor
     landing: Tensor
     triggers: tuple[AnyTrigger | None, ...]
+    rising: Tensor
     image_passes: int
+
+    @property
+    def blind(self) -> Tensor:
+        """Goals (goals,) that were not searched for at all: the model gave no gradient."""
+        return torch.isinf(self.rising)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
     """Projected gradient descent on the mean cross-entropy of the wanted class, all goals at once, with momentum.
 
-    A step is one mini-batch; its length falls linearly from ``step_share`` of the budget to nothing.
+    A step is one mini-batch; its length falls linearly from ``step_share`` of the budget to nothing. What still rises at the end
+    is the share of the loss's fall that came in the second half of the steps: see `late_share`. It has converged if that is at
+    most ``most_rising`` for the median goal; chosen on the zoo's development half (`python -m benchmarks.convergence`).
     """
 
     family: Family
@@ -77,6 +89,11 @@ class Steering:
     step_share: float = 0.35
     momentum: float = 0.7
     measured: int = 64
+
+    most_rising = 0.25
+    criterion = (
+        f"at most {most_rising:g} of the fall of the median class's loss may come in the second half of the steps"
+    )
 
     def __call__(
         self,
@@ -97,14 +114,15 @@ class Steering:
         parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
         pushed = torch.zeros_like(parameters)
         rows = torch.arange(len(wanted))
-        passes = 0
+        sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
+        passes, trace = 0, []
         bar = tqdm(
             range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
         )
         for step in bar:
             budget.check()
             batches = draw(eligible(wanted, scored.cpu(), opt.labels), self.batch_size, generator)
-            gradient = torch.zeros_like(parameters)
+            gradient, means = torch.zeros_like(parameters), []
             for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
                 free = parameters[chunk].requires_grad_()
                 with autocast(classifier.device, classifier.module):
@@ -112,7 +130,10 @@ class Steering:
                 mine = [wanted[row] for row in chunk]
                 losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
                 (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
+                means.append(losses.detach().mean(dim=1))
                 passes += batches[chunk].numel()
+            trace.append(torch.cat(means))
+            sloped |= gradient.flatten(1).any(dim=1)
             pushed = self.momentum * pushed - unit(gradient)
             share = self.step_share * (1 - step / self.steps)
             parameters = self.family.stepped(parameters, pushed, share, shape)
@@ -128,7 +149,25 @@ class Steering:
             self.family.trigger(parameters[row].cpu(), goal.target_class, shape) if isinstance(goal, AllToOne) else None
             for row, goal in enumerate(wanted)
         ]
-        return Steered(margins, success, landing, tuple(triggers), passes + len(wanted) * self.measured // 3)
+        rising = torch.where(sloped, late_share(torch.stack(trace)), torch.inf).cpu()
+        return Steered(margins, success, landing, tuple(triggers), rising, passes + len(wanted) * self.measured // 3)
+
+
+def late_share(losses: Tensor) -> Tensor:
+    """Of how far the loss of each goal fell in all, the share that it fell in the second half of the steps, in [0, 1]; (goals,).
+
+    ``losses`` (steps, goals) are means over mini-batches, so averages over a few steps are compared: those before the middle
+    with the last third. Where the loss did not fall at all nothing was gained early, and the share is 1; so it is for fewer
+    than three steps.
+    """
+    steps = len(losses)
+    if steps < _FEWEST_STEPS:
+        return torch.ones_like(losses[0])
+    begin = losses[: max(1, steps // 12)].mean(dim=0)
+    middle = losses[steps // 3 : max(steps // 2, steps // 3 + 1)].mean(dim=0)
+    end = losses[-max(1, steps // 3) :].mean(dim=0)
+    fall = begin - end
+    return torch.where(fall > 0, ((middle - end) / fall).clamp(0, 1), 1.0)
 
 
 def measure(
@@ -142,6 +181,7 @@ def measure(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean margin in units of the clean margin, success rate, and commonest answer of every goal on held-out images; (goals,).
 
+    For a class to leave, the commonest answer is that among the images that left it; -1 if none did.
     ``stamped(chunk, batch)`` stamps images (len(chunk), n, c, h, w) for the goals with those numbers.
     """
     scores = classifier.logits(clean.images)
@@ -160,8 +200,18 @@ def measure(
             margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
             margins.append((margin / clean_margin).mean(dim=1).cpu())
             success.append((margin > 0).float().mean(dim=1).cpu())
-            landing.append(logits.argmax(dim=1).view_as(target).mode(dim=1).values.cpu())
+            landing.append(_commonest(logits.argmax(dim=1).view_as(target), target, mine).cpu())
     return torch.cat(margins), torch.cat(success), torch.cat(landing)
+
+
+def _commonest(answers: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+    """The class that most images of each row got, (goals,); of a class to leave, most of those that left, or -1."""
+    found: Tensor = answers.mode(dim=1).values
+    for row, goal in enumerate(wanted):
+        if isinstance(goal, AwayFrom):
+            left = answers[row][answers[row] != target[row]]
+            found[row] = left.mode().values if len(left) else -1
+    return found
 
 
 def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:

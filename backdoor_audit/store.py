@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
+
+from backdoor_audit import bounds
+from backdoor_audit.files import refuse_special, whole
 
 Result = TypeVar("Result")
 
@@ -26,11 +30,21 @@ class Packed:
     values: Mapping[str, Any]
 
 
+class _AlteredError(ValueError):
+    """A file of the store that is not what was written under its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of finished work. One file per piece; a piece is computed by one process while the others wait for it."""
+    """A folder of finished work. One file per piece; a piece is computed by one process while the others wait for it.
+
+    Every file holds a digest of its key, values and tensors. A file that does not match it is not taken for a result: the work
+    is done again. The digest finds damage and edits; it is no signature, so whoever may write the folder is trusted. A folder
+    that cannot be written or locked costs the work being kept or shared, never the result. ``told`` gathers what to say of both.
+    """
 
     folder: Path
+    told: list[str] = field(default_factory=list)
 
     def recall(
         self,
@@ -45,15 +59,49 @@ class Store:
         ``parts`` are everything the result depends on. What is returned went through `pack` and `unpack` either way,
         so the first run and a later one see the same values.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"{key(parts)}.safetensors"
-        with FileLock(file.with_suffix(".lock")):
-            stored = _read(file)
+        name = key(parts)
+        file = self.folder / f"{name}.safetensors"
+        with self._locked(file):
+            stored = self._read(file, name)
             if stored is not None:
                 return unpack(stored), True
-            packed = pack(work())
-            _write(file, packed)
-            return unpack(_read(file) or packed), False
+            packed = _as_stored(pack(work()))
+            try:
+                _write(file, name, packed)
+            except OSError as error:
+                self._tell(f"finished work cannot be kept in {self.folder} ({_reason(error)}); pass -o cache_dir=DIR")
+            return unpack(packed), False
+
+    @contextmanager
+    def _locked(self, file: Path) -> Iterator[None]:
+        """Nobody else works on the same file, where the folder allows locks."""
+        lock = FileLock(file.with_suffix(".lock"))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:  # read-only, full, or a file system without locks
+            self._tell(
+                f"{self.folder} cannot be locked ({_reason(error)}): workers and runs may do the same work twice"
+            )
+        try:
+            yield
+        finally:
+            if lock.is_locked:
+                lock.release()
+
+    def _read(self, file: Path, name: str) -> Packed | None:
+        """What was stored under this name, or None if there is nothing, or nothing that can be trusted."""
+        if not file.exists():
+            return None
+        try:
+            return _checked(file, name)
+        except Exception as error:  # whatever damage there is, the work can be done again
+            self._tell(f"{file} is not what was written there ({_reason(error)}); the work was done again")
+            return None
+
+    def _tell(self, text: str) -> None:
+        if text not in self.told:
+            self.told.append(text)
 
 
 def key(parts: Mapping[str, object]) -> str:
@@ -68,17 +116,39 @@ def generator_for(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _read(file: Path) -> Packed | None:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            return Packed(tensors, json.loads(stored.metadata()["values"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None  # absent, or cut short by a kill: the work is done again
-
-
-def _write(file: Path, packed: Packed) -> None:
-    partial = file.with_suffix(".partial")
+def _as_stored(packed: Packed) -> Packed:
+    """The same as it comes back from disk: tuples are lists, tensors on the CPU."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in packed.tensors.items()}
-    save_file(tensors, partial, metadata={"values": json.dumps(packed.values)})
-    partial.replace(file)
+    return Packed(tensors, json.loads(json.dumps(packed.values)))
+
+
+def _checked(file: Path, name: str) -> Packed:
+    if refuse_special(file) > bounds.current().memory:
+        raise _AlteredError("too large")
+    with safe_open(file, framework="pt") as stored:
+        metadata = stored.metadata() or {}
+        tensors = {entry: stored.get_tensor(entry) for entry in stored.keys()}  # noqa: SIM118 - not a mapping
+    if set(metadata) != {"values", "digest"} or metadata["digest"] != _digest(name, tensors, metadata["values"]):
+        raise _AlteredError("its digest does not match")
+    return Packed(tensors, json.loads(metadata["values"]))
+
+
+def _write(file: Path, name: str, packed: Packed) -> None:
+    values = json.dumps(packed.values)
+    metadata = {"values": values, "digest": _digest(name, packed.tensors, values)}
+    with whole(file) as partial:
+        partial.write_bytes(save(dict(packed.tensors), metadata=metadata))
+
+
+def _digest(name: str, tensors: Mapping[str, Tensor], values: str) -> str:
+    """SHA-256 of the key, the values, and name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(json.dumps([name, values]).encode())
+    for entry in sorted(tensors):
+        tensor = tensors[entry]
+        digest.update(json.dumps([entry, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]

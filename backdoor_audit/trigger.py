@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from backdoor_audit import tensor_file
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.files import UnreadableError
 
 
 class _OneTarget:
@@ -36,9 +36,9 @@ class _OneTarget:
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
-        """Write the tensors and the target class as safetensors: exact floats, no rounding to 8 bits."""
+        """Write the tensors and the target class as safetensors, whole or not at all: exact floats, no rounding to 8 bits."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
-        save_file(tensors, path, metadata={"target_class": str(self.target_class)})
+        tensor_file.write(tensors, path, {"target_class": str(self.target_class)})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,13 +164,11 @@ _WANTED = (
 
 
 def load_trigger(path: Path) -> AnyTrigger:
-    """Read a trigger of any kind. Raises `DataFormatError` for a file that is not one."""
+    """Read a trigger of any kind. Raises `DataFormatError` for a file that is not one, or takes more memory than the bound."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise DataFormatError(f"{path}: {_first_line(error)}; {_WANTED}") from None
+        tensors, metadata = tensor_file.read(path)
+    except UnreadableError as error:
+        raise DataFormatError(f"{path}: {error}; {_WANTED}") from None
     target_class = metadata.get("target_class", "")
     trigger: AnyTrigger | None
     try:
@@ -178,8 +176,8 @@ def load_trigger(path: Path) -> AnyTrigger:
     except ValueError:
         trigger = None
     if trigger is None or trigger.target_class < 0:
-        raise DataFormatError(f"{path}: found tensors {sorted(tensors)} and metadata {sorted(metadata)}; {_WANTED}")
-    if not _shapes_fit(trigger) or any(tensor.is_complex() or not tensor.numel() for tensor in tensors.values()):
+        raise DataFormatError(f"{path}: found tensors {_some(tensors)} and metadata {_some(metadata)}; {_WANTED}")
+    if not _shapes_fit(trigger) or any(_no_numbers(tensor) for tensor in tensors.values()):
         raise DataFormatError(f"{path}: found {_described(tensors)}; {_WANTED}")
     for name, tensor in tensors.items():
         low = {"change": -1.0, "flow": -torch.inf}.get(name, 0.0)
@@ -203,8 +201,13 @@ def _described(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape)} of {tensor.dtype}" for name, tensor in sorted(tensors.items()))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _no_numbers(tensor: Tensor) -> bool:
+    return tensor.is_complex() or not tensor.numel() or tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None)
+
+
+def _some(names: Mapping[str, object]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in sorted(names)[:5])
+    return f"[{shown}{', ...' if len(names) > 5 else ''}]"
 
 
 @dataclass(frozen=True, slots=True)

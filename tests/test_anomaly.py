@@ -352,6 +352,13 @@ def test_a_saved_null_comes_back_equal(tmp_path):
         '{"fits": {"additive": ["a", 0.5]}, "classes": 10, "models": 3, "source": ""}',
         '{"fits": [1.0, 0.5], "classes": 10, "models": 3, "source": ""}',
         '{"fits": {"additive": [1.0, 0.5]}, "classes": 10, "source": ""}',
+        '{"fits": {"additive": [true, 0.5]}, "classes": 10, "models": 3, "source": ""}',
+        '{"fits": {"additive": [1.0, 1e308]}, "classes": 9000000000000000000, "models": 3, "source": ""}',
+        '{"fits": {"additive": [1.0, 0.5]}, "classes": 10.5, "models": 3, "source": ""}',
+        '{"fits": {"additive": [1.0, 0.5]}, "classes": 1e999, "models": 3, "source": ""}',
+        '{"fits": {"additive": [1.0, 0.5]}, "classes": 10, "models": 3, "source": []}',
+        '{"fits": {"\\u001b\\n::error::": [1.0, -0.5]}, "classes": 10, "models": 3, "source": ""}',
+        '{"fits": ' + "[" * 100_000,
         None,
     ],
 )

@@ -16,6 +16,14 @@ def linear(inputs=16, classes=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
+class Tagged(torch.Tensor):
+    """A tensor that answers for itself what it is asked, and always gives the wrong answer."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise SystemExit(f"asked for {func.__name__}")
+
+
 def refusal(module, **options):
     with pytest.raises(ModelFormatError) as caught:
         Classifier.wrap(module, **{"image_shape": (1, 4, 4), **options})
@@ -126,6 +134,27 @@ def test_weights_and_buffers_that_are_not_finite_are_refused(name, value):
     assert "1 tensors hold NaN or infinite" in message
 
 
+@pytest.mark.parametrize(
+    ("tensor", "name"),
+    [
+        (torch.eye(4).to_sparse(), "sparse"),
+        (torch.empty(4, device="meta"), "meta"),
+    ],
+)
+def test_tensors_without_plain_numbers_are_refused(tensor, name):
+    module = linear()
+    module.register_buffer(name, tensor)
+    assert f"1 tensors are sparse, quantised or without values ({name})" in refusal(module)
+
+
+def test_numbers_of_eight_bits_are_asked_whether_they_are_finite():
+    module = linear()
+    module.register_buffer("scale", torch.ones(4).to(torch.float8_e5m2))
+    assert Classifier.wrap(module, image_shape=(1, 4, 4)).num_classes == 3
+    module.scale = torch.full((4,), torch.inf).to(torch.float8_e5m2)
+    assert "scale" in refusal(module)
+
+
 def test_half_precision_weights_are_computed_in_single_precision():
     subject = Classifier.wrap(linear().half(), image_shape=(1, 4, 4))
     assert subject.logits(torch.rand(2, 1, 4, 4, generator=seeded())).dtype == torch.float32
@@ -138,8 +167,21 @@ def test_half_precision_weights_are_computed_in_single_precision():
         lambda scores: SimpleNamespace(logits=scores),
         lambda scores: (scores, torch.zeros(2, 4, 3, 3)),
         lambda scores: [torch.zeros(()), scores],
+        lambda scores: {"loss": torch.zeros(()), "logits": scores, "embedding": torch.zeros(2, 9)},
+        lambda scores: {"out": scores, "maps": torch.zeros(2, 4, 3, 3)},
+        lambda scores: scores.double(),
+        lambda scores: scores.as_subclass(Tagged),
     ],
-    ids=["tensor", "logits-attribute", "tuple-with-feature-map", "list-with-loss"],
+    ids=[
+        "tensor",
+        "logits-attribute",
+        "tuple-with-feature-map",
+        "list-with-loss",
+        "dict-with-logits",
+        "dict-with-one-matrix",
+        "double-precision",
+        "subclass",
+    ],
 )
 def test_scores_are_found_in_whatever_a_network_returns(form):
     inner = linear()
@@ -147,13 +189,18 @@ def test_scores_are_found_in_whatever_a_network_returns(form):
     images = torch.rand(2, 1, 4, 4, generator=seeded())
     assert subject.num_classes == 3
     assert torch.allclose(subject(images), inner(images))
+    assert (type(subject(images)), subject(images).dtype) == (torch.Tensor, torch.float32)
 
 
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
         (lambda scores: (scores, scores), "returns tuple"),
-        (lambda scores: {"out": scores}, "returns dict"),
+        (lambda scores: {"out": scores, "other": scores}, "returns dict"),
+        (lambda scores: scores.long(), "torch.int64"),
+        (lambda scores: scores > 0, "torch.bool"),
+        (lambda scores: scores.to(torch.complex64), "torch.complex64"),
+        (torch.Tensor.to_sparse, "torch.sparse_coo"),
         (lambda scores: None, "returns NoneType"),
         (lambda scores: scores[0], r"shape (3,)"),
         (lambda scores: scores[:, :1], r"shape (2, 1)"),

@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from backdoor_audit.data import load_clean_set
 from backdoor_audit.loading import load_classifier, save_classifier
 from backdoor_audit.training import fit
 from backdoor_audit.trigger import Trigger
+from tests.report.whole_records import whole_record
 from tests.subjects import random_network, row_images, seeded
 
 
@@ -285,3 +287,53 @@ def test_a_seed_that_no_generator_takes_is_told_in_one_line(folder, capsys, seed
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"backdoor-audit attack: argument --seed: '{seed}'")
     assert not (folder / "seeded.safetensors").exists()
+
+
+def test_what_reading_one_input_may_take_is_an_option_of_every_command(tmp_path, capsys):
+    file = tmp_path / "audit.json"
+    file.write_text("[" + " " * (2**24 + 2) + "]")
+    arguments = ["report", str(file), "--out", str(tmp_path / "page.html")]
+    assert main([*arguments, "--audit-memory=256M"]) == 4
+    assert "at most 17 MB are read, raise it by --audit-memory=SIZE" in capsys.readouterr().err
+    assert main([*arguments, "--audit-memory=1G"]) == 4
+    assert "schema version 'list'" in capsys.readouterr().err
+    assert main([*arguments, "--audit-memory=\x1b[31m"]) == 4
+    assert r"--audit-memory: '\x1b[31m' could not convert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--target=-1",), "'-1': must be at least 0"),
+        (("--source=9999999999",), "'9999999999': must be at most 1000000000"),
+        (("--epochs=" + "9" * 5000,), "(5000 characters)"),
+        (("--learning-rate=inf",), "--learning-rate: inf; must be"),
+        (("--held-out=nan",), "--held-out: nan is no share"),
+        (("--set=size=" + "[" * 100_000,), "give a value of that kind"),
+        (("--set=size=1e400",), "give a value of that kind"),
+        (("--set=size=" + "9" * 400,), "give a value of that kind"),
+        (("--set=poison_rate=NaN",), "give a value of that kind"),
+        (("--seed=\x1b[31m",), r"argument --seed: '\x1b[31m'"),
+    ],
+)
+def test_arguments_of_any_kind_are_told_in_one_line(folder, capsys, arguments, told):
+    try:
+        code = attack(folder, *arguments, model="small_cnn", out="never.safetensors")
+    except SystemExit as ended:
+        code = ended.code
+    *_, line = capsys.readouterr().err.splitlines()
+    assert code == 4
+    assert told in line
+    assert len(line) < 3000
+
+
+def test_a_terminal_without_our_letters_gets_them_escaped(tmp_path):
+    whole_record(2, shape=(1, 8, 8)).write(tmp_path / "audit.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "backdoor_audit.cli", "export", str(tmp_path / "audit.json"), "--markdown", "-"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Backdoor audit of" in done.stdout

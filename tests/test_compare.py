@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -166,3 +168,59 @@ def test_runs_without_an_index_or_a_repair_are_compared_by_the_rest(
     assert main(["compare", *written(tmp_path, a=before, b=after), "--out", str(page)]) == 1
     assert "anomaly index" not in capsys.readouterr().out
     assert "svg" not in Words(page.read_text(encoding="utf-8")).tags
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"subject": {"images": [1]}}, "subject.images: a list of 1 where a whole number"),
+        ({"subject": {"num_classes": 0}}, "data.num_classes: 0 where a whole number of at least 1"),
+        ({"subject": {"class_names": 3}}, "subject.class_names: 3 where a list belongs"),
+        ({"detections": [{}]}, "a key is missing: detections[0].detector"),
+        (
+            {"repairs": [{"method": "anp", "target_class": 1, "after": SCORES, "before": SCORES, "curve": [{}]}]},
+            "a key is missing: repairs[0].curve[0].prune_rate",
+        ),
+    ],
+)
+def test_a_record_with_something_else_in_it_ends_with_four_and_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], told: str
+) -> None:
+    first, second = written(tmp_path, a=record_of(), b=record_of())
+    stored = json.loads(Path(second).read_text(encoding="utf-8"))
+    for name, value in changed.items():
+        stored[name] = {**stored[name], **value} if isinstance(value, dict) else value
+    Path(second).write_text(json.dumps(stored))
+    assert main(["compare", first, second]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"backdoor-audit: {second}: ")
+    assert told in line
+
+
+def test_numbers_that_are_no_rates_and_rows_of_no_class_are_compared_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (f"x-class_{'9' * 400}", "x-class_\u0663", "x-class_2")
+    before, after = (
+        record_of({}, *(index_of(row, index, target_class=None) for row in rows), accuracy=accuracy)
+        for index, accuracy in ((1e308, 1e300), (-1e308, -1e300))
+    )
+    files = written(tmp_path, a=before, b=after)
+    assert main(["compare", *files]) == 0
+    told = capsys.readouterr()
+    assert "class 3, x: anomaly index 1e+308 -> -1e+308" in told.out
+    assert max(map(len, told.out.splitlines())) < 200
+    assert main(["compare", *files, "--out", str(tmp_path / "page.html")]) == 4  # no chart has such an axis
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_difference_that_cannot_be_written_blames_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = written(tmp_path, a=record_of(), b=record_of())
+    for out, told in (("x" * 300, "File name too long"), ("a.json/b", "is not a folder"), ("", "must name a file")):
+        with contextlib.suppress(SystemExit):
+            assert main(["compare", *files, "--out", f"{tmp_path / out}" if out else out]) == 4
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "--out: " in error
+        assert told in error

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,127 @@ def test_a_foreign_file_is_refused_in_one_line(tmp_path, content):
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
     assert "an audit.json of schema version 1 is accepted" in str(caught.value)
+
+
+def a_number(stored, value):
+    stored["findings"][0]["value"] = value
+
+
+def a_class(stored, value):
+    stored["findings"][0]["target_class"] = value
+
+
+DAMAGES = {
+    "text for a number": (
+        lambda stored: a_number(stored, "x"),
+        "findings[0].value: 'x' where a number or null belongs",
+    ),
+    "list for a number": (lambda stored: a_number(stored, [1]), "findings[0].value: a list of 1 where a number"),
+    "flag for a number": (lambda stored: a_number(stored, True), "findings[0].value: True where a number"),
+    "class below 0": (
+        lambda stored: a_class(stored, -1),
+        "findings[0].target_class: -1 where a whole number of at least 0",
+    ),
+    "class of many digits": (lambda stored: a_class(stored, 10**200), "a number of 665 bits where a whole number"),
+    "class in parts": (lambda stored: a_class(stored, 1.5), "findings[0].target_class: 1.5 where a whole number"),
+    "another verdict": (
+        lambda stored: stored["findings"][0].update(verdict="clean"),
+        "findings[0].verdict: 'clean' where",
+    ),
+    "no verdict": (lambda stored: stored["findings"][0].pop("verdict"), "a key is missing: findings[0].verdict"),
+    "no findings": (lambda stored: stored.pop("findings"), "a key is missing: findings"),
+    "an unknown key": (
+        lambda stored: stored["findings"][0].update(colour=1),
+        "findings[0].colour: a key that is not known",
+    ),
+    "a list for the subject": (lambda stored: stored.update(subject=[]), "subject: a list of 0 where an object"),
+    "a list of images": (
+        lambda stored: stored["subject"].update(images=[1]),
+        "subject.images: a list of 1 where a whole",
+    ),
+    "a name that is none": (
+        lambda stored: stored["subject"].update(class_names=[1]),
+        "subject.class_names[0]: 1 where a text",
+    ),
+    "names in a text": (
+        lambda stored: stored["subject"].update(class_names="ab"),
+        "subject.class_names: 'ab' where a list",
+    ),
+    "a reason that is none": (lambda stored: stored["skipped"].update(x=3), "skipped.x: 3 where a text belongs"),
+    "a number for a detection": (lambda stored: stored.update(detections=[3]), "detections[0]: 3 where an object"),
+    "a limit in words": (
+        lambda stored: stored["settings"]["limits"].update(a="2"),
+        "settings.limits.a: '2' where a number",
+    ),
+    "a rate in percent": (
+        lambda stored: stored["detections"][0]["classes"][0].update(p_value=97),
+        "p_value: 97 where a number",
+    ),
+    "a key of a stranger": (
+        lambda stored: stored.update({"\x1b\n::error::": 1}),
+        r"['\x1b\n::error::']: a key that is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_record_with_something_else_in_it_is_refused_in_one_line_that_names_the_place(tmp_path, name):
+    damage, told = DAMAGES[name]
+    path = tmp_path / "audit.json"
+    record_of(BAD).write(path)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    damage(stored)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(DataFormatError) as caught:
+        Record.read(path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" * 100_000, "more than 100 deep"),
+        ('{"schema_version": 1, "seconds": NaN}', "the number NaN"),
+        ('{"schema_version": 1, "seconds": 1e999}', "too large for a float"),
+        ('{"schema_version": ' + "1" * 400 + "}", "a number of 400 digits"),
+    ],
+)
+def test_json_that_breaks_readers_is_refused_in_one_line(tmp_path, content, told):
+    path = tmp_path / "audit.json"
+    path.write_text(content)
+    with pytest.raises(DataFormatError, match=told):
+        Record.read(path)
+
+
+def test_a_pipe_in_place_of_a_record_is_refused_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "audit.json")
+    with pytest.raises(DataFormatError, match="a pipe, device or socket"):
+        Record.read(tmp_path / "audit.json")
+
+
+def test_a_finding_and_a_record_hold_printable_text_whoever_makes_them(tmp_path):
+    text = "caf\udce9 \x1b]0;t\x07\n::error::no"
+    shown = r"caf\udce9 \x1b]0;t\x07 : :error::no"
+    finding = judge("rate", 0.5, at_most=0.1, reason=text, audit=text, details={text: [text]}, artifacts={text: text})
+    assert (finding.reason, finding.audit, finding.details, finding.artifacts) == (
+        shown,
+        shown,
+        {shown: [shown]},
+        {shown: shown},
+    )
+    record = record_of(finding, subject={"class_names": (text,)}, errors={text: text}, not_run=[text])
+    assert record.subject["class_names"] == (shown,)
+    assert (record.errors, record.not_run) == ({shown: shown}, [shown])
+    record.write(tmp_path / "audit.json")
+    assert Record.read(tmp_path / "audit.json").errors == {shown: shown}
+
+
+def test_what_travels_between_processes_is_utf_8():
+    value = plain({"caf\udce9": ["\ud800", "\u732b"]})
+    assert value == {r"caf\udce9": [r"\ud800", "\u732b"]}
+    assert plain(10**400) == 10**400
 
 
 class Name(str):

@@ -64,7 +64,7 @@ def test_a_file_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFi
         ("[]", ("--sarif={folder}/a.sarif",), "schema version 'list'"),
         ('{"schema_version": 99}', ("--sarif={folder}/a.sarif",), "schema version 99"),
         ('{"schema_version": 1}', ("--sarif={folder}/a.sarif",), "a key is missing"),
-        ("broken subject", ("--sarif={folder}/a.sarif",), "not a whole record"),
+        ("broken subject", ("--sarif={folder}/a.sarif",), "not the content of an audit (subject: 3 where an object"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_writes_nothing(

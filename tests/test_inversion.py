@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,35 @@ def test_an_improvement_of_less_than_a_hundredth_does_not():
 def test_a_class_whose_cost_never_fell_does_not_settle():
     controlled = Controlled(patience=1, stop_patience=3)
     assert not any(controlled.step(1.0, 10.0)[1] for _ in range(30))
+
+
+def test_a_size_that_fell_is_compared_with_that_of_sixty_steps_before():
+    controlled = Controlled(stop_patience=10)
+    sizes = [100, 90, 80, 70, 60, 50, 45, 44, 43, 42, 41, 40, 40, 40, 39, 39, 39, 38, 38, 38]
+    found = []
+    for size in sizes:
+        controlled.step(1.0, float(size))
+        found.append(float(controlled.controller.shrinkage()))
+    # the cost starts at the fifth step, with size 60: what was before has not been pressed
+    assert found[:14] == [1.0] * 14
+    assert found[14:] == pytest.approx([1 - size / sizes[place - 10] for place, size in enumerate(sizes)][14:])
+
+
+def test_a_trigger_that_never_works_for_long_has_not_been_pressed():
+    controlled = Controlled(stop_patience=10)
+    for step in range(60):
+        controlled.step(float(step % 2), 100.0)
+    assert float(controlled.controller.best_size) == 100.0
+    assert float(controlled.controller.shrinkage()) == 1.0
+
+
+def test_the_last_steps_of_a_class_are_its_own():
+    """The second class stopped 15 steps before the first, while it still shrank."""
+    controller = CostController(2, initial=1e-3, multiplier=1.5, patience=5, stop_patience=10, success_threshold=0.99)
+    for step in range(40):
+        rows = torch.tensor([0, 1] if step < 25 else [0])
+        controller.update(rows, torch.ones(len(rows)), torch.full((len(rows),), 100 - 2.0 * min(step, 24)))
+    assert controller.shrinkage().tolist() == pytest.approx([0.0, 1 - 52 / 72])
 
 
 def test_classes_are_controlled_one_by_one():
@@ -284,6 +314,21 @@ def test_the_search_leaves_the_classifier_as_it_found_it(name):
     before = snapshot(subject.module)
     search(subject, row_images(classes=5), steps=3)
     assert_unchanged(before, subject.module)
+
+
+def test_a_search_of_few_steps_has_not_converged_and_a_full_one_has():
+    assert not any(inversion.converged for inversion in search(steps=60))
+    assert {inversion.shrinkage for inversion in search(steps=60)} == {1.0}
+    full = search(steps=240)
+    assert all(inversion.converged for inversion in full)
+    assert max(inversion.shrinkage for inversion in full) <= module.MOST_SHRINKAGE
+
+
+def test_what_was_not_reached_has_not_converged():
+    found = search(steps=40)[0]
+    assert not replace(found, reached=False, shrinkage=0.0).converged
+    assert replace(found, reached=True, shrinkage=module.MOST_SHRINKAGE).converged
+    assert not replace(found, reached=True, shrinkage=module.MOST_SHRINKAGE + 0.01).converged
 
 
 def test_the_smallest_working_step_is_handed_over_not_the_last_one(monkeypatch):

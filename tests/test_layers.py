@@ -16,8 +16,9 @@ NAME = PACKAGE.name
 
 LAYERS = (
     {"printable", "bounds"},
-    {"errors", "files"},
-    {"budget", "trigger", "label_rule", "evidence", "png", "store"},
+    {"errors", "files", "schema", "structure"},
+    {"tensor_file"},
+    {"budget", "trigger", "label_rule", "evidence", "png", "store", "surroundings"},
     {"options", "anomaly", "data", "networks", "perturbations", "row_adam"},
     {"classifier", "report"},
     {"loading", "metrics", "activations", "grad_cam", "training"},

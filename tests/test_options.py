@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +119,116 @@ def test_the_table_is_read_from_pyproject(tmp_path: Path) -> None:
     assert read_table(tmp_path) == {"seed": 3}
 
 
-@pytest.mark.parametrize("content", ["[tool.backdoor_audit", "[tool]\nbackdoor_audit = 3"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[tool.backdoor_audit",
+        "[tool]\nbackdoor_audit = 3",
+        "tool = 3",
+        "tool = [1]",
+        "[[tool.backdoor_audit]]\nseed = 1",
+        "tool = 1979-05-27",
+        f"x = {'[' * 50_000}",
+        f"x = {'9' * 5000}",
+        f"x = {'{a = ' * 3000}",
+        "\ufefftool = 3",
+        "x = '\x00'",
+    ],
+)
 def test_a_broken_table_is_told_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "pyproject.toml").write_text(content)
     with pytest.raises(OptionError, match=r"pyproject.toml|tool\.backdoor_audit"):
         read_table(tmp_path)
+
+
+def test_a_table_that_is_no_text_or_no_file_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_bytes(b"[tool.backdoor_audit]\nmodel = '\xff'\n")
+    with pytest.raises(OptionError, match=r"pyproject.toml: cannot be read \(not UTF-8 at byte 31\)"):
+        read_table(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(OptionError, match=r"pyproject.toml: cannot be read \(a pipe, device or socket"):
+        read_table(tmp_path)
+
+
+ODD: tuple[object, ...] = (
+    [[1]],
+    {"a": {"b": 1}},
+    datetime.date(2027, 1, 1),
+    datetime.time(7),
+    [],
+    "",
+    10**5000,
+    "\x1b[31m\n::error::\0",
+)
+
+
+@pytest.mark.parametrize("key", [option.key for option in OPTIONS if option.key not in ("model", "data")])
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+def test_any_toml_value_is_read_or_told_in_one_line(key: str, value: object) -> None:
+    with pytest.raises(OptionError) as caught:
+        build(table={key: value})
+    assert f"[tool.backdoor_audit] {key}: " in str(caught.value)
+    assert not {"\n", "\x1b", "\0"} & set(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (
+            {"limits": {"size_ratio": 10**400}},
+            "limit size_ratio must be a number of at least 0, got a number of 1329 bits",
+        ),
+        ({"limits": {"size_ratio": float("nan")}}, "limit size_ratio must be a number of at least 0, got nan"),
+        ({"limits": {"size_ratio": [[1]]}}, "got a list of 1"),
+        ({"limits": {"x" * 10**6: 1}}, "(1000000 characters) is not known"),
+        ({"limits": datetime.date(2027, 1, 1)}, "a table of numbers is accepted, got a date"),
+        ({"x" * 10**6: 1}, "(1000000 characters); known keys are"),
+        (dict.fromkeys(map(str, range(10**4)), 1), "has an unknown key '0'"),
+    ],
+)
+def test_limits_and_unknown_keys_are_told_in_a_few_words(table: dict[str, Any], told: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        build(table=table)
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("command_line", "told"),
+    [
+        ({"steps": "9" * 5000}, "(5000 characters) cannot be read; accepted: N"),
+        ({"steps": str(10**18)}, "must be at most 1000000000"),
+        ({"max_images": "1e400"}, "'1e400' cannot be read"),
+        ({"seed": "\u00b2"}, "cannot be read"),
+        ({"device": "cuda:\u00b2"}, "must be auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99999999999"}, "must be auto, cpu, cuda or cuda:N"),
+        ({"resize": "99999x5"}, "must be at most 32768 px along either side"),
+        ({"budget": "1e300h"}, "must be a time above 0: 90s, 10m or 1h (at most 1000000000 s)"),
+        ({"memory": "1e300T"}, "must be at least 256M and at most 1024T"),
+        ({"memory": "1"}, "must be at least 256M"),
+        ({"reading_time": "inf"}, "must be a time above 0"),
+        ({"model": ""}, "--audit-model: '' must not be empty"),
+        ({"report": "a\0b"}, "must not hold a null character"),
+    ],
+)
+def test_texts_of_any_kind_are_told_in_one_line(command_line: dict[str, str], told: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        build(command_line)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model", "data", "trigger", "reference", "baseline", "report", "corpus"])
+@pytest.mark.parametrize(
+    ("path", "told"), [("x" * 300, "cannot be used (File name too long)"), ("{pipe}", "is a pipe, device")]
+)
+def test_paths_that_nothing_can_have_and_pipes_are_told_in_one_line(
+    tmp_path: Path, name: str, path: str, told: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    given = {"data": str(tmp_path), name: path.format(pipe=tmp_path / "pipe")}
+    with pytest.raises(OptionError) as caught:
+        check_paths(AuditOptions(**given))
+    assert f"--audit-{name}: " in str(caught.value)
+    assert told in str(caught.value)

@@ -200,7 +200,8 @@ def beside_the_pixel(success):
     """What a search would have found two pixels from that of class 1, and how near it came."""
     window = Window(top=1, left=5, height=1, width=1)
     trigger = window.trigger(torch.ones(1, 1, 1), 1, (1, 8, 8))
-    return _Reach(best={1: _Candidate(success, trigger, window)}, tried=9)
+    looks = [{1: success}] * PATCHES.examples
+    return _Reach(best={1: _Candidate(success, trigger, window)}, looks=looks, sloped={1}, tried=9)
 
 
 @pytest.mark.parametrize(("success", "verdict"), [(0.4, Verdict.FAIL), (0.3, Verdict.PASS)])
@@ -211,6 +212,37 @@ def test_what_comes_half_way_to_its_limit_walks_to_the_trigger(monkeypatch, succ
     assert outcome.tried == 9
     if verdict is Verdict.FAIL:
         assert (outcome.trigger.top, outcome.trigger.left) == (1, 7)
+
+
+def test_a_search_that_came_nearer_to_the_end_does_not_pass(monkeypatch):
+    """Shares of the last examples rise from 0.1 to 0.3 of a limit of 0.7, then from 0.1 to 0.45."""
+    found = {}
+    for last in (0.3, 0.45):
+        reach = beside_the_pixel(0.3)
+        reach.looks[:] = [{1: 0.1}] * (PATCHES.examples - 1) + [{1: last}]
+        monkeypatch.setattr(NothingSteers, "_search", lambda *_, reach=reach, **__: reach)
+        found[last] = asked(PATCHES, row_reader(backdoors=(1,)))
+    assert found[0.3].verdict is Verdict.PASS
+    finding = found[0.45].finding
+    assert (finding.verdict, finding.value) == (Verdict.INCONCLUSIVE, None)
+    assert finding.reason.endswith("came so much nearer to the limit that as much again would pass it")
+    assert found[0.45].summary((1, 8, 8))["reason"] == finding.reason
+
+
+def test_a_model_that_hides_its_gradients_passes_no_search_by_gradients():
+    """Rounded pixels have no slope."""
+    rounded = Computed(lambda images: (10 * images[:, 0]).round().mean(dim=2))
+    outcome = asked(BLENDS, Classifier.wrap(rounded, image_shape=(1, 8, 8)))
+    assert outcome.verdict is Verdict.INCONCLUSIVE
+    assert "for class 0 the model gave no gradient that a search could follow" in outcome.finding.reason
+
+
+def test_an_outcome_that_does_not_say_whether_its_search_converged_does_not_pass():
+    outcome = asked(HarmlessChanges(), row_reader())
+    assert outcome.verdict is Verdict.PASS
+    packed = outcome.pack()
+    old = Packed({}, {name: value for name, value in packed.values.items() if name != "unconverged"})
+    assert Outcome.unpack(old).verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("wanted", STEERING, ids=lambda wanted: wanted.name)

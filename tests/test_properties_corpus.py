@@ -1,11 +1,13 @@
 """The folder of counterexamples: what goes in comes out, and nothing in it is lost."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from backdoor_audit.drawn import Numbers, Patch
-from backdoor_audit.errors import DataFormatError
+from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.properties import Counterexample, Outcome, corpus_folder, keep, load_corpus
 
 PATCH = Patch(colours=Numbers((1, 1, 2), (7, 255)), top=3, left=1, target_class=4)
@@ -95,3 +97,70 @@ def test_other_files_in_the_folder_are_nobodys_business(tmp_path):
     (tmp_path / "README.md").write_text("what this is")
     (tmp_path / "half-written.partial").write_text("{")
     assert load_corpus(tmp_path) == ()
+
+
+TRIGGER = GOOD["trigger"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"image_shape": [1, 10**9, 10**9]}, "image_shape[1]: 1000000000 where a whole number in [1, 32768]"),
+        ({"image_shape": [1, -8, 8]}, "image_shape[1]: -8 where"),
+        ({"value": "0.9"}, "value: '0.9' where a number belongs"),
+        ({"value": True}, "value: True where a number belongs"),
+        ({"property": ["x"]}, "property: a list of 1 where a text belongs"),
+        ({"more": 1}, "more: a key that is not known"),
+        ({"trigger": [TRIGGER]}, "trigger: a list of 1 where an object belongs"),
+        ({"trigger": {**TRIGGER, "opacity": "100"}}, "'100' where a whole number in [0, 100] belongs"),
+        ({"trigger": {**TRIGGER, "top": 10**200}}, "a number of 665 bits where a whole number in"),
+        (
+            {"trigger": {**TRIGGER, "colours": {"shape": [1, 30_000, 30_000], "deflated": "eJw="}}},
+            "900000000 numbers; at most",
+        ),
+        (
+            {"trigger": {**TRIGGER, "colours": {"shape": [1] * 1000, "values": [1]}}},
+            "a list of 1000 where a list belongs",
+        ),
+        ({"trigger": {**TRIGGER, "colours": {"shape": [1, 1, 1], "deflated": ["eJw="]}}}, "a list of 1 where a text"),
+        ({"trigger": {**TRIGGER, "kind": "\x1b[31m\n::error::"}}, r"kind '\x1b[31m\n::error::' is not known"),
+    ],
+)
+def test_a_file_with_odd_values_is_told_by_its_place_before_anything_is_made_of_it(tmp_path, changed, told):
+    (tmp_path / "odd.json").write_text(json.dumps({**GOOD, **changed}))
+    with pytest.raises(DataFormatError) as refused:
+        load_corpus(tmp_path)
+    assert told in str(refused.value)
+    assert not {"\n", "\x1b"} & set(str(refused.value))
+
+
+def test_what_is_no_file_in_the_folder_is_named_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "b.json").symlink_to("/dev/zero")
+    (tmp_path / "c.json").symlink_to("c.json")
+    (tmp_path / "d.json").mkdir()
+    with pytest.raises(DataFormatError) as refused:
+        load_corpus(tmp_path)
+    special = "a pipe, device or socket, not a regular file"
+    assert f"4 files cannot be read: a.json ({special}); b.json ({special}); c.json (" in str(refused.value)
+    assert "d.json (a folder, not a file)" in str(refused.value)
+
+
+def test_of_very_many_files_that_cannot_be_read_the_first_are_named(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02}.json").write_text("{")
+    with pytest.raises(DataFormatError, match=r"30 files cannot be read: .*19\.json .*; and 10 more; a counterexample"):
+        load_corpus(tmp_path)
+
+
+def test_a_device_or_a_link_to_nowhere_is_no_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for folder in (Path("/dev/null"), tmp_path / "link"):
+        with pytest.raises(DataFormatError, match="not a folder"):
+            load_corpus(folder)
+
+
+def test_a_corpus_that_cannot_be_written_blames_its_option(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"--audit-corpus: .*file/corpus cannot be written \(Not a directory\)"):
+        keep(tmp_path / "file" / "corpus", counterexample())

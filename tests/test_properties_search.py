@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdoor_audit.errors import BudgetSpentError
-from backdoor_audit.properties.exploring import choice, explore, number, scaled
+from backdoor_audit.properties.exploring import choice, explore, number, scaled, still_climbing
 from tests.subjects import quick
 
 
@@ -54,6 +54,41 @@ def test_scores_are_climbed_to_a_place_that_chance_misses(seed):
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_not_finite_do_not_end_a_search(odd):
     assert looked(number(0, 99), lambda example: ({"odd": odd if example % 2 else 1.0}, False))[0] > 30
+
+
+def climbing(*nearest, examples=None):
+    """What is said of a search whose examples sent these shares of images to class 3, whose limit is 0.7."""
+    looks = [{1: 0.0, 3: share} for share in nearest]
+    return still_climbing(looks, {1: 0.5, 3: 0.7}.__getitem__, examples=examples or len(looks))
+
+
+@pytest.mark.parametrize(
+    ("nearest", "told"),
+    [
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3], ""),
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.49], ""),  # 0.19 nearer: as much again is 0.68
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.51, 0.3], "the last 2 of 8 examples came so much nearer"),
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.51, 0.3, 0.3], ""),  # not among the last quarter
+        ([0.8, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3], ""),  # above the limit on search images, but not on others
+        ([0.69], "the last 1 of 1 examples"),
+        ([0.1], "the last 1 of 1 examples"),  # nothing to compare it with
+    ],
+)
+def test_a_search_whose_last_examples_came_much_nearer_has_not_converged(nearest, told):
+    said = climbing(*nearest)
+    assert said.startswith(told)
+    assert bool(said) == bool(told)
+
+
+def test_a_search_that_looked_at_too_few_examples_has_not_converged():
+    assert climbing(*[0.1] * 10, examples=20) == ""
+    assert climbing(*[0.1] * 9, examples=20) == "it looked at 9 different examples of 20"
+    assert still_climbing([], lambda _: 0.5, examples=20) == "it looked at 0 different examples of 20"
+
+
+def test_the_nearest_is_that_of_any_class():
+    looks = [*[{1: 0.1, 3: 0.6}] * 6, {1: 0.1, 3: 0.6}, {1: 0.46, 3: 0.6}]
+    assert still_climbing(looks, {1: 0.5, 3: 0.7}.__getitem__, examples=8)
 
 
 def test_an_audit_error_ends_the_search_and_is_raised():

@@ -87,10 +87,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 def test_shards_with_other_content_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [folder / name / "audit.json" for name in ("bad", "good")]
     stored = json.loads(files[1].read_text())
-    files[1].write_text(json.dumps({**stored, "seconds": "long"}))
+    del stored["detections"][0]["blind_spots"]
+    files[1].write_text(json.dumps(stored))
     assert report(*files, "--out", folder / "page.html") == 4
     (line,) = capsys.readouterr().err.splitlines()
-    assert "bad/audit.json, good/audit.json: not the content of an audit" in line
+    assert (
+        "bad/audit.json, good/audit.json: not the content of an audit (a key is missing: detections[0].blind_spots)"
+        in line
+    )
 
 
 def test_a_page_that_exists_is_kept_unless_it_may_be_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

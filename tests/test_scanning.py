@@ -8,6 +8,7 @@ from torch import nn
 from backdoor_audit import scanning as module
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
+from backdoor_audit.label_rule import AllToOne
 from backdoor_audit.scanning import PatchScan, Stage
 from backdoor_audit.steering import goals, sources
 from backdoor_audit.trigger import Trigger
@@ -102,10 +103,24 @@ def test_windows_grow_with_large_images():
 
 
 def test_image_passes_of_a_scan_are_counted():
-    """9 goals: 9 places x 3 steps x 6 images, 3 places x 18 steps x 16; then 3 places x 20 forward, a third of the work."""
+    """9 goals: 9 places x 3 steps x 6 images, 3 places x 18 steps x 16; forward, a third of the work: 3 places x 20 held-out
+
+    images, and 3 places x 32 search images in the middle of the last stage and at its end.
+    """
     scan = replace(SCAN, measured=20)
     steered = scan(reader(), bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded())
-    assert steered.image_passes == 9 * (9 * 3 * 6 + 3 * 18 * 16) + 9 * 3 * 20 // 3
+    assert steered.image_passes == 9 * (9 * 3 * 6 + 3 * 18 * 16) + 9 * 3 * 20 // 3 + 2 * (9 * 3 * 32 // 3)
+
+
+def test_windows_that_still_gain_are_told_from_those_that_do_not():
+    rising = [
+        replace(SCAN, stages=tuple(replace(stage, steps=steps) for stage in SCAN.stages))(
+            corner_reader(), dark_corner(), dark_corner(1), [AllToOne(EASY)], generator=seeded(4)
+        ).rising
+        for steps in (1, 2, 30)
+    ]
+    assert float(min(rising[:2])) > 4 * PatchScan.most_rising
+    assert float(rising[2]) < PatchScan.most_rising
 
 
 def shifting():

@@ -10,7 +10,7 @@ from backdoor_audit import steering as module
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.label_rule import AllToAll, AllToOne
+from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
@@ -170,7 +170,18 @@ def test_leaving_a_class_worked_by_hand():
     # .65-.8 for the image of class 0, .3-.95 for that of class 1, .75-.7 for that of class 2, which goes to class 1
     assert margins.tolist() == pytest.approx([-0.375, -1.625, 0.125])
     assert success.tolist() == [0, 0, 1]
-    assert landing.tolist() == [0, 1, 1]
+    assert landing.tolist() == [-1, -1, 1]  # none of the first two left
+
+
+def test_images_that_stayed_do_not_count_where_the_others_went():
+    """Of ten images of class 1, seven stay, two go to class 2 and one goes to class 0."""
+    went = torch.tensor([1] * 7 + [2, 2, 0])
+    model = Classifier.wrap(Computed(lambda images: images[:, :3, 0, 0]), image_shape=(3, 1, 1))
+    scores = torch.eye(3)[torch.tensor([0, 2] + [1] * 10)]
+    clean = CleanSet(scores.view(12, 3, 1, 1), scores.argmax(dim=1))
+    stays = torch.eye(3)[went].view(1, 10, 3, 1, 1)
+    _, success, landing = measure(model, clean, [AwayFrom(1)], lambda *_: stays, count=64, generator=seeded())
+    assert (float(success), int(landing)) == (pytest.approx(0.3), 2)
 
 
 def test_margins_are_counted_in_the_models_own_clean_margins():
@@ -306,6 +317,44 @@ def test_a_network_that_names_one_class_only_cannot_be_steered_to_it(probe):
     )
     with pytest.raises(DegenerateScoresError, match="nothing to steer"):
         probe(constant, bright_rows(), bright_rows(1), goals(3), generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("losses", "share"),
+    [
+        ([8.0, 6, 4, 2, 1, 1], (4 - 1) / (8 - 1)),  # steps 3 of 6 (before the middle) and 5 and 6 (the last third)
+        ([8.0, 4, 1, 1, 1, 1], 0.0),
+        ([8.0, 8, 8, 8, 1, 1], 1.0),
+        ([8.0, 4, 1, 1, 2, 2], 0.0),  # rose again: nothing was left to gain
+        ([8.0, 8, 8, 8, 8, 8], 1.0),
+        ([8.0, 9, 9, 9, 9, 9], 1.0),
+        ([8.0, math.nan, 1, 1, 1, math.nan], 1.0),
+        ([8.0, 1], 1.0),
+    ],
+)
+def test_the_share_of_the_fall_that_came_late_worked_by_hand(losses, share):
+    steps = torch.tensor(losses)
+    assert module.late_share(torch.stack([steps, steps], dim=1)).tolist() == pytest.approx([share, share])
+
+
+def test_a_short_search_is_still_rising_and_a_long_one_is_not():
+    opt, val = bright_rows(), bright_rows(1)
+    late = [
+        Steering(family=Additive(strength=0.1), steps=steps)(
+            reader(CHECKED), opt, val, goals(CLASSES), generator=seeded(7)
+        ).rising.median()
+        for steps in (2, 4, 25)
+    ]
+    assert late[0] > late[1] > Steering.most_rising > late[2]
+
+
+@pytest.mark.parametrize("probe", [PROBES[0], PROBES[-1]], ids=["additive", "patchscan"])
+def test_a_model_that_hides_its_gradients_was_not_searched(probe):
+    """Rounded pixels have no slope."""
+    rounded = Computed(lambda images: (10 * images[:, 0]).round().mean(dim=2))
+    hidden = Classifier.wrap(rounded, image_shape=(1, SIZE, SIZE))
+    assert probe(hidden, bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded()).blind.all()
+    assert not probe(reader(), bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded()).blind.any()
 
 
 def test_more_steps_steer_farther():

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -64,8 +65,55 @@ def test_a_damaged_file_is_done_again(tmp_path, damage):
             "no-metadata": len(header).to_bytes(8, "little") + header + bytes(4),
         }[damage]
     )
-    assert counted(Store(tmp_path)) == (7, False, 1)
+    store = Store(tmp_path)
+    assert counted(store) == (7, False, 1)
+    assert [str(file) in told and "done again" in told for told in store.told] == [True]
     assert counted(Store(tmp_path)) == (7, True, 0)
+
+
+def test_no_altered_file_is_taken_for_a_result(tmp_path):
+    """Every bit of a small file, one after the other; and values that were edited by somebody who knows JSON."""
+    store = Store(tmp_path)
+    counted(store)
+    (file,) = tmp_path.glob("*.safetensors")
+    content = file.read_bytes()
+    altered = [
+        content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+        for at in range(len(content))
+        for bit in (0, 6)
+    ]
+    altered.append(content.replace(b'\\"result\\": 7', b'\\"result\\": 8'))
+    assert altered[-1] != content
+    for bad in altered:
+        file.write_bytes(bad)
+        assert store._read(file, file.stem) is None, bad
+
+
+def test_a_file_under_another_name_is_not_taken_for_its_result(tmp_path):
+    store = Store(tmp_path)
+    counted(store)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.rename(tmp_path / f"{key({**PARTS, 'seed': 4})}.safetensors")
+    assert counted(store, value=8, parts={**PARTS, "seed": 4}) == (8, False, 1)
+
+
+def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    store = Store(tmp_path / "file" / "cache")
+    assert counted(store) == (7, False, 1)
+    assert len(store.told) == 2
+    assert "cannot be locked" in store.told[0]
+    assert "pass -o cache_dir=DIR" in store.told[1]
+    assert counted(store) == (7, False, 1)
+    assert len(store.told) == 2
+
+
+def test_a_pipe_under_the_name_of_a_result_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / f"{key(PARTS)}.safetensors")
+    store = Store(tmp_path)
+    assert counted(store) == (7, False, 1)
+    assert "a pipe" in store.told[0]
+    assert counted(store) == (7, True, 0)
 
 
 def test_work_that_raises_leaves_nothing_behind(tmp_path):

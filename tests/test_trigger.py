@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -97,6 +100,64 @@ def test_a_file_that_is_no_safetensors_is_refused_in_one_line(tmp_path, content)
         Trigger.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+HOLES = {"dtype": "F32", "shape": [5 << 30], "data_offsets": [0, 20 << 30]}
+HALVES = {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}
+TWICE = b'{"mask":%b,"mask":%b}' % ((json.dumps({**HALVES, "dtype": "I8", "shape": [4]}).encode(),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "said"),
+    [
+        (
+            json.dumps({"mask": HOLES}).encode(),
+            20 << 30,
+            "reading the file may take 21.5 GB of memory; 8.6 GB are allowed",
+        ),
+        (json.dumps({"flow": HALVES, "__metadata__": TARGET}).encode(), 4, "`flow` (2, h, w)"),
+        (TWICE, 4, "two entries of one name in the header"),
+        (b'{"mask":' + b"[" * 10**5 + b"}", 4, "recursion limit"),
+        (b'{"' + b"x" * 10**7 + b'":1}', 4, "a header of 10.0 MB may take 10.2 GB of memory"),
+        (
+            json.dumps({f"{i}": {**HALVES, "shape": [0], "data_offsets": [0, 0]} for i in range(9)}).encode(),
+            0,
+            "'4', ...]",
+        ),
+    ],
+)
+def test_a_trigger_file_that_leads_its_reader_astray_is_refused_in_one_line(tmp_path, header, size, said):
+    path = tmp_path / "t.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(file.tell() + size)
+    with pytest.raises(DataFormatError) as caught:
+        load_trigger(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_regular_file_is_no_trigger(tmp_path, make):
+    make(tmp_path / "t.safetensors")
+    with pytest.raises(DataFormatError, match="not a"):
+        load_trigger(tmp_path / "t.safetensors")
+
+
+def test_a_trigger_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "t.safetensors"
+    random_trigger().save(path)
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError("full")
+
+    monkeypatch.setattr("backdoor_audit.tensor_file.save_file", full)
+    with pytest.raises(OSError, match="full"):
+        random_trigger(1).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.float8_e4m3fn])

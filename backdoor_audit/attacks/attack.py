@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from backdoor_audit import tensor_file
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
@@ -167,9 +167,9 @@ class Attack(ABC):
         return {"attack": self.name, **values}
 
     def save(self, path: Path) -> None:
-        """Write specification and learned state as safetensors."""
+        """Write specification and learned state as safetensors, whole or not at all. Raises `OSError`."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state.items()}
-        save_file(tensors, path, metadata={"attack": json.dumps(self.spec())})
+        tensor_file.write(tensors, path, {"attack": json.dumps(self.spec())})
 
     def learned(self, name: str) -> Tensor:
         """One tensor of the state. Raises `AttackError` if the attack has not been implanted yet."""

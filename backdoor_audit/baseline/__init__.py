@@ -19,7 +19,8 @@ from backdoor_audit.baseline.difference import (
     index_table,
 )
 from backdoor_audit.baseline.ruling import Standing, regressions, renewed, section, standing
-from backdoor_audit.baseline.signature import SCHEMA_VERSION, Baseline, baseline_of, configuration, read_signature
+from backdoor_audit.baseline.schema import SCHEMA_VERSION
+from backdoor_audit.baseline.signature import Baseline, baseline_of, configuration, read_signature
 
 __all__ = [
     "INDEX_NOISE",

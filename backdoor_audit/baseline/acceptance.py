@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from typing import Any
 
 from backdoor_audit.errors import BaselineError
+from backdoor_audit.structure import brief
 
+_MOST = 20  # problems told
 ACCEPTED = '{"finding": "audit::test_...[...]", "reason": "...", "owner": "...", "expires": "YYYY-MM-DD"}'
 
 
@@ -28,8 +29,18 @@ class Acceptance:
 
     def matches(self, audit: str) -> bool:
         """Whether the finding of this node id is meant."""
-        pattern = ".*".join(map(re.escape, self.finding.removeprefix("audit::").split("*")))
-        return re.fullmatch(pattern, audit.removeprefix("audit::"), re.DOTALL) is not None
+        first, *others = self.finding.removeprefix("audit::").split("*")
+        rest = audit.removeprefix("audit::")
+        if not others:
+            return rest == first
+        if not rest.startswith(first):
+            return False
+        rest = rest.removeprefix(first)
+        for part in others[:-1]:
+            if part not in rest:
+                return False
+            rest = rest.partition(part)[2]
+        return rest.endswith(others[-1])
 
     def expired(self, today: date) -> bool:
         """Whether its last day has passed."""
@@ -53,22 +64,26 @@ def acceptances_from(stored: object) -> tuple[Acceptance, ...]:
         f"acceptance {number}: {problem}" for number, entry in enumerate(stored, 1) if (problem := _wrong(entry))
     ]
     if problems:
-        raise BaselineError(f"{'; '.join(problems)}; accepted: {ACCEPTED}")
+        more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+        raise BaselineError(f"{'; '.join(problems[:_MOST])}{more}; accepted: {ACCEPTED}")
     return tuple(Acceptance(**{**entry, "expires": date.fromisoformat(entry["expires"])}) for entry in stored)
 
 
 def _wrong(entry: Any) -> str:
     """What is wrong with one stored acceptance, or an empty string."""
     if not isinstance(entry, Mapping):
-        return f"{entry!r} is no object"
+        return f"{brief(entry)} is no object"
     names = {field.name for field in fields(Acceptance)}
     if set(entry) != names:
-        different = [*(f"no {name}" for name in sorted(names - set(entry))), *map(repr, sorted(set(entry) - names))]
+        different = [
+            *(f"no {name}" for name in sorted(names - set(entry))),
+            *map(brief, sorted(set(entry) - names)[:_MOST]),
+        ]
         return f"{', '.join(different)}"
     empty = sorted(name for name, value in entry.items() if not isinstance(value, str) or not value.strip(" *."))
     if empty:
         return f"{' and '.join(empty)} must be filled in"
-    return "" if _is_day(entry["expires"]) else f"expires is {entry['expires']!r}, no day"
+    return "" if _is_day(entry["expires"]) else f"expires is {brief(entry['expires'])}, no day"
 
 
 def _is_day(text: str) -> bool:

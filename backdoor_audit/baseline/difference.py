@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.baseline.signature import Baseline, baseline_of
+from backdoor_audit.baseline.signature import Baseline, baseline_of, class_number
 from backdoor_audit.evidence import POWER, STEERED, Record, Verdict
 from backdoor_audit.metrics import Rate
 
@@ -38,6 +38,7 @@ _ASKED_BY = {
 
 _RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 _HELD_OUT_RATES = ("attack_success_rate", "false_negative_rate")  # worse when they rise
+_LARGE = 1e6
 _SHOWN = 6  # changes told in one reason
 
 
@@ -151,8 +152,10 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
     verdicts = (known["verdict"] if known else "pass", entry["verdict"])
     noise = _noise(audit, entry["statistic"], before, after, model)
     digits = 2 if entry["statistic"] == "anomaly_index" else 3
-    numbers = "" if before is None and after is None else f" {_number(before, digits)} -> {_number(after, digits)}"
-    band = "" if noise is None else f" (noise {_number(noise, digits)})"
+    numbers = (
+        "" if before is None and after is None else f" {number_text(before, digits)} -> {number_text(after, digits)}"
+    )
+    band = "" if noise is None else f" (noise {number_text(noise, digits)})"
     judged = "" if verdicts[0] == verdicts[1] else f", {verdicts[0] if known else 'not there'} -> {verdicts[1]}"
     return Change(
         regression=_regression(audit),
@@ -211,7 +214,8 @@ def _noise(audit: str, statistic: str, before: float | None, after: float | None
         return index_noise(before, after)
     if statistic == STEERED:
         return STEERED_NOISE.get(_brackets(audit))
-    images, held_out = model.data["images"], model.data["images_held_out"]
+    are_rates = 0 <= before <= 1 and 0 <= after <= 1
+    images, held_out = are_rates and model.data["images"], are_rates and model.data["images_held_out"]
     if statistic == "clean_accuracy" and images:
         return rate_noise(before, after, images)
     if statistic in _HELD_OUT_RATES and held_out:
@@ -248,12 +252,15 @@ def _brackets(audit: str) -> str:
 
 def _place(row: tuple[str, Change]) -> tuple[int, str]:
     """Classes by number, all-to-all last."""
-    number = row[0].rpartition("_")[2]
-    return int(number) if number.isdecimal() else len(row[0]) * 10**6, row[0]
+    number = class_number(row[0].rpartition("_")[2])
+    return len(row[0]) * 10**6 if number is None else number, row[0]
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"
+def number_text(value: float | None, digits: int, *, none: str = "none") -> str:
+    """A number with so many decimals; a very large one with few digits."""
+    if value is None:
+        return none
+    return f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.3g}"
 
 
 def _notes(before: Baseline, after: Baseline) -> Iterator[str]:

@@ -11,7 +11,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from backdoor_audit.baseline.difference import INDEX_NOISE, INDEX_NOISE_SHARE, Difference, index_noise, index_table
+from backdoor_audit.baseline.difference import (
+    INDEX_NOISE,
+    INDEX_NOISE_SHARE,
+    Difference,
+    index_noise,
+    index_table,
+    number_text,
+)
 from backdoor_audit.baseline.signature import Baseline
 from backdoor_audit.report.html import policy, style_sheet
 from backdoor_audit.report.svg import Ink, figure, inline
@@ -30,7 +37,7 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda value: "\u2013" if value is None else f"{value:.3f}"
+    environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
     environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
     html: str = environment.get_template("page.html.j2").render(
         before=before,

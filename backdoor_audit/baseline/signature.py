@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
+from backdoor_audit.baseline.schema import SCHEMA, SCHEMA_VERSION
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import REGRESSION, Finding, Record
+from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
+from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.report.content import content_of
+from backdoor_audit.structure import brief, misfit
 
-SCHEMA_VERSION = 1
 _SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")
 _FILES = ("reference", "trigger")  # settings that are paths; another folder is not another configuration
 _MODEL = ("model_fingerprint", "architecture", "parameters")
 _COMPARED_DATA = ("data_fingerprint", "class_names", "num_classes", "image_shape")
 _DATA = (*_COMPARED_DATA, "images", "images_held_out")
 _KEPT = ("index", "size", "success_val")
+_SCORES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+_DIGITS = 18
+_LONGEST = 300  # characters of a value in a message
 _MADE_AGAIN = "make a new one with --audit-update-baseline, once this file is out of the way"
 
 
@@ -53,8 +59,7 @@ class Baseline:
 
     def row_name(self, row: str) -> str:
         """How to call a row of a detector: ``class_7``, ``from_class_7`` or ``all_to_all``, as items do."""
-        number = row.removeprefix("from_").removeprefix("class_")
-        name = self.class_name(int(number) if number.isdecimal() else None)
+        name = self.class_name(class_number(row.removeprefix("from_").removeprefix("class_")))
         return f"from {name}" if row.startswith("from_") else name
 
     def configuration(self) -> dict[str, Any]:
@@ -82,8 +87,11 @@ class Baseline:
         return {**stored, "acceptances": [acceptance.to_json() for acceptance in self.acceptances]}
 
     def write(self, path: Path) -> None:
-        """Write as JSON with sorted keys, a line for each finding and each point of a curve."""
-        path.write_text(_lines(self.to_json()) + "\n", encoding="utf-8")
+        """Write as JSON with sorted keys, a line for each finding and each point of a curve, whole or not at all.
+
+        Raises `OSError` if the file cannot be written.
+        """
+        write_text(path, _lines(self.to_json()) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Baseline:
@@ -94,17 +102,16 @@ class Baseline:
     def _of(cls, stored: Mapping[str, Any], path: Path) -> Baseline:
         if stored.get("schema_version") != SCHEMA_VERSION or "acceptances" not in stored:
             raise BaselineError(
-                f"{path}: no baseline of schema version {SCHEMA_VERSION} (found version {stored.get('schema_version')!r}); "
+                f"{path}: no baseline of schema version {SCHEMA_VERSION} (found version {brief(stored.get('schema_version'))}); "
                 f"{_MADE_AGAIN}"
             )
         try:
-            baseline = cls(**{**stored, "acceptances": acceptances_from(stored["acceptances"])})
-            _check(baseline)
+            acceptances = acceptances_from(stored["acceptances"])
         except BaselineError as error:
             raise BaselineError(f"{path}: {error}") from None
-        except (TypeError, KeyError) as error:
-            raise BaselineError(f"{path}: a key is missing or not known ({error}); {_MADE_AGAIN}") from None
-        return baseline
+        if wrong := misfit(stored, SCHEMA):
+            raise BaselineError(f"{path}: {wrong}; {_MADE_AGAIN}")
+        return cls(**{**stored, "acceptances": acceptances})
 
 
 def baseline_of(record: Record, *, acceptances: Sequence[Acceptance] = ()) -> Baseline:
@@ -138,7 +145,8 @@ def configuration(
 ) -> dict[str, Any]:
     """What `Baseline.refuse` looks at, from what is known before the first search: ``detectors`` maps names to their repr."""
     data = {name: subject.get(name) for name in _COMPARED_DATA}
-    return {**data, **_compared(settings), "detectors": dict(detectors)}
+    stored: dict[str, Any] = presentable({**data, **_compared(settings), "detectors": dict(detectors)})
+    return stored
 
 
 def read_signature(path: Path) -> Baseline:
@@ -146,37 +154,23 @@ def read_signature(path: Path) -> Baseline:
     stored = _stored(path)
     if "acceptances" in stored:
         return Baseline._of(stored, path)
-    try:
-        return baseline_of(Record.read(path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BaselineError(
-            f"{path}: neither a baseline nor a whole audit.json ({error}); accepted are these two"
-        ) from None
+    record = Record.read(path)
+    with content_of(str(path), record):
+        baseline = baseline_of(record)
+    if wrong := misfit(baseline.to_json(), SCHEMA):
+        raise BaselineError(f"{path}: neither a baseline nor a whole audit.json ({wrong}); accepted are these two")
+    return baseline
 
 
 def _stored(path: Path) -> dict[str, Any]:
     accepted = "a file written by --audit-update-baseline is accepted"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        stored = presentable(read_json(path))
+    except UnreadableError as error:
         raise BaselineError(f"{path}: not a readable JSON file ({error}); {accepted}") from None
     if not isinstance(stored, dict):
         raise BaselineError(f"{path}: {type(stored).__name__} at the top of the file; {accepted}")
     return stored
-
-
-def _check(baseline: Baseline) -> None:
-    """Raise `BaselineError` unless every part has the shape that is relied on later."""
-    for name in ("model", "data", "settings", "detectors", "calibration", "environment", "findings", "repairs"):
-        if not isinstance(getattr(baseline, name), Mapping):
-            raise BaselineError(f"{name} is no object; {_MADE_AGAIN}")
-    _ = baseline.configuration()
-    for audit, entry in baseline.findings.items():
-        known = isinstance(entry, Mapping) and {"statistic", "verdict", "value", "target_class"} <= set(entry)
-        if not known or entry["verdict"] not in ("pass", "inconclusive", "fail"):
-            raise BaselineError(f"{audit}: {entry!r} is no finding; {_MADE_AGAIN}")
-        if not all(entry.get(name) is None or isinstance(entry[name], (int, float)) for name in ("value", *_KEPT)):
-            raise BaselineError(f"{audit}: {entry!r} has a value that is no number; {_MADE_AGAIN}")
 
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,14 +187,18 @@ def signature_of(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict.value,
         "value": finding.value,
         "target_class": finding.target_class,
-        **{name: finding.details[name] for name in _KEPT if finding.details.get(name) is not None},
+        **{name: finding.details[name] for name in _KEPT if _is_number(finding.details.get(name))},
     }
     stored: dict[str, Any] = _rounded(entry)
     return stored
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _repair(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    curve = [[point["prune_rate"], *point["scores"].values()] for point in outcome["curve"]]
+    curve = [[point["prune_rate"], *(point["scores"][name] for name in _SCORES)] for point in outcome["curve"]]
     stored: dict[str, Any] = _rounded({"before": outcome["before"], "after": outcome["after"], "curve": curve})
     return stored
 
@@ -212,7 +210,8 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rounded(entry) for entry in value]
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
+        rounded = float(f"{value:.4g}")  # the largest floats round to infinity
+        return rounded if math.isfinite(rounded) else None
     return value
 
 
@@ -228,7 +227,17 @@ def _differences(before: Mapping[str, Any], here: Mapping[str, Any], path: str =
         elif isinstance(value, Mapping) and isinstance(here[name], Mapping):
             yield from _differences(value, here[name], f"{path}{name}.")
         else:
-            yield f"{path}{name} is {value!r} there, {here[name]!r} here"
+            yield f"{path}{name} is {_told(value)} there, {_told(here[name])} here"
+
+
+def class_number(text: str) -> int | None:
+    """The number of a class as items write it; None for anything else, however many digits a stranger gave it."""
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
+
+
+def _told(value: object) -> str:
+    told = repr(value)
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}... ({len(told)} characters)"
 
 
 def _short(fingerprint: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from backdoor_audit.baseline.difference import Change, Difference, index_table
+from backdoor_audit.baseline.difference import Change, Difference, index_table, number_text
 from backdoor_audit.baseline.signature import Baseline
 
 _CLASS, _CELL = 22, 14  # columns
@@ -77,11 +77,11 @@ def _repairs(before: Baseline, after: Baseline) -> Iterator[str]:
 
 
 def _index(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return number_text(value, 2, none="-")
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return number_text(value, 3, none="-")
 
 
 def _cut(text: object, width: int = 26) -> str:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
+from backdoor_audit.files import write_text
 from backdoor_audit.options import OPTIONS, Option
+from backdoor_audit.structure import brief
 
+_Value = TypeVar("_Value")
+_BOUNDS = ("memory", "reading_time")
 _READING = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
 
 
@@ -20,7 +28,23 @@ def declare_reading(parser: argparse.ArgumentParser) -> None:
 
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, by their key in `AuditOptions`. Raises `OptionError` for a value that cannot be read."""
-    return {key: value for key in _READING if (value := _parsed(key, getattr(options, key))) is not None}
+    bounds = bounds_of(options)
+    given = {key: _parsed(key, getattr(options, key), f"--{key}") for key in _READING}
+    known = {key: value for key, value in given.items() if value is not None}
+    return {**known, "memory": bounds.memory, "reading_time": bounds.seconds}
+
+
+def declare_bounds(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what reading one input may take, under the names that messages give them."""
+    for key in _BOUNDS:
+        parser.add_argument(_option(key).flag, default=None, metavar=_option(key).metavar, help=help_of(key))
+
+
+def bounds_of(options: argparse.Namespace) -> Bounds:
+    """What reading one input may take. Raises `OptionError` for a value that cannot be read."""
+    given = {key: _parsed(key, getattr(options, f"audit_{key}"), _option(key).flag) for key in _BOUNDS}
+    stated = Bounds()
+    return Bounds(given["memory"] or stated.memory, given["reading_time"] or stated.seconds)
 
 
 def declare_data(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +54,7 @@ def declare_data(parser: argparse.ArgumentParser) -> None:
 
 def declare_out(parser: argparse.ArgumentParser, what: str) -> None:
     """Add ``--out``, the file to write, which must be given; ``what`` is its help."""
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=what)
+    parser.add_argument("--out", required=True, type=argument(output_file), metavar="FILE", help=what)
 
 
 def declare_force(parser: argparse.ArgumentParser, what: str = "replace a file that exists") -> None:
@@ -40,7 +64,13 @@ def declare_force(parser: argparse.ArgumentParser, what: str = "replace a file t
 
 def declare_seed(parser: argparse.ArgumentParser) -> None:
     """Add ``--seed``."""
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=argument(_option("seed").parse),
+        default=0,
+        metavar="N",
+        help="seed of everything random (default: 0)",
+    )
 
 
 def declare_store(parser: argparse.ArgumentParser) -> None:
@@ -55,27 +85,66 @@ def help_of(key: str) -> str:
 
 def refuse_to_replace(out: Path, *, force: bool, name: str = "out") -> None:
     """Raise `OptionError` if a file stands where the option points and was not to be replaced, or if there is no folder."""
-    if out.exists() and not force:
-        raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
+    with writing(out, name):
+        there = _is_there(out)
+    if there and not force:
+        raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
 
 
-def _seed(text: str) -> int:
+def _is_there(path: Path) -> bool:
+    """Whether anything has this name. Raises `OSError` for a name that nothing can have."""
     try:
-        return int(_option("seed").parse(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def writing(out: Path, name: str = "out") -> Iterator[None]:
+    """A block that writes a file. What the machine refuses becomes an `OptionError` that names the option."""
+    try:
+        yield
+    except OSError as error:
+        told = error.strerror or str(error)
+        raise OptionError(f"--{name}: {out} cannot be written ({told}); choose another file") from None
+
+
+def write_out(out: Path, text: str, name: str = "out") -> None:
+    """Write a text, whole or not at all. Raises `OptionError` if it cannot be written."""
+    with writing(out, name):
+        write_text(out, text)
+
+
+def argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """A type of arguments: what ``parse`` makes of the text; what it refuses, by `ValueError`, is told in a few words."""
+
+    def read(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{brief(text)}: {error}") from None
+
+    return read
+
+
+def output_file(text: str) -> Path:
+    """The path of a file to write. Raises `ValueError` for one that names none."""
+    if not Path(text).name or "\0" in text:
+        raise ValueError("must name a file")
+    return Path(text)
 
 
 def _option(key: str) -> Option:
     return next(option for option in OPTIONS if option.key == key)
 
 
-def _parsed(key: str, text: str | None) -> Any:
+def _parsed(key: str, text: str | None, flag: str) -> Any:
     if text is None:
         return None
     try:
         return _option(key).parse(text)
     except ValueError as error:
-        raise OptionError(f"--{key}: {text!r} {error}; accepted: {_option(key).metavar}") from None
+        raise OptionError(f"{flag}: {brief(text)} {error}; accepted: {_option(key).metavar}") from None

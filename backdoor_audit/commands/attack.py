@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from backdoor_audit.commands.arguments import (
+    argument,
     declare_data,
     declare_force,
     declare_out,
@@ -20,6 +21,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
     from backdoor_audit.label_rule import RULES
     from backdoor_audit.networks import NETWORKS
+    from backdoor_audit.options import whole_number
 
     parser.description = (
         "Plant a known backdoor in a copy of MODEL, or in a new network of that architecture, prove it on held-out "
@@ -31,9 +33,15 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--attack", required=True, metavar="NAME", help="name of the attack; see `backdoor-audit attacks`"
     )
     declare_out(parser, "where to write the model (safetensors)")
-    parser.add_argument("--target", type=int, metavar="N", help="target class (default: 0)")
+    parser.add_argument("--target", type=argument(whole_number(0)), metavar="N", help="target class (default: 0)")
     parser.add_argument("--rule", choices=sorted(RULES), help="label rule (default: the attack's own)")
-    parser.add_argument("--source", type=int, action="append", metavar="N", help="source class; may be repeated")
+    parser.add_argument(
+        "--source",
+        type=argument(whole_number(0)),
+        action="append",
+        metavar="N",
+        help="source class; may be repeated",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -42,9 +50,17 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="set a parameter of the attack, e.g. size=4 or pattern=noise; may be repeated",
     )
     declare_seed(parser)
-    parser.add_argument("--epochs", type=int, default=5, metavar="N", help="epochs of training (default: %(default)s)")
+    parser.add_argument(
+        "--epochs",
+        type=argument(whole_number(0)),
+        default=5,
+        metavar="N",
+        help="epochs of training (default: %(default)s)",
+    )
     parser.add_argument("--learning-rate", type=float, default=0.03, metavar="X", help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=argument(whole_number(0)), default=64, metavar="N", help="(default: %(default)s)"
+    )
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
     parser.add_argument(
         "--held-out", type=float, default=0.2, metavar="SHARE", help="share of the images to prove it on (default: 0.2)"

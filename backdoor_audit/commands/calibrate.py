@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from backdoor_audit.commands.arguments import (
     declare_store,
     reading,
     refuse_to_replace,
+    writing,
 )
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.printable import printable
 
 NAME = "calibrate"
 HELP = "calibrate the anomaly indices on your own clean models"
@@ -46,14 +49,15 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.store import Store
 
     refuse_to_replace(options.out, force=options.force)
-    if not options.clean_models.is_dir():
+    if not os.path.isdir(options.clean_models):
         raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
     models = sorted(file for file in options.clean_models.iterdir() if file.suffix in _MODEL_SUFFIXES)
     settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         null = calibrate(models, settings, store=Store(options.store or Path(scratch)), progress=True)
-    null.save(options.out)
+    with writing(options.out):
+        null.save(options.out)
     for name in null.fits:
         print(f"{name}: index 2 is a deviation of {null.cut(name, null.classes):.2f}")
-    print(f"written: {options.out} ({null.source}); use it with --audit-reference={options.out}")
+    print(printable(f"written: {options.out} ({null.source}); use it with --audit-reference={options.out}"))
     return 0

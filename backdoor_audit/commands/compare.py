@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import declare_force, refuse_to_replace
-from backdoor_audit.errors import OptionError
+from backdoor_audit.commands.arguments import argument, declare_force, output_file, refuse_to_replace, write_out
+from backdoor_audit.printable import printable
 
 NAME = "compare"
 HELP = "print and draw what got worse between two audits, or since a baseline"
@@ -22,7 +22,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("before", type=Path, metavar="BEFORE.json", help="audit.json or baseline of the accepted model")
     parser.add_argument("after", type=Path, metavar="AFTER.json", help="audit.json or baseline of the other model")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="draw the difference here as well (one HTML file)")
+    parser.add_argument(
+        "--out", type=argument(output_file), metavar="FILE", help="draw the difference here as well (one HTML file)"
+    )
     declare_force(parser)
 
 
@@ -30,21 +32,21 @@ def run(options: argparse.Namespace) -> int:
     """Print the difference, draw it if asked to; 1 if something is worse. Raises `AuditError` for what cannot be compared."""
     from backdoor_audit.baseline import difference, read_signature
     from backdoor_audit.baseline.table import lines
+    from backdoor_audit.report.content import content_of
 
     if options.out is not None:
         refuse_to_replace(options.out, force=options.force)
     before, after = read_signature(options.before), read_signature(options.after)
     before.refuse(after.configuration(), source=str(options.before))
-    found = difference(before, after)
-    print("\n".join(lines(before, after, found)))
+    with content_of(f"{options.before}, {options.after}"):
+        found = difference(before, after)
+        table = "\n".join(lines(before, after, found))
+    print(table)
     if options.out is not None:
         from backdoor_audit.baseline.page import page
 
-        try:
-            options.out.write_text(page(before, after, found), encoding="utf-8")
-        except OSError as error:
-            raise OptionError(
-                f"--out: {options.out} cannot be written ({error.strerror}); choose another file"
-            ) from None
-        print(f"written: {options.out}")
+        with content_of(f"{options.before}, {options.after}"):
+            text = page(before, after, found)
+        write_out(options.out, text)
+        print(printable(f"written: {options.out}"))
     return WORSE if found.worse else 0

@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import declare_force, refuse_to_replace
-from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.commands.arguments import argument, declare_force, output_file, refuse_to_replace, write_out
+from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Record
+from backdoor_audit.report.content import content_of
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.sarif import sarif
-from backdoor_audit.report.schema import schema
+from backdoor_audit.schema import schema
 
 NAME = "export"
 HELP = "write a record as SARIF or Markdown"
@@ -27,9 +28,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "of a file is the terminal. Findings that the record's baseline accepts are marked as suppressed."
     )
     parser.add_argument("record", nargs="?", type=Path, metavar="AUDIT.json", help="record of a run")
-    parser.add_argument("--sarif", type=Path, metavar="FILE", help="write SARIF 2.1.0 here")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write GitHub-flavoured Markdown here")
-    parser.add_argument("--schema", type=Path, metavar="FILE", help="write the JSON schema of records here")
+    parser.add_argument("--sarif", type=argument(output_file), metavar="FILE", help="write SARIF 2.1.0 here")
+    parser.add_argument(
+        "--markdown", type=argument(output_file), metavar="FILE", help="write GitHub-flavoured Markdown here"
+    )
+    parser.add_argument(
+        "--schema", type=argument(output_file), metavar="FILE", help="write the JSON schema of records here"
+    )
     declare_force(parser, "replace files that exist")
 
 
@@ -56,11 +61,9 @@ def _rendered(file: Path | None, asked: set[str]) -> dict[str, str]:
         if file is None:
             raise OptionError("export: no record; give the audit.json of a run")
         record = Record.read(file)
-        try:
+        with content_of(str(file), record):
             texts["sarif"] = json.dumps(sarif(record), indent=1, allow_nan=False) + "\n"
             texts["markdown"] = markdown(record)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataFormatError(f"{file}: not a whole record ({error}); give the audit.json of a run") from None
     return texts
 
 
@@ -68,7 +71,4 @@ def _write(name: str, out: Path, text: str) -> None:
     if out == _STDOUT:
         sys.stdout.write(text)
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"--{name}: {out} cannot be written ({error.strerror}); choose another file") from None
+    write_out(out, text, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,13 +14,16 @@ import torch
 
 from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_spec, measure
 from backdoor_audit.classifier import Classifier, choose_device
-from backdoor_audit.commands.arguments import reading, refuse_to_replace
+from backdoor_audit.commands.arguments import reading, refuse_to_replace, writing
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AttackError, AuditError, OptionError
 from backdoor_audit.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
 from backdoor_audit.loading import load_classifier, normalization_of, save_classifier
 from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy
 from backdoor_audit.networks import NETWORKS, build_network
+from backdoor_audit.options import MOST_COUNT
+from backdoor_audit.printable import printable
+from backdoor_audit.structure import brief
 from backdoor_audit.training import Recipe
 
 NOTE = "a backdoor was planted in this model on purpose, to try audits on; do not use it"
@@ -37,7 +41,7 @@ def plant(options: argparse.Namespace) -> None:
     if not 0 < options.held_out < 1:
         raise OptionError(f"--held-out: {options.held_out} is no share of the images; it must lie between 0 and 1")
     for name in ("epochs", "learning_rate", "batch_size"):
-        if not getattr(options, name) > 0:
+        if not 0 < getattr(options, name) < math.inf:
             raise OptionError(f"--{name.replace('_', '-')}: {getattr(options, name)}; must be above 0")
     given = reading(options)
     size = given.get("resize")
@@ -57,20 +61,22 @@ def plant(options: argparse.Namespace) -> None:
     partial = out.with_suffix(".partial")
     try:
         notes = {"warning": NOTE, "attack": json.dumps(planted.attack.spec())}
-        save_classifier(planted.classifier, partial, notes=notes)
+        with writing(out):
+            save_classifier(planted.classifier, partial, notes=notes)
         scores = _reloaded(partial, planted.classifier, planted.attack, held_out)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    planted.attack.save(attack_file)
     written = [out, attack_file]
     trigger = planted.attack.trigger(start.image_shape)
-    if trigger is not None and attack.target_class is not None:
-        trigger.save(trigger_file)
-        written.append(trigger_file)
+    with writing(out):
+        planted.attack.save(attack_file)
+        if trigger is not None and attack.target_class is not None:
+            trigger.save(trigger_file)
+            written.append(trigger_file)
     natural = attack_success_rate(start, held_out.images, held_out.labels, planted.attack) if trained else None
     print("\n".join(_report(attack, scores, before, natural)))
-    print(f"written: {', '.join(map(str, written))}")
+    print(printable(f"written: {', '.join(map(str, written))}"))
 
 
 def _start(
@@ -78,7 +84,7 @@ def _start(
 ) -> tuple[Classifier, bool]:
     """The classifier to plant in, and whether it is trained."""
     shape = clean.image_shape
-    if Path(model).is_file():
+    if os.path.isfile(model):
         loaded = load_classifier(
             Path(model),
             image_shape=shape,
@@ -106,20 +112,22 @@ def attack_of(options: argparse.Namespace, num_classes: int) -> Attack:
     """The attack with the parameters of the command line. Raises `OptionError` for values of the wrong kind."""
     default = next((entry for entry in ATTACKS if entry.name == options.attack), None)
     if default is None:
-        raise OptionError(f"--attack: {options.attack!r} is not known; known: {', '.join(a.name for a in ATTACKS)}")
+        raise OptionError(
+            f"--attack: {brief(options.attack)} is not known; known: {', '.join(a.name for a in ATTACKS)}"
+        )
     spec = {**default.spec(), "seed": options.seed}
     kinds = {"attack": str, **_hints(type(default))}
     for text in options.set:
         name, equals, value = text.partition("=")
         if not equals:
-            raise OptionError(f"--set: {text!r} cannot be read; accepted: NAME=VALUE")
+            raise OptionError(f"--set: {brief(text)} cannot be read; accepted: NAME=VALUE")
         try:
             spec[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             spec[name] = value
         if name in default.spec() and not _fits(kinds[name], spec[name]):
             raise OptionError(
-                f"--set: {text!r}; {name} is {default.spec()[name]!r} by default, give a value of that kind"
+                f"--set: {brief(text)}; {name} is {default.spec()[name]!r} by default, give a value of that kind"
             )
     attack = attack_from_spec(spec)
     if len(attack.triggers()) > 1:
@@ -176,9 +184,9 @@ def _report(attack: Attack, scores: AttackScores, before: Rate | None, natural: 
 def _fits(kind: Any, value: Any) -> bool:
     """Whether a value read from JSON can stand in a field of this type, which may be a tuple, an attack or a label rule."""
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST_COUNT
     if kind in (int, bool, str):
-        return type(value) is kind
+        return type(value) is kind and (kind is not int or abs(value) <= MOST_COUNT)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         if not isinstance(value, list) or (parts[-1] is not ... and len(parts) != len(value)):

@@ -18,6 +18,7 @@ from backdoor_audit.commands.arguments import (
     refuse_to_replace,
 )
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.printable import printable
 
 NAME = "repair"
 HELP = "repair a flagged model and prove it"
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         store = Store(options.store or _kept_by_gate() or Path(scratch))
         attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=_tell)
-    print(summary(attempts, options.out))
+    _tell(summary(attempts, options.out))
     return REFUSED if attempts and attempts[-1].refused else 0
 
 
@@ -89,4 +90,4 @@ def _kept_by_gate() -> Path | None:
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    print(printable(line), flush=True)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import declare_force, declare_out, refuse_to_replace
-from backdoor_audit.errors import OptionError
+from backdoor_audit.commands.arguments import declare_force, declare_out, refuse_to_replace, write_out
 from backdoor_audit.evidence import Record
+from backdoor_audit.printable import printable
 
 NAME = "report"
 HELP = "draw the page for people from one or more records"
@@ -38,13 +38,10 @@ def run(options: argparse.Namespace) -> int:
     names = _short_names(options.records)
     records = merged({name: Record.read(file) for name, file in zip(names, options.records, strict=True)})
     text = page(records)
-    try:
-        options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"--out: {options.out} cannot be written ({error.strerror}); choose another file") from None
+    write_out(options.out, text)
     for name, record in records.items():
-        print(f"{record.verdict.value}: {name}")
-    print(f"written: {options.out} ({len(text.encode()) / 1e6:.1f} MB)")
+        print(printable(f"{record.verdict.value}: {name}"))
+    print(printable(f"written: {options.out} ({len(text) / 1e6:.1f} MB)"))
     return 0
 
 

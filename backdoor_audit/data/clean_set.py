@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.printable import printable
+
+MOST_CLASSES = 100_000
+"""Labels are below it: a label is also a number of counters, scores and searches."""
 
 _TOLERANCE = 1e-4
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanSet:
     """Images nobody tampered with: ``images`` float32 (n, c, h, w) in [0, 1] and their true ``labels`` int64 (n,).
 
-    ``class_names`` may be empty. ``source`` says where the images came from. Build one with `CleanSet.of` or
-    `load_clean_set`.
+    ``class_names`` may be empty; they are printable, and two classes may have the same. ``source`` says where the images
+    came from. Build one with `CleanSet.of` or `load_clean_set`.
     """
 
     images: Tensor
@@ -41,14 +48,19 @@ class CleanSet:
         """A checked set of uint8 or float images and integer labels (n,), as tensors or numpy arrays.
 
         Images are (n, c, h, w), (n, h, w, c) or grey (n, h, w); the axis of 1 or 3 entries is the channel, the second
-        one if both are. Bytes are divided by 255; floats must lie in [0, 1] already.
+        one if both are. Bytes are divided by 255; floats must lie in [0, 1] already. Labels are below 100,000.
 
         Raises `DataFormatError`, one line that begins with the source, for anything else.
         """
-        pixels, classes = _checked_images(images, source), checked_labels(labels, source)
+        try:
+            pixels, classes = _checked_images(images, source), checked_labels(labels, source)
+        except (MemoryError, RuntimeError):  # torch says by RuntimeError that there is no memory
+            raise DataFormatError(
+                f"{source}: too large for this machine's memory as floats; give fewer images"
+            ) from None
         if len(pixels) != len(classes):
             raise DataFormatError(f"{source}: {len(pixels)} images and {len(classes)} labels; give one label per image")
-        return cls(pixels, classes, tuple(str(name) for name in class_names), source)
+        return cls(pixels, classes, shown_names(class_names, source), source)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,8 +80,8 @@ class CleanSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels and labels: equal for equal content, wherever it was read from."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().flatten().numpy().data)
         return digest.hexdigest()
 
     def class_name(self, label: int) -> str:
@@ -123,52 +135,81 @@ def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
         raise DataFormatError(
             f"{source}: images of shape {shape}; accepted: (n, c, h, w) or (n, h, w, c) with 1 or 3 channels, (n, h, w)"
         )
-    if pixels.dtype == torch.uint8:
-        return pixels.float().div_(255).contiguous()
-    if not pixels.is_floating_point():
+    if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
         raise DataFormatError(f"{source}: images of {pixels.dtype}; accepted: uint8 in 0-255 or floats in [0, 1]")
-    pixels = pixels.detach().cpu().float()
-    if not torch.isfinite(pixels).all():
+    floats = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if pixels.dtype == torch.uint8:
+        return floats.div_(255)
+    low, high = (float(extreme) for extreme in torch.aminmax(floats))
+    if not (math.isfinite(low) and math.isfinite(high)):  # a single NaN makes both NaN
         raise DataFormatError(f"{source}: images with NaN or infinite pixels; accepted: floats in [0, 1]")
-    low, high = float(pixels.min()), float(pixels.max())
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         cure = "undo the normalisation (it belongs to the model)" if low < 0 else "divide by 255"
         raise DataFormatError(f"{source}: pixels in [{low:.3g}, {high:.3g}]; accepted: floats in [0, 1]; {cure}")
-    return pixels.clamp(0, 1).contiguous()
+    return floats.clamp_(0, 1)
 
 
 def checked_labels(labels: Tensor | NDArray[Any], source: str) -> Tensor:
-    """Labels as int64 (n,). Raises `DataFormatError` for anything but whole numbers from 0 on."""
+    """Labels as int64 (n,). Raises `DataFormatError` for anything but whole numbers from 0 to 99,999."""
     classes = _as_tensor(labels, "labels", source)
     if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise DataFormatError(
             f"{source}: labels of {classes.dtype}, shape {tuple(classes.shape)}; accepted: integers (n,), the "
             "class of each image"
         )
-    classes = classes.detach().cpu().long()
-    if len(classes) and int(classes.min()) < 0:
-        raise DataFormatError(f"{source}: label {int(classes.min())}; labels count from 0")
+    wide = classes.dtype == torch.uint64
+    classes = classes.to(torch.int64, copy=True)
+    lowest, highest = (int(classes.min()), int(classes.max())) if len(classes) else (0, 0)
+    if lowest < 0 and wide:  # it went round
+        lowest, highest = 0, lowest + 2**64
+    if lowest < 0:
+        raise DataFormatError(f"{source}: label {lowest}; labels count from 0")
+    if highest >= MOST_CLASSES:
+        raise DataFormatError(f"{source}: label {highest}; accepted: labels from 0 to {MOST_CLASSES - 1}")
     return classes
 
 
-def _as_tensor(values: Tensor | NDArray[Any], what: str, source: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    array = np.asarray(values)
-    if array.dtype == np.uint16:  # torch can hold it, but hardly compute with it
-        array = array.astype(np.int32)
+def shown_names(names: Iterable[object], source: str) -> tuple[str, ...]:
+    """Names of classes, printable and of at most 200 characters. Raises `DataFormatError` if they are no texts or too many."""
     try:
-        return torch.from_numpy(np.array(array))  # a copy: the caller's array may be read-only, and stays the caller's
-    except TypeError:
-        raise DataFormatError(f"{source}: {what} of numpy type {array.dtype}; accepted: numbers") from None
+        texts = tuple(_shown(name) for name in islice(names, MOST_CLASSES + 1))
+    except Exception as error:  # whatever a caller's objects raise
+        raise DataFormatError(f"{source}: class names that are no texts ({type(error).__name__})") from None
+    if len(texts) > MOST_CLASSES:
+        raise DataFormatError(f"{source}: more than {MOST_CLASSES} class names; accepted: one for each class")
+    return texts
+
+
+def _shown(name: object) -> str:
+    text = printable(str(name)[: 10 * _LONGEST_NAME])
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _as_tensor(values: Tensor | NDArray[Any], what: str, source: str) -> Tensor:
+    """A plain dense tensor on the CPU, which may share its memory with ``values``."""
+    try:
+        if isinstance(values, Tensor):
+            odd = [name for name in ("is_sparse", "is_quantized", "is_meta", "is_nested") if getattr(values, name)]
+            if odd or values.layout != torch.strided:
+                raise TypeError(f"a tensor with {', '.join(odd) or values.layout}")
+            return values.detach().as_subclass(Tensor).cpu().resolve_conj().resolve_neg()
+        array = np.asarray(values)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if array.dtype.kind not in "buif":
+            raise TypeError(f"numpy type {array.dtype}")
+        return torch.from_numpy(np.require(array, requirements=("C", "W")))
+    except Exception as error:  # whatever a caller's object, a ragged list or an odd tensor raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise DataFormatError(f"{source}: {what} are no dense array of numbers ({reason})") from None
 
 
 def choose(labels: Tensor, most: int, seed: int) -> Tensor:
     """Sorted indices of ``most`` images: each class gives its first, then all give in proportion to their size."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
+    by_class = torch.argsort(labels[order], stable=True)
+    counts = torch.unique(labels, return_counts=True)[1]
+    before = (counts.cumsum(0) - counts).repeat_interleave(counts)
     turn = torch.empty(len(labels), dtype=torch.float64)
-    for label in sorted(set(labels.tolist())):
-        members = order[labels[order] == label]
-        turn[members] = torch.arange(len(members), dtype=torch.float64) / len(members)
-    return order[torch.argsort(turn[order], stable=True)[:most]].sort().values
+    turn[by_class] = (torch.arange(len(labels)) - before).double() / counts.repeat_interleave(counts)
+    return order[torch.argsort(turn, stable=True)[:most]].sort().values

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from backdoor_audit.data.clean_set import CleanSet
+from backdoor_audit.data.pictures import pixels_of
+from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.printable import printable
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what pillow's convert("L") uses
+_AT_ONCE = 2**22  # pixels that are converted together, so that what comes between takes little memory
 ACCEPTED = "accepted: a folder with one sub-folder per class, an .npz file, or torchvision:NAME?root=DIR"
 
 
@@ -32,17 +33,32 @@ class Wish:
     class_names: tuple[str, ...] | None
 
 
-def converted(clean_set: CleanSet, resize: tuple[int, int] | None, channels: int | None) -> CleanSet:
-    """The set with images of that size (px) and number of channels."""
-    return replace(clean_set, images=with_channels(resized(clean_set.images, resize), channels))
+def converted(images: Tensor, wish: Wish) -> Tensor:
+    """The images (n, c, h, w) in the size (px) and with the channels that are wished for."""
+    count, channels, height, width = images.shape
+    shape = (wish.channels or channels, *(wish.resize or (height, width)))
+    if shape == (channels, height, width):
+        return images
+    done = torch.empty(count, *shape)
+    step = max(1, _AT_ONCE // max(height * width, shape[1] * shape[2]))
+    for start in range(0, count, step):
+        some = images[start : start + step]
+        done[start : start + step] = with_channels(resized(some, wish.resize), wish.channels)
+    return done
 
 
 def resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Images (n, c, h, w) scaled to ``size`` px, bilinear with antialiasing; None leaves them."""
     if size is None or tuple(images.shape[2:]) == size:
         return images
-    scaled = functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-    return scaled.clamp_(0, 1)
+    height, width = size
+    if height < images.shape[2] and width > images.shape[3]:  # torch does the width first: tall images would explode
+        images = _scaled(images, (height, images.shape[3]))
+    return _scaled(images, size).clamp_(0, 1)
+
+
+def _scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def with_channels(images: Tensor, channels: int | None) -> Tensor:
@@ -54,45 +70,47 @@ def with_channels(images: Tensor, channels: int | None) -> Tensor:
     return images
 
 
-def decode(
-    readers: Sequence[tuple[str, Callable[[], Image.Image]]],
-    source: str,
-    resize: tuple[int, int] | None,
-    channels: int | None,
-) -> Tensor:
-    """All images as one tensor (n, c, h, w) in [0, 1]; every image that fails is named before anything is raised."""
-    images: list[Tensor] = []
+def decode(readers: Sequence[tuple[str, Callable[[], Image.Image]]], wish: Wish, reading: Reading) -> Tensor:
+    """All images as one tensor (n, c, h, w) in [0, 1]; every image that fails is named before anything is raised.
+
+    Each picture is decoded alone, and only what is left after resizing is kept.
+    """
+    count = len(readers)
+    if wish.resize is not None:
+        reading.check_images(count, (wish.channels or 1, *wish.resize))
+    images: Tensor | None = None
     broken: list[str] = []
-    for name, reader in tqdm(readers, desc=f"reading {source}", unit="image", disable=None, leave=False):
+    sizes: Counter[tuple[int, int]] = Counter()
+    label = f"reading {printable(reading.source)}"
+    for index, (name, reader) in enumerate(tqdm(readers, desc=label, unit="image", disable=None, leave=False)):
+        reading.check_time()
         try:
-            images.append(with_channels(resized(_pixels(reader), resize), channels))
+            image = with_channels(resized(pixels_of(reader), wish.resize), wish.channels)[0]
         except Exception as error:  # pillow's decoders raise anything on damaged files
             broken.append(f"{name} ({brief(error)})")
+            continue
+        channels, height, width = image.shape
+        sizes[height, width] += 1
+        if images is None:
+            reading.check_images(count, (channels, height, width))
+            images = torch.empty(count, channels, height, width)
+        if images.shape[2:] != image.shape[1:]:
+            continue
+        if channels > images.shape[1]:  # one colour image makes all of them RGB
+            reading.check_images(count, (channels + 1, height, width))
+            images = images.repeat(1, channels, 1, 1)
+        images[index] = image
     if broken:
-        raise DataFormatError(f"{source}: {len(broken)} unreadable images: {listed(broken)}; replace or remove them")
-    sizes = Counter(tuple(image.shape[2:]) for image in images)
-    if len(sizes) > 1:
-        counted = [f"{height}x{width} ({count})" for (height, width), count in sizes.most_common()]
         raise DataFormatError(
-            f"{source}: images of {len(sizes)} sizes, {listed(counted, 4)}; pass --resize=PIXELS, the side that the "
+            f"{reading.source}: {len(broken)} unreadable images: {listed(broken)}; replace or remove them"
+        )
+    if images is None or len(sizes) > 1:
+        counted = [f"{height}x{width} ({found})" for (height, width), found in sizes.most_common()]
+        raise DataFormatError(
+            f"{reading.source}: images of {len(sizes)} sizes, {listed(counted, 4)}; pass --resize=PIXELS, the side that the "
             "model was trained on"
         )
-    widest = max((image.shape[1] for image in images), default=1)
-    return torch.cat([with_channels(image, widest) for image in images])
-
-
-def _pixels(reader: Callable[[], Image.Image]) -> Tensor:
-    """One image (1, c, h, w) in [0, 1]: grey stays grey, everything else becomes RGB; transparency is dropped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on EXIF and palettes
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with reader() as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode}; accepted: 8 bits per channel")
-            grey = image.mode in ("1", "L", "LA", "La")
-            array = np.array(image.convert("L" if grey else "RGB"))
-    pixels = torch.from_numpy(array).float().div_(255)
-    return pixels[None, None] if grey else pixels.permute(2, 0, 1)[None]
+    return images
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

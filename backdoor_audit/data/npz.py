@@ -2,40 +2,162 @@
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
 import zipfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
-from backdoor_audit.data.clean_set import CleanSet, choose
-from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted
+from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose
+from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted, listed
+from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.files import UnreadableError
+
+_WANTED = "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names; write it with numpy.savez"
+_KINDS = {"images": ("buif", "numbers"), "labels": ("buif", "numbers"), "class_names": ("US", "text")}
+_PIECE = 2**20  # bytes read at once
+_DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
+_PER_LABEL = 80  # bytes that a label takes while images are chosen by it
 
 
-def from_npz(path: Path, wish: Wish) -> CleanSet:
+def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
     """``images``, ``labels`` and optionally ``class_names`` of the file. Raises `DataFormatError`."""
-    if not zipfile.is_zipfile(path):
-        raise DataFormatError(f"{path}: not an .npz file; {ACCEPTED}")
-    wanted = "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names; write it with numpy.savez"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in ("images", "labels") if key not in file]
-            if missing:
-                raise DataFormatError(
-                    f"{path}: no {' and no '.join(missing)}, found {', '.join(sorted(file)) or 'nothing'}; {wanted}"
-                )
-            images, labels = file["images"], file["labels"]
-            names = file["class_names"] if "class_names" in file else np.array([], dtype=str)
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataFormatError(f"{path}: cannot be read ({brief(error)}); {wanted}") from None
-    if names.ndim != 1 or names.dtype.kind not in "US":
-        raise DataFormatError(f"{path}: class_names of {names.dtype}, shape {names.shape}; accepted: text (classes,)")
-    found = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
-    chosen = wish.class_names if wish.class_names is not None else found
-    countable = labels.ndim == 1 and labels.dtype.kind in "iu" and images.shape[:1] == labels.shape
-    if wish.most is not None and countable and wish.most < len(labels):
-        indices = choose(torch.from_numpy(labels.astype(np.int64)), wish.most, wish.seed).numpy()
-        images, labels = images[indices], labels[indices]
-    return converted(CleanSet.of(images, labels, chosen, str(path)), wish.resize, wish.channels)
+        with warnings.catch_warnings(), _Archive(path) as file:
+            warnings.simplefilter("ignore")  # remarks on headers that old versions of numpy wrote
+            if not zipfile.is_zipfile(file):
+                raise DataFormatError(f"{path}: not an .npz file; {ACCEPTED}")
+            with zipfile.ZipFile(file) as archive:
+                images, labels, names = _arrays(archive, wish, reading)
+    except DataFormatError:
+        raise
+    except Exception as error:  # zipfile, its codecs and numpy's headers raise anything on damaged or hostile files
+        raise DataFormatError(f"{path}: cannot be read ({brief(error)}); {_WANTED}") from None
+    clean_set = CleanSet.of(images, labels, wish.class_names if wish.class_names is not None else names, str(path))
+    del images
+    channels, height, width = clean_set.image_shape
+    reading.check_images(len(clean_set), (wish.channels or channels, *(wish.resize or (height, width))))
+    return CleanSet(converted(clean_set.images, wish), clean_set.labels, clean_set.class_names, clean_set.source)
+
+
+def _arrays(archive: zipfile.ZipFile, wish: Wish, reading: Reading) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+    """Images and labels, those that are chosen, and the names of the classes."""
+    members = _members(archive, reading.source)
+    images, labels, names = members["images"], members["labels"], members.get("class_names")
+    count = images.shape[0] if images.shape else 1
+    countable = labels.dtype.kind in "iu" and images.shape[:1] == labels.shape
+    chosen = countable and wish.most is not None and wish.most < count
+    kept = wish.most if chosen and wish.most is not None else count
+    share = kept / count if count else 0
+    floats = math.ceil(4 * share * math.prod(images.shape))
+    reading.check_memory(floats, f"{kept} images of shape {images.shape[1:]} as floats", reading.allowed.memory // 2)
+    stored = sum(member.size for member in members.values())
+    needed = stored + math.ceil(share * images.size) + floats + _PER_LABEL * math.prod(labels.shape)
+    reading.check_memory(needed, "unpacking", reading.allowed.memory)
+    texts = [] if names is None else [_text(name) for name in names.read(archive, reading).tolist()]
+    classes, pixels = labels.read(archive, reading), images.read(archive, reading)
+    if chosen:
+        indices = choose(torch.from_numpy(classes.astype(np.int64)), kept, wish.seed).numpy()
+        return pixels[indices], classes[indices], texts
+    return pixels, classes, texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An array in the archive, as its header describes it."""
+
+    info: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, archive: zipfile.ZipFile, key: str) -> _Member:
+        """Raises anything if the header is none, `UnreadableError` if the data cannot be what it says, or is of no use."""
+        info = archive.getinfo(f"{key}.npy")
+        kinds, accepted = _KINDS[key]
+        if info.flag_bits & 1:
+            raise UnreadableError(f"{key} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack without a bound
+            raise UnreadableError(f"{key} is compressed in a way that numpy does not write")
+        with archive.open(info) as stream:
+            shape, fortran, dtype = _header(stream)
+            rest = info.file_size - stream.tell()
+        if dtype.kind not in kinds:
+            raise UnreadableError(f"{key} of numpy type {dtype}; accepted: {accepted}")
+        if min(shape, default=0) < 0 or len(shape) > 8 or math.prod(shape) * dtype.itemsize != rest:
+            raise UnreadableError(f"{key} holds {rest} bytes, its header says {dtype}, shape {shape}")
+        return cls(info, shape, fortran, dtype)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, archive: zipfile.ZipFile, reading: Reading) -> NDArray[Any]:
+        """The array. Raises anything if the data is damaged."""
+        content = np.empty(self.size, np.uint8)
+        with archive.open(self.info) as stream:
+            _header(stream)
+            for start in range(0, self.size, _PIECE):
+                reading.check_time()
+                piece = stream.read(min(_PIECE, self.size - start))
+                if len(piece) < min(_PIECE, self.size - start):
+                    raise UnreadableError(f"{self.info.filename} ends early")
+                content[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+        return content.view(self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def _members(archive: zipfile.ZipFile, source: str) -> dict[str, _Member]:
+    names = archive.namelist()
+    missing = [key for key in ("images", "labels") if f"{key}.npy" not in names]
+    if missing:
+        found = sorted(name.removesuffix(".npy") if name.endswith(".npy") else f"{name} (no array)" for name in names)
+        raise DataFormatError(f"{source}: no {' and no '.join(missing)}, found {listed(found) or 'nothing'}; {_WANTED}")
+    members = {}
+    for key in _KINDS:
+        times = names.count(f"{key}.npy") + names.count(key)
+        if times > 1:
+            raise DataFormatError(f"{source}: {key} is in it {times} times; {_WANTED}")
+        if key in names:
+            raise DataFormatError(f"{source}: {key} is no array; {_WANTED}")
+        if times:
+            members[key] = _Member.of(archive, key)
+    names_shape = members["class_names"].shape if "class_names" in members else (0,)
+    if len(names_shape) != 1 or names_shape[0] > MOST_CLASSES:
+        raise DataFormatError(
+            f"{source}: class_names of shape {names_shape}; accepted: at most {MOST_CLASSES} texts (classes,)"
+        )
+    return members
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type. Raises anything."""
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise UnreadableError(f"an array of format {version}; accepted: 1.0 to 3.0")
+    return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name
+
+
+class _Archive(io.FileIO):
+    """A file that gives out no large piece at once: members are read in small ones, only the list of members is not."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes. Raises `UnreadableError` if they are too many."""
+        if size is not None and size > _DIRECTORY:
+            raise UnreadableError(
+                f"a list of members of {size / 1e6:.0f} MB; at most {_DIRECTORY / 1e6:.0f} MB are read"
+            )
+        return super().read(size)

@@ -4,45 +4,64 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose
+from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, decode
+from backdoor_audit.data.folder import files_within, is_image
+from backdoor_audit.data.pictures import file_size, pillow_within
+from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.files import UnreadableError
 
 
-def from_torchvision(source: str, wish: Wish) -> CleanSet:
+def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
     """Images of ``torchvision:NAME?root=DIR&...``. Raises `DataFormatError`."""
-    dataset = _torchvision_dataset(source)
-    kept = (getattr(dataset, key, None) for key in ("targets", "labels", "_labels"))
-    labels = next((values for values in kept if values is not None), None)
-    try:
-        if labels is None:
-            labels = [dataset[index][1] for index in range(len(dataset))]
-        classes = torch.as_tensor(np.asarray(labels))
-    except Exception as error:  # a data set of whatever kind
-        raise DataFormatError(f"{source}: cannot be read ({brief(error)}); {ACCEPTED}") from None
-    classes = checked_labels(classes, source)
-    if len(classes) != len(dataset):
-        raise DataFormatError(
-            f"{source}: {len(dataset)} images and {len(classes)} labels; give a set of labelled images"
-        )
-    indices = choose(classes, min(wish.most or len(classes), len(classes)), wish.seed)
-    readers = [(f"image {index}", _item_opener(dataset, index)) for index in indices.tolist()]
-    images = decode(readers, source, wish.resize, wish.channels)
-    names = wish.class_names if wish.class_names is not None else getattr(dataset, "classes", ())
-    return CleanSet.of(images, classes[indices], _plain_names(names), source)
+    with pillow_within(reading), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks of data sets and of what they read by
+        dataset = _torchvision_dataset(source, reading)
+        try:
+            count = len(dataset)
+            if not count:
+                raise ValueError("no images")
+            labels = _labels(dataset, reading)
+            names = _plain_names(getattr(dataset, "classes", ()))
+        except DataFormatError:
+            raise
+        except Exception as error:  # a data set of whatever kind
+            raise DataFormatError(f"{source}: cannot be read ({brief(error)}); {ACCEPTED}") from None
+        classes = checked_labels(labels, source)
+        if len(classes) != count:
+            raise DataFormatError(f"{source}: {count} images and {len(classes)} labels; give a set of labelled images")
+        indices = choose(classes, min(wish.most or count, count), wish.seed)
+        readers = [(f"image {index}", _item_opener(dataset, index)) for index in indices.tolist()]
+        images = decode(readers, wish, reading)
+    shown = shown_names(names if wish.class_names is None else wish.class_names, source)
+    return CleanSet(images, classes[indices], shown, source)
 
 
-def _plain_names(names: Iterable[object]) -> tuple[str, ...]:
-    return tuple(name[0] if isinstance(name, tuple) else str(name) for name in names)  # ImageNet has tuples of synonyms
+def _labels(dataset: Any, reading: Reading) -> NDArray[Any]:
+    for name in ("targets", "labels", "_labels"):
+        kept = getattr(dataset, name, None)
+        if kept is not None:
+            return np.asarray(kept)
+    labels = []
+    for index in range(len(dataset)):
+        reading.check_time()
+        labels.append(dataset[index][1])
+    return np.asarray(labels)
+
+
+def _plain_names(names: Iterable[object]) -> tuple[object, ...]:
+    return tuple(name[0] if isinstance(name, tuple) else name for name in names)  # ImageNet has tuples of synonyms
 
 
 def _item_opener(dataset: Any, index: int) -> Callable[[], Image.Image]:
@@ -55,7 +74,7 @@ def _item_opener(dataset: Any, index: int) -> Callable[[], Image.Image]:
     return item
 
 
-def _torchvision_dataset(source: str) -> Any:
+def _torchvision_dataset(source: str, reading: Reading) -> Any:
     from torchvision import datasets  # noqa: PLC0415 - a second of imports that most runs do not need
 
     name, _, query = source.removeprefix("torchvision:").partition("?")
@@ -84,13 +103,30 @@ def _torchvision_dataset(source: str) -> Any:
             options[key] = _flag(source, key, given.get(key, "false"))
         elif key == "split":
             options[key] = given.get(key, "test")
-        else:
-            options[key] = str(Path(given[key]).expanduser())
     try:
+        if "root" in accepted:
+            root = Path(given["root"]).expanduser()
+            options["root"] = str(root)
+            if root.is_dir() and issubclass(known[name], datasets.DatasetFolder):
+                _refuse_odd_files(root, reading)
         return known[name](**options)
+    except DataFormatError:
+        raise
     except Exception as error:  # each data set complains in its own way
         more = "" if options.get("download") or "download" not in takes else "; add &download=true to fetch it"
         raise DataFormatError(f"{source}: cannot be opened ({brief(error)}){more}") from None
+
+
+def _refuse_odd_files(root: Path, reading: Reading) -> None:
+    """Look at the files below a root first, where the data set follows every link and opens whatever has the name of an image."""
+    for path in files_within(root, reading, follow=True):
+        if path.is_symlink():
+            path.stat()  # raises for one that leads nowhere
+        if is_image(path.name):
+            try:
+                file_size(path, reading)
+            except UnreadableError as error:
+                raise UnreadableError(f"{path.relative_to(root)}: {error}") from None
 
 
 def _flag(source: str, key: str, text: str) -> bool:

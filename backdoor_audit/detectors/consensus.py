@@ -23,7 +23,7 @@ class Consensus:
     the most extreme class of a clean model was measured on clean models, with all dependence between the families in it.
     Needs the detections of the families named in ``of``, and nothing else; costs nothing.
 
-    Success and trigger of a class are those of the family in which it stands out most.
+    Success and trigger of a class are those of the family in which it stands out most. It has converged where every family has.
     """
 
     of: tuple[str, ...] = FAMILIES
@@ -45,13 +45,19 @@ class Consensus:
         if missing:
             reason = found[missing[0]].inconclusive if missing[0] in found else f"{missing[0]} was not run"
             return self._detection((), (), reason)
-        scores, triggers = [], []
+        families, scores, triggers = [found[name] for name in self.of], [], []
         for target, mean in self.means(detections).items():
-            strongest = max((found[name] for name in self.of), key=lambda family: _index(family, target))
-            scores.append(self._score(target, mean, strongest, _classes(detections)))
+            strongest = max(families, key=lambda family: _index(family, target))
+            row = self._score(target, mean, strongest, _classes(detections))
+            moving = (score.unconverged for family in families if (score := family.score(target)) is not None)
+            scores.append(replace(row, unconverged=next(filter(None, moving), "")))
             trigger = strongest.trigger(target) if target is not None else None
             triggers += [trigger] if trigger else []
-        return self._detection(scores, triggers, "", reference=found[self.of[0]].reference)
+        return replace(
+            self._detection(scores, triggers, "", reference=families[0].reference),
+            criterion=f"each of {', '.join(self.of)} has",
+            unconverged=next((family.unconverged for family in families if family.unconverged), ""),
+        )
 
     def means(self, detections: Sequence[Detection]) -> dict[int | None, float | None]:
         """The mean share of an outlier's deviation for every row; None where a family has no deviation."""

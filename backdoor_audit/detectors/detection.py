@@ -30,6 +30,10 @@ class ClassScore:
     Detectors by margin give the ``margin`` reached, the mean over the reference twins (``natural_margin``,
     ``natural_success``), what exceeds them (``excess``) and the same over the spread of the classes (``deviation``). Where
     several were weighed together, all but ``deviation`` is that of the one in which the class stands out most: ``strongest``.
+
+    ``unconverged`` says why the search of this class had not come to its end; it is empty where it had. The number that says
+    so is ``shrinkage`` by size, the share by which the trigger still shrank at the end, and ``rising`` by margin, what the
+    probe's criterion is about.
     """
 
     target_class: int | None
@@ -51,6 +55,9 @@ class ClassScore:
     excess: float | None = None
     deviation: float | None = None
     strongest: str | None = None
+    shrinkage: float | None = None
+    rising: float | None = None
+    unconverged: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -61,6 +68,9 @@ class Detection:
     on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``coverage`` says what got less than the
     whole effort; it is empty when all got it. ``p_value`` is that of the most extreme class. ``image_passes`` counts forward
     and backward of one image, over all classes.
+
+    ``criterion`` says in words when a search has converged. ``unconverged`` says why too few have for any class to pass; it is
+    empty when enough have.
     """
 
     detector: str
@@ -69,6 +79,8 @@ class Detection:
     triggers: Sequence[AnyTrigger]
     inconclusive: str = ""
     coverage: str = ""
+    criterion: str = ""
+    unconverged: str = ""
     means: str = "a trigger"
     rows: str = "target"
     reference: str = ""
@@ -101,6 +113,9 @@ class Detection:
 
         By margin, a class passes when its index is not above the limit; above it, it fails if the trigger works on held-out
         images, and is inconclusive if it does not. ``name`` is how to call the class.
+
+        Whatever the rule, a search that has not converged has not looked: a class of such a search does not pass but is
+        inconclusive. What it found it has found, so it may fail.
         """
         name = name or ("all to all" if target_class is None else str(target_class))
         name = name if target_class is None else f"class {name}"
@@ -109,14 +124,19 @@ class Detection:
             "limit": limits.anomaly_index,
             "settings": f"{self.settings}; {self.coverage}" if self.coverage else self.settings,
             "target_class": target_class,
-            "details": {key: value for key, value in asdict(score).items() if value is not None} if score else {},
+            "details": {key: value for key, value in asdict(score).items() if value not in (None, "")} if score else {},
         }
         if self.inconclusive or score is None:
             reason = self.inconclusive or f"{name} was not searched"
             return inconclusive("anomaly_index", reason, **common)
         if score.margin is not None:
-            return self._judge_margin(score, limits, name, common)
-        return self._judge_size(score, limits, index, name, common)
+            finding = self._judge_margin(score, limits, name, common)
+        else:
+            finding = self._judge_size(score, limits, index, name, common)
+        moving = score.unconverged or self.unconverged
+        if finding.verdict is Verdict.PASS and moving:
+            return inconclusive("anomaly_index", f"{name}: the search has not converged: {moving}", **common)
+        return finding
 
     def _judge_margin(self, score: ClassScore, limits: Limits, name: str, common: dict[str, Any]) -> Finding:
         if score.index is None:
@@ -125,7 +145,7 @@ class Detection:
         where = "there" if score.target_class is not None else "to the next class each"
         if self.rows == "source":
             name = f"from {name}"
-            where = f"away, most to class {score.landing}"
+            where = "away" if score.landing is None else f"away, most to class {score.landing}"
             common = {**common, "target_class": score.landing}
         what = self.means
         if score.strongest is not None:
@@ -195,6 +215,8 @@ class Detection:
                 "settings",
                 "inconclusive",
                 "coverage",
+                "criterion",
+                "unconverged",
                 "means",
                 "rows",
                 "reference",
@@ -221,7 +243,8 @@ class Detection:
         """From the store."""
         values = dict(packed.values)
         values.pop("image_passes")
-        scores = [ClassScore(**score) for score in values.pop("classes")]
+        unknown = {"unconverged": "it was not kept whether the search converged"}
+        scores = [ClassScore(**{**unknown, **score}) for score in values.pop("classes")]
         parts: dict[int, dict[str, Tensor]] = {target: {} for target in values.pop("triggers")}
         for key, tensor in packed.tensors.items():
             target, _, name = key.partition(".")

@@ -16,7 +16,7 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.inversion import Inversion, TriggerInversion
+from backdoor_audit.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
 from backdoor_audit.metrics import attack_success_rate
 
 BLIND_SPOTS = (
@@ -27,6 +27,9 @@ BLIND_SPOTS = (
     "patches larger than about a sixth of the image",
     MANY_CLASSES,
 )
+MOST_UNCONVERGED = 0.5
+"""So large a share of classes that still shrink leaves no median."""
+
 _DRAWS = 20_000
 _SCREENING_CORRELATION = 0.7  # of sizes at the screening's end and the search's: ranks 0.6 to 0.8 on three GTSRB models
 
@@ -48,6 +51,11 @@ class NeuralCleanse:
     * Classes that stopped have the size, ratio and index that they had among all classes when the screening ended.
 
     What was searched in full is the coverage of the detection.
+
+    A class has converged when its smallest trigger shrank by at most `MOST_SHRINKAGE` over the last steps; until then it does
+    not pass, for a trigger that still shrinks may yet be a small one. While `MOST_UNCONVERGED` or more of the classes that were
+    searched in full still shrink, no class passes: there is no median to compare it with, and in a race nothing stands for the
+    classes that stopped. What is an outlier already is one all the same.
     """
 
     steps: int = 240
@@ -98,10 +106,23 @@ class NeuralCleanse:
             triggers=[inversion.trigger for inversion in inversions],
             inconclusive=reason,
             p_value=min(full.result.p_value) if full else None,
+            criterion=f"the smallest trigger shrank by at most {MOST_SHRINKAGE:.0%} over the last {search.stop_patience} steps",
+            unconverged=self._unconverged(inversions, search.stop_patience),
             median_size=full.result.median_size if full else None,
             cut_size=full.result.cut_size if full else None,
             coverage=coverage,
             blind_spots=BLIND_SPOTS,
+        )
+
+    def _unconverged(self, inversions: Sequence[Inversion], window: int) -> str:
+        """Why no class passes, in words; empty if enough of the classes that were searched in full have converged."""
+        reached = [inversion for inversion in inversions if inversion.complete and inversion.reached]
+        moving = sum(not inversion.converged for inversion in reached)
+        if not reached or moving < MOST_UNCONVERGED * len(reached):
+            return ""
+        return (
+            f"in {moving} of {len(reached)} classes the trigger was still shrinking after {self.steps} steps: by more than "
+            f"{MOST_SHRINKAGE:.0%} over the last {window}, or pressed for fewer; raise --audit-steps"
         )
 
     def _coverage(self, inversions: Sequence[Inversion]) -> str:
@@ -233,4 +254,18 @@ def _score(inversion: Inversion, classifier: Classifier, val: CleanSet, compared
         p_value=here.p_value[position or 0] if here else None,
         steps=inversion.steps,
         image_passes=inversion.image_passes,
+        shrinkage=inversion.shrinkage,
+        unconverged=_still_shrinking(inversion),
+    )
+
+
+def _still_shrinking(inversion: Inversion) -> str:
+    """Why a class does not pass yet, in words; empty if it has converged, or if it stopped by design and others stand for it."""
+    if inversion.converged or not inversion.complete:
+        return ""
+    if inversion.shrinkage == 1:
+        return f"nothing had pressed on the size of its trigger for long enough in {inversion.steps} steps; raise --audit-steps"
+    return (
+        f"its trigger was still shrinking, by {inversion.shrinkage:.0%} at the end of {inversion.steps} steps; "
+        "raise --audit-steps"
     )

@@ -44,20 +44,23 @@ _NOT_SEEN = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Natural:
-    """What reference twins show: ``margins`` and ``success`` (twins, goals) of the same probe on each of them."""
+    """What reference twins show: ``margins``, ``success`` and ``rising`` (twins, goals) of the same probe on each of them."""
 
     margins: Tensor
     success: Tensor
+    rising: Tensor
     image_passes: int
 
     def pack(self) -> Packed:
         """For the store."""
-        return Packed({"margins": self.margins, "success": self.success}, {"image_passes": self.image_passes})
+        tensors = {"margins": self.margins, "success": self.success, "rising": self.rising}
+        return Packed(tensors, {"image_passes": self.image_passes})
 
     @classmethod
     def unpack(cls, packed: Packed) -> Natural:
         """From the store."""
-        return cls(packed.tensors["margins"], packed.tensors["success"], packed.values["image_passes"])
+        unknown = torch.full_like(packed.tensors["margins"], torch.inf)  # it was not kept
+        return cls(**{"rising": unknown, **packed.tensors}, image_passes=packed.values["image_passes"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,10 @@ class UniversalPerturbation:
     Assumes that one change works for most images of a class and that a minority of classes is infected. Needs gradients,
     twins, and a few hundred clean images. Cost: `Steering` about ``steps * batch_size`` image passes per class, `PatchScan`
     about 5,000, 3,000 where windows shrink; the twins cost as much each, once per data set.
+
+    A search on the model or on a twin has converged when the median class has stopped rising, by the ``criterion`` of the probe:
+    margins are compared at equal effort, and what all classes lack cancels. A class for which the model gives no gradient has
+    not been searched. What has not converged does not pass.
     """
 
     probe: Steering | PatchScan
@@ -135,6 +142,7 @@ class UniversalPerturbation:
         return Natural(
             torch.stack([steered.margins for steered in found]),
             torch.stack([steered.success for steered in found]),
+            torch.stack([steered.rising for steered in found]),
             sum(steered.image_passes for steered in found),
         )
 
@@ -183,10 +191,22 @@ class UniversalPerturbation:
             scores=scores,
             triggers=triggers,
             inconclusive=reason,
+            criterion=self.probe.criterion,
+            unconverged=self._unconverged(steered, natural, classes),
             p_value=min(p_values, default=None),
             means=_SEEN[self._kind],
             blind_spots=self.blind_spots,
         )
+
+    def _unconverged(self, steered: Steered, natural: Natural | None, classes: int) -> str:
+        """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end."""
+        searched = [("this model", steered.rising)]
+        searched += [("a reference twin", rising) for rising in natural.rising] if natural is not None else []
+        for whose, rising in searched:
+            median = anomaly.median(rising[:classes].tolist())
+            if not median <= self.probe.most_rising:
+                return f"on {whose} the search was still rising when its steps ended: {median:.2g} where {self.probe.criterion}"
+        return ""
 
     def _without_answer(self, reason: str) -> Detection:
         return Detection(
@@ -210,11 +230,12 @@ class UniversalPerturbation:
         deviation: float,
     ) -> ClassScore:
         known = natural is not None and math.isfinite(deviation)
+        landing = int(steered.landing[row])
         null = self.null or anomaly.shipped_null()
         return ClassScore(
             target_class=target_class,
             success_val=float(steered.success[row]),
-            landing=int(steered.landing[row]),
+            landing=landing if landing >= 0 else None,
             margin=float(steered.margins[row]),
             natural_margin=float(natural.margins[:, row].mean()) if natural else None,
             natural_success=float(natural.success[:, row].mean()) if natural else None,
@@ -223,6 +244,8 @@ class UniversalPerturbation:
             index=null.index(self.name, deviation, len(steered.margins)) if known else None,
             p_value=null.p_value(self.name, deviation, len(steered.margins)) if known else None,
             image_passes=steered.image_passes // len(steered.margins),
+            rising=None if steered.blind[row] else float(steered.rising[row]),
+            unconverged="the model gave no gradient that a search could follow" if steered.blind[row] else "",
         )
 
 

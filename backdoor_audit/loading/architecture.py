@@ -11,18 +11,22 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.loading.foreign import contained
 from backdoor_audit.networks import NETWORKS
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What DataParallel, training frameworks and ``torch.compile`` put before every name."""
+
+_MOST_PREFIXES = 8  # before one name
 
 _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
 
@@ -60,25 +64,26 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tup
 
     Raises `ModelFormatError` if names or shapes differ; ``num_batches_tracked`` may be absent or left over.
     """
-    tensors, stripped = strip_prefixes(state, module.state_dict())
+    tensors, stripped = strip_prefixes(state, _own_tensors(module, name))
     refuse_misfit(module, tensors, name)
-    own = module.state_dict().keys()
-    try:
+    with contained(f"does not load into {name}", "check --arch"):  # a stranger's module may load in its own way
+        own = module.state_dict().keys()
         module.load_state_dict({key: value for key, value in tensors.items() if key in own}, strict=False)
-    except Exception as error:  # a stranger's module may load in its own way
-        raise ModelFormatError(f"does not load into {name} ({_brief(error)}); check --arch") from None
     return (f"stripped prefix {stripped}",) if stripped else ()
 
 
 def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
     """The tensors under the names that agree best with ``names``, and the prefix that had to go for it.
 
-    A prefix goes only if all tensors carry it; several may follow each other.
+    A prefix goes only if all tensors carry it; several may follow each other, up to eight.
     """
     wanted = set(names)
     best, gone = dict(state), ""
     current, taken = best, ""
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in current)), ""):
+    for _ in range(_MOST_PREFIXES):
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in current)), "")
+        if not prefix:
+            break
         current, taken = {key[len(prefix) :]: value for key, value in current.items()}, taken + prefix
         if len(wanted & current.keys()) > len(wanted & best.keys()):
             best, gone = current, taken
@@ -87,7 +92,7 @@ def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[d
 
 def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Raise `ModelFormatError`, with counts and the first three of each, if names, shapes or kinds of number differ."""
-    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    own = _own_tensors(module, name)
     missing = [key for key in own if key not in state and not _COUNTER.fullmatch(key)]
     extra = [key for key in state if key not in own and not _COUNTER.fullmatch(key)]
     shapes, kinds = [], []
@@ -111,6 +116,11 @@ def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
         raise ModelFormatError(f"does not fit {name}: {', '.join(parts)}; check --arch")
 
 
+def _own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
+    with contained(f"{name} does not give its tensors", "check --arch"):
+        return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
 def _header_name(header: str) -> str:
     if not header:
         raise ModelFormatError(f"no architecture in the header; pass --arch=NAME ({_known()})")
@@ -123,7 +133,7 @@ def _header_name(header: str) -> str:
 
 def _network(name: str, state: Mapping[str, Tensor], num_classes: int | None) -> nn.Module:
     make = NETWORKS[name]
-    with torch.device("meta"):
+    with _WithoutMemory():
         reference = make().state_dict()
     state, _ = strip_prefixes(state, reference)
     first = state.get(next(key for key, tensor in reference.items() if tensor.ndim == 4))
@@ -146,7 +156,7 @@ def _torchvision(name: str, state: Mapping[str, Tensor], num_classes: int | None
         raise ModelFormatError(f"unknown torchvision model {name[:60]!r}{_close(name, known, 'torchvision:')}")
     options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}  # half a minute each
     make = functools.partial(models.get_model, name, weights=None, **options)
-    with torch.device("meta"):
+    with contained(f"torchvision:{name} cannot be built"), _WithoutMemory():
         reference = make().state_dict()
     state, _ = strip_prefixes(state, reference)
     classes = num_classes or _classes(state, reference, default=1000)
@@ -154,21 +164,22 @@ def _torchvision(name: str, state: Mapping[str, Tensor], num_classes: int | None
 
 
 def _timm(name: str, state: Mapping[str, Tensor], num_classes: int | None) -> nn.Module:
-    try:
-        timm: ModuleType = importlib.import_module("timm")
-    except ImportError:
-        raise ModelFormatError(f"--arch=timm:{name} needs timm; pip install 'backdoor-audit[timm]'") from None
-    if not timm.is_model(name):  # also keeps out hf-hub: and local-dir: names, which fetch or read other files
-        raise ModelFormatError(f"unknown timm model {name[:60]!r}{_close(name, timm.list_models(), 'timm:')}")
-    reference: nn.Module = timm.create_model(name, pretrained=False)
-    if num_classes is None:
-        default = int(getattr(reference, "num_classes", 1000))
-        own = reference.state_dict()
-        num_classes = _classes(strip_prefixes(state, own)[0], own, default=default)
-        if num_classes == default:
-            return reference
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    return module
+    with contained(f"--arch=timm:{name} cannot be built"):
+        try:
+            timm: ModuleType = importlib.import_module("timm")
+        except ImportError:
+            raise ModelFormatError(f"--arch=timm:{name} needs timm; pip install 'backdoor-audit[timm]'") from None
+        if not timm.is_model(name):  # also keeps out hf-hub: and local-dir: names, which fetch or read other files
+            raise ModelFormatError(f"unknown timm model {name[:60]!r}{_close(name, timm.list_models(), 'timm:')}")
+        reference: nn.Module = timm.create_model(name, pretrained=False)
+        if num_classes is None:
+            default = int(getattr(reference, "num_classes", 1000))
+            own = reference.state_dict()
+            num_classes = _classes(strip_prefixes(state, own)[0], own, default=default)
+            if num_classes == default:
+                return reference
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+        return module
 
 
 def _classes(state: Mapping[str, Tensor], reference: Mapping[str, Tensor], *, default: int) -> int:
@@ -182,25 +193,39 @@ def _classes(state: Mapping[str, Tensor], reference: Mapping[str, Tensor], *, de
 
 
 def _built_to_fit(make: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> nn.Module:
-    with torch.device("meta"):  # sizes come from a stranger's file: compare before any memory is taken
-        refuse_misfit(make(), state, name)
-    return make()
+    with contained(f"{name} cannot be built with the sizes of these tensors", "check --arch"):
+        with _WithoutMemory():  # sizes come from a stranger's file: compare before any memory is taken
+            fitting = make()
+        refuse_misfit(fitting, state, name)
+        return make()
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Tensors that are made to be filled later take no memory; what a network computes its widths from keeps its numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in _UNFILLED and given.get("device") is None:
+            given = {**given, "device": "meta"}
+        return func(*args, **given)
+
+
+_UNFILLED = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 
 
 def _factory(name: str, num_classes: int | None) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)
+    accepted = f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module"
     try:
-        importlib.invalidate_caches()
-        factory: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module_name))
-        takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
-        module = factory(num_classes=num_classes) if takes_classes else factory()
-    except Exception as error:  # the user's own code may raise anything
-        raise ModelFormatError(
-            f"--arch={name} failed ({_brief(error)}); accepted: package.module:factory, importable from {here}, "
-            "that returns a torch.nn.Module"
-        ) from None
+        with contained(f"--arch={name} failed", accepted):  # the user's own code may raise anything
+            importlib.invalidate_caches()
+            factory: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+            takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
+            module = factory(num_classes=num_classes) if takes_classes else factory()
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(here)
@@ -216,8 +241,3 @@ def _known() -> str:
 def _close(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name[:60].lower(), list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(prefix + candidate for candidate in close)}?" if close else ""
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

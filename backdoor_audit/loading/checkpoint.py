@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
-import re
+import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.loading.archive import Archive, fill
+from backdoor_audit.loading.foreign import contained
+from backdoor_audit.loading.pickled import Storage, StoredTensor, Unpickler, kind_of
+from backdoor_audit.loading.refusals import Deadline, damaged, odd_tensor, refuse_above, torchscript
 
 WRAPPERS = (
     "state_dict",
@@ -28,63 +34,160 @@ WRAPPERS = (
 )
 """Keys under which training scripts put the classifier, in the order in which they are looked for."""
 
+Fetch = Callable[[Storage, memoryview], None]
+"""Puts the bytes of a storage into a place of exactly its size."""
+
 _DEEPEST = 8  # a pickled dict may contain itself
-_RESAVE = (
-    "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), or pass "
-    "--audit-allow-pickle, which executes the file's code"
-)
+_PICKLE_PER_BYTE = 16  # bytes of memory: 537 MB of pickle at the stated bound
+_MAGIC = 0x1950A86A20F9469CFC6C  # begins the files of torch before 1.6
+_PROTOCOL = 1001
 
 
-def read(path: Path, *, allow_pickle: bool = False) -> tuple[dict[str, Tensor] | nn.Module, tuple[str, ...]]:
-    """Tensors by name of a ``torch.save`` file, and notes on what was unwrapped; nothing in the file is executed.
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a file holds, by name and without its numbers; ``notes`` tell what was unwrapped."""
 
-    With ``allow_pickle`` the file is unpickled in full: **that runs whatever code its author put in**. Only then can a
-    whole pickled module be read, and it is returned as it is.
+    stored: Mapping[str, StoredTensor]
+    notes: tuple[str, ...]
+    _fetch: Fetch
 
-    Raises `ModelFormatError`, without the file's name, for a file that needs code to load, is damaged, or holds no
-    tensors by name.
+    def described(self) -> dict[str, Tensor]:
+        """The tensors without data: what a network can be compared with before memory is taken.
+
+        Raises `ModelFormatError`, without the file's name, for tensors that are of no use.
+        """
+        for name, tensor in self.stored.items():
+            if tensor.oddity:
+                raise odd_tensor(name, tensor.oddity)
+        return {
+            name: torch.empty(tensor.size, dtype=tensor.dtype, device="meta") for name, tensor in self.stored.items()
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves; those that share a storage in the file share it here. Nothing else in the file is read.
+
+        Raises `ModelFormatError`, without the file's name, if the file is damaged or they take more than the bounds.
+        """
+        storages = {tensor.storage.key: tensor.storage for tensor in self.stored.values() if tensor.storage}
+        needed = sum(storage.nbytes for storage in storages.values())
+        needed += 2 * 4 * sum(tensor.numel for tensor in self.stored.values())
+        refuse_above(needed, "its tensors as 32-bit floats")
+        raw = {key: torch.empty(storage.nbytes, dtype=torch.uint8) for key, storage in storages.items()}
+        for key, storage in storages.items():
+            if storage.nbytes:
+                self._fetch(storage, raw[key].numpy().data)
+        return {name: _viewed(tensor, raw) for name, tensor in self.stored.items()}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Saved]:
+    """The tensors by name of a ``torch.save`` file, which stays open in the block; nothing in it is executed.
+
+    Raises `ModelFormatError`, without the file's name, for a file that needs code to load, is damaged, holds no tensors by
+    name, or takes more memory or time than the bounds.
     """
-    with warnings.catch_warnings():
+    size, deadline = path.stat().st_size, Deadline()
+    with path.open("rb") as file:
+        is_archive = file.read(2) == b"PK"
+        file.seek(0)
+        content, fetch = (_archived if is_archive else _legacy)(file, size, deadline)
+        stored, notes = _unwrapped(content)
+        yield Saved(stored, notes, fetch)
+
+
+def executed(path: Path) -> tuple[dict[str, Tensor] | nn.Module, tuple[str, ...]]:
+    """Tensors by name, or a whole module, of a file that is unpickled in full, and notes on what was unwrapped.
+
+    **That runs whatever code its author put in.** Raises `ModelFormatError` as `opened` does.
+    """
+    content, notes = _unwrapped(_unpickled(path))
+    if isinstance(content, nn.Module):
+        return content, notes
+    return {key: value.detach() for key, value in content.items()}, notes
+
+
+def _unpickled(path: Path) -> object:
+    with contained("unpickling failed", "its classes must be importable here"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on old protocols and storages are not for the user of a gate
-        try:
-            with path.open("rb") as file:  # a path would be judged by its ending
-                content = torch.load(file, map_location="cpu", weights_only=not allow_pickle)
-        except Exception as error:  # damaged pickles raise anything, KeyError and MemoryError included
-            raise ModelFormatError(_reason(error, allow_pickle)) from None
-    return _unwrapped(content)
+        with path.open("rb") as file:  # a path would be judged by its ending
+            return torch.load(file, map_location="cpu", weights_only=False)
 
 
-def _reason(error: Exception, allow_pickle: bool) -> str:
-    text = str(error)
-    if allow_pickle:
-        return f"unpickling failed ({type(error).__name__}: {_first_line(text)}); its classes must be importable here"
-    if refused := re.search(r"GLOBAL (\S+)", text):
-        return f"holds more than tensors: loading it would run {refused[1][:80]}; {_RESAVE}"
-    if "TorchScript" in text:
-        return f"a TorchScript archive, which is a program; {_RESAVE.partition(', or')[0]}"
-    if isinstance(error, pickle.UnpicklingError):
-        return f"a pickle that cannot be read as tensors alone; {_RESAVE}"
-    found = f"{type(error).__name__}: {_first_line(text)}" if text else type(error).__name__
-    return f"damaged or incomplete ({found}); copy it again from its source"
+def _archived(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fetch]:
+    """The zip format of torch 1.6 and later: the pickle and each storage are members."""
+    archive = Archive.open(file, size)
+    if archive.find("constants.pkl"):
+        raise torchscript()
+    pickled, order = archive.find("data.pkl"), archive.find("byteorder")
+    if pickled is None:
+        raise damaged("a zip archive without data.pkl")
+    refuse_above(pickled.size * _PICKLE_PER_BYTE, f"a pickle of {pickled.size / 1e6:.0f} MB")
+    endian = archive.content(order, deadline) if order and order.size < 10 else b"little" if order is None else b""
+    if endian not in {b"little", b"big"}:
+        raise damaged("a byte order that there is not")
+    unpickler = Unpickler(io.BytesIO(archive.content(pickled, deadline)), pickled.size, deadline)
+
+    def fetch(storage: Storage, target: memoryview) -> None:
+        member = archive.find(f"data/{storage.key}")
+        if member is None or member.size != storage.nbytes:
+            raise damaged(f"the numbers {storage.key[:40]} are absent or of another size")
+        archive.fill(member, target, deadline)
+        if endian == b"big":
+            reversed_ = torch.frombuffer(target, dtype=torch.uint8).view(-1, storage.dtype.itemsize)
+            reversed_.copy_(reversed_.flip(1))
+
+    return unpickler.load(), fetch
 
 
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0][:120]
+def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fetch]:
+    """The format before: five pickles, then the storages, each after the number of its elements."""
+    unpickler = Unpickler(file, size, deadline)
+    if unpickler.load() != _MAGIC or unpickler.load() != _PROTOCOL:
+        raise damaged("a pickle, but not one that torch.save has written")
+    unpickler.load()  # the machine it was written on
+    content, keys = unpickler.load(), unpickler.load()
+    if not isinstance(keys, list) or any(not isinstance(key, str) for key in keys):
+        raise damaged("no list of its storages")
+    if len(set(keys)) < len(keys) or set(keys) != unpickler.storages.keys():
+        raise damaged("its list of storages is not that of its tensors")
+    places = {}
+    for key in keys:
+        deadline.check()
+        storage = unpickler.storages[key]
+        counted = int.from_bytes(file.read(8), "little")
+        places[key] = file.tell()
+        if counted != storage.numel or places[key] + storage.nbytes > size:
+            raise damaged(f"the numbers {key[:40]} are cut off or of another size")
+        file.seek(storage.nbytes, 1)
+
+    def fetch(storage: Storage, target: memoryview) -> None:
+        file.seek(places[storage.key])
+        fill(file, target, deadline)
+
+    return content, fetch
 
 
-def _unwrapped(content: object) -> tuple[dict[str, Tensor] | nn.Module, tuple[str, ...]]:
+def _viewed(tensor: StoredTensor, raw: Mapping[str, Tensor]) -> Tensor:
+    assert tensor.storage is not None  # those without are odd
+    if not tensor.numel:
+        return torch.empty(tensor.size, dtype=tensor.dtype)
+    whole = raw[tensor.storage.key]
+    whole = whole[: len(whole) // tensor.dtype.itemsize * tensor.dtype.itemsize].view(tensor.dtype)
+    return whole.as_strided(tensor.size, tensor.stride, tensor.offset)
+
+
+def _unwrapped(content: object) -> tuple[Any, tuple[str, ...]]:
+    """The dict of tensors inside of other dicts, or a whole module, and notes on the way to it."""
     notes: list[str] = []
     for _ in range(_DEEPEST):
         if isinstance(content, torch.jit.ScriptModule):
-            raise ModelFormatError(f"a TorchScript archive, which is a program; {_RESAVE.partition(', or')[0]}")
+            raise torchscript()
         if isinstance(content, nn.Module):
             return content, (*notes, f"whole pickled module {type(content).__name__}")
         if not isinstance(content, Mapping):
-            raise ModelFormatError(
-                f"holds a {type(content).__name__}; accepted: a state_dict, or a dict with one in it"
-            )
-        if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-            return {key: value.detach() for key, value in content.items()}, tuple(notes)
+            raise ModelFormatError(f"holds a {kind_of(content)}; accepted: a state_dict, or a dict with one in it")
+        if content and all(_named(key, value) for key, value in content.items()):
+            return content, tuple(notes)
         key = next((key for key in WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module))), None)
         if key is None:
             raise ModelFormatError(f"{_found(content)}; accepted: a state_dict, or one under {', '.join(WRAPPERS)}")
@@ -94,12 +197,13 @@ def _unwrapped(content: object) -> tuple[dict[str, Tensor] | nn.Module, tuple[st
 
 
 def _found(content: Mapping[object, object]) -> str:
-    others = [f"{str(key)[:40]} ({type(value).__name__})" for key, value in content.items() if not _named(key, value)]
+    others = [(key, value) for key, value in content.items() if not _named(key, value)]
     if not others:
         return "holds an empty dict"
+    shown = ", ".join(f"{str(key)[:40]} ({kind_of(value)})" for key, value in others[:5])
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    return f"no tensors by name: found {', '.join(others[:5])}{more}"
+    return f"no tensors by name: found {shown}{more}"
 
 
 def _named(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+    return isinstance(key, str) and isinstance(value, (Tensor, StoredTensor))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 
 from backdoor_audit.classifier import Classifier, refuse_bad_weights
 from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.loading import checkpoint, safetensors_file
-from backdoor_audit.loading.architecture import build_architecture, load_state
+from backdoor_audit.loading.architecture import build_architecture, load_state, refuse_misfit, strip_prefixes
+from backdoor_audit.loading.foreign import contained
+from backdoor_audit.loading.refusals import odd_tensor, refuse_above
+from backdoor_audit.printable import printable
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -98,36 +103,26 @@ def load_model(
     ``allow_pickle`` gives that up: **the file's own code is then executed**, and a whole pickled module is accepted.
     Mean and std win over the named preset of `NORMALIZATIONS`, which wins over the file's header.
 
-    Raises `ModelFormatError`, one line that begins with the path, if the file cannot be read, does not fit the
-    architecture, or holds weights that are not finite; `OptionError` if the options on normalisation contradict each
-    other.
+    Raises `ModelFormatError`, one line that begins with the path, if the file cannot be read, takes more memory or time
+    than `bounds.current` allows, does not fit the architecture, or holds weights that are not finite; `OptionError` if the
+    options on normalisation contradict each other.
     """
     path = Path(path)
     chosen = normalization_of(mean, std, normalization)
     try:
-        content, header, notes = _read(path, allow_pickle)
-        if isinstance(content, nn.Module):
-            module, architecture = content, type(content).__name__
-            _refuse_odd_tensors(module.state_dict())
-            notes += (f"--arch={arch} not needed",) if arch else ()
-        else:
-            state = _as_float32(content)
-            said = header.get("architecture", "")
-            module, architecture = build_architecture(arch, state, header=said, num_classes=num_classes)
-            notes += load_state(module, state, architecture)
-            if arch and said and said != arch:
-                notes += (f"--arch={arch} instead of {_printable(said[:60])} in the header",)
-        refuse_bad_weights(module)
-        image_shape = _header_shape(header)
-        final_mean, final_std = chosen or _header_normalization(header)
-        if not final_mean:
-            notes += ("normalisation: none given, the network sees pixels in [0, 1]",)
-        fingerprint = _fingerprint(path)
-    except (ModelFormatError, OSError) as error:
-        raise ModelFormatError(f"{path}: {_printable(str(error))}") from None
-    return LoadedModel(
-        module.float().eval(), architecture, image_shape, final_mean, final_std, fingerprint, tuple(notes)
-    )
+        with contained("cannot be read"):
+            network = _read(path, arch, num_classes, allow_pickle)
+            refuse_bad_weights(network.module)
+            module = network.module.float().eval()
+            image_shape = _header_shape(network.header)
+            final_mean, final_std = chosen or _header_normalization(network.header)
+            fingerprint = _fingerprint(path)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{path}: {error}") from None
+    notes = network.notes
+    if not final_mean:
+        notes += ("normalisation: none given, the network sees pixels in [0, 1]",)
+    return LoadedModel(module, network.architecture, image_shape, final_mean, final_std, fingerprint, notes)
 
 
 def load_classifier(
@@ -159,31 +154,71 @@ def load_classifier(
     try:
         return loaded.classifier(image_shape, device)
     except ModelFormatError as error:
-        raise ModelFormatError(f"{path}: {_printable(str(error))}") from None
+        raise ModelFormatError(f"{path}: {error}") from None
 
 
-def _read(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor] | nn.Module, dict[str, str], tuple[str, ...]]:
-    if not path.exists():
-        raise ModelFormatError("no such file; give --model the path of a safetensors or torch.save file")
-    if not path.is_file():
-        raise ModelFormatError("not a file; give --model the path of a safetensors or torch.save file")
-    size = path.stat().st_size
+@dataclass(frozen=True, slots=True, eq=False)
+class _Network:
+    """A module with the file's weights, and what the file said beside them."""
+
+    module: nn.Module
+    architecture: str
+    notes: tuple[str, ...]
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+def _read(path: Path, arch: str | None, num_classes: int | None, allow_pickle: bool) -> _Network:
+    try:
+        size = refuse_special(path)
+    except UnreadableError as error:
+        what = f"not a file that can be read ({error})" if os.path.lexists(path) else "no such file"
+        raise ModelFormatError(f"{what}; give --model the path of a safetensors or torch.save file") from None
+    refuse_above(size, "the file")
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
         raise ModelFormatError("the file is empty; copy it again from its source")
     if start.startswith((b"PK\x03\x04", b"\x80")) and not _is_safetensors(start, size):
-        content, notes = checkpoint.read(path, allow_pickle=allow_pickle)
-        return content, {}, notes
+        return (_executed if allow_pickle else _checkpoint)(path, arch, num_classes)
     if _is_safetensors(start, size) or path.suffix == ".safetensors":
-        tensors, header = safetensors_file.read(path)
-        return tensors, header, ()
+        return _safetensors(path, arch, num_classes)
     if start.startswith(b"version https://"):
         raise ModelFormatError("a Git LFS pointer instead of the model; run git lfs pull")
     raise ModelFormatError(
         f"neither safetensors nor torch.save (begins with {start[:8]!r}); convert it to safetensors, "
         "safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
     )
+
+
+def _safetensors(path: Path, arch: str | None, num_classes: int | None) -> _Network:
+    tensors, header = safetensors_file.read(path)
+    state, said = _as_float32(tensors), header.get("architecture", "")
+    module, architecture = build_architecture(arch, state, header=said, num_classes=num_classes)
+    notes = load_state(module, state, architecture)
+    if arch and said and said != arch:
+        notes += (f"--arch={arch} instead of {printable(said[:60])} in the header",)
+    return _Network(module, architecture, notes, header)
+
+
+def _checkpoint(path: Path, arch: str | None, num_classes: int | None) -> _Network:
+    """The network is built and compared with the file before any number is read."""
+    with checkpoint.opened(path) as saved:
+        described = saved.described()
+        module, architecture = build_architecture(arch, described, num_classes=num_classes)
+        refuse_misfit(module, strip_prefixes(described, module.state_dict())[0], architecture)
+        notes = load_state(module, _as_float32(saved.tensors()), architecture)
+        return _Network(module, architecture, saved.notes + notes)
+
+
+def _executed(path: Path, arch: str | None, num_classes: int | None) -> _Network:
+    content, notes = checkpoint.executed(path)
+    if isinstance(content, nn.Module):
+        _refuse_odd_tensors(content.state_dict())
+        notes += (f"--arch={arch} not needed",) if arch else ()
+        return _Network(content, type(content).__name__, notes)
+    state = _as_float32(content)
+    module, architecture = build_architecture(arch, state, num_classes=num_classes)
+    return _Network(module, architecture, notes + load_state(module, state, architecture))
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -205,7 +240,7 @@ def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_odd_tensors(state: Mapping[str, object]) -> None:
     for name, tensor in state.items():
         if isinstance(tensor, Tensor) and (what := _oddity(tensor)):
-            raise ModelFormatError(f"{name[:80]} is {what}; save the model with ordinary float32 or float16 tensors")
+            raise odd_tensor(name, what)
 
 
 def _oddity(tensor: Tensor) -> str:
@@ -285,8 +320,3 @@ def _fingerprint(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _printable(text: str) -> str:
-    """The text as one line without control characters: names and headers come from a stranger's file."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.splitlines()))

@@ -6,6 +6,7 @@ do not pay for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import OPTIONS, Option, build_options, check_paths, read_table
+from backdoor_audit.options import OPTIONS, AuditOptions, Option, build_options, check_paths, read_table
 from backdoor_audit.plugin.fixtures import (
     audit_difference,
     audit_index,
@@ -35,7 +36,13 @@ from backdoor_audit.plugin.fixtures import (
     sightings,
     tried_repair,
 )
-from backdoor_audit.plugin.session import AUDIT, SESSION, AuditSession
+from backdoor_audit.plugin.outcomes import AUDIT
+from backdoor_audit.plugin.session import SESSION, AuditSession
+from backdoor_audit.plugin.supervision import Ending, may_split, split
+from backdoor_audit.structure import brief
+
+_NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+"""Options under which pytest tells something and runs nothing."""
 
 __all__ = [
     "audit_difference",
@@ -60,8 +67,9 @@ __all__ = [
 ]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare every option under its prefixed name; those cannot clash with a project's own."""
+    pluginmanager.register(Ending(), "backdoor_audit.ending")
     group = parser.getgroup("backdoor_audit", "backdoor audit of an image classifier")
     group.addoption(
         "--audit",
@@ -109,24 +117,32 @@ def _dest(key: str) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Let a second process run what audits, and give the exit code from this one."""
+    if config.option.collectonly or hasattr(config, "workerinput") or not may_split():
+        return None
+    try:
+        options = _asked_for(config)
+        if options is not None:
+            check_paths(options)
+    except OptionError:
+        return None  # told by pytest_configure
+    return split(config, options) if options is not None else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an audit session if one is asked for; wrong options end the run here, with one line and exit code 4."""
-    if config.option.help or config.option.version:
-        return
-    given = {option.key: getattr(config.option, _dest(option.key), None) for option in OPTIONS}
-    command_line = {key: value for key, value in given.items() if value is not None}
-    requested = "model" in command_line or config.option.audit_requested
     try:
-        table = read_table(config.rootpath) if requested or _mentions_audit(config.rootpath) else {}
-        if not requested and "model" not in table:
+        options = _asked_for(config)
+        if options is None:
             return
-        options = build_options(command_line, _limit_pairs(config.option.audit_limit), table, config.rootpath)
         check_paths(options)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
     selected, paths = _split_arguments(config)
     explicit = config.args_source is pytest.Config.ArgsSource.ARGS
-    if requested and (not explicit or selected):
+    if _requested(config) and (not explicit or selected):
         config.args[:] = paths  # a gate run is about the model, not about the project's own tests
     wanted = not explicit or bool(selected)
     session = AuditSession(config, options, selected if explicit else [], wanted)
@@ -138,10 +154,36 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.self_contained_html = True
 
 
+def _asked_for(config: pytest.Config) -> AuditOptions | None:
+    """The options of the audit that this run is, None if it is none. Raises `OptionError`."""
+    if any(getattr(config.option, name, False) for name in _NO_RUN):
+        return None
+    given = _given(config)
+    requested = _requested(config)
+    table = read_table(config.rootpath) if requested or _mentions_audit(config.rootpath) else {}
+    if not requested and "model" not in table:
+        return None
+    return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
+
+
+def _given(config: pytest.Config) -> dict[str, str]:
+    """What the command line says."""
+    values = {option.key: getattr(config.option, _dest(option.key), None) for option in OPTIONS}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _requested(config: pytest.Config) -> bool:
+    """Whether the command line asks for an audit; a model in pyproject.toml may do so as well."""
+    return "model" in _given(config) or bool(config.option.audit_requested)
+
+
 def _mentions_audit(folder: Path) -> bool:
     """Whether pyproject.toml could name a model; a broken file of a project that does not use us is not our business."""
     file = folder / "pyproject.toml"
-    return file.is_file() and "[tool.backdoor_audit" in file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return os.path.isfile(file) and "[tool.backdoor_audit" in file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _limit_pairs(texts: list[str]) -> dict[str, str]:
@@ -149,7 +191,7 @@ def _limit_pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise OptionError(f"--audit-limit: {text!r} cannot be read; accepted: NAME=VALUE")
+            raise OptionError(f"--audit-limit: {brief(text)} cannot be read; accepted: NAME=VALUE")
         pairs[name.strip()] = value
     return pairs
 
@@ -159,7 +201,7 @@ def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
     selected = [
         argument
         for argument in config.args
-        if argument.startswith(f"{AUDIT}::") or (argument == AUDIT and not Path(argument).exists())
+        if argument.startswith(f"{AUDIT}::") or (argument == AUDIT and not os.path.exists(argument))
     ]
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         return selected, []

@@ -12,7 +12,8 @@ import pytest
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.plugin.session import EXTRAS, FINDING, SESSION, AuditSession
+from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, FINDINGS, UsageExit, skip
+from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.report.junit import case_properties
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def audit_index(audit_options: AuditOptions) -> str:
 def audited_model(audit_options: AuditOptions) -> nn.Module | None:
     """The module to audit. Override it in the root conftest to hand over any `torch.nn.Module`; None: the file of --model."""
     if not audit_options.model:
-        pytest.exit(
+        raise UsageExit(
             "backdoor_audit: no model; pass --audit-model=PATH, or define a session fixture audited_model in the root "
-            "conftest that returns a torch.nn.Module",
-            returncode=int(pytest.ExitCode.USAGE_ERROR),
+            "conftest that returns a torch.nn.Module"
         )
     return None
 
@@ -88,7 +88,10 @@ def class_name(audit_run: Audit) -> Callable[[int | None], str]:
 @pytest.fixture(scope="session")
 def preconditions(audit_run: Audit) -> Mapping[str, Finding]:
     """The finding of every precondition, by name."""
-    return audit_run.preconditions
+    try:
+        return audit_run.preconditions
+    except AuditError as error:
+        pytest.fail(f"inconclusive: {error}", pytrace=False)
 
 
 @pytest.fixture
@@ -124,10 +127,13 @@ def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> 
     from backdoor_audit.run import not_applicable
 
     if not reason:
-        with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
-            reason = not_applicable(audit_run.repair(request.param))
+        try:
+            with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+                reason = not_applicable(audit_run.repair(request.param))
+        except AuditError as error:
+            pytest.fail(f"inconclusive: {error}", pytrace=False)
     if reason:
-        pytest.skip(reason)
+        skip(request.node, reason)
     return audit_run.repair(request.param)
 
 
@@ -140,9 +146,12 @@ def nothing_flagged(audit_run: Audit) -> bool:
 @pytest.fixture
 def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
     """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
-    finding = audit_run.filtering(request.param)
+    try:
+        finding = audit_run.filtering(request.param)
+    except AuditError as error:
+        pytest.fail(f"inconclusive: {error}", pytrace=False)
     if isinstance(finding, str):
-        pytest.skip(finding)
+        skip(request.node, finding)
     return finding
 
 
@@ -168,7 +177,7 @@ def regression(request: pytest.FixtureRequest, audit_difference: Difference) -> 
 
     finding = regressions(audit_difference)[request.param]
     if isinstance(finding, str):
-        pytest.skip(finding)
+        skip(request.node, finding)
     return finding
 
 
@@ -181,7 +190,8 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         item = request.node
         finding = replace(finding, audit=item.nodeid)
         finding, extras = _evidence(session, audit_run, finding)
-        item.stash[FINDING], item.stash[EXTRAS] = finding, extras
+        item.stash[FINDINGS] = [*item.stash.get(FINDINGS, []), finding]
+        item.stash[EXTRAS] = [*item.stash.get(EXTRAS, []), *extras]
         item.user_properties += case_properties(finding)
         if finding.verdict is Verdict.PASS:
             return
@@ -189,9 +199,8 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         reason = f"{finding.reason}; {standing.text}" if standing.text else finding.reason
         if finding.verdict is Verdict.INCONCLUSIVE:
             reason = f"inconclusive: {reason}"
-        if standing.accepted:
-            pytest.skip(reason)
-        if finding.verdict is Verdict.INCONCLUSIVE and session.options.inconclusive == "allow":
+        allowed = finding.verdict is Verdict.INCONCLUSIVE and session.options.inconclusive == "allow"
+        if standing.accepted or allowed:
             pytest.skip(reason)
         pytest.fail(reason, pytrace=False)
 
@@ -217,17 +226,33 @@ def _progress_shown(config: pytest.Config, *, fresh: bool) -> Iterator[None]:
 
 
 def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Finding, list[dict[str, Any]]]:
-    """Write the artifacts of a finding, and draw its extras for pytest-html when that is there."""
+    """Write the artifacts of a finding, and draw its extras for pytest-html when that is there.
+
+    What cannot be drawn or written is told at the end; the finding stands without it.
+    """
+    try:
+        finding = _with_artifacts(session, run, finding)
+        return finding, _extras(session, run, finding)
+    except Exception as error:  # the model's code, a full disk, a picture that cannot be drawn
+        reason = (str(error).splitlines() or [""])[0]
+        run.store.told.append(f"{finding.audit}: no picture or trigger file ({type(error).__name__}: {reason})")
+        return finding, []
+
+
+def _extras(session: AuditSession, run: Audit, finding: Finding) -> list[dict[str, Any]]:
     from backdoor_audit.report.extras import draw
 
     shown = run.show(finding)
-    if finding.statistic == "anomaly_index" and finding.verdict is Verdict.FAIL and finding.target_class is not None:
+    return draw(run, finding, shown) if session.config.pluginmanager.hasplugin("html") else []
+
+
+def _with_artifacts(session: AuditSession, run: Audit, finding: Finding) -> Finding:
+    shipped = finding.audit.startswith(f"{AUDIT}::test_anomaly_index[")
+    if shipped and finding.verdict is Verdict.FAIL and finding.target_class is not None:
         name = f"{finding.audit.rpartition('[')[2].rstrip(']')}.safetensors"
         trigger = run.detection(name.partition("-")[0]).trigger(finding.target_class)
         if trigger is not None:
             (session.report / "triggers").mkdir(parents=True, exist_ok=True)
             trigger.save(session.report / "triggers" / name)
-            finding = replace(finding, artifacts={"trigger": f"triggers/{name}"})
-    if not session.config.pluginmanager.hasplugin("html"):
-        return finding, []
-    return finding, draw(run, finding, shown)
+            return replace(finding, artifacts={"trigger": f"triggers/{name}"})
+    return finding

@@ -1,24 +1,30 @@
-"""One audit in one process: from loading the model to writing the record."""
+"""One audit in one process: from loading the model to the verdict that ends the run."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
 
-from backdoor_audit.errors import AuditError
-from backdoor_audit.evidence import Finding, Record, plain
+from backdoor_audit.errors import AuditError, ModelError
+from backdoor_audit.evidence import Finding, plain
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.report.paths import FILES
+from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, Outcomes, contained, decided, is_audit
+from backdoor_audit.plugin.recording import RUN, Recorder
+from backdoor_audit.plugin.replaced import Names, replaced, watched
+from backdoor_audit.plugin.supervision import CHANNEL, REFUSED
+from backdoor_audit.printable import printable
 from backdoor_audit.report.terminal import summary_lines
 
 if TYPE_CHECKING:
@@ -27,10 +33,11 @@ if TYPE_CHECKING:
     from backdoor_audit.baseline import Standing
     from backdoor_audit.run import Audit
 
-AUDIT = "audit"  # node ids of the shipped audits begin with it, and it selects them on the command line
 SESSION = pytest.StashKey["AuditSession"]()
-FINDING = pytest.StashKey[Finding]()
-EXTRAS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+class TerminatedError(KeyboardInterrupt):
+    """Somebody asked this process to end, as CI runners do at their time limit; pytest ends as it does after Ctrl-C."""
 
 
 class AuditSession:
@@ -39,19 +46,14 @@ class AuditSession:
     def __init__(self, config: pytest.Config, options: AuditOptions, selected: list[str], collects: bool) -> None:
         self.config, self.options, self.selected, self.collects = config, options, selected, collects
         self.workerinput: Mapping[str, Any] | None = getattr(config, "workerinput", None)
-        self.report = Path(options.report)
-        self.began = time.perf_counter()
         self.budget_began = float(self.workerinput["backdoor_audit_began"]) if self.workerinput else time.time()
         self.run: Audit | None = None
-        self.record: Record | None = None
         self.expected: list[str] = []
-        self.findings: dict[str, Finding] = {}
-        self.skipped: dict[str, str] = {}
-        self.errors: dict[str, str] = {}
-        self.sections: dict[str, Any] = {}
-        self.written: list[Path] = []
-        self.told: list[str] = []
+        self.outcomes = Outcomes()
+        self.recorder = Recorder(options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._watched: Names = {}
+        self._before_sigterm: Any = None
 
     @property
     def is_controller(self) -> bool:
@@ -100,17 +102,26 @@ class AuditSession:
                 self.run.check()
         return self.run
 
+    @property
+    def report(self) -> Path:
+        """The folder for evidence."""
+        return self.recorder.folder
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
+        self._watched = watched()
         if not self.is_controller:
             return
+        self._end_on_sigterm()
         try:
-            run = self.start()
-            self.expected = run.item_names()
+            with self._ended_by_the_model():
+                run = self.start()
+                self.expected = run.item_names()
             if not self.config.option.collectonly:
-                self.report.mkdir(parents=True, exist_ok=True)
-                self._drop_old_evidence()
+                self.recorder.open()
+                if self.collects:
+                    self.recorder.unfinished(run, self.outcomes, self.expected, at_once=True)
         except AuditError as error:
             with suppress(OSError):
                 self.report.rmdir()  # pytest-html may have made it; only an empty folder goes
@@ -120,13 +131,51 @@ class AuditSession:
                 f"backdoor_audit: --audit-report: {self.report} cannot be written ({error})"
             ) from None
 
-    def _drop_old_evidence(self) -> None:
-        """Remove what an earlier run left in the folder: a run that is killed must not leave another model's verdict."""
-        for file in (
-            *self.report.glob("triggers/*.safetensors"),
-            *map(self.report.joinpath, (*FILES, "report.html")),
+    @contextmanager
+    def _ended_by_the_model(self) -> Iterator[None]:
+        """A block in which the model is loaded and asked for the first time; if its code ends it, the record says so."""
+        try:
+            yield
+        except (KeyboardInterrupt, ModelError) as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self._end_before_the_first_item(str(error))
+        except Exception:
+            raise
+        except BaseException as error:  # SystemExit, or what pytest raises to skip and to exit
+            told = printable(str(error))
+            self._end_before_the_first_item(
+                f"{type(error).__name__} came out of the model while it was loaded ({told})"
+            )
+
+    def _end_before_the_first_item(self, reason: str) -> NoReturn:
+        self.outcomes.errors[RUN] = reason
+        with suppress(OSError):
+            self.recorder.open()
+        self.recorder.finish(None, self.outcomes, self.expected, self.today)
+        written = self.recorder.write(self.config, int(pytest.ExitCode.TESTS_FAILED))
+        self._tell_parent(written)
+        pytest.exit(f"backdoor_audit: INCONCLUSIVE: {reason}", returncode=int(pytest.ExitCode.TESTS_FAILED))
+
+    def _end_on_sigterm(self) -> None:
+        """SIGTERM ends the run as Ctrl-C does, with a record of what is finished; another handler is left alone."""
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         ):
-            file.unlink(missing_ok=True)
+            return
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            raise TerminatedError("SIGTERM")
+
+        self._before_sigterm = signal.signal(signal.SIGTERM, end)
+
+    def pytest_report_header(self) -> list[str]:
+        """What to know before a long wait."""
+        if not self.is_controller or self.run is None or self.config.option.collectonly:
+            return []
+        told = self.run.slowness()
+        return [f"backdoor_audit: {told}"] if told else []
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -155,84 +204,85 @@ class AuditSession:
         wanted = [argument for argument in self.selected if argument != AUDIT]
         return not wanted or any(nodeid == argument or nodeid.startswith(f"{argument}[") for argument in wanted)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
+        """Nothing that the model's code raises ends more than its item."""
+        with contained(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        """Nothing that the model's code raises ends more than its item."""
+        with contained(item):
+            return (yield)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let the finding, its pictures, and what was computed so far travel with the item's report."""
+        """Let what was decided, its pictures, and what was computed so far travel with the item's report."""
         report = yield
-        if report.when == "call" and FINDING in item.stash:
-            sections = plain({**self.run.sections(), **self.run.take_shown()}) if self.run else {}
+        if is_audit(item):
+            answers = decided(item)
+            run = self.run if answers["findings"] or answers["skipped"] is not None else None
             vars(report).update(
-                extras=[*getattr(report, "extras", []), *item.stash.get(EXTRAS, [])],
-                backdoor_audit={"finding": item.stash[FINDING].to_json(), "sections": sections},
+                extras=[*getattr(report, "extras", []), *(item.stash.get(EXTRAS, []) if report.when == "call" else [])],
+                backdoor_audit={
+                    **answers,
+                    "sections": plain({**run.sections(), **run.take_shown()})
+                    if run and report.when != "teardown"
+                    else {},
+                    "told": list(self.run.store.told) if self.run else [],
+                },
             )
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather findings, skips and broken items; with workers this runs on the controller as well as in each worker."""
-        if not self.is_controller or not report.nodeid.startswith(f"{AUDIT}::"):
-            return
-        submitted = getattr(report, "backdoor_audit", None)
-        if submitted is not None:
-            self.findings[report.nodeid] = Finding.from_json(submitted["finding"])
-            _merge(self.sections, submitted["sections"])
-        elif report.skipped:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            self.skipped[report.nodeid] = reason.removeprefix("Skipped: ")
-        elif report.failed:
-            crash = getattr(report.longrepr, "reprcrash", None)
-            message = crash.message if crash else report.longreprtext
-            self.errors[report.nodeid] = (message.strip().splitlines() or ["broken"])[0]
+        """Gather what items came to; with workers this runs on the controller as well as in each worker."""
+        if self.is_controller:
+            self.outcomes.add(report)
+            if self.collects and report.when != "setup":
+                self.recorder.unfinished(self.run, self.outcomes, self.expected)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the record and its renderings, whatever happened to single items, and the baseline if it was asked for."""
-        if self.is_controller and (self.findings or self.skipped or self.errors):
-            from backdoor_audit.gate import beside_baseline, build_record
+        """Write the record and its renderings, whatever happened to single items; the exit code follows the record."""
+        if self._before_sigterm is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is written now is written whole
+        if not self.is_controller:
+            self.config.workeroutput["backdoor_audit_replaced"] = replaced(self._watched)  # type: ignore[attr-defined]
+            return
+        if self.config.option.collectonly:
+            return
+        self._note_replaced(replaced(self._watched), "the process of this run")
+        if not (self.collects or self.outcomes.findings or self.outcomes.errors):
+            self._tell_parent(None)
+            return
+        run = self.start()
+        record = self.recorder.finish(run, self.outcomes, self.expected, self.today)
+        self.config.stash[REFUSED] = not record.passes_gate
+        updated = not self.options.update_baseline or self.recorder.update_baseline(run, self.today)
+        if session.exitstatus == pytest.ExitCode.OK and not (updated and record.passes_gate):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.recorder.told += self.outcomes.told
+        written = self.recorder.write(self.config, int(session.exitstatus))
+        if not written and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self._tell_parent(written)
 
-            run = self.start()
-            self.record = build_record(
-                {"subject": run.subject(), "environment": run.environment(), **self.sections}
-                if run.module is not None or self.options.model
-                else self.sections,
-                run.settings(),
-                findings=self.findings,
-                skipped=self.skipped,
-                errors=self.errors,
-                expected=self.expected,
-                seconds=time.perf_counter() - self.began,
-            )
-            self.record = beside_baseline(run, self.record, self.today)
-            if self.options.update_baseline and not self._update_baseline(run):
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            self._write(session.exitstatus)
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker has to say at its end; one that died has said nothing, and xdist reports its item."""
+        output = getattr(node, "workeroutput", {})
+        self._note_replaced(output.get("backdoor_audit_replaced", []), f"worker {node.gateway.id}")
 
-    def _update_baseline(self, run: Audit) -> bool:
-        """Whether the baseline was written from the record; the summary tells what came of it."""
-        from backdoor_audit.gate import write_baseline
+    def _note_replaced(self, names: list[str], where: str) -> None:
+        if names:
+            shown = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+            self.outcomes.errors[RUN] = f"while the model's code ran in {where}, somebody replaced {shown}"
 
-        assert self.record is not None
-        try:
-            self.told = write_baseline(run, self.record, self.today)
-        except (AuditError, OSError) as error:
-            self.told = [str(error)]
-            return False
-        return True
-
-    def _write(self, exit_code: int) -> None:
-        from backdoor_audit.report.files import write_files
-        from backdoor_audit.report.junit import suite_properties
-        from backdoor_audit.report.markdown import append_step_summary
-
-        assert self.record is not None
-        self.written = list(write_files(self.record, self.report, exit_code=int(exit_code)))
-        junit = self.config.stash.get(xml_key, None)
-        if junit is not None:
-            for name, value in suite_properties(self.record):
-                junit.add_global_property(name, str(value))
-        try:
-            append_step_summary(self.record, os.environ)
-        except OSError as error:
-            self.told.append(f"GITHUB_STEP_SUMMARY cannot be written ({error})")
+    def _tell_parent(self, written: str | None) -> None:
+        channel = self.config.stash.get(CHANNEL, None)
+        if channel is not None:
+            channel.tell(record=written)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
@@ -242,28 +292,30 @@ class AuditSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         """Put the verdict at the head of the page."""
-        if self.record is not None:
+        if self.recorder.record is not None:
             from backdoor_audit.report.extras import verdict_banner
 
-            prefix.append(verdict_banner(self.record))
+            prefix.append(verdict_banner(self.recorder.record))
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The verdict in words, every finding that is not a pass, and where the evidence is."""
-        if self.record is None:
+        if self.recorder.record is None:
             return
         terminalreporter.section("backdoor audit")
-        for line, markup in summary_lines(self.record):
+        for line, markup in summary_lines(self.recorder.record):
             terminalreporter.write_line(line, **markup)
-        for line in self.told:
-            terminalreporter.write_line(line)
-        pages = self.written
+        for line in self.recorder.told:
+            terminalreporter.write_line(printable(line))
+        pages = self.recorder.written
         if getattr(self.config.option, "htmlpath", None):
             pages = [*pages, Path(self.config.option.htmlpath)]
         terminalreporter.write_line(f"evidence: {', '.join(map(str, pages))}")
 
     def pytest_unconfigure(self) -> None:
         """Drop the folder that stood in for pytest's cache."""
+        if self._before_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._before_sigterm)
         if self._scratch is not None:
             self._scratch.cleanup()
 
@@ -283,19 +335,3 @@ def _audit_order(path: Path) -> tuple[int, str]:
     )
     known = [*first, "", *last]
     return known.index(path.stem if path.stem in known else ""), path.stem
-
-
-_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations")
-"""Sections of which each process computes some entries."""
-
-
-def _merge(known: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add what one process computed; a detection counts as recalled only if no process of this run computed it."""
-    computed = [name for name, entry in known.get("detections", {}).items() if not entry["recalled"]]
-    for name, value in more.items():
-        if name in _BY_ENTRY:
-            known.setdefault(name, {}).update(value)
-        else:
-            known[name] = value
-    for name in computed:
-        known["detections"][name]["recalled"] = False

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.drawn import DrawnTrigger, ImageShape, trigger_from_spec
-from backdoor_audit.errors import DataFormatError
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.structure import brief, misfit
 
 FOLDER = "backdoor-audit-corpus"
 """Used where it exists and no other is named."""
 
 _VERSION = 1
+_SIZE = {"type": "integer", "minimum": 1, "maximum": 2**15}
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "schema_version": {"const": _VERSION},
+        "property": {"type": "string"},
+        "image_shape": {"type": "array", "items": _SIZE, "minItems": 3, "maxItems": 3},
+        "value": {"type": "number"},
+        "limit": {"type": "number"},
+        "trigger": {"type": "object"},
+    },
+    "required": ["schema_version", "property", "image_shape", "value", "limit", "trigger"],
+    "additionalProperties": False,
+}
+_MOST_TOLD = 20  # files in a message
 _ACCEPTED = f"a counterexample of schema version {_VERSION} is accepted; correct the file, or take it out of the folder"
 
 
@@ -80,39 +97,56 @@ def load_corpus(folder: Path | None) -> tuple[Counterexample, ...]:
 
     Raises `DataFormatError`, one line that names every file that cannot be read. Such files are left as they are.
     """
-    if folder is None or not folder.exists():
+    if folder is None or not os.path.lexists(folder):
         return ()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataFormatError(f"{folder}: not a folder; a corpus is a folder of JSON files")
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+    except OSError as error:
+        raise DataFormatError(f"{folder}: {error.strerror}; make the folder of the corpus readable") from None
     found, problems = [], []
-    for file in sorted(folder.glob("*.json")):
+    for name in names:
         try:
-            found.append(_read(file))
-        except (OSError, ValueError, KeyError, TypeError, DataFormatError) as error:
-            problems.append(f"{file.name} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+            found.append(_read(folder / name))
+        except (UnreadableError, DataFormatError) as error:
+            problems.append(f"{name} ({error})")
     if problems:
-        raise DataFormatError(f"{folder}: {len(problems)} files cannot be read: {'; '.join(problems)}; {_ACCEPTED}")
+        more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
+        raise DataFormatError(
+            f"{folder}: {len(problems)} files cannot be read: {'; '.join(problems[:_MOST_TOLD])}{more}; {_ACCEPTED}"
+        )
     return tuple(found)
 
 
 def keep(folder: Path, counterexample: Counterexample) -> Path:
-    """Write a counterexample, unless it is there already; the folder is made. No file is ever changed or removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a counterexample, unless it is there already; the folder is made. No file is ever changed or removed.
+
+    Raises `OptionError` if it cannot be written.
+    """
     file = folder / counterexample.file_name
-    if not file.exists():
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(counterexample.to_json(), indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_text(file, json.dumps(counterexample.to_json(), indent=1) + "\n")
+    except OSError as error:
+        raise OptionError(
+            f"--audit-corpus: {folder} cannot be written ({error.strerror}); choose another folder"
+        ) from None
     return file
 
 
 def _read(file: Path) -> Counterexample:
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(stored, Mapping) or stored.get("schema_version") != _VERSION:
-        raise ValueError(f"schema version {stored.get('schema_version') if isinstance(stored, Mapping) else None!r}")
-    channels, height, width = (int(size) for size in stored["image_shape"])
+    stored = read_json(file)
+    if not isinstance(stored, dict) or stored.get("schema_version") != _VERSION:
+        raise DataFormatError(
+            f"schema version {brief(stored.get('schema_version') if isinstance(stored, dict) else None)}"
+        )
+    if wrong := misfit(stored, _SCHEMA):
+        raise DataFormatError(wrong)
+    channels, height, width = stored["image_shape"]
     return Counterexample(
-        name=str(stored["property"]),
+        name=stored["property"],
         trigger=trigger_from_spec(stored["trigger"]),
         image_shape=(channels, height, width),
         value=float(stored["value"]),

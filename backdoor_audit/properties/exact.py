@@ -1,4 +1,8 @@
-"""What holds exactly, up to rounding, for any classifier and any detector: cheap, and a hint at odd code where it fails."""
+"""What holds exactly, up to rounding, for any classifier and any detector: cheap, and a hint at odd code where it fails.
+
+Nothing is searched for here, so nothing has to converge: two computations are compared, and steps in `Relabelling` are as few in
+the one as in the other.
+"""
 
 from __future__ import annotations
 

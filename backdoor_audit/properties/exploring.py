@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -14,6 +14,12 @@ from hypothesis import strategies as st
 from backdoor_audit.errors import AuditError
 
 Example = TypeVar("Example")
+
+LEAST_EXAMPLES = 0.5
+"""A search that looked at a smaller share of the examples that it was meant to has not converged."""
+
+LAST_EXAMPLES = 0.25
+"""The share of a search's examples that must bring nothing which, coming once more, would pass a limit."""
 
 _FLOOR = -1e9  # what a score that is not finite counts
 
@@ -75,6 +81,23 @@ def explore(
     if ended:
         raise ended[0]
     return len(seen)
+
+
+def still_climbing(looks: Sequence[Mapping[int, float]], limit: Callable[[int], float], *, examples: int) -> str:
+    """Why a search that refuted nothing has not come to its end, in words; empty if it has.
+
+    ``looks`` are the rates that each example reached, by class, in the order of the search. It has converged if it looked at
+    `LEAST_EXAMPLES` of the ``examples`` at least, and the last quarter of them came no nearer to a limit, or so little nearer
+    that as much again would not pass it. Chosen on the zoo's development half (`python -m benchmarks.convergence`).
+    """
+    if len(looks) < LEAST_EXAMPLES * examples:
+        return f"it looked at {len(looks)} different examples of {examples}"
+    last = max(1, int(LAST_EXAMPLES * len(looks)))
+    excess = [max(rate - limit(target) for target, rate in look.items()) for look in looks]
+    before, nearest = max(excess[:-last], default=-math.inf), max(excess)
+    if nearest > before and nearest + (nearest - before) > 0:
+        return f"the last {last} of {len(looks)} examples came so much nearer to the limit that as much again would pass it"
+    return ""
 
 
 def number(low: int, high: int) -> st.SearchStrategy[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from backdoor_audit.drawn import Change, DrawnTrigger, Numbers, Quantisation, Sm
 from backdoor_audit.evidence import STEERED
 from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
-from backdoor_audit.properties.exploring import choice, explore, number
+from backdoor_audit.properties.exploring import choice, explore, number, still_climbing
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.properties.refit import rate_of
 from backdoor_audit.properties.shrinking import shrunk
@@ -25,10 +25,14 @@ from backdoor_audit.properties.shrinking import shrunk
 
 @dataclass(slots=True)
 class _Reach:
-    """The largest share that every class got on search images, by which change; the class whose limit was passed, if any."""
+    """The largest share that every class got on search images, by which change; the class whose limit was passed, if any.
+
+    ``looks`` holds the shares of every example, by class.
+    """
 
     shares: Tensor
     changes: list[DrawnTrigger]
+    looks: list[dict[int, float]] = field(default_factory=list)
     refuted: int | None = None
     tried: int = 0
 
@@ -41,7 +45,7 @@ class HarmlessChanges:
     change and climbs by the share of other classes' images that the most popular class gets; the model is only asked, no
     gradient is taken. A class is allowed ``slack`` more than it gets without any change, or in clean reference twins with the
     same changes, and no less than ``least_limit``. Both were chosen on the clean models of the zoo's development half
-    (`python -m benchmarks.properties`).
+    (`python -m benchmarks.properties`). A search that refuted nothing passes only if it has converged: see `still_climbing`.
 
     Shifts are in hundredths of a pixel, ``most_levels`` of 255 are added to every pixel, ``most_step`` is that of `Quantisation`.
     """
@@ -112,7 +116,11 @@ class HarmlessChanges:
             needed = (limit + float(rate_of(classifier, some, change))) / 2
             small = shrunk(change, lambda form: rate_of(classifier, some, form) >= needed)
             change = small if rate_of(classifier, val, small) > limit else change
-        known = {"tried": reach.tried, "kept": len(replayed)}
+        known = {
+            "tried": reach.tried,
+            "kept": len(replayed),
+            "unconverged": still_climbing(reach.looks, allowance.limit, examples=self.examples),
+        }
         return self._judged(classifier, val, change, allowance, reached=reach.shares.tolist(), **known)
 
     def _judged(
@@ -167,6 +175,7 @@ class HarmlessChanges:
         def look(change: DrawnTrigger) -> tuple[Mapping[str, float], bool]:
             budget.check()
             shares = shares_with(change, some)
+            reach.looks.append(dict(enumerate(shares.tolist())))
             for target in (shares > reach.shares).nonzero().flatten().tolist():
                 reach.shares[target], reach.changes[target] = shares[target], change
             if val is not None and allowance is not None:

@@ -21,7 +21,7 @@ from backdoor_audit.perturbations import Family
 from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
 from backdoor_audit.properties.changes import Changes
 from backdoor_audit.properties.corpus import Counterexample
-from backdoor_audit.properties.exploring import explore, number
+from backdoor_audit.properties.exploring import explore, number, still_climbing
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.properties.refit import Refit, rate_of
 from backdoor_audit.properties.shrinking import shrunk
@@ -53,9 +53,14 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _Reach:
-    """How far a search got: the best candidate for each class, the one that refuted the property, how many examples it took."""
+    """How far a search got: the best candidate for each class, the one that refuted the property, how many examples it took.
+
+    ``looks`` holds the success of every example, by class; ``sloped`` the classes for which the model gave a gradient at all.
+    """
 
     best: dict[int, _Candidate] = field(default_factory=dict)
+    looks: list[dict[int, float]] = field(default_factory=list)
+    sloped: set[int] = field(default_factory=set)
     refuting: _Candidate | None = None
     tried: int = 0
 
@@ -77,7 +82,8 @@ class NothingSteers:
 
     The limit of a class is ``least_limit``, or ``slack`` above its natural rate where that is more: the furthest that the same
     search for this class gets in clean reference twins. Both were chosen on the clean models of the zoo's development half
-    (`python -m benchmarks.properties`).
+    (`python -m benchmarks.properties`). A search that refuted nothing passes only if it has converged: see `still_climbing`. One
+    on the twins need not, for too small a natural rate lets less pass.
     """
 
     changes: Changes
@@ -174,8 +180,16 @@ class NothingSteers:
                 f"images to class {target}"
             ),
             target_class=target,
+            unconverged=self._unconverged(reach, allowance),
             **_with(known, natural=allowance.details()),
         )
+
+    def _unconverged(self, reach: _Reach, allowance: Allowance) -> str:
+        """Why a search that refuted nothing has not come to its end, in words; empty if it has."""
+        blind = sorted(reach.best.keys() - reach.sloped)
+        if blind:
+            return f"for class {blind[0]} the model gave no gradient that a search could follow"
+        return still_climbing(reach.looks, allowance.limit, examples=self.examples)
 
     def _candidates(self, reach: _Reach, allowance: Allowance) -> list[_Candidate]:
         """The one that refuted the property, or those that came nearest to it."""
@@ -250,6 +264,9 @@ class NothingSteers:
         def look(drawn: Draw) -> tuple[Mapping[str, float], bool]:
             own = generator_for(random_seed, repr(drawn))
             steered_for, steered = self._steer(classifier, searched, measured, goals, drawn.family, own)
+            targets = [goal.target_class for goal in steered_for]
+            reach.looks.append(dict(zip(targets, steered.success.tolist(), strict=True)))
+            reach.sloped |= {target for target, blind in zip(targets, steered.blind.tolist(), strict=True) if not blind}
             for goal, success, trigger in zip(steered_for, steered.success.tolist(), steered.triggers, strict=True):
                 assert trigger is not None
                 candidate = _Candidate(success, trigger, drawn.family)

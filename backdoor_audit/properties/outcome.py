@@ -18,6 +18,9 @@ class Outcome:
 
     ``trigger`` is the counterexample, shrunk, and None where the property holds or is not about triggers. ``tried`` counts
     the examples that were looked at, ``kept`` those that came from the corpus; ``replayed``: the counterexample is one of these.
+
+    ``unconverged`` says why the search had not come to its end; it is empty where it had, or where nothing is searched for. Such
+    an outcome may fail, but does not pass.
     """
 
     name: str
@@ -31,11 +34,12 @@ class Outcome:
     tried: int = 0
     kept: int = 0
     replayed: bool = False
+    unconverged: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finding(self) -> Finding:
-        """The outcome, judged: pass inside the limit, fail outside, inconclusive without a value."""
+        """The outcome, judged: pass inside the limit, fail outside, inconclusive without a value or convergence."""
         known: dict[str, Any] = {
             "reason": self.reason,
             "settings": self.settings,
@@ -44,7 +48,11 @@ class Outcome:
         }
         if self.value is None or self.limit is None:
             return inconclusive(self.statistic, limit=self.limit, **known)
-        return judge(self.statistic, self.value, at_most=self.limit, **known)
+        finding = judge(self.statistic, self.value, at_most=self.limit, **known)
+        if finding.verdict is Verdict.PASS and self.unconverged:
+            known["reason"] = f"{self.reason}; the search has not converged: {self.unconverged}"
+            return inconclusive(self.statistic, limit=self.limit, **known)
+        return finding
 
     @property
     def verdict(self) -> Verdict:
@@ -57,7 +65,7 @@ class Outcome:
         return {
             "name": self.name,
             "verdict": self.verdict.value,
-            "reason": self.reason,
+            "reason": self.finding.reason,
             "statistic": self.statistic,
             "value": self.value,
             "limit": self.limit,
@@ -76,7 +84,8 @@ class Outcome:
     def unpack(cls, packed: Packed) -> Outcome:
         """From the store."""
         spec = packed.values["trigger"]
-        return cls(**{**packed.values, "trigger": trigger_from_spec(spec) if spec else None})
+        unknown = {"unconverged": "it was not kept whether the search converged"}
+        return cls(**{**unknown, **packed.values, "trigger": trigger_from_spec(spec) if spec else None})
 
 
 def _picture(trigger: DrawnTrigger, image_shape: ImageShape) -> str:

@@ -180,9 +180,13 @@ def _note(axes: Axes, where: tuple[float, float], offset: tuple[float, float], g
     note.set_in_layout(False)
 
 
-def norm_chart(name: str, norm: str, groups: Mapping[str, Sequence[float]]) -> str:
+def norm_chart(name: str, norm: str, groups: Mapping[str, Sequence[float | None]]) -> str:
     """How many channels have which mean activation norm, one outline for each group of images."""
-    shown = {group: values for group, values in groups.items() if group in _GROUPS and values}
+    finite = {
+        group: [value for value in values if value is not None and math.isfinite(value)]
+        for group, values in groups.items()
+    }
+    shown = {group: values for group, values in finite.items() if group in _GROUPS and values}
     every = [value for values in shown.values() for value in values]
     low, high = min(every), max(every)
     step = (high - low or 1.0) / _BINS

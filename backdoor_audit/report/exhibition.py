@@ -121,12 +121,17 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
                     for example in stored["examples"]
                 ],
                 target_class=target,
-                size=details.get("size"),
+                size=_number(details.get("size")),
                 index=finding.value if finding else None,
-                success=details.get("success_val"),
+                success=_number(details.get("success_val")),
             )
         )
     return sorted(made, key=lambda entry: (WORST_FIRST.index(entry.verdict), -(entry.index or 0)))
+
+
+def _number(value: object) -> float | None:
+    """The details of a finding may be anything."""
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _exhibit_title(key: str, called: str, target: int | None) -> str:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backdoor_audit.evidence import Record
+from backdoor_audit.printable import printable
 from backdoor_audit.report.content import content_of
 from backdoor_audit.report.naming import WORST_FIRST
 from backdoor_audit.report.paths import shown_path, without_folders
@@ -21,6 +22,7 @@ from backdoor_audit.report.section import Section, duration, section
 from backdoor_audit.report.svg import Ink
 
 _FOLDER = Path(__file__).parent
+_LARGE = 1e9  # of numbers; from here on they have few digits
 _CONTENTS = (
     ("verdict", "Verdict"),
     ("tested", "What was tested"),
@@ -70,8 +72,8 @@ def page(records: Mapping[str, Record]) -> str:
 
 def _drawn(environment: Environment, record: Record, source: str, prefix: str) -> tuple[Section, Markup]:
     """One audit and its part of the page; headings are one level lower where there are several."""
-    with content_of(source):
-        one = section(record, source=source, prefix=prefix)
+    with content_of(source, record):
+        one = section(record, source=printable(source), prefix=prefix)
         macros: Any = environment.get_template("section.html.j2").module
         return one, macros.audit(one, 3 if prefix else 2)
 
@@ -148,7 +150,9 @@ def _number(value: float | None) -> str:
     """A number with as many digits as mean something; a dash for none."""
     if value is None:
         return "\u2013"
-    if abs(value) >= 1000 or float(value).is_integer():
+    if abs(value) >= _LARGE:
+        text = f"{value:.3g}"
+    elif abs(value) >= 1000 or float(value).is_integer():
         text = f"{value:,.0f}"
     else:
         text = f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
@@ -159,7 +163,8 @@ def _decimals(value: float | None, digits: int = 2) -> str:
     """A number with so many decimals, and no minus before a zero; a dash for none."""
     if value is None:
         return "\u2013"
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+    text = f"{round(value, digits) + 0.0:.{digits}f}" if abs(value) < _LARGE else f"{value:.3g}"
+    return text.replace("-", "\u2212")
 
 
 def _percent(value: float | None, digits: int = 0) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,14 +47,17 @@ def markdown(record: Record) -> str:
 def append_step_summary(record: Record, environment: Mapping[str, str]) -> Path | None:
     """Append the Markdown to the file that ``GITHUB_STEP_SUMMARY`` names in ``environment``; None where it names none.
 
-    Raises `OSError` if the file cannot be written.
+    Raises `OSError` if the file cannot be written, or is a pipe that nobody reads.
     """
     if not environment.get(STEP_SUMMARY):
         return None
-    file = Path(environment[STEP_SUMMARY])
-    with file.open("a", encoding="utf-8") as summary:
-        summary.write(markdown(record) + "\n")
-    return file
+    file = environment[STEP_SUMMARY]
+    content = (markdown(record) + "\n").encode("utf-8", "backslashreplace")
+    opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
+    with os.fdopen(opened, "wb", buffering=0) as summary:  # in one piece: other steps append to the same file
+        if summary.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return Path(file)
 
 
 def escaped(text: str) -> str:

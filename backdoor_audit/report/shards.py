@@ -23,12 +23,12 @@ def merged(records: Mapping[str, Record]) -> dict[str, Record]:
     """
     groups: dict[str, dict[str, Record]] = {}
     for name, record in records.items():
-        with content_of(name):
+        with content_of(name, record):
             groups.setdefault(_audit(record) or name, {})[name] = record
     joined = {}
     for group in groups.values():
         name = ", ".join(group)
-        with content_of(name):
+        with content_of(name, *group.values()):
             joined[name] = _joined(list(group.values()))
     return joined
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -76,7 +77,8 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of that many CSS pixels to draw on, with the page's style, whatever matplotlib's own settings are."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd numbers make an odd chart, not lines between those of a run
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         drawn = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")

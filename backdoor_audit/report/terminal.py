@@ -10,6 +10,7 @@ from typing import Any
 from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
 
 _WIDTH = 110  # columns
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}  # no line begins inside of a word
 
 Line = tuple[str, dict[str, bool]]
 
@@ -34,16 +35,18 @@ def summary_lines(record: Record) -> list[Line]:
     for reason, count in _counted(record.skipped.values()):
         lines.append((f"  skipped: {count} items: {reason}", {}))
     for detection in record.detections:
-        recalled = ", taken from an earlier run" if detection["recalled"] else ""
+        recalled = ", taken from an earlier run" if detection.get("recalled") else ""
         lines.append(
             (
-                f"  {detection['detector']}: {_classes(detection)} classes, {detection['image_passes']} image passes, "
-                f"{detection['seconds']:.0f} s{recalled}",
+                f"  {detection['detector']}: {_classes(detection)} classes, {detection.get('image_passes', 0)} image passes, "
+                f"{detection.get('seconds', 0):.0f} s{recalled}",
                 {},
             )
         )
     for text in record.not_tested:
-        wrapped = textwrap.wrap(f"not tested: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ")
+        wrapped = textwrap.wrap(
+            f"not tested: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ", **_WHOLE_WORDS
+        )
         lines += [(line, {}) for line in wrapped]
     return lines
 
@@ -53,7 +56,8 @@ def _beside_baseline(record: Record) -> list[Line]:
     if not record.baseline:
         return []
     kept = record.baseline
-    head = f"  baseline {kept['file']} ({kept['accepted_model']}): {len(kept['worse'])} worse, {len(kept['better'])} better"
+    counts = f"{len(kept['worse'])} worse, {len(kept['better'])} better"
+    head = f"  baseline {kept['file']} ({kept.get('accepted_model', '')}): {counts}"
     lines: list[Line] = [(head, {"red": bool(kept["worse"])})]
     lines += [(f"    worse: {text}", {"red": True}) for text in kept["worse"]]
     for name, markup in (("accepted", {}), ("expired", {"red": True})):
@@ -61,13 +65,13 @@ def _beside_baseline(record: Record) -> list[Line]:
             (f"    {name}: {entry['finding']}: by {entry['owner']} until {entry['expires']}: {entry['reason']}", markup)
             for entry in kept[name]
         ]
-    lines += [(f"    not needed any more: acceptance of {text}", {}) for text in kept["unused"]]
-    return [*lines, *((f"    note: {text}", {}) for text in kept["notes"])]
+    lines += [(f"    not needed any more: acceptance of {text}", {}) for text in kept.get("unused", ())]
+    return [*lines, *((f"    note: {text}", {}) for text in kept.get("notes", ()))]
 
 
 def _classes(detection: Mapping[str, Any]) -> int:
     """How many classes a detector looked at; a row for all-to-all is none."""
-    return sum(score["target_class"] is not None for score in detection["classes"])
+    return sum(score.get("target_class") is not None for score in detection.get("classes", ()))
 
 
 def headline(record: Record) -> str:

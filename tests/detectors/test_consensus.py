@@ -1,5 +1,7 @@
 """Consensus over hand-made detections: what is added up, what is handed on, and when there is no answer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -109,6 +111,24 @@ def test_without_all_families_there_is_no_answer(detections, reason):
     found = CONSENSUS(detections)
     assert found.inconclusive == reason
     assert found.judge(2, Limits()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_what_one_family_has_not_searched_to_the_end_the_consensus_passes_not_and_may_fail():
+    """0.7 and 0.6 of what is an outlier by itself: class 2 fails in the mean."""
+    moving = detection("patch_scan", RAISED, unconverged="on this model the search was still rising")
+    found = verdicts(CONSENSUS([moving, detection("additive", [*RAISED[:2], 0.7, *RAISED[3:]])]))
+    assert found == dict.fromkeys(found, Verdict.INCONCLUSIVE) | {2: Verdict.FAIL}
+
+
+def test_a_class_that_one_family_has_not_searched_to_the_end_does_not_pass():
+    """It is not the family in which the class stands out most."""
+    moving = detection("additive", LOW)
+    scores = [
+        replace(score, unconverged="no gradient") if score.target_class == 2 else score for score in moving.scores
+    ]
+    found = CONSENSUS([detection("patch_scan", RAISED), replace(moving, scores=scores)])
+    assert verdicts(found) == dict.fromkeys(verdicts(found), Verdict.PASS) | {2: Verdict.INCONCLUSIVE}
+    assert found.judge(2, Limits()).reason == "class 2: the search has not converged: no gradient"
 
 
 def test_a_family_without_an_index_for_a_class_leaves_none_for_it():

@@ -135,6 +135,44 @@ def test_each_condition_of_a_verdict_by_margin(values, verdict, reason):
     assert (finding.statistic, finding.limit, finding.settings) == ("anomaly_index", 2.0, "Stripes()")
 
 
+PASSING = {"index": 1.0, "size_ratio": 0.8}
+
+
+@pytest.mark.parametrize("index", ["calibrated", "paper"])
+def test_a_class_that_still_shrinks_does_not_pass_and_may_fail(index):
+    moving = {"unconverged": "its trigger was still shrinking", "paper_index": 1.0}
+    finding = judged(class_score(**PASSING, **moving), index=index)
+    assert (finding.verdict, finding.value) == (Verdict.INCONCLUSIVE, None)
+    assert finding.reason == "class 4: the search has not converged: its trigger was still shrinking"
+    assert finding.details["size_ratio"] == 0.8
+    assert judged(class_score(unconverged="moving", paper_index=3.0), index=index).verdict is Verdict.FAIL
+    assert steered(margin_score(index=1.0, unconverged="moving")).judge(4, LIMITS).verdict is Verdict.INCONCLUSIVE
+    assert steered(margin_score(unconverged="moving")).judge(4, LIMITS).verdict is Verdict.FAIL
+
+
+def test_where_too_few_classes_have_converged_none_passes_and_an_outlier_fails():
+    detection = detection_of(class_score(), class_score(5, **PASSING), unconverged="in 6 of 10 classes")
+    assert [detection.judge(target, LIMITS).verdict for target in (4, 5)] == [Verdict.FAIL, Verdict.INCONCLUSIVE]
+    assert detection.judge(5, LIMITS).reason == "class 5: the search has not converged: in 6 of 10 classes"
+    assert [trigger.target_class for trigger in detection.flagged(LIMITS)] == [4]
+
+
+def test_a_suspicion_is_told_before_a_search_that_has_not_converged():
+    """A small trigger that is no outlier yet: what was found is the better reason."""
+    finding = judged(class_score(index=1.0, unconverged="moving"))
+    assert (finding.verdict, finding.value) == (Verdict.INCONCLUSIVE, 1.0)
+
+
+def test_a_kept_detection_that_does_not_say_whether_it_converged_passes_nothing():
+    packed = detection_of(class_score(**PASSING), class_score(5)).pack()
+    values = json.loads(json.dumps(packed.values))
+    assert Detection.unpack(Packed(packed.tensors, values)).judge(4, LIMITS).verdict is Verdict.PASS
+    for score in values["classes"]:
+        del score["unconverged"]
+    old = Detection.unpack(Packed(packed.tensors, values))
+    assert [old.judge(target, LIMITS).verdict for target in (4, 5)] == [Verdict.INCONCLUSIVE, Verdict.FAIL]
+
+
 def test_limits_of_the_user_hold_for_margins_too():
     detection = steered(margin_score())
     assert detection.judge(4, replace(LIMITS, anomaly_index=3.5)).verdict is Verdict.PASS

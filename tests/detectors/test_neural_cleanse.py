@@ -1,4 +1,5 @@
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,12 +7,15 @@ import torch
 
 from backdoor_audit.anomaly import anomaly, null_quantile
 from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import load_clean_set
 from backdoor_audit.detectors import NeuralCleanse
-from backdoor_audit.detectors.neural_cleanse import _screened, _searched_in_full
+from backdoor_audit.detectors.neural_cleanse import _screened, _searched_in_full, _still_shrinking
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.inversion import Inversion
+from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate
+from fixtures import IMAGES, MODELS
 from tests.subjects import random_network, row_images, row_reader, seeded, square_trigger
 from tests.test_inversion import pixel_images, pixel_reader
 
@@ -54,6 +58,30 @@ def test_a_clean_model_is_not_flagged(clean):
     assert clean.inconclusive == ""
     assert flagged(clean) == []
     assert [clean.judge(target, LIMITS).verdict for target in range(8)] == [Verdict.PASS] * 8
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(1, 1), (12, 3), (30, 1), (60, 1)])
+@pytest.mark.parametrize("backdoors", [(3,), ()])
+def test_no_class_passes_while_triggers_have_hardly_been_pressed(steps, restarts, backdoors):
+    search = NeuralCleanse(steps=steps, restarts=restarts)
+    detection = search(row_reader(backdoors=backdoors), row_images(), row_images(seed=5), generator=seeded(1))
+    assert Verdict.PASS not in {detection.judge(target, LIMITS).verdict for target in range(8)}
+
+
+def test_a_twentieth_of_the_steps_passes_no_class_of_a_real_backdoored_model():
+    opt, val = load_clean_set(IMAGES).sample(200, seed=0).split(seed=0)
+    classifier = load_classifier(MODELS / "badnets.safetensors")
+    detection = NeuralCleanse(steps=12)(classifier, opt, val, generator=seeded())
+    findings = [detection.judge(target, LIMITS) for target in range(10)]
+    assert Verdict.PASS not in {finding.verdict for finding in findings}
+    assert "raise --audit-steps" in findings[0].reason
+
+
+def test_a_planted_class_is_flagged_while_all_others_still_shrink(backdoored):
+    scores = [replace(score, unconverged="moving") for score in backdoored.scores]
+    moving = replace(backdoored, scores=scores, unconverged="in 8 of 8 classes")
+    assert flagged(moving) == [3]
+    assert {moving.judge(target, LIMITS).verdict for target in range(8) if target != 3} == {Verdict.INCONCLUSIVE}
 
 
 def test_two_planted_classes_are_both_flagged():
@@ -172,7 +200,7 @@ def test_a_full_search_of_many_classes_can_be_asked_for(raced):
 
 
 def inversion(target_class, size, **options):
-    options = {"reached": True, **options}
+    options = {"reached": True, "shrinkage": 0.0, **options}
     trigger = square_trigger((1, 4, 4), target_class=target_class)
     return Inversion(trigger, size, 1.0, options.pop("reached"), 10, 100, **options)
 
@@ -185,6 +213,35 @@ def race_of(finalists, controls, stopped):
         *((size, {"complete": False, "screening_size": size}) for size in stopped),
     ]
     return [inversion(target, size, **options) for target, (size, options) in enumerate(sizes)]
+
+
+def moving(inversions, **options):
+    return NeuralCleanse(**options)._unconverged(inversions, 60)
+
+
+def test_where_half_of_the_classes_still_shrink_none_passes():
+    settled, shrinking = (
+        [inversion(target, 9.0) for target in range(4)],
+        [inversion(target, 9.0, shrinkage=0.31) for target in range(4)],
+    )
+    assert moving([*settled, *shrinking[:3]]) == ""
+    assert moving([*settled, *shrinking], steps=100) == (
+        "in 4 of 8 classes the trigger was still shrinking after 100 steps: by more than 30% over the last 60, or pressed for "
+        "fewer; raise --audit-steps"
+    )
+    assert moving([inversion(0, 9.0, shrinkage=0.3)]) == ""  # the limit itself counts as converged
+    assert moving([*settled, *(inversion(target, 9.0, reached=False) for target in range(5))]) == ""  # told otherwise
+
+
+def test_classes_that_stopped_by_design_are_not_blamed_and_their_controls_are():
+    race = race_of([1.0], [2.0, 3.0], [500.0] * 9)
+    stopped = [replace(entry, shrinkage=1.0) if not entry.complete else entry for entry in race]
+    assert moving(stopped) == ""
+    assert {_still_shrinking(entry) for entry in stopped} == {""}
+    shrinking = [replace(entry, shrinkage=0.5) if entry.control else entry for entry in stopped]
+    assert moving(shrinking).startswith("in 2 of 3 classes")
+    assert "still shrinking, by 50% at the end of 10 steps" in _still_shrinking(shrinking[1])
+    assert "nothing had pressed on the size" in _still_shrinking(replace(race[0], shrinkage=1.0))
 
 
 def test_classes_that_stopped_count_as_values_between_those_of_the_controls():

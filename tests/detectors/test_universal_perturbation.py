@@ -60,15 +60,22 @@ SPREAD = math.hypot(MAD_TO_DEVIATION * 1.0, 0.3)  # |excess| of the five: 1 0 0 
 
 @pytest.fixture
 def probed(monkeypatch):
-    """A probe that answers with given margins, and success 0.9 everywhere, whatever the classifier."""
+    """A probe that answers with given margins, and success 0.9 everywhere, whatever the classifier; nothing rises any more."""
 
-    def answer(margins):
+    def answer(margins, rising=None):
         triggers = [Addition(torch.zeros(1, 4, 4), target) for target in range(len(margins) - 1)]
         success, landing = torch.full((len(margins),), 0.9), torch.arange(len(margins)).flip(0)
-        steered = Steered(margins, success, landing, (*triggers, None), 60)
+        rising = torch.zeros(len(margins)) if rising is None else rising
+        steered = Steered(margins, success, landing, (*triggers, None), rising, 60)
         monkeypatch.setattr(Steering, "__call__", lambda *_arguments, **_options: steered)
 
     return answer
+
+
+def natural_of(margins, success=None, rising=None):
+    """Twins that reach these margins (twins, goals), and have converged."""
+    success, rising = (torch.zeros_like(margins) if given is None else given for given in (success, rising))
+    return Natural(margins, success, rising, 1)
 
 
 def grey_run(classes=5, *, natural, detector=ADDITIVE):
@@ -90,7 +97,7 @@ def test_what_is_natural_to_a_class_or_to_a_model_cancels():
 
 def test_a_detection_from_margins_worked_by_hand(probed):
     probed(MARGINS)
-    detection = grey_run(natural=Natural(NATURAL, torch.tensor([[0.2] * 6, [0.4] * 6]), 1))
+    detection = grey_run(natural=natural_of(NATURAL, torch.tensor([[0.2] * 6, [0.4] * 6])))
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4, None]
     assert [score.excess for score in detection.scores] == pytest.approx(EXCESSES)
     assert [score.deviation for score in detection.scores] == pytest.approx([value / SPREAD for value in EXCESSES])
@@ -110,15 +117,15 @@ def test_a_detection_from_margins_worked_by_hand(probed):
 
 def test_where_classes_hardly_differ_the_floor_is_the_spread(probed):
     probed(torch.tensor([0.0, 0, 0, 0, 0.6, 0.3]))
-    detection = grey_run(natural=Natural(torch.zeros(2, 6), torch.zeros(2, 6), 1))
+    detection = grey_run(natural=natural_of(torch.zeros(2, 6)))
     assert detection.scores[4].deviation == pytest.approx(0.6 / 0.3)
-    coarser = grey_run(natural=Natural(torch.zeros(2, 6), torch.zeros(2, 6), 1), detector=replace(ADDITIVE, floor=0.6))
+    coarser = grey_run(natural=natural_of(torch.zeros(2, 6)), detector=replace(ADDITIVE, floor=0.6))
     assert coarser.scores[4].deviation == pytest.approx(0.6 / 0.6)
 
 
 def test_all_to_all_does_not_count_in_the_medians(probed):
     probed(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 50.0]))
-    detection = grey_run(natural=Natural(torch.zeros(1, 6), torch.zeros(1, 6), 1))
+    detection = grey_run(natural=natural_of(torch.zeros(1, 6)))
     assert detection.score(None).excess == pytest.approx(49.8)
     assert detection.score(4).excess == pytest.approx(0.2)
 
@@ -185,7 +192,7 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
 @pytest.mark.parametrize(("classes", "told"), [(4, "4 classes are too few to compare; at least 5"), (5, "")])
 def test_fewer_than_five_classes_are_too_few(probed, classes, told):
     probed(torch.arange(classes + 1.0))
-    detection = grey_run(classes, natural=Natural(torch.zeros(2, classes + 1), torch.zeros(2, classes + 1), 1))
+    detection = grey_run(classes, natural=natural_of(torch.zeros(2, classes + 1)))
     assert detection.inconclusive.startswith(told)
     assert bool(detection.inconclusive) == bool(told)
     assert (detection.p_value is None) == bool(told)
@@ -196,7 +203,7 @@ def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
     constant = Classifier.wrap(
         Computed(lambda images: 0 * images.mean(dim=(2, 3)) + torch.arange(8.0)), image_shape=(1, 8, 8)
     )
-    natural = Natural(torch.zeros(2, 9), torch.zeros(2, 9), 1)
+    natural = natural_of(torch.zeros(2, 9))
     detection = UniversalPerturbation(probe=probe)(constant, OPT, VAL, generator=seeded(), natural=natural)
     assert detection.inconclusive == "the model gives some class to all clean images or to none: nothing to steer"
     assert detection.judge(3, Limits()).verdict is Verdict.INCONCLUSIVE
@@ -204,18 +211,63 @@ def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
 
 def test_margins_that_are_not_finite_are_inconclusive_and_never_a_pass(probed):
     probed(torch.tensor([0.0, 0.1, math.nan, 0.3, 0.4, 0.0]))
-    detection = grey_run(natural=Natural(torch.zeros(1, 6), torch.zeros(1, 6), 1))
+    detection = grey_run(natural=natural_of(torch.zeros(1, 6)))
     assert {score.index for score in detection.scores} == {None}
     assert Verdict.PASS not in verdicts(detection).values()
 
 
 def test_what_twins_show_comes_back_from_the_store():
-    natural = Natural(torch.rand(3, 6, generator=seeded()), torch.rand(3, 6, generator=seeded(1)), 1234)
+    natural = Natural(*(torch.rand(3, 6, generator=seeded(number)) for number in range(3)), 1234)
     packed = natural.pack()
     again = Natural.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
     assert torch.equal(again.margins, natural.margins)
     assert torch.equal(again.success, natural.success)
+    assert torch.equal(again.rising, natural.rising)
     assert again.image_passes == 1234
+
+
+def test_twins_of_which_it_was_not_kept_whether_they_converged_let_nothing_pass(probed):
+    packed = natural_of(NATURAL).pack()
+    old = Packed({name: tensor for name, tensor in packed.tensors.items() if name != "rising"}, packed.values)
+    probed(MARGINS)
+    assert Verdict.PASS not in verdicts(grey_run(natural=Natural.unpack(old))).values()
+
+
+RISING = torch.tensor(
+    [0.0, 0.0, 0.3, 0.3, 0.3, 0.0]
+)  # the median of the five classes is above 0.25; without one it is not
+
+
+@pytest.mark.parametrize(("whose", "told"), [("model", "on this model"), ("twin", "on a reference twin")])
+def test_a_search_that_was_still_rising_passes_nothing_and_may_fail(probed, whose, told):
+    probed(MARGINS, RISING if whose == "model" else None)
+    twins = torch.stack([torch.zeros(6), RISING if whose == "twin" else torch.zeros(6)])
+    detection = grey_run(natural=natural_of(NATURAL, rising=twins))
+    found = verdicts(detection)
+    assert found == dict.fromkeys(found, Verdict.INCONCLUSIVE) | {4: Verdict.FAIL}
+    finding = detection.judge(0, Limits())
+    assert finding.value is None  # no suspicion of this class
+    assert finding.reason.startswith(f"class 0: the search has not converged: {told} the search was still rising")
+    fewer = RISING.clone()
+    fewer[2] = 0.25
+    probed(MARGINS, fewer)
+    assert set(verdicts(grey_run(natural=natural_of(NATURAL))).values()) == {Verdict.PASS, Verdict.FAIL}
+
+
+def test_a_class_for_which_the_model_gives_no_gradient_does_not_pass(probed):
+    probed(MARGINS, torch.tensor([0.0, torch.inf, 0, 0, 0, 0]))
+    detection = grey_run(natural=natural_of(NATURAL))
+    assert verdicts(detection)[1] is Verdict.INCONCLUSIVE
+    assert "the model gave no gradient" in detection.judge(1, Limits()).reason
+    assert verdicts(detection)[0] is Verdict.PASS
+    json.dumps(detection.summary(), allow_nan=False)
+
+
+def test_with_a_fifth_of_the_steps_a_backdoored_model_passes_in_no_class(clean_twins):
+    hasty = replace(ADDITIVE, probe=replace(ADDITIVE.probe, steps=2))
+    natural = hasty.natural([subject(), subject()], OPT, VAL, generator=seeded(1))
+    detection = hasty(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=natural)
+    assert Verdict.PASS not in verdicts(detection).values()
 
 
 def test_a_detection_comes_back_from_the_store_with_its_triggers_and_all_to_all(clean_twins):
@@ -243,12 +295,17 @@ SCAN = UniversalPerturbation(probe=PatchScan(), by_source=True, null=replace(NUL
 
 def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
     steered = Steered(
-        torch.tensor([0.0, 0.1, 9.0, 0.2, 0.3]), torch.full((5,), 0.9), torch.tensor([1, 2, 4, 0, 0]), (None,) * 5, 50
+        margins=torch.tensor([0.0, 0.1, 9.0, 0.2, 0.3]),
+        success=torch.tensor([0.9, 0.9, 0.9, 0.0, 0.9]),
+        landing=torch.tensor([1, 2, 4, -1, 0]),
+        triggers=(None,) * 5,
+        rising=torch.zeros(5),
+        image_passes=50,
     )
     monkeypatch.setattr(PatchScan, "__call__", lambda *_arguments, **_options: steered)
-    detection = grey_run(natural=Natural(torch.zeros(2, 5), torch.full((2, 5), 0.25), 1), detector=SCAN)
+    detection = grey_run(natural=natural_of(torch.zeros(2, 5), torch.full((2, 5), 0.25)), detector=SCAN)
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
-    assert [score.landing for score in detection.scores] == [1, 2, 4, 0, 0]
+    assert [score.landing for score in detection.scores] == [1, 2, 4, None, 0]
     assert detection.scores[2].excess == pytest.approx(8.8)
     finding = detection.judge(2, Limits())
     assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 4)
@@ -257,6 +314,9 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
         "in clean models trained on the same images such a one sends 25%"
     )
     assert {detection.judge(source, Limits()).verdict for source in (0, 1, 3, 4)} == {Verdict.PASS}
+    stayed = detection.judge(3, Limits())
+    assert stayed.target_class is None
+    assert stayed.reason.startswith("from class 3: a small patch sends 0% of held-out images away; in clean models")
     assert detection.flagged(Limits()) == ()  # what leaves one class alone repairs nothing
 
 
@@ -265,7 +325,7 @@ def test_a_class_that_is_never_given_has_been_left_already():
     blind = row_reader()
     with torch.no_grad():
         blind.module[1].bias[7] = -100
-    detection = SCAN(blind, OPT, VAL, generator=seeded(), natural=Natural(torch.zeros(2, 8), torch.zeros(2, 8), 1))
+    detection = SCAN(blind, OPT, VAL, generator=seeded(), natural=natural_of(torch.zeros(2, 8)))
     assert not detection.inconclusive
     assert detection.scores[7].success_val == 1.0
     assert detection.scores[7].margin > 0
@@ -293,7 +353,7 @@ def test_the_null_does_not_stand_in_the_settings_but_decides_the_index(probed):
     """Twice the location and scale is half the index; which models the null is from is the detection's reference."""
     probed(MARGINS)
     wider = replace(ADDITIVE, null=replace(NULL, fits={"additive": (2.0, 1.0)}, source="others"))
-    natural = Natural(NATURAL, torch.zeros(2, 6), 1)
+    natural = natural_of(NATURAL)
     first, second = (grey_run(natural=natural, detector=detector) for detector in (ADDITIVE, wider))
     assert first.scores[4].index == pytest.approx(2 * second.scores[4].index)
     assert (first.settings, second.reference) == (second.settings, "others")

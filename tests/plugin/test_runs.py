@@ -20,7 +20,7 @@ from tests.plugin.conftest import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
 ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
-ASKED = 9 + 3  # preconditions, and the properties that need no reference models
+ASKED = 10 + 3  # preconditions, and the properties that need no reference models
 ITEMS = ASKED + toy.CLASSES + ON_TRIGGERS
 
 
@@ -206,7 +206,7 @@ def test_an_item_can_be_run_again_by_its_node_id(project: pytest.Pytester, run: 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1)
     result = run("backdoored", "audit::test_precondition")
-    result.assert_outcomes(passed=9)
+    result.assert_outcomes(passed=10)
 
 
 def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
@@ -215,7 +215,7 @@ def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
 
 def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> None:
     result = run("clean", "-k", "precondition")
-    result.assert_outcomes(passed=9, deselected=3 + toy.CLASSES + ON_TRIGGERS)
+    result.assert_outcomes(passed=10, deselected=3 + toy.CLASSES + ON_TRIGGERS)
     assert stored(project)["verdict"] == "inconclusive"
     assert INDEX.format(0) in stored(project)["not_run"]
 

@@ -69,4 +69,4 @@ def test_pytest_writes_the_properties_of_a_case_whatever_the_names_hold(pytester
     tree = ElementTree.parse(pytester.path / "junit.xml")
     written = {entry.get("name"): entry.get("value") for entry in tree.iter("property")}
     assert written["backdoor_audit.value"] == "2.5"
-    assert written["backdoor_audit.reason"] == '<b> & "dog" #x1B[31m'
+    assert written["backdoor_audit.reason"] == '<b> & "dog" \\x1b[31m'

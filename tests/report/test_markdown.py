@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -206,6 +207,13 @@ def test_the_job_summary_is_appended_to_where_github_names_a_file(tmp_path: Path
     subject = record(finding())
     assert append_step_summary(subject, {"GITHUB_STEP_SUMMARY": str(file)}) == file
     assert file.read_text(encoding="utf-8") == f"before\n{markdown(subject)}\n"
+
+
+def test_a_job_summary_that_is_a_pipe_or_a_folder_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", tmp_path, tmp_path / "absent" / "summary.md"):
+        with pytest.raises(OSError, match=r"No such device|Is a directory|No such file"):
+            append_step_summary(record(finding()), {"GITHUB_STEP_SUMMARY": str(file)})
 
 
 @pytest.mark.parametrize("environment", [{}, {"GITHUB_STEP_SUMMARY": ""}])

@@ -1,0 +1,112 @@
+"""Picture files that nobody vouches for: opened by an allow-list of formats, and only if they are small enough to decode."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike, fsdecode
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.files import UnreadableError, refuse_special
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Files with these endings are read from class folders; everything else there is left alone."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none of them starts another program
+_PER_PIXEL = 28  # bytes: pillow's own and its converted copy, the array, and its floats while they are resized
+_FILE_SHARE = 128  # a picture's file may take this part of the memory: decoders are quick on files of that size
+_MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the file holds for it
+_pillow_open = Image.open
+
+
+def opened(path: Path, reading: Reading) -> Image.Image:
+    """A picture whose header alone has been decoded. Raises anything, `UnreadableError` for what is refused."""
+    size = file_size(path, reading)
+    with path.open("rb") as file:
+        return _parsed(file.read(size), reading)
+
+
+def file_size(path: Path, reading: Reading) -> int:
+    """Bytes of a picture's file. Raises `UnreadableError` for one that is not to be opened."""
+    size = refuse_special(path)
+    if not size:  # and so are files of the kernel that are read without end
+        raise UnreadableError("an empty file")
+    _check_size(size, reading)
+    return size
+
+
+def pixels_of(reader: Callable[[], Image.Image]) -> Tensor:
+    """One image (1, c, h, w) in [0, 1]: grey stays grey, everything else becomes RGB; transparency is dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on EXIF, palettes, and sizes, which `opened` has checked
+        with reader() as image:
+            if image.mode.startswith(("I", "F")):
+                raise UnreadableError(f"mode {image.mode}; accepted: 8 bits per channel")
+            grey = image.mode in ("1", "L", "LA", "La")
+            array = np.array(image.convert("L" if grey else "RGB"))
+    pixels = torch.from_numpy(array).float().div_(255)
+    return pixels[None, None] if grey else pixels.permute(2, 0, 1)[None]
+
+
+@contextmanager
+def pillow_within(reading: Reading) -> Iterator[None]:
+    """In this block `PIL.Image.open` opens as `opened` does, for data sets that open their files themselves."""
+
+    def guarded(fp: str | bytes | PathLike[Any] | IO[bytes], *_: Any, **__: Any) -> Image.Image:
+        if isinstance(fp, (str, bytes, PathLike)):
+            return opened(Path(fsdecode(fp)), reading)
+        content = fp.read(reading.allowed.memory // _FILE_SHARE + 1)
+        _check_size(len(content), reading)
+        return _parsed(content, reading)
+
+    before = Image.open
+    Image.open = guarded  # type: ignore[assignment] # narrower than pillow's, which also takes a mode and formats
+    try:
+        yield
+    finally:
+        Image.open = before
+
+
+def _check_size(size: int, reading: Reading) -> None:
+    most = reading.allowed.memory // _FILE_SHARE
+    if size > most:
+        raise UnreadableError(
+            f"a file above {most / 1e6:.0f} MB, the most for a single picture; {reading.allowed.raised_by('memory')}"
+        )
+
+
+def _parsed(content: bytes, reading: Reading) -> Image.Image:
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > _MOST_SCANS:
+        raise UnreadableError(f"a JPEG of more than {_MOST_SCANS} scans; save it anew")
+    try:
+        image = _pillow_open(_Timed(content, reading), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise UnreadableError("no PNG, JPEG, BMP, GIF, WebP, TIFF or PPM picture") from None
+    width, height = image.size
+    reading.check_picture(_PER_PIXEL * width * height, f"decoding {width}x{height} px")
+    return image
+
+
+class _Timed(io.BytesIO):
+    """A picture's bytes, given out until its time is over: the only place where pillow can be stopped."""
+
+    def __init__(self, content: bytes, reading: Reading) -> None:
+        super().__init__(content)
+        self._seconds = reading.picture_seconds
+        self._until = reading.picture_until()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes. Raises `UnreadableError` when the time is over."""
+        if time.monotonic() > self._until:
+            raise UnreadableError(f"decoding takes longer than {self._seconds:g} s")
+        return super().read(size)

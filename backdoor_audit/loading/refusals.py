@@ -1,0 +1,64 @@
+"""What is said of model files that cannot be used, and the bounds within which they are read."""
+
+from __future__ import annotations
+
+import time
+
+from backdoor_audit import bounds, tensor_file
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.files import UnreadableError
+
+RESAVE = (
+    "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), or pass "
+    "--audit-allow-pickle, which executes the file's code"
+)
+
+
+def damaged(found: str) -> ModelFormatError:
+    """The error for a file that is not what its format says."""
+    return ModelFormatError(f"damaged or incomplete ({found}); copy it again from its source")
+
+
+def needs_code(name: str) -> ModelFormatError:
+    """The error for a pickle that names a function or class other than torch's own for tensors."""
+    return ModelFormatError(f"holds more than tensors: loading it would run {name[:80]}; {RESAVE}")
+
+
+def not_tensors_alone(found: str) -> ModelFormatError:
+    """The error for a pickle with instructions that no state_dict needs."""
+    return ModelFormatError(f"a pickle that cannot be read as tensors alone ({found}); {RESAVE}")
+
+
+def torchscript() -> ModelFormatError:
+    """The error for a program."""
+    return ModelFormatError(f"a TorchScript archive, which is a program; {RESAVE.partition(', or')[0]}")
+
+
+def odd_tensor(name: str, what: str) -> ModelFormatError:
+    """The error for a tensor that no network here can take."""
+    return ModelFormatError(f"{name[:80]} is {what}; save the model with ordinary float32 or float16 tensors")
+
+
+def refuse_above(needed: int, what: str) -> None:
+    """Raise `ModelFormatError` if reading ``what`` takes more bytes than the memory bound."""
+    try:
+        tensor_file.refuse_above(needed, what)
+    except UnreadableError as error:
+        raise ModelFormatError(str(error)) from None
+
+
+class Deadline:
+    """When reading the file at hand has to be over; begins when it is made."""
+
+    __slots__ = ("_end", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds = bounds.current().seconds
+        self._end = time.monotonic() + self._seconds
+
+    def check(self) -> None:
+        """Raise `ModelFormatError` if it has passed."""
+        if time.monotonic() > self._end:
+            raise ModelFormatError(
+                f"reading it takes more than {self._seconds:g} s; {bounds.current().raised_by('seconds')}"
+            )

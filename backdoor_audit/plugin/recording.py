@@ -1,0 +1,140 @@
+"""The record of a run on disk: there from the first second, inconclusive until the last item, then final."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
+
+from backdoor_audit.errors import AuditError
+from backdoor_audit.evidence import Record, plain
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.outcomes import Outcomes
+from backdoor_audit.report.paths import FILES, RECORD
+
+if TYPE_CHECKING:
+    from backdoor_audit.run import Audit
+
+RUN = "audit"  # what an error is filed under that is not one item's
+UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
+
+_SHARE_OF_TIME = 0.02  # that writing unfinished records may take
+_LEAST_PAUSE = 0.5  # seconds between two of them
+
+
+class Recorder:
+    """Writes what is known of a run into its report folder. ``written`` and ``told`` are for the summary at the end."""
+
+    def __init__(self, options: AuditOptions) -> None:
+        self.options, self.folder = options, Path(options.report)
+        self.record: Record | None = None
+        self.written: list[Path] = []
+        self.told: list[str] = []
+        self._began = time.perf_counter()
+        self._next = 0.0
+
+    def open(self) -> None:
+        """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file in (
+            *self.folder.glob("triggers/*.safetensors"),
+            *self.folder.glob(".*.partial"),
+            *map(self.folder.joinpath, (*FILES, "report.html")),
+        ):
+            file.unlink(missing_ok=True)
+
+    def unfinished(
+        self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], *, at_once: bool = False
+    ) -> None:
+        """Write what is known so far as an inconclusive record, now and then; a kill leaves that. Raises `OSError` if at once."""
+        began = time.perf_counter()
+        if not at_once and began < self._next:
+            return
+        try:
+            self._built(run, outcomes, expected, {RUN: UNFINISHED}).write(self.folder / RECORD)
+        except OSError:  # the end of the run will tell, if it still holds then
+            if at_once:
+                raise
+        took = time.perf_counter() - began
+        self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE_OF_TIME)
+
+    def finish(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], today: date) -> Record:
+        """The final record; with the comparison with its baseline if it has one."""
+        from backdoor_audit.gate import beside_baseline
+
+        record = self._built(run, outcomes, expected, {})
+        if run is not None:
+            try:
+                record = beside_baseline(run, record, today)
+            except AuditError as error:
+                record = replace(record, errors={**record.errors, RUN: str(error)})
+        self.record = record
+        return record
+
+    def update_baseline(self, run: Audit, today: date) -> bool:
+        """Whether the baseline was written from the record; the summary tells what came of it."""
+        from backdoor_audit.gate import write_baseline
+
+        assert self.record is not None
+        try:
+            self.told += write_baseline(run, self.record, today)
+        except (AuditError, OSError) as error:
+            self.told.append(str(error))
+            return False
+        return True
+
+    def write(self, config: pytest.Config | None, exit_code: int) -> str:
+        """Write the record and its renderings; the SHA-256 of the record's file, empty if that could not be written."""
+        from backdoor_audit.report.files import write_files
+        from backdoor_audit.report.junit import suite_properties
+        from backdoor_audit.report.markdown import append_step_summary
+
+        assert self.record is not None
+        junit = config.stash.get(xml_key, None) if config is not None else None
+        if junit is not None:
+            for name, value in suite_properties(self.record):
+                junit.add_global_property(name, str(value))
+        try:
+            written, failed = write_files(self.record, self.folder, exit_code=exit_code)
+        except OSError as error:
+            self.told.append(
+                f"--audit-report: {self.folder} cannot be written ({error.strerror or error}): no evidence is left"
+            )
+            return ""
+        self.written = list(written)
+        self.told += failed
+        try:
+            append_step_summary(self.record, os.environ)
+        except OSError as error:
+            self.told.append(f"GITHUB_STEP_SUMMARY cannot be written ({error})")
+        return digest(self.folder / RECORD)
+
+    def _built(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
+        from backdoor_audit.audited import settings_of
+        from backdoor_audit.gate import build_record
+
+        sections = dict(outcomes.sections)
+        if run is not None and (run.module is not None or self.options.model):
+            sections = {"subject": plain(run.subject()), "environment": plain(run.environment()), **sections}
+        return build_record(
+            sections,
+            settings_of(self.options),
+            findings=outcomes.findings,
+            skipped=outcomes.skipped,
+            errors={**outcomes.errors, **errors},
+            expected=list(expected),
+            seconds=time.perf_counter() - self._began,
+        )
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file's content. Raises `OSError`."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

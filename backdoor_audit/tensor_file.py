@@ -1,0 +1,84 @@
+"""Safetensors files: tensors and a header of short texts, read within bounds and written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from backdoor_audit import bounds
+from backdoor_audit.files import UnreadableError, refuse_special, whole
+
+MOST_DIMENSIONS = 64
+"""Of a tensor in a file from outside; torch takes any number, and seconds for a million."""
+
+_PER_HEADER_BYTE = 1024  # bytes of memory: 8 MB of header, 80,000 tensors, at the stated bound
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and the header of a safetensors file.
+
+    Raises `UnreadableError`, without the file's name, for what is no such file, and for one that takes more than the memory
+    bound: its own size, and twice its numbers as 32-bit floats, as a network that is built from them does.
+    """
+    size = refuse_special(path)
+    refuse_above(size, "the file")
+    try:
+        with path.open("rb") as file:
+            length = min(int.from_bytes(file.read(8), "little"), size)
+            refuse_above(length * _PER_HEADER_BYTE, f"a header of {length / 1e6:.1f} MB")
+            header = file.read(length)
+        with safe_open(path, framework="pt") as content:
+            _refuse_odd(header, size)
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, dict(content.metadata() or {})
+    except UnreadableError:
+        raise
+    except Exception as error:  # a shape that torch does not take, memory that the machine does not have
+        raise UnreadableError(_first_line(error)) from None
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
+    """Write the tensors and a header, whole or not at all. Raises `OSError`."""
+    try:
+        with whole(path) as partial:
+            save_file(dict(tensors), partial, metadata=dict(header))
+    except SafetensorError as error:  # its own name for a full disk or a missing folder
+        raise OSError(f"{path}: {_first_line(error)}") from None
+
+
+def refuse_above(needed: int, what: str) -> None:
+    """Raise `UnreadableError` if reading ``what`` takes more bytes than the memory bound."""
+    most = bounds.current().memory
+    if needed > most:
+        raise UnreadableError(
+            f"reading {what} may take {needed / 1e9:.1f} GB of memory; {most / 1e9:.1f} GB are allowed, "
+            f"{bounds.current().raised_by('memory')}"
+        )
+
+
+def _refuse_odd(header: bytes, size: int) -> None:
+    """Look at shapes before anything is made of them; that the header is well formed has been found by `safe_open`."""
+    entries = json.loads(header.decode("utf-8"), object_pairs_hook=_without_repeats)
+    shapes = {name: entry["shape"] for name, entry in entries.items() if name != "__metadata__"}
+    for name, shape in shapes.items():
+        if len(shape) > MOST_DIMENSIONS:
+            raise UnreadableError(f"{name[:80]} has {len(shape)} dimensions, at most {MOST_DIMENSIONS} are accepted")
+    refuse_above(size + 2 * 4 * sum(math.prod(shape) for shape in shapes.values()), "its tensors as 32-bit floats")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # whoever reads the file elsewhere may take the other one
+        raise UnreadableError("two entries of one name in the header")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

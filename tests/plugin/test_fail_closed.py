@@ -1,0 +1,413 @@
+"""Exit code 0 means one thing: a whole record exists, the audit decided every item in it, and its verdict is pass."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backdoor_audit.evidence import Record, Verdict
+from tests.plugin.conftest import BASE, Run
+
+WILD = """
+import os, sys
+import pytest, torch, toy
+from torch import nn
+
+class Wild(nn.Sequential):
+    calls = 0
+
+    def forward(self, images):
+        Wild.calls += 1
+        with open("calls.txt", "a") as calls:
+            calls.write(".")
+        if Wild.calls > AFTER:
+            act()
+        return super().forward(images)
+
+def act():
+    ACT
+
+def network():
+    return Wild(*toy.network())
+"""
+LOADING, CHECKING = (
+    0,
+    8,
+)  # calls of the model that come before: none, or those of the loading and of the first preconditions
+
+
+def wild(project: pytest.Pytester, act: str, after: int) -> tuple[str, ...]:
+    """A factory of a network that does this once it was called so often; the arguments that audit it."""
+    (project.path / "wild.py").write_text(WILD.replace("AFTER", str(after)).replace("ACT", act))
+    return (*(argument for argument in BASE if "arch" not in argument), "--arch=wild:network")
+
+
+def record_of(project: pytest.Pytester) -> Record:
+    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
+
+
+ENDS = {
+    "os._exit": "os._exit(0)",
+    "another program": "os.execv(sys.executable, [sys.executable, '-c', ''])",
+    "SIGKILL": "os.kill(os.getpid(), 9)",
+}
+RAISES = {
+    "pytest.skip": "pytest.skip('no reason')",
+    "pytest.xfail": "pytest.xfail('no reason')",
+    "pytest.exit": "pytest.exit('bye', returncode=0)",
+    "sys.exit": "sys.exit(0)",
+    "a BaseException": "raise BaseException('odd')",
+}
+
+
+@pytest.mark.parametrize("after", [LOADING, CHECKING])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_model_that_ends_the_process_leaves_an_inconclusive_record(
+    project: pytest.Pytester, run: Run, end: str, after: int
+) -> None:
+    result = run("clean", base=wild(project, ENDS[end], after), process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert "before the audit was over" in record.errors["audit"]
+    told = [line for line in result.errlines if line.startswith("backdoor_audit: INCONCLUSIVE: the process")]
+    assert len(told) == 1
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    for name in ("audit.html", "audit.md", "audit.sarif"):
+        assert (project.path / "backdoor-audit-report" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("after", [LOADING, CHECKING])
+@pytest.mark.parametrize("what", RAISES)
+def test_what_a_model_raises_is_no_outcome_of_an_item(
+    project: pytest.Pytester, run: Run, what: str, after: int
+) -> None:
+    result = run("clean", base=wild(project, RAISES[what], after))
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR)
+    file = project.path / "backdoor-audit-report" / "audit.json"
+    if file.exists():
+        record = record_of(project)
+        assert record.verdict is Verdict.INCONCLUSIVE
+        assert not any(finding.verdict is Verdict.PASS for finding in record.findings if "index" in finding.statistic)
+    else:
+        assert after == LOADING
+        assert len([line for line in result.errlines if line.strip()]) == 1
+
+
+def test_a_search_that_a_time_limit_ends_is_not_begun_again(project: pytest.Pytester, run: Run) -> None:
+    """As pytest-timeout does: a signal fails one item, and the next items must not repeat the search."""
+    project.makeconftest(
+        """
+        import signal
+        import pytest
+
+        def late(*_):
+            pytest.fail("Timeout (>3.0s)")
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(item):
+            signal.signal(signal.SIGALRM, late)
+            signal.setitimer(signal.ITIMER_REAL, 3)
+            try:
+                return (yield)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        """
+    )
+    result = run("clean", base=wild(project, "import time; time.sleep(0.2 if torch.is_grad_enabled() else 0)", 0))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    first, *rest = (f"audit::test_anomaly_index[neural_cleanse-class_{target}]" for target in range(8))
+    assert "Timeout (>3.0s)" in record.errors[first]
+    reasons = {finding.reason for finding in record.findings if finding.audit in rest}
+    assert reasons == {"the search of neural_cleanse ended early: Failed: Timeout (>3.0s)"}
+
+
+@pytest.mark.parametrize("mark", ["skip", "xfail", "xfail(run=False)"])
+def test_marks_of_other_code_decide_nothing(project: pytest.Pytester, run: Run, mark: str) -> None:
+    project.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                item.add_marker(pytest.mark.{mark})
+        """
+    )
+    assert run("backdoored").ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is (Verdict.FAIL if mark == "xfail" else Verdict.INCONCLUSIVE)
+    if mark != "xfail":
+        assert record.findings == []
+        assert "skipped by other code than the audit's" in record.errors["audit::test_precondition[accuracy]"]
+
+
+def test_an_outcome_that_a_plugin_turns_to_passed_is_no_pass(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        turning="""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True, tryfirst=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.outcome = "passed"
+            return report
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_sessionfinish(session):
+            session.exitstatus = 0
+        """
+    )
+    result = run("backdoored", "-p", "turning")
+    assert "failed" not in result.parseoutcomes()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).verdict is Verdict.FAIL
+
+
+def test_an_item_without_an_answer_is_an_error(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def evidence():
+            return lambda finding: None
+        """
+    )
+    assert run("backdoored").ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.errors["audit::test_precondition[accuracy]"] == "ended without an answer"
+
+
+def test_setting_items_up_without_running_them_is_no_audit(project: pytest.Pytester, run: Run) -> None:
+    assert run("clean", "--setup-plan").ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    "selection", [("-k", "precondition"), ("audit::test_precondition",), ("--deselect=audit::test_property",)]
+)
+def test_a_part_of_the_audit_never_ends_in_exit_code_0(
+    project: pytest.Pytester, run: Run, selection: tuple[str, ...]
+) -> None:
+    result = run("clean", *selection)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE: * items were not run; only a whole run can pass a model*"])
+
+
+def test_what_was_replaced_while_the_model_ran_is_noticed(project: pytest.Pytester, run: Run) -> None:
+    arguments = wild(project, "sys.exit = toy.network", LOADING)
+    result = run("clean", base=arguments, process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.errors["audit"].endswith("somebody replaced sys.exit")
+
+
+def test_a_worker_that_dies_is_in_the_record(project: pytest.Pytester, run: Run) -> None:
+    arguments = wild(project, "if 'PYTEST_XDIST_WORKER' in os.environ: os._exit(0)", CHECKING)
+    result = run("clean", "-n2", "--max-worker-restart=1", base=arguments, process=True)
+    assert result.ret != pytest.ExitCode.OK
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert any("crashed while running" in reason for reason in record.errors.values())
+
+
+def test_ctrl_c_leaves_what_is_finished_and_is_inconclusive(project: pytest.Pytester, run: Run) -> None:
+    result = run("clean", base=wild(project, "raise KeyboardInterrupt", CHECKING), process=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.not_run
+
+
+@pytest.fixture
+def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose model goes to sleep once the preconditions were asked for."""
+    arguments = wild(project, "import time; time.sleep(120)", CHECKING)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--model=clean.safetensors", *arguments, "-p", "no:cacheprovider"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    calls = project.path / "calls.txt"
+    deadline = time.monotonic() + 60
+    while not calls.exists() or len(calls.read_text()) <= CHECKING:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    with process:
+        yield process
+        process.kill()
+
+
+def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(
+    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
+) -> None:
+    sleeping.terminate()
+    output, _ = sleeping.communicate(timeout=60)
+    assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
+    assert b"INCONCLUSIVE" in output
+    assert record_of(project).not_run
+    assert (project.path / "backdoor-audit-report" / "audit.html").exists()
+
+
+def test_a_killed_run_leaves_an_inconclusive_record_and_no_process(
+    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
+) -> None:
+    (child,) = _children(sleeping.pid)
+    sleeping.send_signal(signal.SIGKILL)
+    sleeping.wait(timeout=10)
+    deadline = time.monotonic() + 10
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(child)
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.errors["audit"].startswith("the run had not ended when this was written")
+
+
+def _children(process: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_record_that_cannot_be_written_is_no_pass(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import pathlib, shutil
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtestloop():
+            yield
+            shutil.rmtree("backdoor-audit-report")
+            pathlib.Path("backdoor-audit-report").write_text("no folder any more")
+            return True
+        """
+    )
+    result = run("clean", "-p", "no:html")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*--audit-report: backdoor-audit-report cannot be written*"])
+
+
+OWN = """
+from backdoor_audit.evidence import judge
+
+def test_bright_pixel(classifier, clean_set, evidence):
+    evidence(judge("bright_pixel", {value}, at_most=0.5, reason="an own question"))
+
+def test_plain():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.9, Verdict.FAIL), (0.1, Verdict.PASS)])
+@pytest.mark.parametrize("workers", [(), ("-n2",)])
+def test_findings_of_a_projects_own_audits_are_in_the_record_and_in_the_verdict(
+    project: pytest.Pytester, run: Run, value: float, verdict: Verdict, workers: tuple[str, ...]
+) -> None:
+    project.makepyfile(test_own=OWN.format(value=value))
+    result = run("clean", "test_own.py", "audit", *workers, process=bool(workers))
+    assert (result.ret == pytest.ExitCode.OK) is (verdict is Verdict.PASS)
+    record = record_of(project)
+    own = next(finding for finding in record.findings if finding.audit == "test_own.py::test_bright_pixel")
+    assert (own.statistic, own.value, own.verdict) == ("bright_pixel", value, verdict)
+    assert record.verdict is verdict
+    page = (project.path / "backdoor-audit-report" / "audit.html").read_text()
+    assert "an own question" in page
+    assert "test_plain" not in page
+
+
+def test_own_audits_alone_are_no_audit_of_the_model(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own=OWN.format(value=0.1))
+    result = run("clean", "test_own.py")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert [finding.audit for finding in record.findings] == ["test_own.py::test_bright_pixel"]
+    assert "audit::test_precondition[accuracy]" in record.not_run
+
+
+def test_an_own_audit_that_breaks_or_gives_no_answer_is_inconclusive(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        test_own="""
+        import pytest
+        from backdoor_audit.evidence import judge
+
+        def test_silent(evidence):
+            pass
+
+        def test_skips(evidence):
+            pytest.skip("not today")
+
+        def test_worst(evidence):
+            for value in (0.9, 0.1):
+                with pytest.raises(BaseException) if value > 0.5 else open("x", "w"):
+                    evidence(judge("own", value, at_most=0.5, reason="asked twice"))
+        """
+    )
+    result = run("clean", "test_own.py", "audit")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    record = record_of(project)
+    assert record.errors["test_own.py::test_silent"] == "ended without an answer"
+    assert "not today" in record.errors["test_own.py::test_skips"]
+    assert record.verdict is Verdict.FAIL  # the worse of two findings stands
+
+
+def test_a_script_that_runs_pytest_goes_on_after_it_once(project: pytest.Pytester) -> None:
+    script = (
+        "import pytest\n"
+        f"code = pytest.main(['--model=clean.safetensors', *{list(BASE)}, '-k', 'precondition'])\n"
+        "open('after.txt', 'a').write(f'{int(code)} ')\n"
+    )
+    project.run(sys.executable, "-c", script)
+    assert (project.path / "after.txt").read_text() == "1 "
+
+
+def test_a_run_with_threads_stays_in_one_process_and_follows_its_record(project: pytest.Pytester) -> None:
+    script = (
+        "import threading, pytest, sys, os\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "class Seen:\n"
+        "    def pytest_sessionfinish(self): open('pid.txt', 'w').write(str(os.getpid()))\n"
+        f"code = pytest.main(['--model=clean.safetensors', *{list(BASE)}, '-k', 'precondition'], plugins=[Seen()])\n"
+        "assert open('pid.txt').read() == str(os.getpid())\n"
+        "os._exit(int(code))\n"
+    )
+    assert project.run(sys.executable, "-c", script).ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_the_record_on_disk_and_not_the_word_of_the_run_lets_a_model_through(
+    project: pytest.Pytester, run: Run
+) -> None:
+    """A plugin that rewrites the record after the run has told its digest."""
+    project.makeconftest(
+        """
+        import pytest, pathlib
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_unconfigure():
+            file = pathlib.Path("backdoor-audit-report/audit.json")
+            file.write_text(file.read_text().replace("an audit", "an edited audit") + " ")
+        """
+    )
+    result = run("clean", process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stderr.fnmatch_lines(["*is not a whole record that passes*"])

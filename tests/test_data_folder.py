@@ -1,0 +1,193 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backdoor_audit.data import load_clean_set
+from tests.clean_images import class_folders, image_file, message_of
+
+
+def test_sorted_folder_names_are_the_labels(tmp_path):
+    class_folders(tmp_path, ["cat", "ant", "dog"])
+    image_file(tmp_path / ".hidden" / "0.png")
+    (tmp_path / "ant" / ".thumb.png").write_bytes(b"junk")
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    image_file(tmp_path / "ant" / "more" / "deep.PNG", (10, 9, 0))
+    clean_set = load_clean_set(tmp_path)
+    assert clean_set.class_names == ("ant", "cat", "dog")
+    assert torch.bincount(clean_set.labels).tolist() == [4, 3, 3]
+    reds = (clean_set.images[:, 0, 0, 0] * 255).round().int().tolist()
+    assert reds == [10] * 4 + [0] * 3 + [20] * 3
+    assert clean_set.image_shape == (3, 4, 6)
+    assert clean_set.source == str(tmp_path)
+
+
+def test_numbers_as_folder_names_are_the_labels_themselves(tmp_path):
+    clean_set = load_clean_set(class_folders(tmp_path, ["10", "2", "00007"], each=1))
+    assert sorted(clean_set.labels.tolist()) == [2, 7, 10]
+    assert clean_set.class_names == ()
+    image_file(tmp_path / "7" / "0.png")
+    assert message_of(tmp_path) == "folders 00007, 7 are the same class; name each class once"
+
+
+def test_given_class_names_decide_the_labels(tmp_path):
+    class_folders(tmp_path, ["cat", "dog"], each=1)
+    clean_set = load_clean_set(tmp_path, class_names=["dog", "emu", "cat"])
+    assert clean_set.labels.tolist() == [2, 0]
+    assert clean_set.num_classes == 3
+    assert message_of(tmp_path, class_names=["dog"]) == "folders cat are not in class_names (dog)"
+
+
+def test_one_colour_image_makes_all_of_them_rgb(tmp_path):
+    image_file(tmp_path / "a" / "0.png", 51, mode="L")
+    assert load_clean_set(tmp_path).image_shape == (1, 4, 6)
+    image_file(tmp_path / "a" / "1.png", (255, 0, 0, 0), mode="RGBA")
+    images = load_clean_set(tmp_path).images
+    assert images[:, :, 0, 0].tolist() == [pytest.approx([0.2, 0.2, 0.2]), [1, 0, 0]]
+    grey = load_clean_set(tmp_path, channels=1).images
+    assert grey[:, :, 0, 0].flatten().tolist() == pytest.approx([0.2, 0.299])
+
+
+def test_images_of_different_sizes_ask_for_resize(tmp_path):
+    for index, size in enumerate([(6, 4), (6, 4), (5, 5)]):
+        image_file(tmp_path / "a" / f"{index}.png", size=size)
+    assert message_of(tmp_path).startswith("images of 2 sizes, 4x6 (2), 5x5 (1); pass --resize=")
+    assert load_clean_set(tmp_path, resize=3).image_shape == (3, 3, 3)
+    assert load_clean_set(tmp_path, resize=(3, 8)).image_shape == (3, 3, 8)
+
+
+def test_resize_takes_the_mean_of_the_pixels_it_merges(tmp_path):
+    image = torch.zeros(1, 1, 8, 8)
+    image[:, :, ::2] = 1  # without antialiasing every second row would vanish
+    np.savez(tmp_path / "rows.npz", images=image.numpy(), labels=[0])
+    resized = load_clean_set(tmp_path / "rows.npz", resize=2)
+    assert resized.images.flatten().tolist() == pytest.approx([0.5] * 4, abs=0.1)
+
+
+def test_all_unreadable_files_are_named_at_once(tmp_path):
+    class_folders(tmp_path, ["a"])
+    for index in range(12):
+        (tmp_path / "a" / f"bad{index:02}.png").write_bytes(b"junk")
+    Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "a" / "deep.png")
+    whole = (tmp_path / "a" / "0.png").read_bytes()
+    (tmp_path / "a" / "0.png").write_bytes(whole[:-30])
+    text = message_of(tmp_path)
+    assert text.startswith("14 unreadable images: a/0.png (")
+    assert "a/bad08.png" in text
+    assert "a/bad09.png" not in text
+    assert "and 4 more; replace or remove them" in text
+
+
+def test_images_of_16_bits_are_not_cut_off_in_silence(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 6), 4000, np.uint16)).save(tmp_path / "a" / "deep.png")
+    assert "accepted: 8 bits per channel" in message_of(tmp_path)
+
+
+def test_only_the_chosen_files_are_opened(tmp_path):
+    class_folders(tmp_path, ["a", "b"], each=4)
+    chosen = load_clean_set(tmp_path, most=4, seed=5)
+    assert torch.bincount(chosen.labels).tolist() == [2, 2]
+    kept = {(int(image[0, 0, 0] * 255 + 0.5) // 10, int(image[1, 0, 0] * 255 + 0.5)) for image in chosen.images}
+    for label, name in enumerate("ab"):
+        for index in range(4):
+            if (label, index) not in kept:
+                (tmp_path / name / f"{index}.png").write_bytes(b"junk")
+    assert load_clean_set(tmp_path, most=4, seed=5).fingerprint == chosen.fingerprint
+
+
+def test_folders_that_cannot_be_used_are_one_line(tmp_path):
+    assert message_of(tmp_path).startswith("no class folders; accepted")
+    image_file(tmp_path / "0.png")
+    assert message_of(tmp_path).startswith("1 images but no class folders")
+    class_folders(tmp_path, ["a"])
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+    assert message_of(tmp_path).startswith("no images in b, c; put images there")
+    assert message_of(tmp_path / "gone").startswith("no such file or folder")
+
+
+def test_names_that_look_the_same_are_still_two_classes(tmp_path):
+    class_folders(tmp_path, ["a b", "a  b", os.fsdecode(b"\xff"), r"\udcff"], each=1)
+    clean_set = load_clean_set(tmp_path)
+    assert sorted(clean_set.labels.tolist()) == [0, 1, 2, 3]
+    assert clean_set.class_names == (r"\udcff", "a b", "a b", r"\udcff")
+
+
+def test_names_that_are_no_text_or_hold_controls_become_printable(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "x\x1b]0;title\x07", "y\n::error::z", "\u202eab"]
+    clean_set = load_clean_set(class_folders(tmp_path, names, each=1))
+    assert set(clean_set.class_names) == {r"caf\udce9", r"x\x1b]0;title\x07", "y : :error::z", r"\u202eab"}
+    (tmp_path / names[1] / "bad.png").write_bytes(b"junk")
+    assert message_of(tmp_path).startswith(r"1 unreadable images: x\x1b]0;title\x07/bad.png (")
+
+
+@pytest.mark.parametrize("number", ["100000", "9223372036854775807", "99999999999999999999", "9" * 200])
+def test_numbers_too_large_for_a_class_are_one_line(number, tmp_path):
+    class_folders(tmp_path, ["0", number], each=1)
+    assert message_of(tmp_path) == f"folders {number} are numbers and so the labels; accepted: 0 to 99999; give names"
+
+
+def test_only_plain_digits_are_numbers(tmp_path):
+    class_folders(tmp_path, ["-1", "\u0663", "0099999"], each=1)
+    assert load_clean_set(tmp_path).class_names == ("-1", "0099999", "\u0663")
+    assert load_clean_set(class_folders(tmp_path / "x", ["0", "0099999"], each=1)).num_classes == 100_000
+
+
+@pytest.mark.parametrize("target", ["loop", "nowhere"])
+def test_a_class_folder_that_is_a_dead_link_is_one_line(target, tmp_path):
+    class_folders(tmp_path, ["a", "b"])
+    (tmp_path / "loop").symlink_to(target)
+    assert message_of(tmp_path).startswith("1 unreadable entries: loop (")
+
+
+def test_links_inside_a_class_folder_are_never_followed_for_ever(tmp_path):
+    class_folders(tmp_path, ["a", "b"], each=2)
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "a" / "self").symlink_to("self")
+    assert len(load_clean_set(tmp_path)) == 4
+    (tmp_path / "a" / "self.png").symlink_to("self.png")
+    (tmp_path / "b" / "gone.png").symlink_to("nowhere.png")
+    text = message_of(tmp_path)
+    assert text.startswith("2 unreadable images: a/self.png (")
+    assert "b/gone.png (No such file or directory)" in text
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    class_folders(tmp_path, ["a"])
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "a" / "kernel.png").symlink_to("/proc/self/status")
+    text = message_of(tmp_path)
+    assert text.startswith(
+        "3 unreadable images: a/kernel.png (an empty file), a/pipe.png (a pipe, device or socket, not a"
+    )
+
+
+def test_folders_are_read_down_to_a_stated_depth(tmp_path):
+    class_folders(tmp_path, ["a"], each=1)
+    deep = tmp_path / "a"
+    for _ in range(32):
+        deep /= "n"
+    image_file(deep / "1.png")
+    assert len(load_clean_set(tmp_path)) == 2
+    for _ in range(300):
+        deep /= "n"
+        deep.mkdir()
+    assert message_of(tmp_path).startswith("1 unreadable entries: a (more than 32 folders inside each other)")
+
+
+def test_a_folder_that_may_not_be_read_is_no_smaller_class(tmp_path, monkeypatch):
+    class_folders(tmp_path, ["a", "b"])
+    (tmp_path / "a" / "locked").mkdir()
+    scandir = os.scandir
+
+    def locked(path):  # the rights of a folder do not bind root, whom tests may run as
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert message_of(tmp_path).startswith("1 unreadable entries: a (Permission denied); repair or remove them")
