@@ -42,6 +42,24 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def abandoned(folder: Path) -> Iterator[Path]:
+    """What writers of `whole` left in a folder that were killed meanwhile; those of processes that are still there are not."""
+    for file in folder.glob(".*.partial"):
+        number = file.name.split(".")[-2]
+        if number.isdecimal() and not _runs(int(number)):
+            yield file
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8, whole or not at all; what UTF-8 cannot hold is escaped. Raises `OSError`."""
     with whole(path) as partial:

@@ -90,7 +90,7 @@ class Steering:
     momentum: float = 0.7
     measured: int = 64
 
-    most_rising = 0.25
+    most_rising = 0.3
     criterion = (
         f"at most {most_rising:g} of the fall of the median class's loss may come in the second half of the steps"
     )

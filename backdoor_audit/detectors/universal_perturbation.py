@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -80,9 +81,9 @@ class UniversalPerturbation:
     twins, and a few hundred clean images. Cost: `Steering` about ``steps * batch_size`` image passes per class, `PatchScan`
     about 5,000, 3,000 where windows shrink; the twins cost as much each, once per data set.
 
-    A search on the model or on a twin has converged when the median class has stopped rising, by the ``criterion`` of the probe:
-    margins are compared at equal effort, and what all classes lack cancels. A class for which the model gives no gradient has
-    not been searched. What has not converged does not pass.
+    A search on the model has converged when the median class has stopped rising, by the ``criterion`` of the probe, and those on
+    the twins when that holds in their mean: margins are compared at equal effort, and what all classes lack cancels. A class for
+    which the model gives no gradient has not been searched. What has not converged does not pass.
     """
 
     probe: Steering | PatchScan
@@ -200,12 +201,13 @@ class UniversalPerturbation:
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end."""
-        searched = [("this model", steered.rising)]
-        searched += [("a reference twin", rising) for rising in natural.rising] if natural is not None else []
-        for whose, rising in searched:
-            median = anomaly.median(rising[:classes].tolist())
-            if not median <= self.probe.most_rising:
-                return f"on {whose} the search was still rising when its steps ended: {median:.2g} where {self.probe.criterion}"
+        searched = {"this model": steered.rising.unsqueeze(0)}
+        if natural is not None:
+            searched["the reference twins"] = natural.rising
+        for whose, rising in searched.items():
+            pace = statistics.mean(anomaly.median(row[:classes].tolist()) for row in rising)
+            if not pace <= self.probe.most_rising:
+                return f"on {whose} the search was still rising when its steps ended: {pace:.2g} where {self.probe.criterion}"
         return ""
 
     def _without_answer(self, reason: str) -> Detection:

@@ -16,6 +16,7 @@ from _pytest.junitxml import xml_key  # pytest has no public way to say somethin
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, plain
+from backdoor_audit.files import abandoned
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.report.paths import FILES, RECORD
@@ -46,7 +47,7 @@ class Recorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in (
             *self.folder.glob("triggers/*.safetensors"),
-            *self.folder.glob(".*.partial"),
+            *abandoned(self.folder),
             *map(self.folder.joinpath, (*FILES, "report.html")),
         ):
             file.unlink(missing_ok=True)

@@ -233,12 +233,11 @@ def test_twins_of_which_it_was_not_kept_whether_they_converged_let_nothing_pass(
     assert Verdict.PASS not in verdicts(grey_run(natural=Natural.unpack(old))).values()
 
 
-RISING = torch.tensor(
-    [0.0, 0.0, 0.3, 0.3, 0.3, 0.0]
-)  # the median of the five classes is above 0.25; without one it is not
+# The median of the five classes is 0.7; in the mean of two twins, of which the other has converged, 0.35.
+RISING = torch.tensor([0.0, 0.0, 0.7, 0.7, 0.7, 0.0])
 
 
-@pytest.mark.parametrize(("whose", "told"), [("model", "on this model"), ("twin", "on a reference twin")])
+@pytest.mark.parametrize(("whose", "told"), [("model", "on this model"), ("twin", "on the reference twins")])
 def test_a_search_that_was_still_rising_passes_nothing_and_may_fail(probed, whose, told):
     probed(MARGINS, RISING if whose == "model" else None)
     twins = torch.stack([torch.zeros(6), RISING if whose == "twin" else torch.zeros(6)])
@@ -249,7 +248,7 @@ def test_a_search_that_was_still_rising_passes_nothing_and_may_fail(probed, whos
     assert finding.value is None  # no suspicion of this class
     assert finding.reason.startswith(f"class 0: the search has not converged: {told} the search was still rising")
     fewer = RISING.clone()
-    fewer[2] = 0.25
+    fewer[2] = 0.29
     probed(MARGINS, fewer)
     assert set(verdicts(grey_run(natural=natural_of(NATURAL))).values()) == {Verdict.PASS, Verdict.FAIL}
 
