@@ -122,7 +122,7 @@ def test_names_of_a_data_set_are_printable(toy, tmp_path):
     assert load_clean_set(f"torchvision:Toy?root={tmp_path}").class_names == ("\\x1b[31mred", "first")
 
 
-@pytest.mark.parametrize("root", ["~nobody-of-that-name/x", "/dev/zero", "a%00b", "x" * 5000])
+@pytest.mark.parametrize("root", ["~nobody-of-that-name/x", "/dev/zero", "a%00b", "x" * 3000])
 @pytest.mark.parametrize("name", ["MNIST", "ImageFolder"])
 def test_a_root_that_is_no_folder_is_one_line(name, root):
     assert message_of(f"torchvision:{name}?root={root}").startswith("cannot be opened (")

@@ -242,9 +242,23 @@ class AuditSession:
             if self.collects and report.when != "setup":
                 self.recorder.unfinished(self.run, self.outcomes, self.expected)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the record and its renderings, whatever happened to single items; the exit code follows the record."""
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
+        """Write the record and its renderings before others write theirs; the exit code follows the record."""
+        self._finish(session)
+        try:
+            return (yield)
+        except OSError as error:  # of another plugin, such as pytest-html on a full disk
+            self.recorder.told.append(f"a plugin could not write what it leaves ({error.strerror or error})")
+            page = getattr(self.config.option, "htmlpath", None)
+            if page:
+                self.config.option.htmlpath = None
+                with suppress(OSError):
+                    Path(page).unlink(missing_ok=True)  # cut short
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _finish(self, session: pytest.Session) -> None:
         if self._before_sigterm is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is written now is written whole
         if not self.is_controller:

@@ -307,6 +307,26 @@ def test_a_record_that_cannot_be_written_is_no_pass(project: pytest.Pytester, ru
     result.stdout.fnmatch_lines(["*--audit-report: backdoor-audit-report cannot be written*"])
 
 
+def test_a_plugin_that_cannot_write_takes_nothing_with_it(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        full="""
+        import errno, os
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_sessionfinish():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        """
+    )
+    result = run("clean", "-p", "full", "-k", "precondition")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*INCONCLUSIVE*", "*a plugin could not write what it leaves (No space left on device)*"]
+    )
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert record_of(project).verdict is Verdict.INCONCLUSIVE
+
+
 OWN = """
 from backdoor_audit.evidence import judge
 
