@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -50,8 +51,8 @@ class Row:
 
 def shares(kinds: Sequence[Kind], inputs: int) -> dict[str, int]:
     """How many inputs each kind gets, by its share; at least one."""
-    whole = sum(kind.share for kind in kinds)
-    return {kind.name: max(1, round(inputs * kind.share / whole)) for kind in kinds}
+    ends = [round(inputs * end / sum(kind.share for kind in kinds)) for end in accumulate(kind.share for kind in kinds)]
+    return {kind.name: max(1, end - begin) for kind, begin, end in zip(kinds, [0, *ends], ends, strict=False)}
 
 
 def table(rows: dict[str, Row]) -> list[str]:
@@ -65,7 +66,7 @@ def table(rows: dict[str, Row]) -> list[str]:
     head = ["inputs", *_COLUMNS, "peak MB", "slowest s", "s"]
     lines = [("kind", head), *((name, row.cells()) for name, row in rows.items()), ("all", total.cells())]
     return [
-        f"{name:13}" + "".join(f"{cell:>{len(title) + 2}}" for cell, title in zip(cells, head, strict=True))
+        f"{name:13}" + "".join(f"{cell:>{max(len(title), 4) + 2}}" for cell, title in zip(cells, head, strict=True))
         for name, cells in lines
     ]
 
