@@ -119,15 +119,21 @@ def _dest(key: str) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Let a second process run what audits, and give the exit code from this one."""
-    if config.option.collectonly or hasattr(config, "workerinput") or not may_split():
+    options = audit_of(config)
+    return split(config, options) if options is not None and may_split(config) else None
+
+
+def audit_of(config: pytest.Config) -> AuditOptions | None:
+    """The options of the audit that this process answers for; None if there is none, or if pytest_configure refuses them."""
+    if config.option.collectonly or hasattr(config, "workerinput"):
         return None
     try:
         options = _asked_for(config)
         if options is not None:
             check_paths(options)
     except OptionError:
-        return None  # told by pytest_configure
-    return split(config, options) if options is not None else None
+        return None
+    return options
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -140,8 +146,8 @@ def pytest_configure(config: pytest.Config) -> None:
         check_paths(options)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
-    selected, paths = _split_arguments(config)
-    explicit = config.args_source is pytest.Config.ArgsSource.ARGS
+    explicit = _names_paths(config)
+    selected, paths = _split_arguments(config) if explicit else ([], [])
     if _requested(config) and (not explicit or selected):
         config.args[:] = paths  # a gate run is about the model, not about the project's own tests
     wanted = not explicit or bool(selected)
@@ -150,7 +156,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(session, "backdoor_audit.session")
     draws = session.is_controller and not config.option.collectonly
     if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
-        config.option.htmlpath = str(session.report / "report.html")
+        config.option.htmlpath = str(Path(options.report) / "report.html")
         config.option.self_contained_html = True
 
 
@@ -162,8 +168,34 @@ def _asked_for(config: pytest.Config) -> AuditOptions | None:
     requested = _requested(config)
     table = read_table(config.rootpath) if requested or _mentions_audit(config.rootpath) else {}
     if not requested and "model" not in table:
+        _refuse_options_without_model(config)
         return None
     return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
+
+
+def _typed(config: pytest.Config) -> tuple[str, ...]:
+    """What the caller typed: without what the project's files and the environment add to every run."""
+    return tuple(map(str, config.invocation_params.args))
+
+
+def _names_paths(config: pytest.Config) -> bool:
+    """Whether the caller named paths or items; those of ``addopts`` select nothing where an audit is asked for."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False
+    return not _requested(config) or any(argument in _typed(config) for argument in config.args)
+
+
+def _refuse_options_without_model(config: pytest.Config) -> None:
+    """Raise `OptionError` if the caller typed an option of the audit but no model that reaches it."""
+    given, typed = _given(config), {argument.partition("=")[0] for argument in _typed(config)}
+    reached = [
+        name for option in OPTIONS if option.key in given for name in (option.flag, option.alias) if name in typed
+    ]
+    if reached:
+        raise OptionError(
+            f"{reached[0]} was given but no model reached the audit; pass --audit-model=PATH (if you gave --model, it belongs to "
+            "another plugin or conftest here)"
+        )
 
 
 def _given(config: pytest.Config) -> dict[str, str]:
@@ -201,10 +233,9 @@ def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
     selected = [
         argument
         for argument in config.args
-        if argument.startswith(f"{AUDIT}::") or (argument == AUDIT and not os.path.exists(argument))
+        if argument.startswith(f"{AUDIT}::")
+        or (argument == AUDIT and (_requested(config) or not os.path.exists(argument)))
     ]
-    if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        return selected, []
     return selected, [argument for argument in config.args if argument not in selected]
 
 

@@ -61,6 +61,11 @@ def audited_model(audit_options: AuditOptions) -> nn.Module | None:
 @pytest.fixture(scope="session")
 def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> Audit:
     """The run behind all audits: loaded once per process, finished work shared between processes."""
+    if audited_model is not None and _session(pytestconfig).options.model:
+        raise UsageExit(
+            f"backdoor_audit: the model is given twice, as the file {_session(pytestconfig).options.model} and by the fixture "
+            "audited_model; leave one of them out"
+        )
     try:
         return _session(pytestconfig).start(audited_model)
     except AuditError as error:

@@ -102,7 +102,10 @@ class Outcomes:
         stopped = found is not None and found.verdict is not Verdict.PASS  # what the audit fails an item by
         if report.failed and not (stopped and report.when == "call"):
             crash = getattr(report.longrepr, "reprcrash", None)
-            message = crash.message if crash else str(report.longrepr)  # of a worker that died xdist says so in a text
+            message = (
+                crash.message if crash else getattr(report.longrepr, "errorstring", None)
+            )  # a fixture that is not there
+            message = message or str(report.longrepr)  # of a worker that died xdist says so in a text
             return (message.strip().splitlines() or ["broken"])[0]
         if answered:
             return ""

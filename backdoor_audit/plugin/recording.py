@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,7 +17,7 @@ from _pytest.junitxml import xml_key  # pytest has no public way to say somethin
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, plain
-from backdoor_audit.files import abandoned
+from backdoor_audit.files import abandoned, whole
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.report.paths import FILES, RECORD
@@ -35,12 +36,26 @@ class Recorder:
     """Writes what is known of a run into its report folder. ``written`` and ``told`` are for the summary at the end."""
 
     def __init__(self, options: AuditOptions) -> None:
-        self.options, self.folder = options, Path(options.report)
+        self.options = options
+        self.folder = Path(options.report).absolute()  # a model's code may change the working folder
         self.record: Record | None = None
         self.written: list[Path] = []
         self.told: list[str] = []
+        self._earlier: bytes | None = None
         self._began = time.perf_counter()
         self._next = 0.0
+
+    def set_aside(self) -> None:
+        """Take the record of an earlier run away: until this one has its own, nobody shall read that for its verdict."""
+        with suppress(OSError):
+            self._earlier = (self.folder / RECORD).read_bytes()
+            (self.folder / RECORD).unlink()
+
+    def put_back(self) -> None:
+        """Put the record of the earlier run back: this one could not begin."""
+        if self._earlier is not None and not (self.folder / RECORD).exists():
+            with suppress(OSError), whole(self.folder / RECORD) as partial:
+                partial.write_bytes(self._earlier)
 
     def open(self) -> None:
         """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`."""
@@ -107,10 +122,10 @@ class Recorder:
             written, failed = write_files(self.record, self.folder, exit_code=exit_code)
         except OSError as error:
             self.told.append(
-                f"--audit-report: {self.folder} cannot be written ({error.strerror or error}): no evidence is left"
+                f"--audit-report: {self.options.report} cannot be written ({error.strerror or error}): no evidence is left"
             )
             return ""
-        self.written = list(written)
+        self.written = [Path(self.options.report) / file.name for file in written]
         self.told += failed
         try:
             append_step_summary(self.record, os.environ)

@@ -23,7 +23,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.recording import RUN, Recorder
 from backdoor_audit.plugin.replaced import Names, replaced, watched
-from backdoor_audit.plugin.supervision import CHANNEL, REFUSED
+from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
 from backdoor_audit.printable import printable
 from backdoor_audit.report.terminal import summary_lines
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from backdoor_audit.run import Audit
 
 SESSION = pytest.StashKey["AuditSession"]()
+
+
+_AT_ONCE = 1.0  # s
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -113,7 +116,9 @@ class AuditSession:
         self._watched = watched()
         if not self.is_controller:
             return
-        self._end_on_sigterm()
+        self._end_on_signals()
+        if not self.config.option.collectonly and CHANNEL not in self.config.stash:
+            self.recorder.set_aside()
         try:
             with self._ended_by_the_model():
                 run = self.start()
@@ -123,12 +128,13 @@ class AuditSession:
                 if self.collects:
                     self.recorder.unfinished(run, self.outcomes, self.expected, at_once=True)
         except AuditError as error:
+            self.recorder.put_back()
             with suppress(OSError):
                 self.report.rmdir()  # pytest-html may have made it; only an empty folder goes
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
         except OSError as error:
             raise pytest.UsageError(
-                f"backdoor_audit: --audit-report: {self.report} cannot be written ({error})"
+                f"backdoor_audit: --audit-report: {self.options.report} cannot be written ({error.strerror or error})"
             ) from None
 
     @contextmanager
@@ -157,18 +163,28 @@ class AuditSession:
         self._tell_parent(written)
         pytest.exit(f"backdoor_audit: INCONCLUSIVE: {reason}", returncode=int(pytest.ExitCode.TESTS_FAILED))
 
-    def _end_on_sigterm(self) -> None:
-        """SIGTERM ends the run as Ctrl-C does, with a record of what is finished; another handler is left alone."""
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-        ):
+    def _end_on_signals(self) -> None:
+        """SIGTERM ends the run as Ctrl-C does, with a record of what is finished; another handler is left alone.
+
+        A Ctrl-C that comes twice at once, from the terminal and from the parent, counts once.
+        """
+        if threading.current_thread() is not threading.main_thread():
             return
+        last = -_AT_ONCE
 
         def end(_number: int, _frame: FrameType | None) -> None:
             raise TerminatedError("SIGTERM")
 
-        self._before_sigterm = signal.signal(signal.SIGTERM, end)
+        def interrupt(_number: int, _frame: FrameType | None) -> None:
+            nonlocal last
+            before, last = last, time.monotonic()
+            if last - before >= _AT_ONCE:
+                raise KeyboardInterrupt
+
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            self._before_sigterm = signal.signal(signal.SIGTERM, end)
+        if CHANNEL in self.config.stash and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
 
     def pytest_report_header(self) -> list[str]:
         """What to know before a long wait."""
@@ -264,6 +280,7 @@ class AuditSession:
         if not self.is_controller:
             self.config.workeroutput["backdoor_audit_replaced"] = replaced(self._watched)  # type: ignore[attr-defined]
             return
+        self.config.stash[JUDGED] = True
         if self.config.option.collectonly:
             return
         self._note_replaced(replaced(self._watched), "the process of this run")
@@ -315,6 +332,10 @@ class AuditSession:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The verdict in words, every finding that is not a pass, and where the evidence is."""
         if self.recorder.record is None:
+            if self.is_controller and not self.collects and not self.config.option.collectonly:
+                terminalreporter.write_line(
+                    "backdoor_audit: no audit was run: paths were named; add the word audit to run it as well"
+                )
             return
         terminalreporter.section("backdoor audit")
         for line, markup in summary_lines(self.recorder.record):

@@ -5,9 +5,9 @@ trace. So a run that audits is split in two before anything of the model is load
 waits, and lets exit code 0 through only with a record on disk that this very run wrote, that is whole, and that passes the gate.
 The price is a fork of a process that has imported pytest, some milliseconds; it comes before CUDA is touched.
 
-Where a fork would not be safe or not possible (threads are running, CUDA is in use, another pytest runs around this one, a system
-without fork) the run goes on in one process. Its exit code then follows its record as well, but a model that ends the process
-ends it for good.
+Where a fork would not be safe (threads are running, CUDA is in use) the same command is started again instead. Where that cannot
+be either (`pytest.main` in another program, another pytest around this one, no fork) the run goes on in one process. Its exit
+code then follows its record as well, but a model that ends the process ends it for good.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -37,9 +38,12 @@ from backdoor_audit.plugin.recording import RUN, Recorder, digest
 from backdoor_audit.report.paths import RECORD
 
 CHANNEL = pytest.StashKey["Channel"]()
+JUDGED = pytest.StashKey[bool]()
+"""Set once a session has ended in this process, or a second one has and was judged."""
 REFUSED = pytest.StashKey[bool]()
 """Whether the run has a record that does not let the model through."""
 
+_PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
 _exit = os._exit  # as it is before a model's code could replace it
 _MOST = 2**16  # bytes of a report; a pipe holds as much without a reader
 
@@ -65,60 +69,105 @@ class Ending:
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, int | None, int | None]:
         """Let no exit code 0 past a record that refuses the model; end the child, if this is one."""
         Ending.running += 1
+        pipes = os.environ.pop(_PIPES, "")
+        if pipes:
+            _become_child(config, *map(int, pipes.split(",")))
         try:
             code = yield
         except BaseException as error:
             if CHANNEL not in config.stash:
                 raise
-            code = _failed(error)
+            code = _failed(error, config.stash[CHANNEL])
         finally:
             Ending.running -= 1
         if code == 0 and config.stash.get(REFUSED, False):
+            code = int(pytest.ExitCode.TESTS_FAILED)
+        if code == 0 and not config.stash.get(JUDGED, False) and _is_audit(config):
+            _say("INCONCLUSIVE: an audit was asked for, and pytest ended without one; exit code 1")
             code = int(pytest.ExitCode.TESTS_FAILED)
         if CHANNEL in config.stash:
             _end_child(config, int(code or 0))
         return code
 
 
-def may_split() -> bool:
-    """Whether this process can be forked without harm, and is not itself a run inside another one."""
+def may_split(config: pytest.Config) -> bool:
+    """Whether this run can be given to a second process, and is not itself a second one, or inside another run."""
+    return CHANNEL not in config.stash and Ending.running == 1 and (_may_fork() or _may_start(config))
+
+
+def _may_fork() -> bool:
+    """Whether a copy of this process would be whole: no threads that it would lack, no CUDA that it could not use."""
     cuda = sys.modules.get("torch.cuda")
     in_use = cuda is not None and cuda.is_initialized()
-    return hasattr(os, "fork") and threading.active_count() == 1 and not in_use and Ending.running == 1
+    return hasattr(os, "fork") and threading.active_count() == 1 and not in_use
+
+
+def _may_start(config: pytest.Config) -> bool:
+    """Whether the same command can be started again: this process is pytest's own, and nobody handed objects to it."""
+    program = sys.argv[0] if sys.argv else ""
+    own = Path(program).name in ("pytest", "py.test") or program.endswith(os.path.join("pytest", "__main__.py"))
+    return own and os.name == "posix" and not config.invocation_params.plugins
 
 
 def split(config: pytest.Config, options: AuditOptions) -> int | None:
-    """Fork; None in the child, which has a `CHANNEL` in the config's stash now, and the exit code of the run in the parent."""
+    """Run in a second process; None there, where the config's stash has a `CHANNEL`, and the exit code of the run here."""
+    recorder = Recorder(options)
+    recorder.set_aside()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     reader, writer = os.pipe()
     alive, kept = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        os.close(kept)
-        threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
-        atexit._clear()
-        config.stash[CHANNEL] = Channel(writer)
-        return None
-    os.close(writer)
-    os.close(alive)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the child's end away
     try:
+        started = None if _may_fork() else _started(config, writer, alive)
+        child = started.pid if started else os.fork()
+        if child == 0:
+            atexit._clear()
+            _become_child(config, writer, alive)
+            return None
+        os.close(writer)
+        os.close(alive)
         status = _waited(child)
+        if started:
+            started.returncode = status
         os.set_blocking(reader, False)
+        said = b""
         with contextlib.suppress(BlockingIOError):
-            return _exit_code(os.waitstatus_to_exitcode(status), os.read(reader, _MOST), options)
-        return _exit_code(os.waitstatus_to_exitcode(status), b"", options)
+            said = os.read(reader, _MOST)
+        code = _exit_code(os.waitstatus_to_exitcode(status), said, recorder)
+        config.stash[JUDGED] = True
+        return code
     finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         os.close(reader)
         os.close(kept)
 
 
-def _failed(error: BaseException) -> int:
+def _become_child(config: pytest.Config, writer: int, alive: int) -> None:
+    threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+    config.stash[CHANNEL] = Channel(writer)
+
+
+def _started(config: pytest.Config, writer: int, alive: int) -> subprocess.Popen[bytes]:
+    """The same command, started anew: a copy of this process would lack its threads."""
+    command = [sys.executable, "-m", "pytest", *map(str, config.invocation_params.args)]
+    environment = {**os.environ, _PIPES: f"{writer},{alive}"}
+    return subprocess.Popen(command, env=environment, pass_fds=(writer, alive), cwd=config.invocation_params.dir)
+
+
+def _is_audit(config: pytest.Config) -> bool:
+    from backdoor_audit.plugin import audit_of
+
+    return audit_of(config) is not None
+
+
+def _failed(error: BaseException, channel: Channel) -> int:
     """Say what ended the run, as pytest does; its exit code."""
     if isinstance(error, pytest.UsageError):
         for line in error.args:
             print(f"ERROR: {line}\n", file=sys.stderr)
+        channel.tell(usage=True)
         return int(pytest.ExitCode.USAGE_ERROR)
     traceback.print_exception(error)
     return int(pytest.ExitCode.INTERNAL_ERROR)
@@ -143,14 +192,13 @@ def _end_with_parent(alive: int) -> None:
 
 
 def _waited(child: int) -> int:
-    """The wait status of the child; signals that ask for an end are passed on, and Ctrl-C reaches it by itself."""
+    """The wait status of the child; signals that ask for an end are passed on."""
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         return os.waitpid(child, 0)[1]
     finally:
@@ -158,15 +206,18 @@ def _waited(child: int) -> int:
             signal.signal(number, handler)
 
 
-def _exit_code(code: int, said: bytes, options: AuditOptions) -> int:
-    """The exit code of the run, from what the child ended with and what is on disk."""
-    lines = said.decode("utf-8", "replace").splitlines()
-    last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    file = Path(options.report) / RECORD
+def _exit_code(code: int, said: bytes, recorder: Recorder) -> int:
+    """The exit code of the run, from what the child ended with, what it said, and what is on disk."""
+    last: dict[str, Any] = {}
+    for line in said.decode("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError):
+            last = json.loads(line)
+    if code == pytest.ExitCode.USAGE_ERROR and "usage" in last:
+        recorder.put_back()
+        return code
+    file = recorder.folder / RECORD
     if "record" not in last:
-        if code == pytest.ExitCode.USAGE_ERROR:
-            return code
-        return _ended_early(code, file, options)
+        return _ended_early(code, file, recorder)
     if code != 0 or last["record"] is None:
         return code if code >= 0 else 128 - code
     return 0 if _passes(file, last["record"]) else _refused(file)
@@ -184,20 +235,19 @@ def _refused(file: Path) -> int:
     return int(pytest.ExitCode.TESTS_FAILED)
 
 
-def _ended_early(code: int, file: Path, options: AuditOptions) -> int:
+def _ended_early(code: int, file: Path, recorder: Recorder) -> int:
     """Make an inconclusive record of what a run left that ended before it could judge."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
     reason = f"the process that ran the audit {how} before the audit was over; finished work is kept for the next run"
-    recorder = Recorder(options)
     try:
         before = Record.read(file)
     except AuditError:
+        with contextlib.suppress(OSError):
+            recorder.open()
         before = recorder.finish(None, Outcomes(errors={RUN: reason}), [], date.today())
     recorder.record = Record(
         **{**{name: getattr(before, name) for name in before.__slots__}, "errors": {**before.errors, RUN: reason}}
     )
-    with contextlib.suppress(OSError):
-        recorder.folder.mkdir(parents=True, exist_ok=True)
     recorder.write(None, 1)
     verdict, left = recorder.record.verdict.value.upper(), ", ".join(map(str, recorder.written))
     _say(f"{verdict}: {reason}; evidence: {left or 'none could be written'}")

@@ -431,3 +431,98 @@ def test_the_record_on_disk_and_not_the_word_of_the_run_lets_a_model_through(
     result = run("clean", process=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stderr.fnmatch_lines(["*is not a whole record that passes*"])
+
+
+NOTHING_RAN = "def test_own(): pass"
+
+
+def test_a_model_that_is_given_twice_is_refused(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import pytest, toy
+
+        @pytest.fixture(scope="session")
+        def audited_model():
+            return toy.network()
+        """
+    )
+    result = run("backdoored")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*the model is given twice, as the file backdoored.safetensors and by the fixture*"])
+    assert record_of(project).verdict is Verdict.INCONCLUSIVE
+
+
+def test_paths_that_nobody_typed_do_not_take_the_place_of_the_audit(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makepyfile(test_own=NOTHING_RAN)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "test_own.py")
+    result = run("clean", "-k", "precondition")
+    result.assert_outcomes(passed=10, deselected=25)
+
+
+def test_paths_that_were_typed_run_alone_and_the_summary_says_so(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own=NOTHING_RAN)
+    result = run("clean", "test_own.py")
+    result.stdout.fnmatch_lines(["*no audit was run: paths were named; add the word audit*"])
+
+
+def test_a_folder_called_audit_does_not_take_the_place_of_the_audit(project: pytest.Pytester, run: Run) -> None:
+    project.mkdir("audit").joinpath("test_own.py").write_text(NOTHING_RAN)
+    run("clean", "audit", "-k", "precondition").assert_outcomes(passed=10, deselected=25)
+
+
+def test_an_option_without_a_model_that_reaches_the_audit_is_refused(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest("def pytest_addoption(parser): parser.addoption('--model')")
+    project.makepyfile(test_own=NOTHING_RAN)
+    result = run(None, "--model=clean.safetensors", *BASE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no model reached the audit; pass --audit-model=PATH*"])
+
+
+def test_a_plugin_that_ends_pytest_at_once_does_not_end_in_0(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        hasty="""
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_cmdline_main(config):
+            return 0
+        """
+    )
+    result = run("clean", "-p", "hasty", process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stderr.fnmatch_lines(["*an audit was asked for, and pytest ended without one*"])
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_a_run_that_dies_while_it_loads_does_not_inherit_an_earlier_record(
+    project: pytest.Pytester, run: Run, code: int
+) -> None:
+    run("clean", "-k", "precondition")
+    assert record_of(project).subject["model"] == "clean.safetensors"
+    result = run("backdoored", base=wild(project, f"os._exit({code})", LOADING), process=True)
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.USAGE_ERROR)
+    record = record_of(project)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.findings == []
+    assert record.subject == {}
+
+
+def test_a_thread_of_a_plugin_does_not_keep_the_model_out_of_a_second_process(
+    project: pytest.Pytester, run: Run
+) -> None:
+    project.makeconftest("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()")
+    result = run("clean", base=wild(project, "os._exit(0)", CHECKING), process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "before the audit was over" in record_of(project).errors["audit"]
+
+
+def test_an_interrupt_of_the_parent_alone_reaches_the_run(
+    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
+) -> None:
+    sleeping.send_signal(signal.SIGINT)
+    output, _ = sleeping.communicate(timeout=60)
+    assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
+    assert b"INCONCLUSIVE" in output
+    assert record_of(project).not_run
