@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 RECIPES = DOCS / "recipes"
 TEXTS = {file.name: file.read_text(encoding="utf-8") for file in (DOCS / "gate.md", *sorted(RECIPES.iterdir()))}
 FAST = ("-q", "--audit-profile=quick", "--audit-arch=toy:network", "--audit-steps=150", "--audit-device=cpu")
-OTHER_OPTIONS = {"--sarif", "--markdown", "--schema", "--force", "--junitxml", "--collect-only", "--lf"}
+OTHER_OPTIONS = {"--sarif", "--markdown", "--schema", "--force", "--junitxml", "--collect-only", "--co", "--lf"}
 
 pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="recipes are for a POSIX shell")
 
