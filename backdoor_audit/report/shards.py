@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from backdoor_audit.evidence import Finding, Record, Verdict, plain
+from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain
 from backdoor_audit.report.content import content_of
 
-_WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 _OF_A_MACHINE = frozenset({"model", "data", "report", "device"})
 """Settings in which shards of one audit may differ: where files lie, and what computes."""
 
@@ -49,7 +48,7 @@ def _joined(records: Sequence[Record]) -> Record:
     findings: dict[str, Finding] = {}
     for finding in (finding for record in records for finding in record.findings):
         known = findings.get(finding.audit)
-        if known is None or _WORST_FIRST.index(finding.verdict) < _WORST_FIRST.index(known.verdict):
+        if known is None or WORST_FIRST.index(finding.verdict) < WORST_FIRST.index(known.verdict):
             findings[finding.audit] = finding
     errors = _union(record.errors for record in records)
     skipped = {name: why for name, why in _union(record.skipped for record in records).items() if name not in findings}
@@ -73,7 +72,7 @@ def _joined(records: Sequence[Record]) -> Record:
         properties=_each(records, "properties", lambda entry: entry["name"]),
         baseline=min(
             filter(None, (record.baseline for record in records)),
-            key=lambda told: _WORST_FIRST.index(Verdict(told["verdict"])),
+            key=lambda told: WORST_FIRST.index(Verdict(told["verdict"])),
             default=None,
         ),
     )
