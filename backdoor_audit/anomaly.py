@@ -23,10 +23,12 @@ from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.structure import misfit
 
 MAD_TO_DEVIATION = 1.4826  # 1 / Phi^-1(3/4): makes the MAD of normal values estimate their standard deviation
-FALSE_ALARM_RATE = 0.05  # of a whole run: the share of clean models in which any detector may find an outlier
-DETECTORS_IN_A_RUN = 8
+FALSE_ALARM_RATE = 0.02  # of a whole run: the share of clean models in which any detector may find an outlier
+DETECTORS_IN_A_RUN = 9
 DETECTOR_RATE = FALSE_ALARM_RATE / DETECTORS_IN_A_RUN  # what a calibrated index of 2 means for one detector
 CALIBRATED_LIMIT = 2.0
+ONE_ROW = frozenset({"relabelling"})
+"""Detectors that ask about all classes at once."""
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
 _SCHEMA = {
     "type": "object",
@@ -38,6 +40,7 @@ _SCHEMA = {
         "classes": {"type": "integer", "minimum": 2},
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
+        "twins": {"enum": ["plain", "normalised", "library"]},
     },
     "required": ["fits", "classes", "models", "source"],
     "additionalProperties": False,
@@ -131,13 +134,15 @@ class SteeringNull:
 
     ``fits`` holds location and scale of Gumbel's distribution of the largest of ``classes`` values for every detector by name,
     fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does.
-    ``source`` says which models.
+    ``source`` says which models, ``twins`` with which kind of twins they were compared (`KINDS`). A detector that `ONE_ROW`
+    names measures one value of the whole model, in units of its own.
     """
 
     fits: Mapping[str, tuple[float, float]]
     classes: int
     models: int
     source: str
+    twins: str = "plain"
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""
@@ -155,7 +160,8 @@ class SteeringNull:
 
     def _at(self, detector: str, classes: int) -> tuple[float, float]:
         location, scale = self.fits[detector]
-        return location + scale * math.log(classes / self.classes), scale
+        more = 0.0 if detector in ONE_ROW else math.log(classes / self.classes)
+        return location + scale * more, scale
 
     @classmethod
     def fit(
@@ -165,6 +171,7 @@ class SteeringNull:
         classes: int,
         models: int,
         source: str,
+        twins: str = "plain",
         others: Mapping[str, Sequence[tuple[float, int]]] | None = None,
     ) -> SteeringNull:
         """From the largest deviations that each detector measured on clean models; raises `DegenerateScoresError`.
@@ -180,7 +187,7 @@ class SteeringNull:
             seen = [(value, classes) for value in values] + list((others or {}).get(name, ()))
             needed = ((1.1 * value - location) / (surprise + math.log(count / classes)) for value, count in seen)
             fits[name] = location, max(scale, *needed)
-        return cls(fits, classes, models, source)
+        return cls(fits, classes, models, source, twins)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all. Raises `OSError`."""
@@ -207,13 +214,14 @@ class SteeringNull:
 
 def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
     fits = {name: (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
-    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"])
+    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], stored.get("twins", "library"))
 
 
 @cache
-def shipped_null() -> SteeringNull:
-    """The distribution that comes with the package, from the clean subjects of the zoo's development half."""
-    return _parsed(json.loads(resources.files("backdoor_audit").joinpath("steering_null.json").read_text()))
+def shipped_null(twins: str = "plain") -> SteeringNull:
+    """The distribution that comes with the package, from clean models that no rate is reported on, for one kind of twins."""
+    stored = json.loads(resources.files("backdoor_audit").joinpath("steering_null.json").read_text())
+    return _parsed({**stored[twins], "twins": twins})
 
 
 def fit_gumbel(largest: Sequence[float]) -> tuple[float, float]:

@@ -25,7 +25,6 @@ from backdoor_audit.properties import (
 from backdoor_audit.searched import Searched, same
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
-from backdoor_audit.twins import TwinRecipe
 
 _LOADING = ("arch", "mean", "std", "normalization")
 
@@ -70,7 +69,7 @@ class Asked(Searched):
             rate = wanted.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
             return Packed({}, {"rate": rate})
 
-        parts = {**self._data_parts, "twins": TwinRecipe(), "natural rate": wanted, "class": target_class}
+        parts = {**self.twins_parts, "natural rate": wanted, "class": target_class}
         packed = self.store.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
         return float(packed.values["rate"])
 
@@ -103,7 +102,7 @@ class Asked(Searched):
                 if wanted.needs_twins and not self.twins.classifiers:
                     return unanswered(wanted, self.twins.reason)
                 return self.store.recall(
-                    {**self._parts, "property": wanted, "twins": TwinRecipe(), "corpus": files},
+                    {**self._parts, "property": wanted, "corpus": files},
                     work,
                     pack=Outcome.pack,
                     unpack=Outcome.unpack,

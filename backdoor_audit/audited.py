@@ -204,11 +204,10 @@ class Audited:
 
     @cached_property
     def _data_parts(self) -> dict[str, object]:
-        """What work on the clean images alone depends on: the same for all models with these classes and this normalisation."""
+        """What work on the clean images alone depends on: the same for all models with these classes."""
         return {
             "data": self.clean_set.fingerprint,
             "classes": self.num_classes,
-            "normalization": (self.classifier.mean, self.classifier.std),
             "seed": self.options.seed,
             "device": self.device.type,
             "torch": torch.__version__,

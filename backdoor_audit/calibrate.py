@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backdoor_audit import preconditions
 from backdoor_audit.anomaly import SteeringNull
-from backdoor_audit.detectors import DETECTORS, Consensus, Detection, UniversalPerturbation
+from backdoor_audit.detectors import DETECTORS, Compared, Consensus, Detection
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run import Audit
@@ -25,7 +25,7 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
     """
     if len(models) < LEAST_MODELS:
         raise OptionError(f"{len(models)} clean models; at least {LEAST_MODELS} are needed to fit a distribution")
-    found, classes = [], set()
+    found, classes, twins = [], set(), set()
     for file in models:
         run = Audit(replace(options, model=str(file)), store, progress=progress)
         run.check()
@@ -33,18 +33,23 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
         if unmet:
             raise OptionError(f"{file}: {unmet}; a model that cannot be judged is no reference")
         classes.add(run.num_classes)
-        found.append([run.detection(entry.name) for entry in run.detectors if isinstance(entry, UniversalPerturbation)])
+        found.append([run.detection(entry.name) for entry in run.detectors if isinstance(entry, Compared)])
+        twins.add(run.twins.kind)
         for detection in found[-1]:
             if largest_deviation(detection) is None:
                 raise OptionError(f"{file}: {detection.detector}: {detection.inconclusive}")
     if len(classes) > 1:
         raise OptionError(f"models with {sorted(classes)} classes; models with the same number are accepted")
+    if len(twins) > 1:
+        raise OptionError(
+            f"models with twins of {len(twins)} kinds ({', '.join(sorted(twins))}); calibrate each kind apart"
+        )
     source = f"{len(models)} clean models with {run.clean_set.source}"
-    return fitted(found, classes=classes.pop(), source=source)
+    return fitted(found, classes=classes.pop(), source=source, twins=twins.pop())
 
 
-def fitted(found: Sequence[Sequence[Detection]], *, classes: int, source: str) -> SteeringNull:
-    """The distribution of the most extreme class, from what every detector with twins found on each clean model.
+def fitted(found: Sequence[Sequence[Detection]], *, classes: int, source: str, twins: str = "plain") -> SteeringNull:
+    """The distribution of the most extreme class, from what every detector found beside ``twins`` of a kind on each clean model.
 
     It is fitted to models with ``classes`` classes; others widen it where they would be flagged. The consensus comes last:
     it weighs the deviations of the others by their own cuts.
@@ -62,13 +67,13 @@ def fitted(found: Sequence[Sequence[Detection]], *, classes: int, source: str) -
     for detections, count in zip(found, counts, strict=True):
         for detection in detections:
             add(detection.detector, largest_deviation(detection), count)
-    null = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, others=others)
+    null = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
     for consensus in (entry for entry in DETECTORS if isinstance(entry, Consensus)):
         weighed = replace(consensus, null=null)
         for detections, count in zip(found, counts, strict=True):
             means = [mean for mean in weighed.means(detections).values() if mean is not None]
             add(consensus.name, max(means, default=None), count)
-    return SteeringNull.fit(largest, classes=classes, models=len(found), source=source, others=others)
+    return SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
 
 
 def largest_deviation(detection: Detection) -> float | None:

@@ -191,6 +191,7 @@ class Record:
     activations: Mapping[str, Any] = field(default_factory=dict)
     properties: Sequence[Mapping[str, Any]] = field(default_factory=list)
     baseline: Mapping[str, Any] | None = None
+    rates: Sequence[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

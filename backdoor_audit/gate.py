@@ -18,13 +18,11 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.rates import measured_rates
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
 
-NOT_TESTED = (
-    "relabellings of all classes other than each to the next",
-    "the training data, the code around the model, and what the model does on images unlike the clean ones",
-)
+NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
 
 
 def build_record(
@@ -57,6 +55,7 @@ def build_record(
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
+        rates=measured_rates() if settings.get("profile") == "standard" else [],
     )
 
 

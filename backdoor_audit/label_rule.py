@@ -121,6 +121,23 @@ class AwayFrom:
         return labels == self.source_class
 
 
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """The images of every class leave it, and go together to one class, another for each: any relabelling of all classes."""
+
+    num_classes: int = 10
+
+    target_class = None
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class to leave, (n,)."""
+        return labels
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """All images, (n,) bool."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+
 LabelRule = AllToOne | CleanLabel | AllToAll | SourceSpecific
 
 RULES: dict[str, type[AllToOne] | type[CleanLabel] | type[AllToAll] | type[SourceSpecific]] = {

@@ -297,11 +297,14 @@ OPTIONS: tuple[Option, ...] = (
         "canary",
         _switch,
         "true|false",
-        "plant a known backdoor in a copy of the model and show that this audit finds it (default: false)",
+        "plant known backdoors of several kinds in copies of the model and show which of them this audit finds (default: false)",
         switch=True,
     ),
     Option(
-        "canary_targets", whole_number(1), "N", "plant a canary for this many classes, one after the other (default: 1)"
+        "canary_targets",
+        whole_number(1),
+        "N",
+        "plant every kind of canary for this many classes, one after the other (default: 1)",
     ),
     Option(
         "allow_pickle",

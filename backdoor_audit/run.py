@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
-from backdoor_audit.canary import CANARIES, Sighting, canary_targets, judge_power
+from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
@@ -151,44 +151,59 @@ class Audit(Asked):
             self._filterings[name] = judge_filter(rates, self.options.limits)
         return self._filterings[name]
 
+    @cached_property
+    def canaries(self) -> tuple[Canary, ...]:
+        """The kinds of canaries that this run plants: those that a detector of its profile is made for; none unless asked for."""
+        return tuple(entry for entry in CANARIES if self.options.canary and entry.has_detector(self.detectors))
+
     def sightings(self, name: str) -> tuple[Sighting, ...]:
-        """What the detectors make of one kind of canary, for each class that it asks for, each time in a fresh copy."""
+        """What the detectors make of one kind of canary: class by class and dose by dose, each in a fresh copy."""
         if name not in self._sightings:
-            options = self.options
             canary = next(entry for entry in CANARIES if entry.name == name)
-            unmet = self.unmet
-
-            def work(target: int) -> Sighting:
-                if unmet:
-                    return Sighting(canary=name, settings=repr(canary), target_class=target, reason=unmet)
-                with self.in_budget():
-                    return canary(
-                        self.classifier,
-                        *self.split,
-                        target,
-                        search=self.search,
-                        detectors=self.detectors,
-                        limits=options.limits,
-                        index=options.index,
-                        seed=options.seed,
-                    )
-
-            def bounded(target: int) -> Sighting:
-                try:
-                    with self.once(f"the canary {name} for class {target}"):
-                        return self.store.recall(
-                            {**self._parts, "canary": judged, "target": target},
-                            lambda: work(target),
-                            pack=Sighting.pack,
-                            unpack=Sighting.unpack,
-                        )[0]
-                except BudgetSpentError as error:
-                    return Sighting(canary=name, settings=repr(canary), target_class=target, reason=str(error))
-
-            judged = (canary, self.detectors, self.null, options.limits, options.index)
-            targets = canary_targets(self.num_classes, options.canary_targets, options.seed)
-            self._sightings[name] = tuple(map(bounded, targets))
+            doses = canary.doses_for(self.classifier.image_shape)
+            self._sightings[name] = tuple(
+                sighting
+                for target in canary_targets(self.num_classes, self.options.canary_targets, self.options.seed)
+                for sighting in ladder(
+                    doses, partial(self._sighting, canary, target), allow_suspected=self._suspicion_stops
+                )
+            )
         return self._sightings[name]
+
+    def _sighting(self, canary: Canary, target: int, dose: float) -> Sighting:
+        """One dose of a canary: from the store if it is there; planted and searched for if there is time left."""
+        options, nothing = self.options, canary.sighting(target, dose)
+        if self.unmet:
+            return replace(nothing, tried=False, reason=self.unmet)
+
+        def work() -> Sighting:
+            return canary(
+                self.classifier,
+                *self.split,
+                target,
+                dose,
+                search=self.search,
+                detectors=self.detectors,
+                limits=options.limits,
+                index=options.index,
+                seed=options.seed,
+            )
+
+        judged = (canary, self.detectors, self.reference or "shipped", options.limits, options.index)
+        try:
+            with self.in_budget(), self.once(f"the search for a {nothing.called} for class {target}"):
+                return self.store.recall(
+                    {**self._parts, "canary": judged, "target": target, "dose": dose},
+                    work,
+                    pack=Sighting.pack,
+                    unpack=Sighting.unpack,
+                )[0]
+        except BudgetSpentError as error:
+            return replace(nothing, tried=False, reason=str(error))
+
+    @property
+    def _suspicion_stops(self) -> bool:
+        return self.options.inconclusive == "fail"
 
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""
@@ -201,7 +216,7 @@ class Audit(Asked):
             for test in ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
             for method in self.mitigations
         ]
-        names += [f"audit::test_power[{canary.name}]" for canary in CANARIES if self.options.canary]
+        names += [f"audit::test_power[{canary.name}]" for canary in self.canaries]
         if self.options.baseline and not self.options.update_baseline:
             names += [f"audit::test_regression[{name}]" for name in REGRESSIONS]
         return names
@@ -230,12 +245,16 @@ class Audit(Asked):
         for judgement in (judge_success, judge_robustness, judge_drop):
             for method in self.mitigations:
                 yield partial(self._repaired, method.name, judgement)
-        for canary in CANARIES if self.options.canary else ():
+        for canary in self.canaries:
             yield partial(self._power, canary.name)
 
     def _index(self, detector: str, target: int | None) -> Finding:
         return self.detection(detector).judge(
-            target, self.options.limits, index=self.options.index, name=self.class_name(target)
+            target,
+            self.options.limits,
+            index=self.options.index,
+            name=self.class_name(target),
+            beside=self.compared(detector),
         )
 
     def _repaired(self, name: str, judgement: Callable[..., Finding]) -> Finding | str:
@@ -247,7 +266,7 @@ class Audit(Asked):
         return judgement(self.repair(name), self.options.limits, **known)
 
     def _power(self, name: str) -> Finding:
-        return judge_power(self.sightings(name), allow_suspected=self.options.inconclusive == "fail")
+        return judge_power(self.sightings(name), allow_suspected=self._suspicion_stops)
 
     def sections(self) -> dict[str, Any]:
         """What was computed so far, as the record keeps it; a part of an unfinished run is there as well."""
@@ -265,7 +284,7 @@ class Audit(Asked):
                 for outcome in outcomes
             },
             "canaries": {
-                f"{name}-class_{sighting.target_class}": sighting.summary()
+                f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
                 for name, sightings in self._sightings.items()
                 for sighting in sightings
             },

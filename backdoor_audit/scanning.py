@@ -66,7 +66,8 @@ class PatchScan:
 
     most_rising = 0.04
     criterion = (
-        f"the median class's margin may rise by at most {most_rising:g} a step in the second half of the last stage"
+        f"the median class's margin may rise by at most {most_rising:g} a step in the second half of the last stage, and by more "
+        "where the classes differ more"
     )
 
     def __call__(

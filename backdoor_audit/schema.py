@@ -58,6 +58,7 @@ def schema() -> Schema:
             "activations": {"type": "object", "additionalProperties": {"$ref": "#/$defs/activation"}},
             "properties": _list("property"),
             "baseline": _or_null({"$ref": "#/$defs/baseline"}, "null if the run was compared with none"),
+            "rates": {**_TEXTS, "description": "how often this audit is right, as measured: one sentence each"},
         },
     )
     definitions = {
@@ -212,16 +213,23 @@ def _repair() -> Schema:
 
 
 def _canary() -> Schema:
-    rates = ("accuracy_before", "clean_accuracy", "attack_success_rate")
+    """One dose of one kind for one class. The finding of `test_power` says what that comes to."""
+    rates = ("accuracy_before", "clean_accuracy", "success_before", "attack_success_rate")
     return _record(
         {
-            "canary": _TEXT,
+            "canary": {**_TEXT, "description": "the kind: name of the attack"},
             "settings": _TEXT,
             "target_class": _COUNT,
+            "dose": {"type": "number", "exclusiveMinimum": 0, "description": "how strong; what it counts is in called"},
+            "called": {**_TEXT, "description": "what was planted, with its dose, in words"},
+            "tried": {**_FLAG, "description": "false if there was no time for it, or a precondition does not hold"},
             "planted_by": {**_TEXT, "description": "empty if it could not be implanted"},
             "reason": _TEXT,
             **{name: _or_null(_RATE) for name in rates},
-            "found_by": _TEXTS,
+            "found_by": {
+                **_TEXTS,
+                "description": "the detector with which the search ended; empty if none flagged the class",
+            },
             "suspected_by": _TEXTS,
             "others": {"type": "array", "items": _or_null(_COUNT)},
             "details": _TEXTS,

@@ -17,6 +17,7 @@ from backdoor_audit.baseline import Baseline, configuration
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import (
     DETECTORS,
+    Compared,
     Consensus,
     Detection,
     Detector,
@@ -24,13 +25,18 @@ from backdoor_audit.detectors import (
     NeuralCleanse,
     UniversalPerturbation,
 )
+from backdoor_audit.detectors.detection import averaged
 from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateScoresError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.store import generator_for
 from backdoor_audit.trigger import AnyTrigger
-from backdoor_audit.twins import TwinRecipe, Twins
+from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins, likeness
 
 NO_RACE = 10**6  # classes
+_CLOSE = (
+    0.75,
+    1.5,
+)  # of the limit: another half of the images and other random numbers move an index by about a quarter
 
 
 @dataclass(eq=False)
@@ -43,7 +49,7 @@ class Searched(Audited):
 
     def check(self) -> None:
         """Load everything that a user can get wrong, the reference and the baseline as well. Raises `AuditError`."""
-        _ = self.null
+        _ = self.reference
         super().check()
         if self.module is not None or self.options.model:
             _ = self.baseline, self.previous
@@ -70,19 +76,24 @@ class Searched(Audited):
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:
         """The detectors of the profile, with the effort that the options ask for."""
-        return detectors_of(self.options, self.null)
+        return detectors_of(self.options)
 
     @cached_property
-    def null(self) -> SteeringNull:
-        """How far clean models are steered, by which indices are calibrated. Raises `DataFormatError` for a file that is none."""
+    def reference(self) -> SteeringNull | None:
+        """The user's own null distribution, if one is given. Raises `DataFormatError` for a file that is none."""
         if not self.options.reference:
-            return shipped_null()
+            return None
         with self.reading():
             null = SteeringNull.load(Path(self.options.reference))
         missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
         if missing:
             raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
         return null
+
+    @property
+    def null(self) -> SteeringNull:
+        """How far clean models are steered beyond twins of this kind, by which indices are calibrated."""
+        return self.reference or shipped_null(self.twins.kind)
 
     @cached_property
     def items(self) -> tuple[tuple[str, int | None], ...]:
@@ -91,30 +102,55 @@ class Searched(Audited):
 
     @cached_property
     def twins(self) -> Twins:
-        """Clean networks trained on the clean images; none, with a reason, where the images are too few."""
-        recipe = TwinRecipe()
+        """Clean networks trained on the clean images: copies of the audited one with new weights, or else small ones of ours.
+
+        None, with the reasons, where neither learns enough.
+        """
+        with self.once("the training of reference twins"):
+            own = self._trained(OWN_ARCHITECTURE)
+            if own.classifiers:
+                return own
+            others = self._trained(LIBRARY)
+        if others.classifiers:
+            return replace(others, instead=own.reason)
+        reasons = dict.fromkeys((others.reason, own.reason))
+        return replace(others, reason="; ".join(reasons))
+
+    def _trained(self, recipe: TwinRecipe) -> Twins:
+        """Twins by one recipe, from the store if they are there."""
         like = self.classifier
 
         def work() -> Twins:
+            mean, std = self.clean_set.normalization
             return recipe(
                 self.clean_set,
                 num_classes=like.num_classes,
-                mean=like.mean,
-                std=like.std,
+                mean=mean,
+                std=std,
                 device=self.device,
                 generator=generator_for(self.options.seed, "twins"),
+                like=like,
                 progress=self.progress,
             )
 
-        with self.once("the training of reference twins"):
-            return self.store.recall(
-                {**self._data_parts, "twins": recipe},
-                work,
-                pack=Twins.pack,
-                unpack=partial(Twins.unpack, device=self.device),
-            )[0]
+        return self.store.recall(
+            self._twin_parts(recipe),
+            work,
+            pack=Twins.pack,
+            unpack=partial(Twins.unpack, like=like, device=self.device),
+        )[0]
 
-    def natural(self, detector: UniversalPerturbation) -> Natural | None:
+    def _twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
+        """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
+        architecture = likeness(self.classifier) if recipe is OWN_ARCHITECTURE else ""
+        return {**self._data_parts, "twins": recipe, "architecture": architecture}
+
+    @property
+    def twins_parts(self) -> dict[str, object]:
+        """What the twins of this run depend on. They must be there."""
+        return self._twin_parts(LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE)
+
+    def natural(self, detector: Compared) -> Natural | None:
         """What the twins show to a detector; None without twins."""
         if detector.name not in self._natural and self.twins.classifiers:
 
@@ -124,9 +160,10 @@ class Searched(Audited):
                     self.twins.classifiers, *self.split, generator=generator, progress=self.progress
                 )
 
-            parts = {**self._data_parts, "twins": TwinRecipe(), "natural": detector}
             with self.once(f"the search of {detector.name} in reference twins"):
-                recalled = self.store.recall(parts, work, pack=Natural.pack, unpack=Natural.unpack)
+                recalled = self.store.recall(
+                    {**self.twins_parts, "natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack
+                )
             self._natural[detector.name] = recalled[0]
         return self._natural.get(detector.name)
 
@@ -140,13 +177,13 @@ class Searched(Audited):
         if unmet := self.unmet:
             return _no_answer(detector, unmet)
         if isinstance(detector, Consensus):
-            detection = detector([self.detection(name) for name in detector.of])
+            detection = replace(detector, null=self.null)([self.detection(name) for name in detector.of])
             if self.recalled.issuperset(detector.of):
                 self.recalled.add(detector.name)
             return detection
 
         def work() -> Detection:
-            if isinstance(detector, UniversalPerturbation):
+            if isinstance(detector, Compared):
                 with suppress(DegenerateScoresError):  # told by the search
                     self.natural(
                         detector
@@ -158,7 +195,7 @@ class Searched(Audited):
         try:
             with self.in_budget(), self.once(f"the search of {detector.name}"):
                 detection, recalled = self.store.recall(
-                    {**self._parts, "detector": detector, "null": self.null},
+                    {**self._parts, "detector": detector, "null": self.reference or "shipped"},
                     work,
                     pack=Detection.pack,
                     unpack=Detection.unpack,
@@ -169,10 +206,16 @@ class Searched(Audited):
             self.recalled.add(detector.name)
         return detection
 
+    def compared(self, name: str) -> list[Detection]:
+        """What speaks beside a detector that compares the classes among themselves: all that compares with references."""
+        if next(entry for entry in self.detectors if entry.name == name).needs_twins:
+            return []
+        return [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
+
     def search(self, detector: Detector, classifier: Classifier, purpose: str, found: Sequence[Detection]) -> Detection:
         """One detector on the audited model or a copy of it; ``purpose`` seeds it, ``found`` is what others found there."""
         if isinstance(detector, Consensus):
-            return detector(found)
+            return replace(detector, null=self.null)(found)
         generator = generator_for(self.options.seed, purpose)
         if isinstance(detector, NeuralCleanse):
             return detector(classifier, *self.split, generator=generator, progress=self.progress)
@@ -182,12 +225,34 @@ class Searched(Audited):
             return _no_answer(detector, f"in a reference twin, {error}")
         if natural is None:
             return _no_answer(detector, self.twins.reason)
-        detection = detector(classifier, *self.split, generator=generator, natural=natural, progress=self.progress)
-        twins = ", ".join(
-            f"{twin.architecture} {accuracy:.2f}"
-            for twin, accuracy in zip(self.twins.classifiers, self.twins.accuracies, strict=True)
-        )
-        return replace(detection, reference=f"{detection.reference}; twins with held-out accuracy: {twins}")
+        if self.null.twins != self.twins.kind:
+            return _no_answer(
+                detector,
+                f"{self.options.reference} was measured beside twins of the kind {self.null.twins}, this model has twins of "
+                f"the kind {self.twins.kind}; calibrate on clean models of this architecture",
+            )
+        null, (opt, val) = self.null, self.split
+        calibrated = replace(detector, null=null)
+        detection = calibrated(classifier, opt, val, generator=generator, natural=natural, progress=self.progress)
+        if detection.unconverged and isinstance(calibrated, UniversalPerturbation):
+            # twice the steps lead all classes further, which the median over them takes out again
+            calibrated = calibrated.with_effort(2)
+            detection = calibrated(classifier, opt, val, generator=generator, natural=natural, progress=self.progress)
+        if self.close(detection):
+            again = calibrated(classifier, val, opt, generator=generator, natural=natural, progress=self.progress)
+            detection = averaged(
+                [detection, again],
+                lambda deviation, rows: (
+                    null.index(detector.name, deviation, rows),
+                    null.p_value(detector.name, deviation, rows),
+                ),
+            )
+        return replace(detection, reference=f"{detection.reference}; {self.twins.described}")
+
+    def close(self, detection: Detection) -> bool:
+        """Whether some class lies so near to the limit that luck may decide it, and the search is worth doing again."""
+        limit = self.options.limits.anomaly_index
+        return any(_CLOSE[0] * limit < (score.index or 0.0) < _CLOSE[1] * limit for score in detection.scores)
 
     def triggers_found(self) -> tuple[AnyTrigger, ...]:
         """One trigger for every flagged class: that of the detector in which the class stands out most."""
@@ -244,7 +309,7 @@ def _no_answer(detector: Detector, reason: str) -> Detection:
     )
 
 
-def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, ...]:
+def detectors_of(options: AuditOptions) -> tuple[Detector, ...]:
     """The detectors of a profile with the effort that the options ask for.
 
     ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
@@ -252,7 +317,7 @@ def detectors_of(options: AuditOptions, null: SteeringNull) -> tuple[Detector, .
 
     def adapted(entry: Detector) -> Detector:
         if not isinstance(entry, NeuralCleanse):
-            return replace(entry, null=null)
+            return entry
         searched = replace(entry, steps=options.steps, restarts=options.restarts)
         if options.profile == "thorough":
             searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)

@@ -23,24 +23,26 @@ from backdoor_audit.classifier import Classifier, autocast
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
+from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
 from backdoor_audit.perturbations import Family, unit
 from backdoor_audit.trigger import AnyTrigger
 
-Goal = AllToOne | AllToAll | AwayFrom
-"""Where images shall be steered: all to one class, each class to the next, or those of one class anywhere else."""
+Goal = AllToOne | AllToAll | AwayFrom | Scattered
+"""Where images shall be steered: all to one class, each class to the next, those of one class anywhere else, or each class to
+some class of its own."""
 
 Stamped = Callable[[Tensor, Tensor], Tensor]
 """Row numbers (rows,) and their images (rows, n, c, h, w) -> the images with the change of their row."""
 
 _CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
 _FEW = 5  # images
+_LEAST_SHARE = 1e-6  # keeps the logarithm finite where no image of a class moves yet
 _FEWEST_STEPS = 3  # with a beginning, a middle and an end
 
 
 def goals(num_classes: int) -> tuple[Goal, ...]:
-    """One goal for every class, then all-to-all by one class."""
-    return (*(AllToOne(target) for target in range(num_classes)), AllToAll(num_classes))
+    """One goal for every class: all other images go there."""
+    return tuple(AllToOne(target) for target in range(num_classes))
 
 
 def sources(num_classes: int) -> tuple[Goal, ...]:
@@ -200,8 +202,36 @@ def measure(
             margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
             margins.append((margin / clean_margin).mean(dim=1).cpu())
             success.append((margin > 0).float().mean(dim=1).cpu())
-            landing.append(_commonest(logits.argmax(dim=1).view_as(target), target, mine).cpu())
+            answers = logits.argmax(dim=1).view_as(target)
+            landing.append(_commonest(answers, target, mine).cpu())
+            for row, goal in enumerate(mine):
+                if isinstance(goal, Scattered):
+                    margins[-1][row], success[-1][row] = relabelled(
+                        target[row].cpu(), answers[row].cpu(), goal.num_classes
+                    )
+                    landing[-1][row] = -1
     return torch.cat(margins), torch.cat(success), torch.cat(landing)
+
+
+def relabelled(before: Tensor, after: Tensor, num_classes: int) -> tuple[float, float]:
+    """How far a change relabels all classes, in [0, 1], and the share of images that go where most of their class go.
+
+    ``before`` and ``after`` (n,) are the answers without and with the change. Of each class that is given at all counts the
+    other class that most of its images get. The first number is the mean of those shares, times the effective number of
+    different classes arrived at (the exponential of their entropy) over the number of classes: one class that draws all others
+    is no relabelling.
+    """
+    shares, arrived = [], []
+    for label in before.unique().tolist():
+        counts = after[before == label].bincount(minlength=num_classes).float()
+        total = counts.sum()
+        counts[label] = 0
+        shares.append(float(counts.max() / total))
+        arrived.append(int(counts.argmax()))
+    together = sum(shares) / len(shares)
+    spread = torch.tensor(arrived).bincount().float() / len(arrived)
+    effective = float(torch.special.entr(spread).sum().exp())
+    return together * effective / num_classes, together
 
 
 def _commonest(answers: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
@@ -216,11 +246,29 @@ def _commonest(answers: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tenso
 
 def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
     """Cross-entropy of the wanted class, (goals, n); of anything else for a class to leave."""
+    if all(isinstance(goal, Scattered) for goal in wanted):
+        return _together(logits.softmax(dim=1), target)
     likelihood = logits.log_softmax(dim=1).gather(1, target.view(-1, 1)).view_as(target)
     if not any(isinstance(goal, AwayFrom) for goal in wanted):
         return -likelihood
     rest = logits.scatter(1, target.view(-1, 1), -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
     return -torch.where(_signs(wanted, target) > 0, likelihood, rest.view_as(target))
+
+
+def _together(shares: Tensor, own: Tensor) -> Tensor:
+    """Small where the images of each class agree on some other class, (goals, n); ``own`` (goals, n) are the classes they have.
+
+    Minus the logarithm of the sum over other classes of the squared mean probability, averaged over the classes.
+    """
+    rows, count = own.shape
+    classes = shares.shape[1]
+    member = torch.nn.functional.one_hot(own, classes).float()
+    sizes = member.sum(dim=1)
+    means = member.transpose(1, 2) @ shares.view(rows, count, classes) / sizes.clamp_min(1).unsqueeze(2)
+    elsewhere = means * (1 - torch.eye(classes, device=shares.device))
+    losses = -(elsewhere.square().sum(dim=2) + _LEAST_SHARE).log()
+    present = (sizes > 0).float()
+    return ((losses * present).sum(dim=1) / present.sum(dim=1)).unsqueeze(1).expand(rows, count)
 
 
 def _signs(wanted: Sequence[Goal], like: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def fit(
 ) -> None:
     """Train the classifier's own module in place on images (n, c, h, w) in [0, 1] with labels (n,).
 
-    SGD with Nesterov momentum 0.9, or ``optimizer="adamw"`` for transformers, under a one-cycle schedule over exactly the
+    SGD with Nesterov momentum 0.9, or another ``optimizer`` of `build_optimizer`, under a one-cycle schedule over exactly the
     steps taken. ``shift`` moves each batch by up to that many pixels, filling with black; ``on_batch`` then gets it on the
     classifier's device and gives back what is learned. ``recalibrate`` re-estimates batch-norm statistics at the end, from
     batches that went the same way, which short runs need. ``low_precision`` runs the training steps forward in bfloat16
@@ -60,7 +60,7 @@ def fit(
     """
     module, device = classifier.module, classifier.device
     module.train().requires_grad_(True)
-    descent = _optimizer(optimizer, module, learning_rate, weight_decay)
+    descent = build_optimizer(optimizer, module, learning_rate, weight_decay)
     batches = len(images) // batch_size or 1
     total = epochs * batches
     warm_up = 0.25 if total != 4 else 0.3  # OneCycleLR divides by zero when the first phase ends at the first step
@@ -93,14 +93,21 @@ def fit(
     module.eval().requires_grad_(False)
 
 
-def _optimizer(name: str, module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(name: str, module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """``sgd`` with Nesterov momentum 0.9, ``momentum`` with the plain one, ``adam`` or ``adamw``, for all weights of a module.
+
+    Raises `ValueError` for any other name.
+    """
+    weights = module.parameters()
     if name == "adamw":
-        return torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    if name == "sgd":
+        return torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
+    if name == "adam":
+        return torch.optim.Adam(weights, lr=learning_rate, weight_decay=weight_decay)
+    if name in {"sgd", "momentum"}:
         return torch.optim.SGD(
-            module.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+            weights, lr=learning_rate, momentum=0.9, nesterov=name == "sgd", weight_decay=weight_decay
         )
-    raise ValueError(f"optimizer must be sgd or adamw, got {name!r}")
+    raise ValueError(f"optimizer must be sgd, momentum, adam or adamw, got {name!r}")
 
 
 @contextmanager

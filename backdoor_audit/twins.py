@@ -1,11 +1,15 @@
-"""Reference twins: small clean networks trained on the user's own clean images, to show what is natural to each class.
+"""Reference twins: clean networks trained on the user's own clean images, to show what is natural to each class.
 
-Some classes are easy to reach for any network that was trained on such images. What a detector finds in the audited model
-and in its twins alike belongs to the images; what it finds in the audited model alone belongs to that model.
+Some classes are easy to reach for any network that was trained on such images, and some changes move any network of that
+architecture. What a detector finds in the audited model and in its twins alike belongs to the images or to the architecture;
+what it finds in the audited model alone belongs to that model. So twins are copies of the audited network with new weights
+where such a copy can be trained in minutes, and small networks of ours elsewhere.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import itertools
 import math
 import time
@@ -15,16 +19,28 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from backdoor_audit.classifier import Classifier
+from backdoor_audit import surroundings
+from backdoor_audit.classifier import Classifier, own_code
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit.errors import ModelError, ModelFormatError, OptionError
 from backdoor_audit.loading.architecture import build_architecture, load_state
 from backdoor_audit.metrics import Rate, clean_accuracy
 from backdoor_audit.networks import NETWORKS, build_network
 from backdoor_audit.store import Packed
 from backdoor_audit.training import OnBatch, fit
 
+OWN = "own"
+"""In place of a name of `NETWORKS`: the architecture of the audited network."""
+
+KINDS = ("plain", "normalised", "library")
+"""Twins of the audited network's own architecture, without or with layers that normalise, and our own small networks.
+
+Networks without batch norm differ far more from each other in how they are steered.
+"""
+
+_NORMALISING = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 _BATCH = 64
 _LARGEST_SIDE = 32  # px; what the small networks are made for, and what keeps a twin a matter of minutes
 _LEAST_SIDE = 4  # px; two poolings, or one patch of the transformer
@@ -37,13 +53,27 @@ class Twins:
 
     ``accuracies`` are their clean accuracies, each on the images that its twin did not train on. ``reason`` says why there
     are no twins; it is empty when there are. Twins that learned too little leave their accuracies behind. ``seconds`` is
-    the wall time of the training.
+    the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. ``instead`` says why there
+    are none of the architecture's own.
     """
 
     classifiers: tuple[Classifier, ...]
     accuracies: tuple[Rate, ...]
     reason: str = ""
     seconds: float = 0.0
+    kind: str = "library"
+    instead: str = ""
+
+    @property
+    def described(self) -> str:
+        """Which twins there are, for the record."""
+        each = ", ".join(
+            f"{twin.architecture} {accuracy:.2f}"
+            for twin, accuracy in zip(self.classifiers, self.accuracies, strict=True)
+        )
+        whose = "our own networks" if self.kind == "library" else "the audited architecture with new weights"
+        why = f" ({self.instead})" if self.instead else ""
+        return f"twins: {whose}{why}, with held-out accuracy: {each}"
 
     def pack(self) -> Packed:
         """For the store."""
@@ -62,20 +92,34 @@ class Twins:
             for twin in self.classifiers
         ]
         accuracies = [[rate.hits, rate.n] for rate in self.accuracies]
-        values = {"twins": twins, "accuracies": accuracies, "reason": self.reason, "seconds": self.seconds}
+        values = {
+            "twins": twins,
+            "accuracies": accuracies,
+            "reason": self.reason,
+            "seconds": self.seconds,
+            "kind": self.kind,
+        }
         return Packed(tensors, values)
 
     @classmethod
-    def unpack(cls, packed: Packed, *, device: torch.device | str = "cpu") -> Twins:
-        """From the store, onto a device; the weights are those that were packed, bit for bit."""
+    def unpack(cls, packed: Packed, *, like: Classifier | None = None, device: torch.device | str = "cpu") -> Twins:
+        """From the store, onto a device; the weights are those that were packed, bit for bit.
+
+        ``like`` is the audited model, whose architecture its own twins have.
+        """
         classifiers = []
         for number, twin in enumerate(packed.values["twins"]):
             start = f"{number}."
             state = {
                 name.removeprefix(start): tensor for name, tensor in packed.tensors.items() if name.startswith(start)
             }
-            network, architecture = build_architecture(twin["architecture"], state)
-            load_state(network, state, architecture)
+            if twin["architecture"] == OWN and like is not None:
+                network, architecture = like.copy().module, OWN
+                with own_code("when weights were put into a copy"):
+                    network.load_state_dict(state)
+            else:
+                network, architecture = build_architecture(twin["architecture"], state)
+                load_state(network, state, architecture)
             channels, height, width = twin["image_shape"]
             classifiers.append(
                 _classifier(
@@ -83,22 +127,27 @@ class Twins:
                 )
             )
         accuracies = tuple(Rate(hits, n) for hits, n in packed.values["accuracies"])
-        return cls(tuple(classifiers), accuracies, packed.values["reason"], packed.values["seconds"])
+        values = packed.values
+        return cls(tuple(classifiers), accuracies, values["reason"], values["seconds"], values["kind"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwinRecipe:
-    """How twins are trained: one of each network in ``architectures``, which are names of `NETWORKS`.
+    """How twins are trained: one of each network in ``architectures``, which are names of `NETWORKS` or `OWN`.
 
-    SGD with Nesterov momentum under a one-cycle schedule, batches of 64, in bfloat16 where `autocast` says that is faster.
+    `OWN` is a copy of the audited network whose weights are drawn anew: see `with_new_weights`. A network that takes more than
+    ``most_products`` multiplications per image is not trained, as that would take longer than the audit.
+
+    SGD with Nesterov momentum or AdamW (``optimizer``, see `fit`) under a one-cycle schedule, batches of 64, in bfloat16 where
+    `autocast` says that is faster.
     Every image is moved by its own offset of up to ``shift`` px; what comes in is the nearest pixel of a colour image, and
     black in a grey one. ``flip`` mirrors half of them: right for natural scenes, wrong for digits, letters and signs,
     and so off. In the first 85 % of the batches images are mixed, which a few hundred images need: mixup (Zhang et al.,
     ICLR 2018, section 2, alpha 1) or CutMix (Yun et al., ICCV 2019, section 3.1, alpha 1), whichever a coin says.
     ``held_out`` is the share of every class that a twin leaves out; each twin leaves out another.
 
-    Twins see images with a side above 32 px shrunk so that the longer side is 32 px (bilinear, anti-aliased), and ``shift``
-    is counted there. They take images of the full size all the same, and gradients reach those.
+    Twins of our networks see images with a side above 32 px shrunk so that the longer side is 32 px (bilinear, anti-aliased);
+    ``shift`` is counted there. They take images of the full size all the same, and gradients reach those.
 
     There are no twins where they would say little about the classes: fewer than ``least_images`` images, fewer than
     ``least_per_class`` of any class, or too low an accuracy. With the share of the commonest class as chance, the twins
@@ -112,12 +161,21 @@ class TwinRecipe:
     width: int = 16
     epochs: int = 60
     learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
     shift: int = 3
     flip: bool = False
     held_out: float = 0.1
     least_images: int = 200
     least_per_class: int = 5
     least_above_chance: float = 0.25
+    most_products: float = 2e7
+
+    def kind(self, like: Classifier | None) -> str:
+        """Which of `KINDS` its twins of a model are."""
+        if OWN not in self.architectures or like is None:
+            return "library"
+        return "normalised" if any(isinstance(layer, _NORMALISING) for layer in like.module.modules()) else "plain"
 
     def __call__(
         self,
@@ -128,9 +186,12 @@ class TwinRecipe:
         std: Sequence[float],
         device: torch.device | str,
         generator: torch.Generator,
+        like: Classifier | None = None,
         progress: bool = False,
     ) -> Twins:
-        """Twins for a model that scores ``num_classes`` classes and normalises by ``mean`` and ``std``, one per channel.
+        """Twins for a model that scores ``num_classes`` classes; they normalise by ``mean`` and ``std``, one per channel.
+
+        ``like`` is the audited model, which `OWN` needs. What goes wrong in its code is told in ``reason``.
 
         On a CPU the same generator state gives the same twins bit by bit, on the same kind of CPU and for the same number of
         threads. Too few images or too low an accuracy is told in ``reason``. Raises `OptionError` for an unknown
@@ -138,27 +199,43 @@ class TwinRecipe:
         """
         began = time.perf_counter()
         folds = self._folds()
-        reason = self._too_few(clean, num_classes)
+        reason = self._too_few(clean, num_classes) or self._too_large(like)
         if reason:
-            return Twins((), (), reason, time.perf_counter() - began)
+            return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
         fold = _stratified(clean.labels, folds, generator)
-        seen = replace(clean, images=_shrunk(clean.images, _seen_size(clean.image_shape)))
+        shrunk = replace(clean, images=_shrunk(clean.images, _seen_size(clean.image_shape)))
         twins, accuracies = [], []
         for number, name in enumerate(self.architectures):
             own = torch.Generator().manual_seed(_seed(generator))
-            network = _untrained(name, num_classes, clean.image_shape[0], self.width, own)
-            learner = Classifier.wrap(
-                network, image_shape=seen.image_shape, mean=mean, std=std, architecture=name, device=device
-            )
-            self._train(learner, seen, fold != number, own, progress)
+            seen = clean if name == OWN else shrunk
             try:
+                with surroundings.kept(torch.device(device)):
+                    network = self._untrained(name, num_classes, clean.image_shape[0], like, own)
+                    learner = Classifier.wrap(
+                        network, image_shape=seen.image_shape, mean=mean, std=std, architecture=name, device=device
+                    )
+                    self._train(learner, seen, fold != number, own, progress)
                 twin = _classifier(learner.module, clean.image_shape, name, mean=mean, std=std, device=device)
-            except ModelFormatError as error:
-                return Twins((), (), f"the {name} twin cannot be used: {error}", time.perf_counter() - began)
+                accuracy = clean_accuracy(twin, clean.images[fold == number], clean.labels[fold == number])
+            except (ModelFormatError, ModelError) as error:
+                reason = f"the {name} twin cannot be used: {error}"
+                return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
             twins.append(twin)
-            accuracies.append(clean_accuracy(twin, clean.images[fold == number], clean.labels[fold == number]))
+            accuracies.append(accuracy)
         reason = self._too_little(clean, accuracies)
-        return Twins(() if reason else tuple(twins), tuple(accuracies), reason, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return Twins(() if reason else tuple(twins), tuple(accuracies), reason, seconds, self.kind(like))
+
+    def _untrained(
+        self, name: str, num_classes: int, channels: int, like: Classifier | None, generator: torch.Generator
+    ) -> nn.Module:
+        """A network with first weights from the generator; the layers of torch draw theirs from the global random state."""
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(_seed(generator))
+            if name == OWN:
+                assert like is not None  # `_too_large` has refused
+                return with_new_weights(like)
+            return build_network(name, num_classes=num_classes, in_channels=channels, width=self.width)
 
     def _train(
         self, learner: Classifier, seen: CleanSet, kept: Tensor, generator: torch.Generator, progress: bool
@@ -169,6 +246,8 @@ class TwinRecipe:
             seen.labels[kept],
             epochs=self.epochs,
             learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            optimizer=self.optimizer,
             generator=generator,
             batch_size=_BATCH,
             on_batch=self._on_batch(learner.num_classes, int(kept.sum()), generator),
@@ -177,7 +256,7 @@ class TwinRecipe:
         )
 
     def _folds(self) -> int:
-        unknown = [name for name in self.architectures if name not in NETWORKS]
+        unknown = [name for name in self.architectures if name not in (*NETWORKS, OWN)]
         if unknown or not self.architectures:
             raise OptionError(f"architectures: {unknown or 'none'} cannot be built; known: {', '.join(NETWORKS)}")
         least = max(2, len(self.architectures))
@@ -209,6 +288,23 @@ class TwinRecipe:
             f"class {named}"
         )
 
+    def _too_large(self, like: Classifier | None) -> str:
+        """Why no copy of the audited network can be trained; empty if one can, or if none is asked for."""
+        if OWN not in self.architectures:
+            return ""
+        if like is None:
+            return "there is no audited network to copy"
+        try:
+            products = products_per_image(like)
+        except ModelError as error:
+            return f"the multiplications of the audited network cannot be counted: {error}"
+        if products <= self.most_products:
+            return ""
+        return (
+            f"a network that takes {products / 1e6:.0f} million multiplications per image is not trained anew; at most "
+            f"{self.most_products / 1e6:.0f} million"
+        )
+
     def _too_little(self, clean: CleanSet, accuracies: Sequence[Rate]) -> str:
         """Why what the twins learned is not enough; empty if it is."""
         together = Rate(sum(rate.hits for rate in accuracies), sum(rate.n for rate in accuracies))
@@ -238,6 +334,15 @@ class TwinRecipe:
         return augmented
 
 
+LIBRARY = TwinRecipe()
+"""Our own small networks."""
+
+OWN_ARCHITECTURE = TwinRecipe(
+    architectures=(OWN, OWN), epochs=100, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw"
+)
+"""Copies of the audited network. AdamW, as one learning rate suits networks with and without batch norm."""
+
+
 class _Shrinking(nn.Module):
     """A network behind a shrinking of its images."""
 
@@ -261,7 +366,7 @@ def _classifier(
     device: torch.device | str,
 ) -> Classifier:
     """A twin for images of the audited shape around a copy of a network for the size that twins see."""
-    size = _seen_size(image_shape)
+    size = image_shape[1:] if name == OWN else _seen_size(image_shape)
     module = network if size == image_shape[1:] else _Shrinking(network, size)
     return Classifier.wrap(module, image_shape=image_shape, mean=mean, std=std, architecture=name, device=device)
 
@@ -270,11 +375,52 @@ def _network(twin: Classifier) -> nn.Module:
     return twin.module.network if isinstance(twin.module, _Shrinking) else twin.module
 
 
-def _untrained(name: str, num_classes: int, channels: int, width: int, generator: torch.Generator) -> nn.Module:
-    """A network with first weights from the generator; the layers of torch draw theirs from the global random state."""
+def with_new_weights(like: Classifier) -> nn.Module:
+    """A copy of the audited network with first weights from torch's global random state: nothing that it learned is left.
+
+    Layers that can draw their weights do (``reset_parameters``); all other parameters, such as embeddings of positions or
+    scales of layers, are drawn from the normal distribution with their own mean and standard deviation. Buffers that no layer
+    resets stay, as those are constants of the architecture. Raises `ModelError` for what the network's own code raises.
+    """
+    with own_code("when its weights were drawn anew"):
+        module = copy.deepcopy(like.module)
+        drawn: set[int] = set()
+        for layer in module.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+                drawn.update(map(id, layer.parameters()))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if id(parameter) not in drawn:
+                    spread = parameter.std() if parameter.numel() > 1 else torch.zeros(())
+                    parameter.copy_(parameter.mean() + spread * torch.randn(parameter.shape).to(parameter.device))
+        return module
+
+
+def likeness(classifier: Classifier) -> str:
+    """A digest that two models share if their twins of their own architecture are the same: of layers, shapes and behaviour.
+
+    The behaviour is that of a copy with new weights from a fixed seed, on grey images, to three digits.
+    """
     with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(_seed(generator))
-        return build_network(name, num_classes=num_classes, in_channels=channels, width=width)
+        torch.default_generator.manual_seed(0)
+        try:
+            fresh = with_new_weights(classifier)
+            copied = Classifier.wrap(fresh, image_shape=classifier.image_shape, device=classifier.device)
+            grey = torch.linspace(0, 1, 3).view(3, 1, 1, 1).expand(3, *classifier.image_shape)
+            scores = [f"{score:.3g}" for score in copied.logits(grey).flatten().tolist()]
+        except (ModelError, ModelFormatError) as error:
+            scores = [str(error)]
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.module.state_dict().items()]
+    layers = [type(layer).__qualname__ for layer in classifier.module.modules()]
+    return hashlib.sha256(repr((layers, shapes, classifier.image_shape, scores)).encode()).hexdigest()
+
+
+def products_per_image(classifier: Classifier) -> float:
+    """Multiplications that the network takes for one image, as torch counts them: of convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        classifier.logits(torch.full((1, *classifier.image_shape), 0.5))
+    return float(counter.get_total_flops()) / 2
 
 
 def _seed(generator: torch.Generator) -> int:

@@ -25,8 +25,8 @@ from backdoor_audit.activations import NORMS, channel_auc, channel_norms, separa
 from backdoor_audit.attacks import Attack, load_attack
 from backdoor_audit.grad_cam import grad_cam, inside_share, localised_support
 from backdoor_audit.metrics import Rate
-from benchmarks.detection import RESULTS
 from benchmarks.jobs import finished
+from benchmarks.measured import RESULTS
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject

@@ -1,54 +1,117 @@
-"""Fit the null distribution that is shipped: ``python -m benchmarks.calibrate_steering --data-root DIR [--jobs N]``.
+"""Fit the null distributions that are shipped: ``python -m benchmarks.calibrate_steering --rows FILE [--write]``.
 
-The largest deviation that each detector with twins measures on each clean subject of the zoo's *development* half: the
-distribution is fitted to those with 10 classes, and widened where one with 43 would be flagged. No rate is reported on them.
-Writes ``backdoor_audit/steering_null.json``; detections come from the cache of ``benchmarks.detection`` where they are there.
+FILE holds rows of ``benchmarks.verdicts``. The largest deviation of each detector with twins on every *clean* model of the
+development halves, apart for models with twins of their own architecture and with ours: the distribution is fitted to those
+with 10 classes, and widened where one with more would be flagged. No rate is reported on them but the cross-validated one that
+this prints: models of one architecture are left out together, the rest is fitted, and those left out are judged by that.
+Writes ``backdoor_audit/steering_null.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from backdoor_audit.calibrate import fitted, largest_deviation
-from backdoor_audit.detectors import DETECTORS, Detection, UniversalPerturbation
-from benchmarks.detection import detect
-from benchmarks.jobs import finished
-from benchmarks.zoo.subject import Subject
-from benchmarks.zoo.subjects import SUBJECTS
+from backdoor_audit.anomaly import CALIBRATED_LIMIT, SteeringNull
+from backdoor_audit.calibrate import fitted
+from backdoor_audit.detectors import Consensus, Detection
+from backdoor_audit.files import write_text
+from backdoor_audit.metrics import Rate
+from backdoor_audit.twins import KINDS
+from benchmarks.verdicts import Row, detections, read_rows
 
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
 FITTED = 10  # classes
-SEARCHES = [entry for entry in DETECTORS if isinstance(entry, UniversalPerturbation)]
+LEAST = 10  # models
 
 
-def searched(subject: Subject, root: Path) -> list[Detection]:
-    """What every detector with twins found on one subject."""
-    return [detect(subject, entry, root, 0) for entry in SEARCHES]
+def compared(row: Row) -> list[Detection]:
+    """What every detector with twins found on one model."""
+    return [entry for entry in detections(row) if entry.detector not in ("neural_cleanse", "consensus")]
+
+
+def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
+    """The distribution from clean models with twins of one kind."""
+    makers = {"strangers": "published by other people", "zoo": "of the zoo", "population": "of its population"}
+    counts = {maker: sum(row["maker"] == maker for row in rows) for maker in makers}
+    parts = [f"{count} {makers[maker]}" for maker, count in counts.items() if count]
+    source = f"{len(rows)} clean models ({', '.join(parts)})"
+    return fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
+
+
+def flagged(row: Row, null: SteeringNull) -> list[str]:
+    """The detectors by which some class of this model is an outlier under a distribution."""
+    found, names = compared(row), []
+    for entry in [*found, replace(Consensus(), null=null)(_indexed(found, null))]:
+        rows = len(entry.scores)
+        values = [score.deviation for score in entry.scores if score.deviation is not None]
+        if values and null.index(entry.detector, max(values), rows) > CALIBRATED_LIMIT:
+            names.append(entry.detector)
+    return names
+
+
+def _indexed(found: Sequence[Detection], null: SteeringNull) -> list[Detection]:
+    return [
+        replace(
+            entry,
+            scores=[
+                replace(score, index=null.index(entry.detector, score.deviation or 0.0, len(entry.scores)))
+                for score in entry.scores
+            ],
+        )
+        for entry in found
+    ]
+
+
+def cross_validated(rows: Sequence[Row], twins: str) -> list[tuple[Row, list[str]]]:
+    """Every model with what flags it when neither it nor its architecture is in the fit; large groups in five parts."""
+    judged = []
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["architecture"]), []).append(row)
+    for members in groups.values():
+        parts = [members] if 5 * len(members) < len(rows) else [members[start::5] for start in range(5)]
+        for part in parts:
+            names = {row["name"] for row in part}
+            rest = [row for row in rows if row["name"] not in names]
+            null = fit(rest, twins)
+            judged += [(row, flagged(row, null)) for row in part]
+    return judged
 
 
 def main() -> None:
-    """Measure, fit, write."""
+    """Fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
+    parser.add_argument("--rows", type=Path, required=True, help="what benchmarks.verdicts gathered")
+    parser.add_argument("--write", action="store_true", help="replace the distributions that ship")
     options = parser.parse_args()
-    clean = [entry for entry in SUBJECTS if entry.half == "development" and not entry.attack]
-    found = {}
-    for subject, result in finished(partial(searched, root=options.data_root), clean, options.jobs):
-        found[subject.name] = result()
-        print(
-            f"{subject.name:48} " + " ".join(f"{largest_deviation(entry) or 0:5.2f}" for entry in result()), flush=True
-        )
-    source = f"the {len(clean)} clean subjects of the zoo's development half"
-    null = fitted([found[subject.name] for subject in clean], classes=FITTED, source=source)
-    null.save(SHIPPED)
-    for name in null.fits:
-        cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))
-        print(f"{name}: index 2 is a deviation of {cuts}")
+    known = [
+        row
+        for row in read_rows(options.rows)
+        if not row["attack"] and row["half"] == "development" and not row["unmet"]
+    ]
+    stored: dict[str, Any] = json.loads(SHIPPED.read_text())
+    for twins in KINDS:
+        rows = [row for row in known if row["twins"] == twins]
+        if len([row for row in rows if len(compared(row)[0].scores) == FITTED]) < LEAST:
+            print(f"{twins}: {len(rows)} clean models are too few; the shipped distribution stays")
+            continue
+        null = fit(rows, twins)
+        stored[twins] = {name: value for name, value in asdict(null).items() if name != "twins"}
+        for name in null.fits:
+            cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))
+            print(f"{twins}: {name}: index 2 is a deviation of {cuts}")
+        judged = cross_validated(rows, twins)
+        alarms = [(row["name"], names) for row, names in judged if names]
+        rate = Rate(len(alarms), len(judged))
+        print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
+        print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
+    if options.write:
+        write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

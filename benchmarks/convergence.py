@@ -25,12 +25,11 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Detector, NeuralCleanse, Search
+from backdoor_audit.detectors import DETECTORS, Detection, Detector, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome
-from backdoor_audit.steering import Steering
-from benchmarks.detection import CACHE, RESULTS, detect
 from benchmarks.jobs import finished
+from benchmarks.measured import CACHE, RESULTS, of_subject
 from benchmarks.properties import outcome
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.subject import Subject
@@ -67,15 +66,13 @@ def tasks(subjects: Sequence[Subject], sampled: Sequence[Subject], names: Sequen
     return made
 
 
-def with_effort(detector: Search, effort: float) -> Search:
+def with_effort(
+    detector: NeuralCleanse | UniversalPerturbation, effort: float
+) -> NeuralCleanse | UniversalPerturbation:
     """The same detector with so many steps (Neural Cleanse), or with that share of its steps."""
     if isinstance(detector, NeuralCleanse):
         return replace(detector, steps=int(effort))
-    probe = detector.probe
-    if isinstance(probe, Steering):
-        return replace(detector, probe=replace(probe, steps=max(1, round(effort * probe.steps))))
-    stages = tuple(replace(stage, steps=max(1, round(effort * stage.steps))) for stage in probe.stages)
-    return replace(detector, probe=replace(probe, stages=stages))
+    return detector.with_effort(effort)
 
 
 def looked(task: Task, *, root: Path, hidden: frozenset[str]) -> Row:
@@ -84,7 +81,7 @@ def looked(task: Task, *, root: Path, hidden: frozenset[str]) -> Row:
     found |= {"search": task.name, "effort": task.effort}
     for detector in _searches():
         if detector.name == task.name:
-            return found | _of_detection(detect(task.subject, with_effort(detector, task.effort), root, 0))
+            return found | _of_detection(of_subject(task.subject, root).found(with_effort(detector, task.effort)))
     wanted = next(entry for entry in PROPERTIES if entry.name == task.name)
     assert isinstance(wanted, (NothingSteers, HarmlessChanges))
     asked = replace(wanted, examples=max(1, round(task.effort * wanted.examples)))
@@ -139,8 +136,8 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _searches() -> list[Search]:
-    return [entry for entry in DETECTORS if not isinstance(entry, Consensus)]
+def _searches() -> list[NeuralCleanse | UniversalPerturbation]:
+    return [entry for entry in DETECTORS if isinstance(entry, (NeuralCleanse, UniversalPerturbation))]
 
 
 def _names() -> list[str]:

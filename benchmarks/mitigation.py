@@ -31,8 +31,8 @@ from backdoor_audit.metrics import clean_accuracy, defense_effectiveness_rating
 from backdoor_audit.mitigations import MITIGATIONS, NAD, BenignSalience, Repair
 from backdoor_audit.repair import AIM
 from backdoor_audit.store import Packed, generator_for
-from benchmarks.detection import RESULTS, STORE, detect
 from benchmarks.jobs import finished
+from benchmarks.measured import RESULTS, STORE, of_subject
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
@@ -102,7 +102,7 @@ def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[st
     classifier = subject.load()
     attack = load_attack(subject.attack_file) if subject.attack else None
     target = 0 if attack is None else int(attack.target_class or 0)
-    trigger = detect(subject, NeuralCleanse(), root, 0).trigger(target)
+    trigger = of_subject(subject, root).found(NeuralCleanse()).trigger(target)
     assert trigger is not None
     digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
     parts = {"model": digest, "data": audited.fingerprint, "measured": MEASURED, "repair": 2}

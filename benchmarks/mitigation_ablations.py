@@ -29,7 +29,7 @@ from backdoor_audit.mitigations import DistilledUnlearning, FeatureMapPruning, F
 from backdoor_audit.mitigations.fmp import map_layers
 from backdoor_audit.store import generator_for
 from backdoor_audit.trigger import AnyTrigger
-from benchmarks.detection import RESULTS, detect
+from benchmarks.measured import RESULTS, of_subject
 from benchmarks.mitigation import MEASURED, Row, kept, rates
 from benchmarks.zoo.data import audited_and_held_out, training_images
 from benchmarks.zoo.subject import MODELS, Subject
@@ -69,7 +69,7 @@ class Bench:
     @cached_property
     def trigger(self) -> AnyTrigger:
         """The found one for the attacker's class."""
-        found = detect(self.subject, NeuralCleanse(), self.root, 0).trigger(int(self.attack.target_class or 0))
+        found = of_subject(self.subject, self.root).found(NeuralCleanse()).trigger(int(self.attack.target_class or 0))
         assert found is not None
         return found
 

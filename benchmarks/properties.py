@@ -3,7 +3,7 @@
 Asks every property of every subject of one half of the zoo, with the clean test images that the zoo sets aside for it and the
 reference twins of its data set, and prints subject by subject what was found; then for each property how many clean models
 it refutes (false alarms) and how many backdoored ones (detections), in how many of these the right class is named, and
-seconds; and where the results of ``benchmarks.detection`` are there, how often detectors and properties stop a model together.
+seconds; and where the results of ``benchmarks.verdicts`` are there, how often detectors and properties stop a model together.
 Limits are chosen on the *development* half; rates are quoted from the *report* half. Finished outcomes are kept in
 ``benchmarks/cache``, so a stopped run goes on where it was.
 """
@@ -11,11 +11,10 @@ Limits are chosen on the *development* half; rates are quoted from the *report* 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,58 +23,30 @@ import torch
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.metrics import Rate
-from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome, Property
+from backdoor_audit.properties import PROPERTIES, Outcome, Property
 from backdoor_audit.store import Packed, generator_for
-from backdoor_audit.twins import TwinRecipe
-from benchmarks.detection import RESULTS, STORE, twins
 from benchmarks.jobs import finished
+from benchmarks.measured import RESULTS, STORE, of_subject
 from benchmarks.zoo.build import read_table
-from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
 Row = dict[str, Any]
 
 
-def natural_rate(wanted: Property, data: str, root: Path, target_class: int) -> float:
-    """What the twins show of a class to a property, from the cache if it is there; 0 for one that asks for nothing."""
-    if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
-        return 0.0
-    clean, _ = audited_and_held_out(data, root)
-
-    def work() -> Packed:
-        generator = generator_for(0, f"twins:{wanted.name}:{target_class}")
-        known = twins(data, root).classifiers
-        return Packed({}, {"rate": wanted.natural(known, *clean.split(0), target_class, generator=generator)})
-
-    parts = {"natural rate": _searched(wanted), "data": clean.fingerprint, "class": target_class}
-    return float(_recalled(parts, work).values["rate"])
-
-
 def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[Outcome, float]:
     """What a property finds in a subject, and the seconds it took, from the cache if it is there."""
-    clean, _ = audited_and_held_out(subject.data, root)
+    run = of_subject(subject, root)
 
     def work() -> Packed:
-        classifier, began = subject.load(), time.process_time()
-        generator = generator_for(0, wanted.name)
-        natural = partial(natural_rate, wanted, subject.data, root)
-        found = wanted(classifier, *clean.split(0), generator=generator, natural=natural)
+        began = time.process_time()
+        natural = partial(run.natural_rate, wanted)
+        found = wanted(run.classifier, *run.split, generator=generator_for(0, wanted.name), natural=natural)
         return Packed({}, {"seconds": time.process_time() - began, "outcome": found.pack().values})
 
-    digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
-    parts = {"property": wanted, "model": digest, "data": clean.fingerprint, "twins": TwinRecipe()}
-    stored = _recalled(parts, work).values
+    parts = {"property": wanted, "model": run.fingerprint, "data": run.clean_set.fingerprint}
+    stored = STORE.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0].values
     return Outcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
-
-
-def _searched(wanted: NothingSteers | HarmlessChanges) -> str:
-    """What a natural rate depends on: not the limits."""
-    return repr(wanted).replace(f"least_limit={wanted.least_limit}", "").replace(f"slack={wanted.slack}", "")
-
-
-def _recalled(parts: Mapping[str, object], work: Callable[[], Packed]) -> Packed:
-    return STORE.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
 
 
 def asked(subject: Subject, *, names: Sequence[str], root: Path, known: dict[str, Row]) -> Row:

@@ -29,8 +29,10 @@ from backdoor_audit.detectors.mm_bd import MMBD
 from backdoor_audit.detectors.reading import Reading
 from backdoor_audit.detectors.trodo import TRODO
 from backdoor_audit.store import Packed, generator_for
-from benchmarks.detection import STORE, area_under_curve, twins
+from backdoor_audit.twins import likeness
 from benchmarks.jobs import finished
+from benchmarks.measured import STORE, of_subject
+from benchmarks.verdicts import area_under_curve
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
@@ -67,13 +69,15 @@ def measured(subject: Subject, *, names: Sequence[str], root: Path) -> dict[str,
     return {name: dict(reading(name, subject.load(), digest, subject.data, root).values) for name in names}
 
 
-def of_twins(data: str, names: Sequence[str], root: Path) -> dict[str, float]:
-    """The mean of each reading over the twins of a data set."""
+def of_twins(subject: Subject, names: Sequence[str], root: Path) -> dict[str, float]:
+    """The mean of each reading over the twins of a subject."""
     found = {}
+    run = of_subject(subject, root)
+    whose = likeness(run.classifier)
     for name in names:
         values = [
-            reading(name, twin, f"twin {data} {number}", data, root).values["value"]
-            for number, twin in enumerate(twins(data, root).classifiers)
+            reading(name, twin, f"twin {whose} {number}", subject.data, root).values["value"]
+            for number, twin in enumerate(run.twins.classifiers)
         ]
         found[name] = statistics.mean(value for value in values if value is not None)
     return found
@@ -100,7 +104,7 @@ def main() -> None:
         rows[subject.name] = result()
         cells = [_cell(rows[subject.name][name]) for name in names]
         print(f"{subject.name:46} {known[subject.name]['target_class']!s:>10} {' '.join(cells)}", flush=True)
-    natural = {data: of_twins(data, names, options.data_root) for data in sorted({entry.data for entry in chosen})}
+    natural = {entry.name: of_twins(entry, names, options.data_root) for entry in chosen}
     print(
         f"\n{'statistic':18} {'n':>7} {'AUC':>6} {'less twins':>11} {'above all clean':>16} {'seconds':>8} {'passes':>8}"
     )
@@ -111,7 +115,7 @@ def main() -> None:
             value = rows[subject.name][name]["value"]
             if value is not None:
                 side = hidden if known[subject.name]["attack"] else clean
-                side.append((value, value - natural[subject.data][name]))
+                side.append((value, value - natural[subject.name][name]))
         areas = [area_under_curve([pair[at] for pair in hidden], [pair[at] for pair in clean]) for at in (0, 1)]
         above = [sum(pair[at] > max(other[at] for other in clean) for pair in hidden) for at in (0, 1)]
         effort = [statistics.median(rows[s.name][name][key] for s in chosen) for key in ("seconds", "image_passes")]

@@ -1,6 +1,6 @@
 """How far two models differ that hide the same: ``python -m benchmarks.regression_noise --data-root DIR [--search]``.
 
-From the detections that ``benchmarks.detection`` has cached; without ``--search`` those that are missing are left out. Prints
+From the detections that ``benchmarks.verdicts`` has cached; without ``--search`` those that are missing are left out. Prints
 the noise that ``backdoor_audit.baseline`` allows for, and what follows from it:
 
 * **another clean model**: ordered pairs of clean subjects on the same images, seed 0: the largest rise of the anomaly index of
@@ -17,7 +17,6 @@ Limits are chosen on the *development* half; the *report* half only says what th
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,14 +29,11 @@ import numpy as np
 import torch
 
 from backdoor_audit.baseline import STEERED_NOISE, index_noise
-from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detector
+from backdoor_audit.detectors import DETECTORS, ClassScore
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.metrics import Rate
-from backdoor_audit.store import key
-from backdoor_audit.twins import TwinRecipe
-from benchmarks.detection import RESULTS, STORE, detect
+from benchmarks.measured import RESULTS, of_subject
 from benchmarks.zoo.build import read_table
-from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
@@ -66,22 +62,13 @@ Asked = Mapping[str, Any]
 def measured(subject: Subject, root: Path, seed: int, *, search: bool) -> Measured:
     """What the audit's detectors say about a subject; without ``search``, those that are in the cache."""
     rows: dict[Row, tuple[ClassScore, Verdict]] = {}
+    run = of_subject(subject, root, seed)
     for detector in DETECTORS:
-        if search or cached(subject, detector, root, seed):
-            found = detect(subject, detector, root, seed)
+        if search or run.has(detector):
+            found = run.found(detector)
             for score in found.scores:
                 rows[detector.name, score.target_class] = score, found.judge(score.target_class, Limits()).verdict
     return Measured(subject, rows)
-
-
-def cached(subject: Subject, detector: Detector, root: Path, seed: int) -> bool:
-    """Whether `detect` has nothing to compute."""
-    if isinstance(detector, Consensus):
-        return all(cached(subject, entry, root, seed) for entry in DETECTORS if entry.name in detector.of)
-    clean, _ = audited_and_held_out(subject.data, root)
-    digest = hashlib.sha256(subject.file.read_bytes()).hexdigest()
-    parts = {"model": digest, "data": clean.fingerprint, "detector": detector, "seed": seed, "twins": TwinRecipe()}
-    return (STORE.folder / f"{key(parts)}.safetensors").exists()
 
 
 def pairs_of_models(known: Sequence[Measured], *, backdoored: bool) -> list[Pair]:

@@ -17,7 +17,7 @@ from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import load_clean_set
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.trigger import load_trigger
-from benchmarks.detection import area_under_curve
+from benchmarks.verdicts import area_under_curve
 from fixtures import IMAGES, MODELS
 from tests.subjects import (
     COLOURS,

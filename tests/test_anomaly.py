@@ -128,9 +128,9 @@ def test_on_and_between_the_rows_and_columns_of_the_table_the_false_alarm_rate_h
 
 
 def test_between_two_columns_the_quantile_lies_between_theirs():
-    """In the logarithm of the probability: at the geometric mean of 0.01 and 0.005 in the middle."""
-    tight, wide = (null_quantile(10, probability) for probability in (0.01, 0.005))
-    assert null_quantile(10, math.sqrt(0.01 * 0.005)) == pytest.approx((tight + wide) / 2)
+    """In the logarithm of the probability: at the geometric mean of 0.005 and 0.002 in the middle."""
+    tight, wide = (null_quantile(10, probability) for probability in (0.005, 0.002))
+    assert null_quantile(10, math.sqrt(0.005 * 0.002)) == pytest.approx((tight + wide) / 2)
     assert tight < null_quantile(10, DETECTOR_RATE) < wide
 
 
@@ -374,7 +374,7 @@ def test_a_file_that_is_no_null_is_refused_in_one_line(tmp_path, content):
 
 def test_a_null_of_many_classes_that_turns_negative_for_few_is_refused(tmp_path):
     """There a large deviation would get a negative index: a backdoor would pass."""
-    null = SteeringNull({"additive": (0.1, 0.5)}, classes=1000, models=30, source="")
+    null = SteeringNull({"additive": (-0.5, 0.5)}, classes=1000, models=30, source="")
     assert null.cut("additive", 1000) > 0 > null.cut("additive", 5)
     null.save(tmp_path / "null.json")
     with pytest.raises(DataFormatError):

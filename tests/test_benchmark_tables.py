@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.detection import area_under_curve
 from benchmarks.mitigation import Row, rating, table
 from benchmarks.properties import beside_detectors
+from benchmarks.verdicts import area_under_curve
 
 
 def row(accuracy, success, robust, **rest):

@@ -27,6 +27,7 @@ class Run:
         self.number = int(Path(options.model).stem)
         self.detectors = DETECTORS
         self.preconditions = {}
+        self.twins = SimpleNamespace(kind="plain")
         self.clean_set = SimpleNamespace(source="images.npz")
 
     def check(self):
@@ -39,7 +40,7 @@ class Run:
     def detection(self, name):
         scores = [
             ClassScore(target_class=row, success_val=0.0, index=None, p_value=None, image_passes=1, deviation=value)
-            for row, value in ((None, 0.0), *((row, 0.1) for row in range(9)), (9, 1 + self.number / 10))
+            for row, value in (*((row, 0.1) for row in range(9)), (9, 1 + self.number / 10))
         ]
         return Detection(
             detector=name,

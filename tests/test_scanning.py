@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
 from backdoor_audit import scanning as module
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.label_rule import AllToOne
+from backdoor_audit.label_rule import AllToAll, AllToOne, Scattered
 from backdoor_audit.scanning import PatchScan, Stage
 from backdoor_audit.steering import goals, sources
 from backdoor_audit.trigger import Trigger
@@ -103,13 +104,13 @@ def test_windows_grow_with_large_images():
 
 
 def test_image_passes_of_a_scan_are_counted():
-    """9 goals: 9 places x 3 steps x 6 images, 3 places x 18 steps x 16; forward, a third of the work: 3 places x 20 held-out
+    """8 goals: 9 places x 3 steps x 6 images, 3 places x 18 steps x 16; forward, a third of the work: 3 places x 20 held-out
 
     images, and 3 places x 32 search images in the middle of the last stage and at its end.
     """
     scan = replace(SCAN, measured=20)
     steered = scan(reader(), bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded())
-    assert steered.image_passes == 9 * (9 * 3 * 6 + 3 * 18 * 16) + 9 * 3 * 20 // 3 + 2 * (9 * 3 * 32 // 3)
+    assert steered.image_passes == 8 * (9 * 3 * 6 + 3 * 18 * 16) + 8 * 3 * 20 // 3 + 2 * (8 * 3 * 32 // 3)
 
 
 def test_windows_that_still_gain_are_told_from_those_that_do_not():
@@ -134,13 +135,14 @@ def shifting():
     return Classifier.wrap(Computed(forward), image_shape=(1, SIZE, SIZE))
 
 
-def test_a_network_that_a_corner_makes_name_the_next_class_is_steered_from_all_to_all():
-    steered = SCAN(shifting(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
-    assert float(steered.success[-1]) == 1.0
-    assert int(steered.margins.argmax()) == CLASSES
-    assert steered.triggers[-1] is None
-    honest = SCAN(reader(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(5))
-    assert float(honest.success[-1]) < 0.2
+@pytest.mark.parametrize("goal", [AllToAll(CLASSES), Scattered(CLASSES)])
+def test_a_network_that_a_corner_makes_name_the_next_class_is_steered_from_all_to_all(goal):
+    scan = replace(SCAN, stages=tuple(replace(stage, images=2 * CLASSES) for stage in SCAN.stages))
+    steered = scan(shifting(), dark_corner(), dark_corner(1), [goal], generator=seeded(5))
+    assert float(steered.success[0]) > 0.95
+    assert steered.triggers == (None,)
+    honest = scan(reader(), dark_corner(), dark_corner(1), [goal], generator=seeded(5))
+    assert float(honest.success[0]) < 0.5
 
 
 def source_specific():

@@ -10,12 +10,12 @@ from backdoor_audit import steering as module
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom
+from backdoor_audit.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import attack_success_rate
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.scanning import PatchScan, Stage
-from backdoor_audit.steering import Steering, goals, measure, sources
+from backdoor_audit.steering import Steering, goals, losses_of, measure, relabelled, sources
 from backdoor_audit.trigger import Addition, Warp
 from fixtures import IMAGES, MODELS
 from tests.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
@@ -101,19 +101,43 @@ def test_warps_of_images_twice_as_large_may_be_twice_as_long():
     assert float(small.square().sum(dim=1).mean().sqrt()) == pytest.approx(0.8)
 
 
-def test_there_is_a_goal_for_every_class_and_one_for_all_to_all():
-    assert goals(3) == (AllToOne(0), AllToOne(1), AllToOne(2), AllToAll(3))
+def test_there_is_a_goal_for_every_class():
+    assert goals(3) == (AllToOne(0), AllToOne(1), AllToOne(2))
 
 
 def test_goals_say_which_images_count_and_what_is_asked_of_them():
     labels = torch.tensor([0, 2, 2])
-    assert module.eligible(goals(3), labels, labels).tolist() == [
+    wanted = (*goals(3), AllToAll(3), Scattered(3))
+    assert module.eligible(wanted, labels, labels).tolist() == [
         [False, True, True],
         [True, True, True],
         [True, False, False],
         [True, True, True],
+        [True, True, True],
     ]
-    assert module.targets(goals(3), labels.expand(4, 3)).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [1, 0, 0]]
+    asked = [[0, 0, 0], [1, 1, 1], [2, 2, 2], [1, 0, 0], [0, 2, 2]]
+    assert module.targets(wanted, labels.expand(5, 3)).tolist() == asked
+
+
+def test_how_far_a_change_relabels_worked_by_hand():
+    """Of class 0 two of three go to 1, of class 1 both to 2, of class 2 one of two to 0: three different classes."""
+    before, after = torch.tensor([0, 0, 0, 1, 1, 2, 2]), torch.tensor([1, 1, 0, 2, 2, 2, 0])
+    together = (2 / 3 + 1 + 1 / 2) / 3
+    assert relabelled(before, after, 3) == pytest.approx((together, together))
+    to_one = torch.ones(7, dtype=torch.long)  # one class draws all others; its own images stay, and arrive nowhere
+    assert relabelled(before, to_one, 3)[1] == pytest.approx(2 / 3)
+    assert relabelled(before, to_one, 3)[0] < 0.45
+    assert relabelled(before, before, 3) == (pytest.approx(0.0, abs=1e-6), 0.0)
+
+
+def test_a_change_that_moves_each_class_to_another_has_the_smallest_loss():
+    own = torch.tensor([[0, 0, 1, 1]])
+    swapped, same, scattered = (
+        losses_of(10 * nn.functional.one_hot(torch.tensor(answers), 3).float(), own, [Scattered(3)])
+        for answers in ([1, 1, 0, 0], [0, 0, 1, 1], [1, 2, 0, 2])
+    )
+    assert swapped.shape == (1, 4)
+    assert float(swapped.max()) < float(scattered.min()) < float(same.min())
 
 
 def test_a_class_that_is_hardly_ever_given_is_left_by_the_images_labelled_so():
@@ -246,10 +270,9 @@ def test_what_is_handed_over_is_what_was_measured():
     steered = Steering(family=Stripes(strength=0.3), measured=84)(
         reader(STRIPED), opt, val, goals(CLASSES), generator=seeded(3)
     )
-    again = [attack_success_rate(reader(STRIPED), val.images, val.labels, found) for found in steered.triggers[:-1]]
+    again = [attack_success_rate(reader(STRIPED), val.images, val.labels, found) for found in steered.triggers]
     assert steered.success[:CLASSES].tolist() == pytest.approx([float(rate) for rate in again])
-    assert [found.target_class for found in steered.triggers[:-1]] == list(range(CLASSES))
-    assert steered.triggers[-1] is None
+    assert [found.target_class for found in steered.triggers] == list(range(CLASSES))
 
 
 def small():
@@ -307,7 +330,7 @@ def test_image_passes_are_counted():
     steered = Steering(family=Additive(), steps=5, batch_size=8, measured=20)(
         reader(), bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded()
     )
-    assert steered.image_passes == 9 * 5 * 8 + 9 * 20 // 3
+    assert steered.image_passes == 8 * 5 * 8 + 8 * 20 // 3
 
 
 @pytest.mark.parametrize("probe", [PROBES[0], PROBES[-1]], ids=["additive", "patchscan"])

@@ -134,5 +134,5 @@ def test_adamw_trains_a_transformer():
 
 
 def test_an_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match="optimizer must be sgd or adamw, got 'lion'"):
+    with pytest.raises(ValueError, match="optimizer must be sgd, momentum, adam or adamw, got 'lion'"):
         trained(fresh(), optimizer="lion")

@@ -22,6 +22,7 @@ MOST_CLASSES = 100_000
 
 _TOLERANCE = 1e-4
 _LONGEST_NAME = 200
+_LEAST_SPREAD = 0.02  # of pixel values: images of one colour have none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +84,12 @@ class CleanSet:
         for tensor in (self.images, self.labels):
             digest.update(tensor.contiguous().flatten().numpy().data)
         return digest.hexdigest()
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, the latter not below 0.02: what a network on these images works with."""
+        pixels = self.images.transpose(0, 1).flatten(1)
+        return tuple(pixels.mean(dim=1).tolist()), tuple(pixels.std(dim=1).clamp_min(_LEAST_SPREAD).tolist())
 
     def class_name(self, label: int) -> str:
         """The class for people: ``7``, or ``7 (sneaker)`` where it has a name."""

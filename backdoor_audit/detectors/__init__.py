@@ -3,12 +3,16 @@
 from backdoor_audit.detectors.consensus import Consensus
 from backdoor_audit.detectors.detection import ClassScore, Detection
 from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
+from backdoor_audit.detectors.relabelling import Relabelling
 from backdoor_audit.detectors.universal_perturbation import Natural, UniversalPerturbation
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.scanning import SHRINKING, PatchScan, Stage
 from backdoor_audit.steering import Steering
 
-Search = NeuralCleanse | UniversalPerturbation
+Compared = UniversalPerturbation | Relabelling
+"""A detector that compares the model with reference twins."""
+
+Search = NeuralCleanse | Compared
 """A detector that looks at the model itself."""
 
 Detector = Search | Consensus
@@ -22,6 +26,7 @@ DETECTORS: tuple[Detector, ...] = (
     UniversalPerturbation(probe=Steering(family=Stripes())),
     UniversalPerturbation(probe=Steering(family=Warping())),
     UniversalPerturbation(probe=PatchScan(stages=SHRINKING), by_source=True),
+    Relabelling(),
     Consensus(),
 )
 
@@ -29,12 +34,14 @@ __all__ = [
     "DETECTORS",
     "Additive",
     "ClassScore",
+    "Compared",
     "Consensus",
     "Detection",
     "Detector",
     "Natural",
     "NeuralCleanse",
     "PatchScan",
+    "Relabelling",
     "Search",
     "Smooth",
     "Stage",

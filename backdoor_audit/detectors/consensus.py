@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from backdoor_audit import anomaly
-from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.trigger import AnyTrigger
 
 FAMILIES = ("patch_scan", "additive", "smooth", "stripes", "warping")
@@ -32,11 +32,11 @@ class Consensus:
     name = "consensus"
     rows = "target"
     needs_twins = True
-    blind_spots = ("triggers unlike any of the changes searched for", SOURCE_SPECIFIC, MANY_CLASSES)
+    blind_spots = ("triggers unlike any of the changes searched for", SOURCE_SPECIFIC, MANY_CLASSES, RELABELLINGS)
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
-        """The rows of a detection: every class, and None for all-to-all."""
-        return (*range(num_classes), None)
+        """The rows of a detection: every class."""
+        return tuple(range(num_classes))
 
     def __call__(self, detections: Sequence[Detection]) -> Detection:
         """Compare what the families found on one model; inconclusive if one of them is missing or has no answer."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from backdoor_audit.trigger import AnyTrigger, trigger_from
 
 SOURCE_SPECIFIC = "triggers that work from some source classes only"
 MANY_CLASSES = "triggers for a third of the classes or more"
+RELABELLINGS = "triggers that send every class elsewhere (all-to-all)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """One class under a detector; ``target_class`` is None for all-to-all, where every class goes to the next.
+    """One class under a detector; ``target_class`` is None for all-to-all, where every class goes to another.
 
     ``success_val`` is the share of held-out images of other classes that the trigger sends there; ``index`` the calibrated
     anomaly index and ``p_value`` the share of clean models in which *some* class is as extreme; None where there is none.
@@ -103,13 +105,23 @@ class Detection:
         """The trigger found for one class, if there is one."""
         return next((trigger for trigger in self.triggers if trigger.target_class == target_class), None)
 
-    def judge(self, target_class: int | None, limits: Limits, *, index: str = "calibrated", name: str = "") -> Finding:
+    def judge(
+        self,
+        target_class: int | None,
+        limits: Limits,
+        *,
+        index: str = "calibrated",
+        name: str = "",
+        beside: Sequence[Detection] = (),
+    ) -> Finding:
         """Whether this class has a trigger that natural images do not explain.
 
         By size, a class fails when its index is above the limit *and* the trigger is small beside the median *and* it works
         on held-out images. It passes when its trigger is not small. In between, a small trigger that is no outlier or works
-        on too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. ``index`` chooses
-        the calibrated index or the paper's, whose rule has no other condition.
+        on too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. It passes all the
+        same if the trigger is no outlier and every detection ``beside`` that compares with reference models has an answer for
+        this class, and none an index above the limit: they have seen how easy the class is by nature. ``index`` chooses the
+        calibrated index or the paper's, whose rule has no other condition.
 
         By margin, a class passes when its index is not above the limit; above it, it fails if the trigger works on held-out
         images, and is inconclusive if it does not. ``name`` is how to call the class.
@@ -132,7 +144,7 @@ class Detection:
         if score.margin is not None:
             finding = self._judge_margin(score, limits, name, common)
         else:
-            finding = self._judge_size(score, limits, index, name, common)
+            finding = self._judge_size(score, limits, index, name, common, beside)
         moving = score.unconverged or self.unconverged
         if finding.verdict is Verdict.PASS and moving:
             return inconclusive("anomaly_index", f"{name}: the search has not converged: {moving}", **common)
@@ -142,7 +154,7 @@ class Detection:
         if score.index is None:
             return inconclusive("anomaly_index", f"{name}: no index could be computed", **common)
         works = score.success_val >= limits.steering_success
-        where = "there" if score.target_class is not None else "to the next class each"
+        where = "there" if score.target_class is not None else "away, each class together and to another one"
         if self.rows == "source":
             name = f"from {name}"
             where = "away" if score.landing is None else f"away, most to class {score.landing}"
@@ -162,7 +174,15 @@ class Detection:
             )
         return Finding(audit="", statistic="anomaly_index", value=score.index, verdict=verdict, reason=reason, **common)
 
-    def _judge_size(self, score: ClassScore, limits: Limits, index: str, name: str, common: dict[str, Any]) -> Finding:
+    def _judge_size(
+        self,
+        score: ClassScore,
+        limits: Limits,
+        index: str,
+        name: str,
+        common: dict[str, Any],
+        beside: Sequence[Detection],
+    ) -> Finding:
         if not score.reached:
             return inconclusive(
                 "anomaly_index",
@@ -186,8 +206,10 @@ class Detection:
             verdict = Verdict.PASS
             reason += f"; an outlier, but not {small}: a naturally easy class" if outlier else ""
         elif not outlier:
-            verdict = Verdict.INCONCLUSIVE
             reason += f"; {small}, but the other classes differ too much among themselves to call it an outlier"
+            against = _contradicting(beside, score.target_class, limits)
+            verdict = Verdict.PASS if against else Verdict.INCONCLUSIVE
+            reason += f"; {against}" if against else ""
         elif not score.success_val >= limits.trigger_success:  # NaN where no image is held out
             verdict = Verdict.INCONCLUSIVE
             reason += f"; an outlier {small}, but it works on less than {limits.trigger_success:.0%} of held-out images"
@@ -255,6 +277,52 @@ class Detection:
     def timed(self, seconds: float) -> Detection:
         """The same detection with the wall time it took."""
         return replace(self, seconds=seconds)
+
+
+def _contradicting(beside: Sequence[Detection], target_class: int | None, limits: Limits) -> str:
+    """What speaks against a small trigger that is no outlier, in words; empty unless all that compares with references does."""
+    rows = [(entry, entry.score(target_class)) for entry in beside if entry.rows == "target"]
+    compared = [(entry, score) for entry, score in rows if score is not None and score.margin is not None]
+    clear = [
+        not entry.inconclusive
+        and not entry.unconverged
+        and score.index is not None
+        and score.index <= limits.anomaly_index
+        for entry, score in compared
+    ]
+    unanswered = any(entry.inconclusive for entry in beside)
+    if not compared or unanswered or not all(clear):
+        return ""
+    strongest = max(compared, key=lambda pair: pair[1].index or 0.0)
+    return (
+        f"beside reference models the class is no easier to reach than others by any of {len(compared)} kinds of search "
+        f"(largest index {strongest[1].index or 0.0:.2f}, {strongest[0].detector})"
+    )
+
+
+def averaged(detections: Sequence[Detection], limits_index: Callable[[float, int], tuple[float, float]]) -> Detection:
+    """The same search on other halves of the images, as one: the rows and triggers of the first, measurements as means.
+
+    ``limits_index(deviation, rows)`` gives the index and p-value of a mean deviation.
+    """
+    first = detections[0]
+    rows = len(first.scores)
+    scores = []
+    for score in first.scores:
+        others = [found for entry in detections if (found := entry.score(score.target_class)) is not None]
+        if score.deviation is None or any(other.deviation is None for other in others):
+            scores.append(score)
+            continue
+        mean = {
+            name: statistics.mean(getattr(other, name) for other in others)
+            for name in ("success_val", "margin", "excess", "deviation")
+        }
+        index, p_value = limits_index(mean["deviation"], rows)
+        passes = sum(other.image_passes for other in others)
+        scores.append(replace(score, **mean, index=index, p_value=p_value, image_passes=passes))
+    values = [score.p_value for score in scores if score.p_value is not None]
+    moving = next((entry.unconverged for entry in detections if entry.unconverged), "")
+    return replace(first, scores=scores, p_value=min(values, default=None), unconverged=moving)
 
 
 def _pixels(size: float) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backdoor_audit import anomaly
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
 from backdoor_audit.metrics import attack_success_rate
@@ -23,7 +23,7 @@ BLIND_SPOTS = (
     "triggers without a small patch: blended, sinusoidal, low-frequency, warped, reflected",
     "triggers that differ from image to image (input-aware, sample-specific)",
     SOURCE_SPECIFIC,
-    "attacks that send every class elsewhere (all-to-all)",
+    RELABELLINGS,
     "patches larger than about a sixth of the image",
     MANY_CLASSES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from backdoor_audit import anomaly
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.scanning import PatchScan
@@ -66,7 +66,7 @@ class Natural:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniversalPerturbation:
-    """Steer the model to every class, and each class to the next, with one small change for all images; compare with twins.
+    """Steer the model to every class with one small change for all images; compare with twins.
 
     The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
     is natural to the class cancels, what is private to the model stays. The index divides it by how much the classes of
@@ -113,16 +113,24 @@ class UniversalPerturbation:
             _NOT_SEEN[self._kind],
             SOURCE_SPECIFIC,
             MANY_CLASSES,
-            "relabellings of all classes other than each to the next",
+            RELABELLINGS,
         )
 
     @property
     def _kind(self) -> type:
         return type(self.probe.family) if isinstance(self.probe, Steering) else type(self.probe)
 
+    def with_effort(self, share: float) -> UniversalPerturbation:
+        """The same detector with that share of its steps, at least one."""
+        probe = self.probe
+        if isinstance(probe, Steering):
+            return replace(self, probe=replace(probe, steps=max(1, round(share * probe.steps))))
+        stages = tuple(replace(stage, steps=max(1, round(share * stage.steps))) for stage in probe.stages)
+        return replace(self, probe=replace(probe, stages=stages))
+
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
-        """The rows of a detection: every class, and None for all-to-all; by source, every class that images leave."""
-        return tuple(range(num_classes)) if self.by_source else (*range(num_classes), None)
+        """The rows of a detection: every class; by source, every class that images leave."""
+        return tuple(range(num_classes))
 
     def goals(self, num_classes: int) -> tuple[Goal, ...]:
         """What is steered for, in the order of `targets`."""
@@ -193,21 +201,30 @@ class UniversalPerturbation:
             triggers=triggers,
             inconclusive=reason,
             criterion=self.probe.criterion,
-            unconverged=self._unconverged(steered, natural, classes),
+            unconverged=self._unconverged(steered, natural, classes, spread),
             p_value=min(p_values, default=None),
             means=_SEEN[self._kind],
             blind_spots=self.blind_spots,
         )
 
-    def _unconverged(self, steered: Steered, natural: Natural | None, classes: int) -> str:
-        """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end."""
+    def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
+        """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.
+
+        Margins that differ more from class to class than the floor may rise by as much more: a rise matters beside the spread.
+        """
+        most = self.probe.most_rising
+        if isinstance(self.probe, PatchScan) and spread > self.floor:
+            most *= spread / self.floor
         searched = {"this model": steered.rising.unsqueeze(0)}
         if natural is not None:
             searched["the reference twins"] = natural.rising
         for whose, rising in searched.items():
             pace = statistics.mean(anomaly.median(row[:classes].tolist()) for row in rising)
-            if not pace <= self.probe.most_rising:
-                return f"on {whose} the search was still rising when its steps ended: {pace:.2g} where {self.probe.criterion}"
+            if not pace <= most:
+                return (
+                    f"on {whose} the search was still rising when its steps ended: {pace:.2g}, at most {most:.2g} counts as "
+                    f"come to its end ({self.probe.criterion})"
+                )
         return ""
 
     def _without_answer(self, reason: str) -> Detection:

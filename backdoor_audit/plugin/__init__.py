@@ -245,7 +245,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
         return
     from backdoor_audit.baseline import REGRESSIONS
-    from backdoor_audit.canary import CANARIES
     from backdoor_audit.filters import FILTERS
     from backdoor_audit.preconditions import PRECONDITIONS
     from backdoor_audit.run import item_id
@@ -264,6 +263,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
         metafunc.parametrize(name, [method.name for method in session.start().mitigations], indirect=True)
     if "sightings" in metafunc.fixturenames:
-        metafunc.parametrize("sightings", [canary.name for canary in CANARIES], indirect=True)
+        metafunc.parametrize("sightings", [canary.name for canary in session.start().canaries], indirect=True)
     if "regression" in metafunc.fixturenames:
         metafunc.parametrize("regression", REGRESSIONS, indirect=True)

@@ -162,7 +162,7 @@ def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
 
 @pytest.fixture
 def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sighting, ...]:
-    """What the detectors made of one kind of canary, target class by target class."""
+    """What the detectors made of one kind of canary: class by class and dose by dose."""
     with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
         return audit_run.sightings(request.param)
 

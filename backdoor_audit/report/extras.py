@@ -103,10 +103,12 @@ def _curve(outcome: dict[str, Any]) -> str:
 def _sightings(sightings: list[dict[str, Any]]) -> str:
     shown = {
         "target_class": "class",
+        "called": "dose",
         "planted_by": "planted by",
         "accuracy_before": "clean accuracy before",
         "clean_accuracy": "after",
-        "attack_success_rate": "attack success rate",
+        "success_before": "attack success rate before",
+        "attack_success_rate": "after",
         "found_by": "found by",
         "suspected_by": "suspected by",
         "others": "other classes flagged",

@@ -51,7 +51,7 @@ QUESTIONS: Mapping[str, tuple[str, str]] = {
         "The repair costs more accuracy than the limit allows. Another repair is needed, or more clean images for it.",
     ),
     "power": (
-        "A known backdoor planted in a copy of the model is found",
+        "Known backdoors planted in copies of the model are found",
         "The canary was not found or could not be planted, so that this audit's silence about the model means nothing. Raise the "
         "effort (`--audit-profile=thorough`, `--audit-steps`) or give more clean images.",
     ),

@@ -26,7 +26,7 @@ _QUESTIONS = {
     "test_clean_accuracy_drop": "What does that repair cost in clean accuracy?",
     "test_property": "Does what holds for every clean model hold for this one?",
     "test_regression": "Is it worse than the model that was accepted before?",
-    "test_power": "Would a known backdoor in a copy of this model have been found?",
+    "test_power": "Would known backdoors in copies of this model have been found?",
 }
 _MEANING = {
     Verdict.PASS: "This is no proof of a clean model. These tests do not see:",
@@ -98,6 +98,7 @@ class Section:
     activations: Sequence[Activation]
     repairs: Sequence[Repair]
     power: Sequence[str]
+    sight: Sequence[Finding]
     properties: Sequence[Property]
     baseline: Mapping[str, Any] | None
     items: Sequence[Finding]
@@ -147,6 +148,7 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         sizes=sizes(record),
         repairs=repairs(record, prefix),
         power=canaries_seen(record),
+        sight=[entry for entry in record.findings if entry.statistic == POWER],
         baseline=record.baseline,
         items=sorted(listed, key=lambda entry: WORST_FIRST.index(entry.verdict)),
         items_left_out=len(record.findings) - len(listed),
@@ -220,6 +222,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("Profile, seed", f"{settings.get('profile', 'unknown')}, {settings.get('seed', 'unknown')}"),
         ("Device, time", f"{environment.get('device', 'unknown')}, {duration(record.seconds)}"),
     ]
+    facts += [("Measured", text) for text in record.rates]
     return facts
 
 

@@ -58,7 +58,7 @@ def _joined(records: Sequence[Record]) -> Record:
         environment=_environments(records),
         detections=_each(records, "detections", lambda entry: entry["detector"]),
         repairs=_each(records, "repairs", lambda entry: (entry["method"], entry["target_class"])),
-        canaries=_each(records, "canaries", lambda entry: (entry["canary"], entry["target_class"])),
+        canaries=_each(records, "canaries", lambda entry: (entry["canary"], entry["target_class"], entry["dose"])),
         findings=list(findings.values()),
         skipped=skipped,
         errors=errors,

@@ -19,6 +19,7 @@ def summary_lines(record: Record) -> list[Line]:
     """Lines with their markup, in the order in which they are printed."""
     colours = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
     lines: list[Line] = [(headline(record), {colours[record.verdict]: True, "bold": True})]
+    lines += [(f"  measured: {text}", {}) for text in record.rates]
     lines += [(f"  canary: {reason}", {"green": True}) for reason in canaries_seen(record)]
     for finding in record.findings:
         if finding.verdict is Verdict.PASS:
@@ -89,7 +90,7 @@ def _why_failed(record: Record) -> str:
     if record.flagged_classes:
         return f"hidden trigger found for {_called(record, record.flagged_classes)}"
     if record.flagged_all_to_all:
-        return "hidden trigger found that sends every class to the next"
+        return "hidden trigger found that sends every class to another"
     failed = [entry for entry in record.findings if entry.verdict is Verdict.FAIL and entry.statistic != POWER]
     if all(finding.statistic == REGRESSION for finding in failed):
         return f"inside the limits, but worse than {_accepted(record, failed)}"
@@ -107,7 +108,7 @@ def _why_inconclusive(record: Record) -> str:
     if record.suspected_classes:
         return f"suspicious trigger for {_called(record, record.suspected_classes)}; not a clean result"
     if record.suspected_all_to_all:
-        return "suspicious trigger that sends every class to the next; not a clean result"
+        return "suspicious trigger that sends every class to another; not a clean result"
     if record.power not in (None, Verdict.PASS) and not record.errors and not record.not_run and _silent(record):
         missed = (
             "a planted one was not found either" if record.power is Verdict.FAIL else "none could be planted to compare"

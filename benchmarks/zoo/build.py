@@ -2,69 +2,100 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.attacks import load_attack, measure
-from backdoor_audit.errors import AttackError
-from backdoor_audit.loading import load_classifier, save_classifier
-from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy, robust_accuracy
+from backdoor_audit.attacks import Attack, load_attack, measure
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.errors import AttackError, AuditError
+from backdoor_audit.loading import save_classifier
+from backdoor_audit.metrics import Rate, clean_accuracy, triggered_rates
 from benchmarks.jobs import finished
 from benchmarks.zoo.data import audited_and_held_out, training_images
-from benchmarks.zoo.subject import FOLDER, MODELS, Subject
+from benchmarks.zoo.subject import FOLDER, MODELS, POPULATION_MODELS, Subject
 
-TABLE = FOLDER / "zoo.json"
-PAGE = FOLDER / "README.md"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zoo:
+    """Where the models and rows of some subjects are kept.
+
+    ``page``: the Markdown drawn from the table, or None. A ``brief`` table has one line for each subject, and of its
+    settings the digest.
+    """
+
+    models: Path
+    table: Path
+    page: Path | None = None
+    brief: bool = False
+
+
+COMMITTED = Zoo(models=MODELS, table=FOLDER / "zoo.json", page=FOLDER / "README.md")
+POPULATION = Zoo(models=POPULATION_MODELS, table=FOLDER / "population.json", brief=True)
 MAX_BYTES = 250_000
 MAX_NATURAL_RATE = 0.2  # a trigger that moves that many images of a clean twin is an adversarial patch, not a backdoor
+LEAST_ACCURACY = {"fmnist": 0.7, "cifar10": 0.4, "gtsrb": 0.5}  # of the population: below it nobody would use a model
 
 
-def read_table() -> dict[str, dict[str, Any]]:
+def read_table(zoo: Zoo = COMMITTED) -> dict[str, dict[str, Any]]:
     """The finished subjects by name; empty if there is no table yet."""
-    return {row["name"]: row for row in json.loads(TABLE.read_text())} if TABLE.exists() else {}
+    return {row["name"]: row for row in json.loads(zoo.table.read_text())} if zoo.table.exists() else {}
 
 
-def write_table(rows: dict[str, dict[str, Any]], order: Iterable[str]) -> None:
+def write_table(rows: dict[str, dict[str, Any]], order: Iterable[str], zoo: Zoo = COMMITTED) -> None:
     """Replace the table in one step, so that a kill leaves the old or the new one, and the page drawn from it."""
-    unfinished = TABLE.with_suffix(".partial")
+    unfinished = zoo.table.with_suffix(".partial")
     kept = {name: rows[name] for name in order if name in rows}
-    unfinished.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
-    unfinished.replace(TABLE)
-    PAGE.write_text(page(kept))
+    if zoo.brief:
+        text = "[\n" + ",\n".join(json.dumps(row) for row in kept.values()) + "\n]"
+    else:
+        text = json.dumps(list(kept.values()), indent=1)
+    unfinished.write_text(text + "\n")
+    unfinished.replace(zoo.table)
+    if zoo.page:
+        zoo.page.write_text(page(kept))
 
 
 def is_finished(subject: Subject, rows: dict[str, dict[str, Any]]) -> bool:
     """Whether model, attack and row are there and belong to these settings."""
     row = rows.get(subject.name)
     files = [subject.file] + ([subject.attack_file] if subject.attack else [])
-    return row is not None and row["settings"] == _as_json(subject.settings()) and all(file.exists() for file in files)
+    return row is not None and row["settings"] == _settings(subject) and all(file.exists() for file in files)
 
 
-def build(subjects: tuple[Subject, ...], root: Path, *, jobs: int, only: str = "") -> list[str]:
+def build(subjects: tuple[Subject, ...], root: Path, *, jobs: int, only: str = "", zoo: Zoo = COMMITTED) -> list[str]:
     """Train every subject that is missing, ``jobs`` at a time, each on one thread; returns what went wrong, one line each.
 
     The table is written after each subject, so a killed build loses the subjects in hand and no other. Clean subjects
-    come first: attacks may begin with their weights and are compared with them.
+    that others begin with or are compared with come first, then all others in their order.
     """
-    MODELS.mkdir(exist_ok=True)
-    rows, failures = read_table(), []
+    zoo.models.mkdir(exist_ok=True)
+    failures = []
     order = [subject.name for subject in subjects]
-    for stage in ([entry for entry in subjects if not entry.attack], [entry for entry in subjects if entry.attack]):
-        missing = [entry for entry in stage if only in entry.name and not is_finished(entry, rows)]
+    needed = {name for subject in subjects for name in (subject.twin, subject.warm_start)}
+    for first in (True, False):
+        rows = read_table(zoo)
+        missing = [
+            entry
+            for entry in subjects
+            if (entry.name in needed) == first and only in entry.name and not is_finished(entry, rows)
+        ]
         done = finished(partial(build_one, root=root), missing, jobs)
         for number, (subject, result) in enumerate(done, start=1):
             try:
-                rows[subject.name] = result()
-            except AttackError as error:
+                row = result()
+            except AuditError as error:
                 failures.append(f"{subject.name}: {error}")
                 print(f"[{number}/{len(missing)}] FAILED {failures[-1]}", flush=True)
                 continue
-            write_table(rows, order)
-            print(f"[{number}/{len(missing)}] {line(rows[subject.name])}", flush=True)
+            write_table({**read_table(zoo), subject.name: row}, order, zoo)  # another build may have added to it
+            print(f"[{number}/{len(missing)}] {line(row)}", flush=True)
     return failures
 
 
@@ -73,34 +104,42 @@ def build_one(subject: Subject, root: Path) -> dict[str, Any]:
     began = time.perf_counter()
     clean = training_images(subject.data, subject.training_images, root)
     if subject.attack is None:
-        save_classifier(subject.train_clean(clean, progress=False), subject.file, half=True)
+        classifier = subject.train_clean(clean, progress=False)
     else:
-        start = subject.fresh()
-        if subject.warm_start:
-            start = load_classifier(MODELS / f"{subject.warm_start}.safetensors", device=start.device)
-        _, held_out = audited_and_held_out(subject.data, root)
-        planted = subject.attack(
-            start,
-            clean,
-            held_out,
-            recipe=subject.recipe,
-            reference_accuracy=_accuracy(subject.twin),
-        )
-        planted.attack.save(subject.attack_file)
-        save_classifier(planted.classifier, subject.file, half=True)
+        classifier, attack = _attacked(subject, clean, root)
+        attack.save(subject.attack_file)
+    save_classifier(classifier, subject.file, half=True)
     seconds = time.perf_counter() - began
-    row = {**describe(subject, root), "seconds": round(seconds)}
-    refused = _refusal(row)
-    if refused:
+    try:
+        row = {**describe(subject, root), "seconds": round(seconds)}
+        if refused := _refusal(subject, row):
+            raise AttackError(refused)
+    except AuditError:
         for file in (subject.file, subject.attack_file):
             file.unlink(missing_ok=True)
-        raise AttackError(refused)
+        raise
     return row
 
 
-def _refusal(row: dict[str, Any]) -> str:
+def _attacked(subject: Subject, clean: CleanSet, root: Path) -> tuple[Classifier, Attack]:
+    """The trained model and its attack; one that is not of the population has proved itself against its twin."""
+    assert subject.attack is not None
+    if subject.habits:
+        return subject.train_attacked(clean)
+    start = subject.fresh()
+    if subject.warm_start:
+        start = subject.load_clean(subject.warm_start, start.device)
+    _, held_out = audited_and_held_out(subject.data, root)
+    planted = subject.attack(start, clean, held_out, recipe=subject.recipe, reference_accuracy=_accuracy(subject.twin))
+    return planted.classifier, planted.attack
+
+
+def _refusal(subject: Subject, row: dict[str, Any]) -> str:
     """Why a subject is not kept, or an empty string."""
-    if row["bytes"] > MAX_BYTES:
+    least = LEAST_ACCURACY[subject.data]
+    if subject.habits and row["clean_accuracy"] < least:
+        return f"its clean accuracy is {row['clean_accuracy']:.3f}; at least {least} is wanted"
+    if not subject.habits and row["bytes"] > MAX_BYTES:
         return f"the file has {row['bytes']} bytes; at most {MAX_BYTES} are kept"
     if row["twin"] and row["twin"]["natural_rate"] > MAX_NATURAL_RATE:
         natural = row["twin"]["natural_rate"]
@@ -125,7 +164,7 @@ def describe(subject: Subject, root: Path) -> dict[str, Any]:
         "rule": None,
         "target_class": None,
         "from_scratch": not subject.warm_start,
-        "settings": _as_json(subject.settings()),
+        "settings": _settings(subject),
     }
     if subject.attack is None:
         row |= _counted("clean_accuracy", clean_accuracy(classifier, held_out.images, held_out.labels))
@@ -133,8 +172,8 @@ def describe(subject: Subject, root: Path) -> dict[str, Any]:
     attack = load_attack(subject.attack_file)
     scores = measure(classifier, held_out, attack)
     attack.refuse_failure(scores)
-    twin = load_classifier(MODELS / f"{subject.twin}.safetensors")
-    row |= {"rule": row["settings"]["attack"]["rule"]["rule"], "target_class": attack.target_class}
+    twin = subject.load_clean(subject.twin)
+    row |= {"rule": subject.attack.spec()["rule"]["rule"], "target_class": attack.target_class}
     row |= _counted("clean_accuracy", scores.clean_accuracy)
     row |= _counted("attack_success_rate", scores.attack_success_rate)
     row |= _counted("robust_accuracy", scores.robust_accuracy)
@@ -146,12 +185,12 @@ def describe(subject: Subject, root: Path) -> dict[str, Any]:
             for part, rate in zip(attack.triggers(), scores.triggers, strict=True)
         ]
     images, labels = held_out.images, held_out.labels
-    natural = max(attack_success_rate(twin, images, labels, part) for part in attack.triggers())
+    successes, robust = zip(*(triggered_rates(twin, images, labels, part) for part in attack.triggers()), strict=True)
     row["twin"] = {
         "name": subject.twin,
         **_counted("clean_accuracy", clean_accuracy(twin, images, labels)),
-        **_counted("natural_rate", natural),
-        **_counted("robust_accuracy", min(robust_accuracy(twin, images, labels, part) for part in attack.triggers())),
+        **_counted("natural_rate", max(successes)),
+        **_counted("robust_accuracy", min(robust)),
     }
     return row
 
@@ -183,8 +222,10 @@ def _accuracy(name: str) -> float:
     return float(read_table()[name]["clean_accuracy"])
 
 
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def _settings(subject: Subject) -> Any:
+    """What a row keeps of the settings: all, or, for the population, whose table is long, a digest."""
+    text = json.dumps(subject.settings(), sort_keys=bool(subject.habits))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if subject.habits else json.loads(text)
 
 
 def differences(subject: Subject, row: dict[str, Any] | None, root: Path) -> list[str]:
@@ -202,6 +243,10 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `python -m benchmarks.zoo build`. Rates are on test images that no audit uses, with 95 % Wilson intervals.",
         "*Natural* is the success rate of the same trigger on a clean twin: same data and architecture, no backdoor.",
+        "",
+        "Over 300 further subjects, of other networks and trained in many ways, are the *population* (`population.py`).",
+        "Only their table is committed, `population.json`: `python -m benchmarks.zoo build --population` trains them in about",
+        "two hours of one core, `python -m benchmarks.zoo table --population` prints them.",
         "",
         summary(rows).strip() + ".",
         "",
@@ -243,12 +288,12 @@ def _targets(row: dict[str, Any]) -> str:
     return ", ".join(map(str, several)) or ("all" if row["target_class"] is None else str(row["target_class"]))
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> str:
+def summary(rows: dict[str, dict[str, Any]], zoo: Zoo = COMMITTED) -> str:
     """How many subjects of which kind there are, and how large they are together."""
     clean = [row for row in rows.values() if not row["attack"]]
     backdoored = [row for row in rows.values() if row["attack"]]
     kinds = {key: len({row[key] for row in rows.values()} - {None}) for key in ("attack", "architecture", "data")}
-    size = sum(file.stat().st_size for file in MODELS.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in zoo.models.glob("*.safetensors"))
     halves = {half: sum(row["half"] == half for row in rows.values()) for half in ("development", "report")}
     return (
         f"\n{len(clean)} clean and {len(backdoored)} backdoored subjects, {kinds['attack']} attacks, "

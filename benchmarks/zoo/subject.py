@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from backdoor_audit.attacks import ArchitecturalBranch, Attack, BadNets
+from backdoor_audit.attacks import ArchitecturalBranch, Attack, BadNets, PoisoningAttack
 from backdoor_audit.attacks.attack import quantised, train
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.networks import build_network
 from backdoor_audit.training import Recipe
+from benchmarks.zoo import habits as strangers
+from benchmarks.zoo import networks
 from benchmarks.zoo.data import CLASSES, NORMALIZATION, SHAPES
+from benchmarks.zoo.habits import Habits
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
+POPULATION_MODELS = FOLDER / "population"
 WIDTHS = {"small_cnn": 16, "small_vgg": 16, "small_resnet": 16, "preact_resnet18": 6, "small_vit": 48}
 
 
@@ -29,7 +34,8 @@ class Subject:
     """A model to train. ``warm_start`` names the clean subject whose weights it begins with; empty: from scratch.
 
     ``tag`` tells subjects of the same data and architecture apart in their names; ``twin`` is the clean subject on which
-    the natural rate of the trigger is measured.
+    the natural rate of the trigger is measured. Subjects with ``habits`` are of the population: trained as strangers do,
+    with networks of `benchmarks.zoo.networks`, and kept in a folder that is not committed.
     """
 
     data: str
@@ -42,6 +48,7 @@ class Subject:
     training_images: int = 15_000
     warm_start: str = ""
     twin: str = ""
+    habits: Habits | None = None
 
     @property
     def name(self) -> str:
@@ -54,37 +61,52 @@ class Subject:
         return ("development", "report")[hashlib.sha256(self.name.encode()).digest()[0] % 2]
 
     @property
+    def folder(self) -> Path:
+        """Where its files are, and those of the subjects that it names."""
+        return POPULATION_MODELS if self.habits else MODELS
+
+    @property
     def file(self) -> Path:
         """The model: 16-bit floats and a header that `pytest --model` reads."""
-        return MODELS / f"{self.name}.safetensors"
+        return self.folder / f"{self.name}.safetensors"
 
     @property
     def attack_file(self) -> Path:
         """Specification and learned state of the attack."""
-        return MODELS / f"{self.name}.attack.safetensors"
+        return self.folder / f"{self.name}.attack.safetensors"
 
     @property
     def arch(self) -> str | None:
         """What `--arch` must say to load the file; None: the header says it."""
-        branch = isinstance(self.attack, ArchitecturalBranch)
-        return f"benchmarks.zoo.branched:{self.data}_{self.architecture}" if branch else None
+        if isinstance(self.attack, ArchitecturalBranch):
+            return f"benchmarks.zoo.branched:{self.data}_{self.architecture}"
+        return self._plain_arch
+
+    @property
+    def _plain_arch(self) -> str | None:
+        return f"{networks.MODULE}:{self.data}.{self.architecture}" if self.habits else None
 
     def load(self) -> Classifier:
         """The model as it was written."""
         return load_classifier(self.file, arch=self.arch)
 
+    def load_clean(self, name: str, device: torch.device | str = "cpu") -> Classifier:
+        """The clean subject of that name, which has the same network: its twin, or what it starts from."""
+        return load_classifier(self.folder / f"{name}.safetensors", arch=self._plain_arch, device=device)
+
     def settings(self) -> dict[str, Any]:
         """Builtins on which the trained model depends; a finished subject is trained again if they change."""
+        how = {"habits": asdict(self.habits)} if self.habits else {"width": WIDTHS[self.architecture]}
         return {
             "data": self.data,
             "architecture": self.architecture,
-            "width": WIDTHS[self.architecture],
             "seed": self.seed,
             "attack": self.attack.spec() if self.attack else None,
             "variant": self.variant,
             "recipe": asdict(self.recipe),
             "training_images": self.training_images,
             "warm_start": self.warm_start,
+            **how,
         }
 
     def fresh(self) -> Classifier:
@@ -92,10 +114,14 @@ class Subject:
         channels = SHAPES[self.data][0]
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.seed)
-            module = build_network(
-                self.architecture, num_classes=CLASSES[self.data], in_channels=channels, width=WIDTHS[self.architecture]
-            )
-        mean, std = NORMALIZATION[self.data]
+            if self.habits:
+                module = networks.build(self.architecture, self.data)
+            else:
+                width = WIDTHS[self.architecture]
+                module = build_network(
+                    self.architecture, num_classes=CLASSES[self.data], in_channels=channels, width=width
+                )
+        mean, std = self.habits.mean_and_std(self.data) if self.habits else NORMALIZATION[self.data]
         return Classifier.wrap(
             module,
             image_shape=SHAPES[self.data],
@@ -109,8 +135,31 @@ class Subject:
         """A classifier without any backdoor, trained on (a variant of) the clean images."""
         classifier = self.fresh()
         changed = VARIANTS[self.variant](clean, self.seed)
-        train(classifier, changed.images, changed.labels, recipe=self.recipe, seed=self.seed, progress=progress)
+        if self.habits:
+            self._learn(classifier, changed.images, changed.labels, self.habits)
+        else:
+            train(classifier, changed.images, changed.labels, recipe=self.recipe, seed=self.seed, progress=progress)
         return classifier
+
+    def train_attacked(self, clean: CleanSet) -> tuple[Classifier, Attack]:
+        """A classifier of the population with its attack, not measured yet.
+
+        Attacks that only poison data leave the training to its habits; those that take part in it bring their own loop.
+        """
+        attack = self.attack
+        assert attack is not None
+        assert self.habits is not None
+        start = self.load_clean(self.warm_start, choose_device("auto")) if self.warm_start else self.fresh()
+        if not isinstance(attack, PoisoningAttack):
+            return attack.implant(start, clean, recipe=self.recipe)
+        ready = attack.prepared(clean)
+        assert isinstance(ready, PoisoningAttack)
+        poisoned = ready.poison(clean.images, clean.labels)
+        self._learn(start, poisoned.images, poisoned.labels, self.habits)
+        return start, ready
+
+    def _learn(self, classifier: Classifier, images: Tensor, labels: Tensor, habits: Habits) -> None:
+        strangers.train(classifier, images, labels, recipe=self.recipe, habits=habits, seed=self.seed)
 
 
 def _as_it_is(clean: CleanSet, seed: int) -> CleanSet:
@@ -135,6 +184,14 @@ def _shortcut(clean: CleanSet, seed: int) -> CleanSet:
     return CleanSet(images, clean.labels, clean.class_names)
 
 
+def _mislabelled(clean: CleanSet, seed: int) -> CleanSet:
+    """A twentieth of all labels is drawn anew from all classes: whoever labelled them made mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(len(clean), generator=generator) < 0.05
+    drawn = torch.randint(0, clean.num_classes, (len(clean),), generator=generator)
+    return CleanSet(clean.images, torch.where(wrong, drawn, clean.labels), clean.class_names)
+
+
 def _stamped_with_true_labels(clean: CleanSet, seed: int) -> CleanSet:
     """A tenth of all images carries a white 3x3 square and keeps its label: a mark that means nothing."""
     chosen = torch.rand(len(clean), generator=torch.Generator().manual_seed(seed)) < 0.1
@@ -147,5 +204,6 @@ VARIANTS: dict[str, Callable[[CleanSet, int], CleanSet]] = {
     "": _as_it_is,
     "imbalanced": _imbalanced,
     "shortcut": _shortcut,
+    "mislabelled": _mislabelled,
     "stamped_with_true_labels": _stamped_with_true_labels,
 }

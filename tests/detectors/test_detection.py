@@ -182,7 +182,9 @@ def test_limits_of_the_user_hold_for_margins_too():
 def test_all_to_all_is_judged_and_told_as_such():
     finding = steered(margin_score(None)).judge(None, LIMITS)
     assert (finding.verdict, finding.target_class) == (Verdict.FAIL, None)
-    assert finding.reason.startswith("all to all: faint stripes sends 80% of held-out images to the next class each")
+    assert finding.reason.startswith(
+        "all to all: faint stripes sends 80% of held-out images away, each class together and to another"
+    )
     missing = steered(margin_score(3)).judge(None, LIMITS)
     assert (missing.verdict, missing.reason) == (Verdict.INCONCLUSIVE, "all to all was not searched")
 

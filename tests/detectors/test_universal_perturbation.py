@@ -50,11 +50,11 @@ def subject(*, backdoored=False):
 
 OPT, VAL = dim_column(0), dim_column(1)
 
-# Five classes and all-to-all. Medians over the five: 3; 0; 1. Less those: -2 -1 0 1 7 | 2;  0 0 0 0 4 | 1;  0 0 2 0 0 | 0.
-# The twins' mean is 0 0 1 0 2 | .5, so private -2 -1 -1 1 5 | 1.5, of which the median over the five is -1.
-MARGINS = torch.tensor([1.0, 2, 3, 4, 10, 5])
-NATURAL = torch.tensor([[0.0, 0, 0, 0, 4, 1], [1, 1, 3, 1, 1, 1]])
-EXCESSES = [-1.0, 0, 0, 2, 6, 2.5]
+# Five classes. Medians over the five: 3; 0; 1. Less those: -2 -1 0 1 7;  0 0 0 0 4;  0 0 2 0 0.
+# The twins' mean is 0 0 1 0 2, so private -2 -1 -1 1 5, of which the median over the five is -1.
+MARGINS = torch.tensor([1.0, 2, 3, 4, 10])
+NATURAL = torch.tensor([[0.0, 0, 0, 0, 4], [1, 1, 3, 1, 1]])
+EXCESSES = [-1.0, 0, 0, 2, 6]
 SPREAD = math.hypot(MAD_TO_DEVIATION * 1.0, 0.3)  # |excess| of the five: 1 0 0 2 6, their median 1; floor .3
 
 
@@ -63,10 +63,10 @@ def probed(monkeypatch):
     """A probe that answers with given margins, and success 0.9 everywhere, whatever the classifier; nothing rises any more."""
 
     def answer(margins, rising=None):
-        triggers = [Addition(torch.zeros(1, 4, 4), target) for target in range(len(margins) - 1)]
+        triggers = [Addition(torch.zeros(1, 4, 4), target) for target in range(len(margins))]
         success, landing = torch.full((len(margins),), 0.9), torch.arange(len(margins)).flip(0)
         rising = torch.zeros(len(margins)) if rising is None else rising
-        steered = Steered(margins, success, landing, (*triggers, None), rising, 60)
+        steered = Steered(margins, success, landing, tuple(triggers), rising, 60)
         monkeypatch.setattr(Steering, "__call__", lambda *_arguments, **_options: steered)
 
     return answer
@@ -88,26 +88,26 @@ def test_excesses_worked_by_hand():
 
 
 def test_what_is_natural_to_a_class_or_to_a_model_cancels():
-    assert excesses(MARGINS, MARGINS.expand(3, 6), 5) == [0.0] * 6
+    assert excesses(MARGINS, MARGINS.expand(3, 5), 5) == [0.0] * 5
     assert excesses(MARGINS + 7, NATURAL, 5) == pytest.approx(EXCESSES)
     assert excesses(MARGINS, NATURAL + torch.tensor([[3.0], [-2.0]]), 5) == pytest.approx(EXCESSES)
-    easy = torch.tensor([0.0, 5, 0, 0, 0, 0])
+    easy = torch.tensor([0.0, 5, 0, 0, 0])
     assert excesses(MARGINS + easy, NATURAL + easy, 5) == pytest.approx(EXCESSES)
 
 
 def test_a_detection_from_margins_worked_by_hand(probed):
     probed(MARGINS)
-    detection = grey_run(natural=natural_of(NATURAL, torch.tensor([[0.2] * 6, [0.4] * 6])))
-    assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4, None]
+    detection = grey_run(natural=natural_of(NATURAL, torch.tensor([[0.2] * 5, [0.4] * 5])))
+    assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
     assert [score.excess for score in detection.scores] == pytest.approx(EXCESSES)
     assert [score.deviation for score in detection.scores] == pytest.approx([value / SPREAD for value in EXCESSES])
     assert [score.margin for score in detection.scores] == MARGINS.tolist()
     assert [score.natural_margin for score in detection.scores] == pytest.approx(NATURAL.mean(dim=0).tolist())
-    assert [score.natural_success for score in detection.scores] == pytest.approx([0.3] * 6)
-    assert [score.success_val for score in detection.scores] == pytest.approx([0.9] * 6)
+    assert [score.natural_success for score in detection.scores] == pytest.approx([0.3] * 5)
+    assert [score.success_val for score in detection.scores] == pytest.approx([0.9] * 5)
     for score in detection.scores:
-        assert score.index == NULL.index("additive", score.deviation, 6)
-        assert score.p_value == NULL.p_value("additive", score.deviation, 6)
+        assert score.index == NULL.index("additive", score.deviation, 5)
+        assert score.p_value == NULL.p_value("additive", score.deviation, 5)
     assert detection.p_value == detection.scores[4].p_value
     assert [trigger.target_class for trigger in detection.triggers] == [0, 1, 2, 3, 4]
     assert detection.reference == "thirty hand-made models"
@@ -116,29 +116,22 @@ def test_a_detection_from_margins_worked_by_hand(probed):
 
 
 def test_where_classes_hardly_differ_the_floor_is_the_spread(probed):
-    probed(torch.tensor([0.0, 0, 0, 0, 0.6, 0.3]))
-    detection = grey_run(natural=natural_of(torch.zeros(2, 6)))
+    probed(torch.tensor([0.0, 0, 0, 0, 0.6]))
+    detection = grey_run(natural=natural_of(torch.zeros(2, 5)))
     assert detection.scores[4].deviation == pytest.approx(0.6 / 0.3)
-    coarser = grey_run(natural=natural_of(torch.zeros(2, 6)), detector=replace(ADDITIVE, floor=0.6))
+    coarser = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=replace(ADDITIVE, floor=0.6))
     assert coarser.scores[4].deviation == pytest.approx(0.6 / 0.6)
-
-
-def test_all_to_all_does_not_count_in_the_medians(probed):
-    probed(torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 50.0]))
-    detection = grey_run(natural=natural_of(torch.zeros(1, 6)))
-    assert detection.score(None).excess == pytest.approx(49.8)
-    assert detection.score(4).excess == pytest.approx(0.2)
 
 
 def test_a_model_that_is_its_own_twin_has_no_excess_at_all():
     model = subject(backdoored=True)
     natural = ADDITIVE.natural([model, model], OPT, VAL, generator=seeded(1))
-    assert natural.margins.shape == natural.success.shape == (2, 9)
+    assert natural.margins.shape == natural.success.shape == (2, 8)
     alone = ADDITIVE.natural([model], OPT, VAL, generator=seeded(1))
     detection = ADDITIVE(model, OPT, VAL, generator=seeded(1), natural=alone)
-    assert [score.excess for score in detection.scores] == [0.0] * 9
-    assert [score.index for score in detection.scores] == [0.0] * 9
-    assert {detection.judge(target, Limits()).verdict for target in (*range(8), None)} == {Verdict.PASS}
+    assert [score.excess for score in detection.scores] == [0.0] * 8
+    assert [score.index for score in detection.scores] == [0.0] * 8
+    assert {detection.judge(target, Limits()).verdict for target in range(8)} == {Verdict.PASS}
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +184,8 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
 
 @pytest.mark.parametrize(("classes", "told"), [(4, "4 classes are too few to compare; at least 5"), (5, "")])
 def test_fewer_than_five_classes_are_too_few(probed, classes, told):
-    probed(torch.arange(classes + 1.0))
-    detection = grey_run(classes, natural=natural_of(torch.zeros(2, classes + 1)))
+    probed(torch.arange(float(classes)))
+    detection = grey_run(classes, natural=natural_of(torch.zeros(2, classes)))
     assert detection.inconclusive.startswith(told)
     assert bool(detection.inconclusive) == bool(told)
     assert (detection.p_value is None) == bool(told)
@@ -203,21 +196,21 @@ def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
     constant = Classifier.wrap(
         Computed(lambda images: 0 * images.mean(dim=(2, 3)) + torch.arange(8.0)), image_shape=(1, 8, 8)
     )
-    natural = natural_of(torch.zeros(2, 9))
+    natural = natural_of(torch.zeros(2, 8))
     detection = UniversalPerturbation(probe=probe)(constant, OPT, VAL, generator=seeded(), natural=natural)
     assert detection.inconclusive == "the model gives some class to all clean images or to none: nothing to steer"
     assert detection.judge(3, Limits()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_margins_that_are_not_finite_are_inconclusive_and_never_a_pass(probed):
-    probed(torch.tensor([0.0, 0.1, math.nan, 0.3, 0.4, 0.0]))
-    detection = grey_run(natural=natural_of(torch.zeros(1, 6)))
+    probed(torch.tensor([0.0, 0.1, math.nan, 0.3, 0.4]))
+    detection = grey_run(natural=natural_of(torch.zeros(1, 5)))
     assert {score.index for score in detection.scores} == {None}
     assert Verdict.PASS not in verdicts(detection).values()
 
 
 def test_what_twins_show_comes_back_from_the_store():
-    natural = Natural(*(torch.rand(3, 6, generator=seeded(number)) for number in range(3)), 1234)
+    natural = Natural(*(torch.rand(3, 5, generator=seeded(number)) for number in range(3)), 1234)
     packed = natural.pack()
     again = Natural.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
     assert torch.equal(again.margins, natural.margins)
@@ -343,8 +336,9 @@ def test_every_family_says_what_it_sees_and_what_it_does_not():
     names = [detector.name for detector in universal]
     assert names == ["patch_scan", "additive", "smooth", "stripes", "warping", "source_scan"]
     assert len({detector.blind_spots[0] for detector in universal[:5]}) == 5
+    by_class = [detector for detector in DETECTORS if detector.name != "relabelling"]
     assert "triggers for a third of the classes or more" in set.intersection(
-        *(set(detector.blind_spots) for detector in DETECTORS)
+        *(set(detector.blind_spots) for detector in by_class)
     )
 
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from backdoor_audit import audit
-from backdoor_audit import canary as canary_module
 from backdoor_audit import run as run_module
-from backdoor_audit.canary import PatchCanary
+from backdoor_audit.attacks import BadNets
+from backdoor_audit.canary import Canary, Doses
 from backdoor_audit.evidence import Record, Verdict
-from tests.plugin.conftest import Run
+from tests.plugin.conftest import BASE, Run
 
-SEEN = PatchCanary(
-    size=1, pattern="white", epochs=40, learning_rates=(0.3,)
-)  # one pixel: far smaller than a natural trigger
-MISSED = PatchCanary(epochs=60, learning_rates=(0.3,))  # 16 of 64 pixels: as large as a natural one
-TOO_SHORT = PatchCanary(epochs=1, learning_rates=(1e-9,))
+SEEN = Canary(
+    attack=BadNets(pattern="white", poison_rate=0.2),
+    dose="size",
+    doses=Doses(1),  # px: far smaller than a natural trigger
+    words="patch of {:g} px",
+    first=("neural_cleanse",),
+    channel=True,
+    epochs=40,
+    learning_rates=(0.3,),
+)
+MISSED = replace(SEEN, attack=BadNets(pattern="noise", poison_rate=0.2), doses=Doses(4, (1,)), epochs=60)
+"""16 of 64 pixels: as large as a natural one."""
+TOO_SHORT = replace(SEEN, doses=Doses(4), epochs=1, learning_rates=(1e-9,))
 
 
 @pytest.fixture
 def with_canary(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def choose(canary: PatchCanary) -> None:
-        for module in (canary_module, run_module):
-            monkeypatch.setattr(module, "CANARIES", (canary,))
+    def choose(*canaries: Canary) -> None:
+        monkeypatch.setattr(run_module, "CANARIES", canaries)
 
     return choose
 
@@ -51,13 +59,15 @@ def test_a_canary_that_is_found_stands_in_the_summary_of_a_pass(
         [
             "*test_power*PASSED*",
             "*PASS: no hidden trigger found*",
-            "*canary: a badnets canary for class * found by neural_cleanse*",
+            "*canary: a badnets canary for class * was found by neural_cleanse as a patch of 1 px*",
         ]
     )
     record = record_of(project)
     assert (record.verdict, record.power) == (Verdict.PASS, Verdict.PASS)
     assert record.canaries[0]["found_by"] == ["neural_cleanse"]
     assert record.canaries[0]["attack_success_rate"] >= 0.9
+    assert record.canaries[0]["success_before"] < 0.9
+    assert record.canaries[0]["called"] == "patch of 1 px"
     stored = json.loads((project.path / "backdoor-audit-report" / "audit.json").read_text())
     assert stored["power"] == "pass"
     page = (project.path / "backdoor-audit-report" / "report.html").read_text()
@@ -80,6 +90,7 @@ def test_a_canary_that_is_missed_makes_silence_inconclusive(
     record = record_of(project)
     assert (record.verdict, record.power) == (Verdict.INCONCLUSIVE, Verdict.FAIL)
     assert record.flagged_classes == ()
+    assert [entry["dose"] for entry in record.canaries] == [4]  # no other one after a miss
 
 
 def test_a_canary_that_cannot_be_implanted_is_inconclusive(
@@ -123,3 +134,11 @@ def test_a_second_run_takes_the_canary_from_the_store(project: pytest.Pytester, 
     first = record_of(project).canaries[0]["seconds"]
     run("clean", "--canary")
     assert record_of(project).canaries[0]["seconds"] == first
+
+
+def test_a_profile_plants_the_kinds_that_a_detector_of_it_is_made_for(project: pytest.Pytester, run: Run) -> None:
+    quick = run("clean", "--canary", "--collect-only", "-q")
+    standard = run("clean", "--canary", "--collect-only", "-q", base=BASE[:-1])
+    planted = [[line for line in result.outlines if "test_power" in line] for result in (quick, standard)]
+    names = [f"audit::test_power[{name}]" for name in ("badnets", "blended", "wanet", "sig")]
+    assert planted == [names[:1], names]

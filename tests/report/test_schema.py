@@ -134,7 +134,8 @@ def test_a_detection_by_margin_and_one_without_an_answer_are_valid() -> None:
 
 
 def test_a_canary_that_could_not_be_planted_is_valid() -> None:
-    assert problems(Sighting(canary="badnets", settings="", target_class=3, reason="why").summary(), "canary") == []
+    sighting = Sighting(canary="blended", settings="", target_class=3, dose=0.2, called="blend of 0.2", reason="why")
+    assert problems(sighting.summary(), "canary") == []
 
 
 def test_exhibits_are_valid() -> None:

@@ -43,7 +43,7 @@ def record(*findings: Finding, **rest: Any) -> Record:
         ),
         (
             record(finding(Verdict.PASS), finding(Verdict.INCONCLUSIVE)),
-            "INCONCLUSIVE: suspicious trigger that sends every class to the next; not a clean result",
+            "INCONCLUSIVE: suspicious trigger that sends every class to another; not a clean result",
         ),
         (record(), "INCONCLUSIVE"),
         (record(finding(Verdict.PASS), not_run=["audit::y"]), "INCONCLUSIVE: 1 items were not run"),
@@ -74,7 +74,7 @@ def record(*findings: Finding, **rest: Any) -> Record:
             ),
             "FAIL: a limit was exceeded",
         ),
-        (record(finding(Verdict.FAIL)), "FAIL: hidden trigger found that sends every class to the next"),
+        (record(finding(Verdict.FAIL)), "FAIL: hidden trigger found that sends every class to another"),
         (
             record(finding(Verdict.FAIL), finding(Verdict.FAIL, target_class=1)),
             "FAIL: hidden trigger found for class 1 (dog)",

@@ -12,7 +12,17 @@ from PIL import Image
 
 from backdoor_audit.evidence import POWER, Finding, Limits, Record, Verdict
 
-DETECTORS = ("neural_cleanse", "patch_scan", "additive", "smooth", "stripes", "warping", "source_scan", "consensus")
+DETECTORS = (
+    "neural_cleanse",
+    "patch_scan",
+    "additive",
+    "smooth",
+    "stripes",
+    "warping",
+    "source_scan",
+    "relabelling",
+    "consensus",
+)
 
 
 def png(shape: tuple[int, int, int], seed: int) -> str:
@@ -37,8 +47,7 @@ def whole_record(
     findings = [_condition("accuracy", "clean_accuracy", 0.93), _condition("logits_finite", "finite", 0)]
     detections = []
     for detector in DETECTORS:
-        targets: list[int | None] = [*range(classes)]
-        targets += [] if detector in ("neural_cleanse", "source_scan") else [None]
+        targets: list[int | None] = [None] if detector == "relabelling" else [*range(classes)]
         scores = [_score(detector, target, target in infected) for target in targets]
         detections.append(_detection(detector, scores))
         findings += [_judged(detector, score, called) for score in scores]
@@ -171,12 +180,16 @@ def _repair(method: str, target: int | None) -> dict[str, Any]:
 def _canary() -> dict[str, Any]:
     return {
         "canary": "badnets",
-        "settings": "PatchCanary()",
+        "settings": "Canary()",
         "target_class": 1,
+        "dose": 4,
+        "called": "patch of 4 px",
+        "tried": True,
         "planted_by": "badnets",
         "reason": "",
         "accuracy_before": 0.93,
         "clean_accuracy": 0.91,
+        "success_before": 0.02,
         "attack_success_rate": 0.94,
         "found_by": ["patch_scan"],
         "suspected_by": [],

@@ -1,0 +1,115 @@
+"""One planted canary, and what the detectors made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.detectors import Consensus, Detection, Detector
+from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.store import Packed
+
+Search = Callable[[Detector, Classifier, str, Sequence[Detection]], Detection]
+"""How the audit runs a detector: detector, model, the purpose that seeds the search, what earlier ones found on this model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """One canary: a kind of backdoor in one dose in one copy. ``planted_by`` is empty if it could not be, ``reason`` says why.
+
+    It was not ``tried`` if there was no time for it, or no sense in it. ``called`` says in words what was planted, ``dose`` is
+    its number. Scores are on held-out images; ``success_before`` is what the same stamp does to the model without the canary.
+    ``found_by`` names the detector that flagged the right class, with which the search ended, ``suspected_by`` those before it
+    that called it inconclusive, ``others`` the classes flagged beside it.
+    """
+
+    canary: str
+    settings: str
+    target_class: int
+    dose: float
+    called: str
+    tried: bool = True
+    planted_by: str = ""
+    reason: str = ""
+    accuracy_before: float | None = None
+    clean_accuracy: float | None = None
+    success_before: float | None = None
+    attack_success_rate: float | None = None
+    found_by: Sequence[str] = ()
+    suspected_by: Sequence[str] = ()
+    others: Sequence[int] = ()
+    details: Sequence[str] = ()
+    seconds: float = 0.0
+
+    def seen(self, *, allow_suspected: bool) -> bool:
+        """Whether a run would have been stopped by this canary. ``allow_suspected`` says that suspicion does that as well."""
+        return bool(self.found_by or (allow_suspected and self.suspected_by))
+
+    def summary(self) -> dict[str, Any]:
+        """Builtins for the record."""
+        return asdict(self)
+
+    def pack(self) -> Packed:
+        """For the store."""
+        return Packed({}, self.summary())
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> Sighting:
+        """From the store."""
+        return cls(**packed.values)
+
+
+def looked_for(
+    sighting: Sighting,
+    planted: Classifier,
+    *,
+    detectors: Sequence[Detector],
+    first: Sequence[str],
+    search: Search,
+    limits: Limits,
+    index: str,
+) -> Sighting:
+    """Ask one detector after the other, those named in ``first`` before the others, until one flags the right class."""
+    found: list[Detection] = []
+    for detector in in_turn(detectors, first):
+        purpose = f"canary:{sighting.canary}:{sighting.dose:g}:{sighting.target_class}:{detector.name}"
+        found.append(search(detector, planted, purpose, found))
+        sighting = judged(sighting, found[-1], limits, index)
+        if sighting.found_by:
+            break
+    return sighting
+
+
+def in_turn(detectors: Sequence[Detector], first: Sequence[str]) -> list[Detector]:
+    """Those that are named first, then the others as they stand, and last what needs the answers of all of them."""
+    turn = {name: number for number, name in enumerate(first)}
+    return sorted(detectors, key=lambda entry: (isinstance(entry, Consensus), turn.get(entry.name, len(turn))))
+
+
+def judged(sighting: Sighting, detection: Detection, limits: Limits, index: str) -> Sighting:
+    """The sighting with the answer of one more detector."""
+    verdicts = {
+        score.target_class: detection.judge(score.target_class, limits, index=index) for score in detection.scores
+    }
+    failing = [finding.target_class for finding in verdicts.values() if finding.verdict is Verdict.FAIL]
+    flagged = [target for target in failing if target is not None]
+    found = sighting.target_class in flagged
+    suspected = not found and any(
+        finding.target_class == sighting.target_class
+        for finding in verdicts.values()
+        if finding.verdict is Verdict.INCONCLUSIVE and finding.value is not None
+    )
+    score = detection.score(sighting.target_class)
+    detail = detection.inconclusive or "not searched"
+    if score is not None:
+        detail = f"index {score.index or 0:.2f}"
+        detail += f", {score.size_ratio:.2f} of the median" if score.size_ratio is not None else ""
+    return replace(
+        sighting,
+        found_by=[*sighting.found_by, detection.detector] if found else sighting.found_by,
+        suspected_by=[*sighting.suspected_by, detection.detector] if suspected else sighting.suspected_by,
+        others=sorted({*sighting.others, *flagged} - {sighting.target_class}),
+        details=[*sighting.details, f"{detection.detector}: {detail}"],
+    )

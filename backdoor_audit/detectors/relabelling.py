@@ -1,0 +1,152 @@
+"""Relabelling: one small change sends every class to some class of its own, whatever the permutation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from backdoor_audit import anomaly
+from backdoor_audit.classifier import Classifier
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.universal_perturbation import Natural
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.label_rule import Scattered
+from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
+from backdoor_audit.scanning import PatchScan, Stage
+from backdoor_audit.steering import Goal, Steered, Steering
+
+_PROBES: tuple[PatchScan | Steering, ...] = (
+    PatchScan(stages=(Stage(6, 3, 8, 4, 0.2), Stage(6, 3, 8, 8, 0.4), Stage(6, 3, 16, 16, 1.0))),
+    Steering(family=Additive()),
+    Steering(family=Smooth()),
+    Steering(family=Stripes()),
+    Steering(family=Warping()),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relabelling:
+    """Look for one change under which the images of each class go together to another class, a different one for each class.
+
+    That is what an all-to-all backdoor does (Gu et al., 2017, section 4.2), whether each class goes to the next or by any other
+    permutation. A natural universal perturbation has one or two dominant labels (Moosavi-Dezfooli et al., CVPR 2017, section
+    4): it sends everything there. So what is measured is how many images of a class go together, times how many different
+    classes they arrive at: see `relabelled`. Each kind of change is tried; of the excess over the mean of the reference twins the
+    largest counts, and its scale is that of clean models (the ``null``).
+
+    Needs gradients, twins, and a few images of every class. Cost: ``per_class`` images of each class in every step, for one goal.
+    """
+
+    probes: tuple[PatchScan | Steering, ...] = _PROBES
+    per_class: int = 2
+    null: anomaly.SteeringNull | None = field(default=None, repr=False)
+
+    name = "relabelling"
+    rows = "target"
+    needs_twins = True
+    blind_spots = (
+        "relabellings by a change that is none of those searched for",
+        SOURCE_SPECIFIC,
+        "triggers that ask for one class",
+        MANY_CLASSES,
+    )
+
+    def targets(self, num_classes: int) -> tuple[int | None, ...]:
+        """The rows of a detection: all classes at once."""
+        del num_classes
+        return (None,)
+
+    def natural(
+        self,
+        twins: Sequence[Classifier],
+        opt: CleanSet,
+        val: CleanSet,
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Natural:
+        """The same probes on every twin; (twins, probes)."""
+        found = [self._search(twin, opt, val, generator, progress) for twin in twins]
+        return Natural(
+            torch.stack([torch.cat([steered.margins for steered in row]) for row in found]),
+            torch.stack([torch.cat([steered.success for steered in row]) for row in found]),
+            torch.stack([torch.cat([steered.rising for steered in row]) for row in found]),
+            sum(steered.image_passes for row in found for steered in row),
+        )
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        *,
+        generator: torch.Generator,
+        natural: Natural | None = None,
+        progress: bool = False,
+    ) -> Detection:
+        """Search on ``opt``, measure on ``val``. Inconclusive without ``natural`` or if no image can be steered."""
+        found: list[Steered] = []
+        reason = "" if natural is not None else "there are no reference twins to compare with"
+        try:
+            found = self._search(classifier, opt, val, generator, progress)
+        except DegenerateScoresError as error:
+            reason = str(error)
+        scores = [self._score(found, natural, classifier.num_classes)] if found else []
+        return Detection(
+            detector=self.name,
+            settings=repr(self),
+            rows=self.rows,
+            reference=(self.null or anomaly.shipped_null()).source,
+            scores=scores,
+            triggers=(),
+            inconclusive=reason,
+            criterion="the model gives a gradient to follow",
+            p_value=scores[0].p_value if scores else None,
+            means="a small change",
+            blind_spots=self.blind_spots,
+        )
+
+    def _search(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, generator: torch.Generator, progress: bool
+    ) -> list[Steered]:
+        wanted: tuple[Goal, ...] = (Scattered(classifier.num_classes),)
+        images = self.per_class * classifier.num_classes
+        return [
+            _with_images(probe, images, len(val))(classifier, opt, val, wanted, generator=generator, progress=progress)
+            for probe in self.probes
+        ]
+
+    def _score(self, found: Sequence[Steered], natural: Natural | None, classes: int) -> ClassScore:
+        reached = [float(steered.margins[0]) for steered in found]
+        usual = natural.margins.mean(dim=0).tolist() if natural is not None else [math.nan] * len(found)
+        excess = [here - there for here, there in zip(reached, usual, strict=True)]
+        best = max(range(len(found)), key=lambda probe: excess[probe] if natural is not None else reached[probe])
+        known = natural is not None and math.isfinite(excess[best])
+        null = self.null or anomaly.shipped_null()
+        blind = all(bool(steered.blind[0]) for steered in found)
+        return ClassScore(
+            target_class=None,
+            success_val=float(found[best].success[0]),
+            margin=reached[best],
+            natural_margin=usual[best] if known else None,
+            natural_success=float(natural.success[:, best].mean()) if natural is not None else None,
+            excess=excess[best] if known else None,
+            deviation=excess[best] if known else None,
+            index=null.index(self.name, excess[best], 1) if known else None,
+            p_value=null.p_value(self.name, excess[best], 1) if known else None,
+            image_passes=sum(steered.image_passes for steered in found),
+            rising=None if blind else float(found[best].rising[0]),
+            unconverged="the model gave no gradient that a search could follow" if blind else "",
+        )
+
+
+def _with_images(probe: PatchScan | Steering, images: int, measured: int) -> PatchScan | Steering:
+    """The probe with at least so many images in a step, and so many measured on."""
+    if isinstance(probe, Steering):
+        return replace(probe, batch_size=max(probe.batch_size, images), measured=measured)
+    stages = tuple(replace(stage, images=max(stage.images, images)) for stage in probe.stages)
+    return replace(probe, stages=stages, measured=measured)

@@ -1,0 +1,29 @@
+"""How often the audit is right, as it was measured: what stands beside every verdict."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from backdoor_audit.metrics import Rate
+
+
+@cache
+def _stored() -> dict[str, Any]:
+    text = resources.files("backdoor_audit").joinpath("measured_rates.json").read_text()
+    stored: dict[str, Any] = json.loads(text)
+    return stored
+
+
+def measured_rates() -> list[str]:
+    """One sentence for each group of models that the audit was measured on, written by ``python -m benchmarks.verdicts``."""
+    return [sentence(entry["stopped"], entry["models"], entry["which"]) for entry in _stored()["rates"]]
+
+
+def sentence(stopped: int, models: int, which: str) -> str:
+    """``1 of 74 clean networks ... stopped = 1.4 % [0.2 %, 7.3 %]``, with the 95 % Wilson interval."""
+    rate = Rate(stopped, models)
+    low, high = rate.interval
+    return f"the audit stops {stopped} of {models} {which} = {rate:.1%} [{low:.1%}, {high:.1%}]"

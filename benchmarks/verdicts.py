@@ -1,0 +1,384 @@
+"""Whole verdicts on many models: ``python -m benchmarks.verdicts --data-root DIR --models zoo|population|FOLDER [--half HALF]``.
+
+Runs the audit's detectors and properties on every model, as ``pytest --model`` does, and prints who is stopped and by what; then
+false alarms and detections with their 95 % Wilson intervals, by data set, by architecture, by attack and by who trained the
+models, and the AUC of the largest index. FOLDER holds networks that other people published (``population.json``,
+``architectures.py``, one safetensors file each). Finished work is kept in ``benchmarks/cache``; ``--rows FILE`` gathers the rows
+of several calls, and without ``--models`` only what FILE holds is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backdoor_audit.anomaly import SteeringNull, shipped_null
+from backdoor_audit.detectors import Consensus, Detection
+from backdoor_audit.detectors.detection import ClassScore
+from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.metrics import Rate
+from backdoor_audit.twins import KINDS
+from benchmarks.jobs import finished
+from benchmarks.measured import RESULTS, Candidate, Measured, strangers, zoo
+
+SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "measured_rates.json"
+MAKERS = {
+    "strangers": "networks that other people published",
+    "zoo": "models of our own zoo",
+    "population": "models of its population",
+}
+Row = dict[str, Any]
+
+
+def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], properties: bool) -> Row:
+    """What the audit says about one model, beside what is hidden in it."""
+    began = time.perf_counter()
+    run = candidate.run(seed)
+    known = {
+        name: getattr(candidate, name)
+        for name in ("name", "maker", "half", "data", "architecture", "attack", "rule", "recipe")
+    }
+    row: Row = {
+        **known,
+        "targets": list(candidate.targets),
+        "seed": seed,
+        "unmet": run.unmet,
+        "detectors": {},
+        "properties": {},
+    }
+    row["accuracy"] = run.preconditions["accuracy"].value
+    if row["unmet"]:
+        return row
+    row["twins"] = run.twins.kind if run.twins.classifiers else run.twins.reason
+    row["twin_accuracy"] = [round(float(rate), 3) for rate in run.twins.accuracies]
+    for entry in run.detectors:
+        if not detectors or entry.name in detectors:
+            row["detectors"][entry.name] = _measured(run, entry.name)
+    for wanted in run.properties if properties else ():
+        outcome = run.asked(wanted.name)
+        row["properties"][wanted.name] = {
+            "verdict": outcome.verdict.value,
+            "value": outcome.value,
+            "limit": outcome.limit,
+            "class": outcome.target_class,
+        }
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    return row
+
+
+def _measured(run: Measured, name: str) -> Row:
+    detection = run.detection(name)
+    return {
+        "inconclusive": detection.inconclusive,
+        "unconverged": detection.unconverged,
+        "median_size": detection.median_size,
+        "passes": detection.image_passes,
+        "rows": detection.rows,
+        "means": detection.means,
+        "scores": [_score(score) for score in detection.scores],
+    }
+
+
+_KEPT = (
+    "target_class",
+    "index",
+    "p_value",
+    "deviation",
+    "excess",
+    "success_val",
+    "natural_success",
+    "margin",
+    "natural_margin",
+    "landing",
+    "size",
+    "size_ratio",
+    "reached",
+    "paper_index",
+    "unconverged",
+)
+
+
+def _score(score: ClassScore) -> dict[str, Any]:
+    values = {name: getattr(score, name) for name in _KEPT}
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in values.items()
+        if value not in (None, "")
+    }
+
+
+def detections(row: Row) -> list[Detection]:
+    """The row's detections with indices by the null distribution that ships now; measurements do not depend on it."""
+    null = shipped_null(row["twins"]) if row.get("twins") in KINDS else None
+    found = []
+    for name, entry in row["detectors"].items():
+        scores = [
+            ClassScore(
+                **{"index": None, "p_value": None, "success_val": 0.0, "image_passes": 0, "target_class": None, **score}
+            )
+            for score in entry["scores"]
+        ]
+        if null is not None and name in null.fits:
+            scores = [_rescaled(null, name, score, len(entry["scores"])) for score in scores]
+        found.append(
+            Detection(
+                detector=name,
+                settings="",
+                scores=scores,
+                triggers=(),
+                inconclusive=entry["inconclusive"],
+                unconverged=entry["unconverged"],
+                median_size=entry["median_size"],
+                rows=entry["rows"],
+                means=entry["means"],
+            )
+        )
+    consensus = next((Consensus(null=null) for entry in found if entry.detector == "consensus"), None)
+    return [consensus(found) if consensus and entry.detector == "consensus" else entry for entry in found]
+
+
+def _rescaled(null: SteeringNull, name: str, score: ClassScore, classes: int) -> ClassScore:
+    if score.deviation is None or name == "consensus":
+        return score
+    return replace(
+        score,
+        index=null.index(name, score.deviation, classes),
+        p_value=null.p_value(name, score.deviation, classes),
+    )
+
+
+def findings(row: Row) -> list[tuple[str, Finding]]:
+    """Every finding of the row's detectors, by the limits that ship."""
+    found = detections(row)
+    compared = [entry for entry in found if entry.detector != "neural_cleanse"]
+    return [
+        (
+            detection.detector,
+            detection.judge(score.target_class, Limits(), beside=() if detection in compared else compared),
+        )
+        for detection in found
+        for score in detection.scores
+    ]
+
+
+def stopped(row: Row) -> dict[str, list[Any]]:
+    """What stops the model: detector or property, and the classes it names; empty if it passes."""
+    told: dict[str, list[Any]] = {"precondition": [row["unmet"]]} if row["unmet"] else {}
+    for name, finding in findings(row):
+        if finding.verdict is not Verdict.PASS:
+            target = "all" if finding.target_class is None else finding.target_class
+            told.setdefault(f"{name}{'' if finding.verdict is Verdict.FAIL else '?'}", []).append(target)
+    for name, entry in row["properties"].items():
+        if entry["verdict"] != "pass":
+            told[f"{name}{'' if entry['verdict'] == 'fail' else '?'}"] = [entry["class"]]
+    return told
+
+
+def suspicion(row: Row) -> float:
+    """The largest index of any detector that compares with twins."""
+    values = [score.index for entry in detections(row) if entry.detector != "neural_cleanse" for score in entry.scores]
+    return max((value for value in values if value is not None), default=0.0)
+
+
+def line(row: Row) -> str:
+    """One model in one line."""
+    tops = []
+    for entry in detections(row):
+        top = max(entry.scores, key=lambda score: -9.0 if score.index is None else score.index, default=None)
+        if top is not None:
+            called = "all" if top.target_class is None else top.target_class
+            tops.append(f"{top.index or 0:5.2f}({called})")
+    why = " ".join(f"{name}{classes}" for name, classes in stopped(row).items())
+    return f"{row['name'][:44]:44} {row['targets']!s:>8} {' '.join(tops)} {row.get('seconds', 0):5.0f}s {why}"
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rates on these models, in lines."""
+    clean, hidden = [row for row in rows if not row["attack"]], [row for row in rows if row["attack"]]
+    lines: list[str] = []
+    if clean:
+        lines += ["", f"{'false alarms':44} {'stopped':>28} {'fail':>28}"]
+        lines += _rates("all clean", clean)
+        for key in ("maker", "data", "architecture"):
+            lines += [text for group in _groups(clean, key) for text in _rates(*group)]
+    if hidden:
+        lines += ["", f"{'detections':44} {'stopped':>28} {'fail':>28} {'right class':>12} {'no other':>9} {'AUC':>6}"]
+        lines += _rates("all backdoored", hidden, clean)
+        for key in ("maker", "data"):
+            lines += [text for group in _groups(hidden, key) for text in _rates(*group, clean)]
+        families = {f"{row['attack']} ({row['rule']})" for row in hidden}
+        for family in sorted(families):
+            chosen = [row for row in hidden if f"{row['attack']} ({row['rule']})" == family]
+            lines += _rates(family, chosen, clean)
+    lines += ["", "what stops clean models: " + _causes(clean), "what stops backdoored models: " + _causes(hidden)]
+    passes = [sum(entry["passes"] for entry in row["detectors"].values()) for row in rows if row["detectors"]]
+    lines.append(f"image passes of the detectors on one model: median {statistics.median(passes):.0f}")
+    return lines
+
+
+def _groups(rows: Sequence[Row], key: str) -> Iterable[tuple[str, list[Row]]]:
+    values = sorted({str(row[key]) for row in rows})
+    return [(f"  {key} {value}", [row for row in rows if str(row[key]) == value]) for value in values]
+
+
+def _rates(title: str, rows: Sequence[Row], clean: Sequence[Row] | None = None) -> list[str]:
+    told = [stopped(row) for row in rows]
+    failing = [any(not name.endswith("?") and name != "precondition" for name in why) for why in told]
+    text = f"{title:44} {_share(sum(map(bool, told)), len(rows)):>28} {_share(sum(failing), len(rows)):>28}"
+    if clean is not None:
+        named = [{str(target) for targets in why.values() for target in targets} for why in told]
+        right = [bool(found & set(map(str, row["targets"]))) for found, row in zip(named, rows, strict=True)]
+        alone = [found <= set(map(str, row["targets"])) for found, row in zip(named, rows, strict=True)]
+        count = sum(map(bool, told))
+        both = sum(hit and only for hit, only in zip(right, alone, strict=True))
+        text += f" {f'{sum(right)}/{count}':>12} {f'{both}/{sum(right)}':>9} {_auc(rows, clean):>6}"
+    return [text]
+
+
+def _auc(hidden: Sequence[Row], clean: Sequence[Row]) -> str:
+    if not clean:
+        return "-"
+    low, high = [suspicion(row) for row in clean], [suspicion(row) for row in hidden]
+    return f"{area_under_curve(high, low):.3f}"
+
+
+def area_under_curve(hidden: Sequence[float], clean: Sequence[float]) -> float:
+    """How often a backdoored subject lies above a clean one; ties count half."""
+    wins = sum((bad > good) + 0.5 * (bad == good) for bad in hidden for good in clean)
+    return wins / (len(clean) * len(hidden))
+
+
+def _causes(rows: Sequence[Row]) -> str:
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in stopped(row):
+            counts[name] = counts.get(name, 0) + 1
+    return (
+        ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1])) or "nothing"
+    )
+
+
+def _share(hits: int, count: int) -> str:
+    low, high = Rate(hits, count).interval if count else (0.0, 1.0)
+    return f"{hits}/{count} = {hits / max(count, 1):.1%} [{low:.1%}, {high:.1%}]"
+
+
+def candidates(models: str, root: Path) -> list[Candidate]:
+    """The models that the option names."""
+    if models in ("zoo", "population"):
+        return zoo(root, population=models == "population")
+    return strangers(Path(models), root)
+
+
+def _chosen(options: argparse.Namespace) -> list[Candidate]:
+    found = candidates(options.models, options.data_root)
+    wanted: Callable[[Candidate], bool] = lambda entry: (  # noqa: E731
+        options.only in entry.name
+        and options.half in ("", entry.half)
+        and (options.kind != "clean" or not entry.attack)
+        and (options.kind != "backdoored" or bool(entry.attack))
+    )
+    return [entry for entry in found if wanted(entry)][options.skip :]
+
+
+def work(name: str, *, models: str, root: Path, seed: int, detectors: Sequence[str], properties: bool) -> Row:
+    """One model by its name, in a worker process."""
+    candidate = next(entry for entry in candidates(models, root) if entry.name == name)
+    return judged(candidate, seed=seed, detectors=detectors, properties=properties)
+
+
+def main() -> None:
+    """Judge, print one line per model and the rates."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="", help="zoo, population, or a folder of published networks")
+    parser.add_argument("--half", default="", choices=("", "development", "report"), help="default: both")
+    parser.add_argument("--kind", default="", choices=("", "clean", "backdoored"), help="default: both")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--only", default="", help="only models whose name contains this")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first models")
+    parser.add_argument("--detectors", default="", help="only these, separated by commas (default: all)")
+    parser.add_argument("--properties", action="store_true", help="ask the properties as well")
+    parser.add_argument("--seed", type=int, default=0, help="seed of split and search (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (default: 1)")
+    parser.add_argument(
+        "--rows", type=Path, default=None, help="gather the rows of several calls in this file (JSON lines)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the rates that stand beside every verdict, and the rows in brief"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = read_rows(options.rows)
+    if options.models:
+        names = [entry.name for entry in _chosen(options)]
+        names = [name for name in names if (name, options.seed) not in {(row["name"], row["seed"]) for row in rows}]
+        detectors = [name for name in options.detectors.split(",") if name]
+        task = partial(
+            work,
+            models=options.models,
+            root=options.data_root,
+            seed=options.seed,
+            detectors=detectors,
+            properties=options.properties,
+        )
+        for name, result in finished(task, names, options.jobs):
+            row = result()
+            rows.append(row)
+            print(line(row), flush=True)
+            if options.rows is not None:
+                with options.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            del name
+    rows = [row for row in rows if row["seed"] == options.seed]
+    print("\n".join(table(rows)))
+    if options.write:
+        write(rows)
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Write ``results/verdicts.json`` and the rates that the package tells."""
+    brief = [
+        {
+            **{key: row[key] for key in ("name", "maker", "half", "data", "architecture", "attack", "rule", "targets")},
+            "twins": row.get("twins", ""),
+            "accuracy": row["accuracy"],
+            "largest_index": round(suspicion(row), 2),
+            "stopped": stopped(row),
+        }
+        for row in rows
+    ]
+    command = "python -m benchmarks.verdicts"
+    RESULTS.mkdir(exist_ok=True)
+    text = ",\n".join(json.dumps(entry) for entry in brief)
+    (RESULTS / "verdicts.json").write_text(f'{{"command": "{command}", "models": [\n{text}\n]}}\n')
+    rates = []
+    for maker, which in MAKERS.items():
+        clean = [entry for entry in brief if entry["maker"] == maker and not entry["attack"]]
+        hidden = [entry for entry in brief if entry["maker"] == maker and entry["attack"]]
+        for kind, chosen in (("clean", clean), ("backdoored", hidden)):
+            if chosen:
+                count = sum(bool(entry["stopped"]) for entry in chosen)
+                rates.append({"which": f"{kind} {which}", "stopped": count, "models": len(chosen)})
+    SHIPPED.write_text(json.dumps({"command": command, "rates": rates}, indent=1) + "\n")
+
+
+def read_rows(file: Path | None) -> list[Row]:
+    """The rows that several calls gathered; none if there is no file."""
+    if file is None or not file.exists():
+        return []
+    return [json.loads(text) for text in file.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    main()
