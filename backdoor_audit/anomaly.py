@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -41,6 +41,7 @@ _SCHEMA = {
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
         "twins": {"enum": ["plain", "normalised", "library"]},
+        "growth": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
     },
     "required": ["fits", "classes", "models", "source"],
     "additionalProperties": False,
@@ -133,7 +134,8 @@ class SteeringNull:
     """How far the most extreme class of a clean model is steered beyond its twins, in spreads of the classes.
 
     ``fits`` holds location and scale of Gumbel's distribution of the largest of ``classes`` values for every detector by name,
-    fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does.
+    fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does, and by
+    ``growth`` for every factor e in their number on top, where models with more classes were seen to go further.
     ``source`` says which models, ``twins`` with which kind of twins they were compared (`KINDS`). A detector that `ONE_ROW`
     names measures one value of the whole model, in units of its own.
     """
@@ -143,6 +145,7 @@ class SteeringNull:
     models: int
     source: str
     twins: str = "plain"
+    growth: Mapping[str, float] = field(default_factory=dict)
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""
@@ -161,7 +164,7 @@ class SteeringNull:
     def _at(self, detector: str, classes: int) -> tuple[float, float]:
         location, scale = self.fits[detector]
         more = 0.0 if detector in ONE_ROW else math.log(classes / self.classes)
-        return location + scale * more, scale
+        return location + scale * more + self.growth.get(detector, 0.0) * max(more, 0.0), scale
 
     @classmethod
     def fit(
@@ -178,16 +181,22 @@ class SteeringNull:
 
         A tail that is fitted to a few models may be too light. Where a model lies near or past its detector's cut, the scale
         is widened until the cut exceeds its value by a tenth: no model of the reference is flagged. ``others`` are values of
-        models with another number of classes, which only widen.
+        models with another number of classes. They are few, so the cut for as many classes is raised until it exceeds their
+        values by half.
         """
-        fits = {}
+        fits, growth = {}, {}
         surprise = -math.log(-math.log1p(-DETECTOR_RATE))
         for name, values in largest.items():
             location, scale = fit_gumbel(values)
-            seen = [(value, classes) for value in values] + list((others or {}).get(name, ()))
-            needed = ((1.1 * value - location) / (surprise + math.log(count / classes)) for value, count in seen)
-            fits[name] = location, max(scale, *needed)
-        return cls(fits, classes, models, source, twins)
+            fits[name] = location, max(scale, *((1.1 * value - location) / surprise for value in values))
+            null = cls(fits, classes, models, source, twins)
+            further = [
+                (1.5 * value - null.cut(name, count)) / math.log(count / classes)
+                for value, count in (others or {}).get(name, ())
+                if count > classes
+            ]
+            growth[name] = max(0.0, *further) if further else 0.0
+        return cls(fits, classes, models, source, twins, growth)
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all. Raises `OSError`."""
@@ -214,7 +223,9 @@ class SteeringNull:
 
 def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
     fits = {name: (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
-    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], stored.get("twins", "library"))
+    growth = {name: float(value) for name, value in stored.get("growth", {}).items()}
+    twins = stored.get("twins", "library")
+    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], twins, growth)
 
 
 @cache

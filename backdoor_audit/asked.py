@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.drawn import BlockRounding
 from backdoor_audit.errors import BudgetSpentError, OptionError
+from backdoor_audit.evidence import STEERED, Verdict
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
@@ -77,7 +79,7 @@ class Asked(Searched):
         """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
         if name not in self._asked:
             wanted = next(entry for entry in self.properties if entry.name == name)
-            self._asked[name] = outcome = self._ask(wanted)
+            self._asked[name] = outcome = self._weighed(self._ask(wanted))
             found, folder = Counterexample.of(outcome, self.classifier.image_shape), self._corpus_folder
             if found is not None and folder is not None and not outcome.replayed:
                 try:
@@ -85,6 +87,16 @@ class Asked(Searched):
                 except OptionError as error:
                     self.store.told.append(str(error))
         return self._asked[name]
+
+    def _weighed(self, outcome: Outcome) -> Outcome:
+        """The outcome, and what speaks against the hidden trigger that a new counterexample would mean.
+
+        A counterexample of an earlier run was kept to be held against later models, whatever else is found in them.
+        """
+        if outcome.verdict is not Verdict.FAIL or outcome.statistic != STEERED or outcome.replayed:
+            return outcome
+        beside = [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
+        return replace(outcome, contradicted=contradicting(beside, outcome.target_class, self.options.limits))
 
     def _ask(self, wanted: Property) -> Outcome:
         if unmet := self.unmet:

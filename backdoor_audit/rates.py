@@ -18,7 +18,7 @@ def _stored() -> dict[str, Any]:
 
 
 def measured_rates() -> list[str]:
-    """One sentence for each group of models that the audit was measured on, written by ``python -m benchmarks.verdicts``."""
+    """One sentence for each group of models measured by ``python -m benchmarks.calibrate_steering``."""
     return [sentence(entry["stopped"], entry["models"], entry["which"]) for entry in _stored()["rates"]]
 
 
@@ -26,4 +26,4 @@ def sentence(stopped: int, models: int, which: str) -> str:
     """``1 of 74 clean networks ... stopped = 1.4 % [0.2 %, 7.3 %]``, with the 95 % Wilson interval."""
     rate = Rate(stopped, models)
     low, high = rate.interval
-    return f"the audit stops {stopped} of {models} {which} = {rate:.1%} [{low:.1%}, {high:.1%}]"
+    return f"its detectors flag {stopped} of {models} {which} = {rate:.1%} [{low:.1%}, {high:.1%}]"

@@ -1,10 +1,10 @@
 """Fit the null distributions that are shipped: ``python -m benchmarks.calibrate_steering --rows FILE [--write]``.
 
 FILE holds rows of ``benchmarks.verdicts``. The largest deviation of each detector with twins on every *clean* model of the
-development halves, apart for models with twins of their own architecture and with ours: the distribution is fitted to those
-with 10 classes, and widened where one with more would be flagged. No rate is reported on them but the cross-validated one that
+development halves, apart for each kind of twins: the distribution is fitted to those with 10 classes, and raised for more
+classes where one with as many would come near the cut. No rate is reported on them but the cross-validated one that
 this prints: models of one architecture are left out together, the rest is fitted, and those left out are judged by that.
-Writes ``backdoor_audit/steering_null.json``.
+Writes ``backdoor_audit/steering_null.json``, and the cross-validated rates that stand beside every verdict.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from backdoor_audit.twins import KINDS
 from benchmarks.verdicts import Row, detections, read_rows
 
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
+RATES = SHIPPED.with_name("measured_rates.json")
+WHICH = {
+    "plain": "clean networks without batch norm, most of them published by other people",
+    "normalised": "clean networks with batch norm",
+    "library": "clean networks too large for twins of their own",
+}
 FITTED = 10  # classes
 LEAST = 10  # models
 
@@ -95,6 +101,7 @@ def main() -> None:
         if not row["attack"] and row["half"] == "development" and not row["unmet"]
     ]
     stored: dict[str, Any] = json.loads(SHIPPED.read_text())
+    rates: list[dict[str, Any]] = []
     for twins in KINDS:
         rows = [row for row in known if row["twins"] == twins]
         if len([row for row in rows if len(compared(row)[0].scores) == FITTED]) < LEAST:
@@ -110,8 +117,13 @@ def main() -> None:
         rate = Rate(len(alarms), len(judged))
         print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
+        which = f"{WHICH[twins]}, each by a calibration that has not seen it,"
+        rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
     if options.write:
         write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")
+        write_text(
+            RATES, json.dumps({"command": "python -m benchmarks.calibrate_steering", "rates": rates}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -30,12 +30,6 @@ from backdoor_audit.twins import KINDS
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, Candidate, Measured, strangers, zoo
 
-SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "measured_rates.json"
-MAKERS = {
-    "strangers": "networks that other people published",
-    "zoo": "models of our own zoo",
-    "population": "models of its population",
-}
 Row = dict[str, Any]
 
 
@@ -314,9 +308,7 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=Path, default=None, help="gather the rows of several calls in this file (JSON lines)"
     )
-    parser.add_argument(
-        "--write", action="store_true", help="write the rates that stand beside every verdict, and the rows in brief"
-    )
+    parser.add_argument("--write", action="store_true", help="write results/verdicts.json, the rows in brief")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_rows(options.rows)
@@ -347,7 +339,7 @@ def main() -> None:
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Write ``results/verdicts.json`` and the rates that the package tells."""
+    """Write ``results/verdicts.json``: the rows in brief."""
     brief = [
         {
             **{key: row[key] for key in ("name", "maker", "half", "data", "architecture", "attack", "rule", "targets")},
@@ -362,15 +354,6 @@ def write(rows: Sequence[Row]) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = ",\n".join(json.dumps(entry) for entry in brief)
     (RESULTS / "verdicts.json").write_text(f'{{"command": "{command}", "models": [\n{text}\n]}}\n')
-    rates = []
-    for maker, which in MAKERS.items():
-        clean = [entry for entry in brief if entry["maker"] == maker and not entry["attack"]]
-        hidden = [entry for entry in brief if entry["maker"] == maker and entry["attack"]]
-        for kind, chosen in (("clean", clean), ("backdoored", hidden)):
-            if chosen:
-                count = sum(bool(entry["stopped"]) for entry in chosen)
-                rates.append({"which": f"{kind} {which}", "stopped": count, "models": len(chosen)})
-    SHIPPED.write_text(json.dumps({"command": command, "rates": rates}, indent=1) + "\n")
 
 
 def read_rows(file: Path | None) -> list[Row]:

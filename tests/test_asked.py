@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from backdoor_audit import asked as module
+from backdoor_audit.detectors import DETECTORS, ClassScore, Detection
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.loading import load_classifier
 from backdoor_audit.metrics import Rate
@@ -77,3 +78,35 @@ def test_a_given_corpus_takes_the_place_of_the_folder_which_stays_as_it_is(optio
     assert not list((tmp_path / "corpus").iterdir())
     again = Audit(options, Store(tmp_path / "store"), given_corpus=run.refuted())
     assert again.asked("no_corner_steers").kept == 1
+
+
+def compared(index):
+    """What a detector with twins says of every class of the toy."""
+    scores = [
+        ClassScore(target_class=target, success_val=0.9, index=index, p_value=0.5, image_passes=1, margin=1.0)
+        for target in range(toy.CLASSES)
+    ]
+    return Detection(detector="patch_scan", settings="", scores=scores, triggers=())
+
+
+@pytest.mark.parametrize(("index", "verdict"), [(1.2, Verdict.PASS), (2.5, Verdict.FAIL), (None, Verdict.FAIL)])
+def test_a_counterexample_that_all_detectors_contradict_is_natural_to_the_model(options, tmp_path, index, verdict):
+    run = Audit(replace(options, corpus=str(tmp_path / "corpus")), Store(tmp_path / "store"))
+    run.__dict__["detectors"] = tuple(entry for entry in DETECTORS if entry.name == "patch_scan")
+    run._detections["patch_scan"] = compared(index)
+    outcome = run.asked("no_corner_steers")
+    assert outcome.value > outcome.limit
+    assert outcome.verdict is verdict
+    assert bool(run.refuting()) is (verdict is Verdict.FAIL)
+    assert (tmp_path / "corpus").exists() is (verdict is Verdict.FAIL)
+    if verdict is Verdict.PASS:
+        assert "; but beside reference models the class is no easier to reach" in outcome.finding.reason
+
+
+def test_a_kept_counterexample_is_held_against_a_model_whatever_detectors_say(options, tmp_path):
+    run = Audit(options, Store(tmp_path / "store"))
+    found = run.asked("no_corner_steers")
+    run.__dict__["detectors"] = tuple(entry for entry in DETECTORS if entry.name == "patch_scan")
+    run._detections["patch_scan"] = compared(0.5)
+    assert run._weighed(found).verdict is Verdict.PASS
+    assert run._weighed(replace(found, replayed=True)).verdict is Verdict.FAIL

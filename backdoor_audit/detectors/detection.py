@@ -207,7 +207,7 @@ class Detection:
             reason += f"; an outlier, but not {small}: a naturally easy class" if outlier else ""
         elif not outlier:
             reason += f"; {small}, but the other classes differ too much among themselves to call it an outlier"
-            against = _contradicting(beside, score.target_class, limits)
+            against = contradicting(beside, score.target_class, limits)
             verdict = Verdict.PASS if against else Verdict.INCONCLUSIVE
             reason += f"; {against}" if against else ""
         elif not score.success_val >= limits.trigger_success:  # NaN where no image is held out
@@ -279,8 +279,8 @@ class Detection:
         return replace(self, seconds=seconds)
 
 
-def _contradicting(beside: Sequence[Detection], target_class: int | None, limits: Limits) -> str:
-    """What speaks against a small trigger that is no outlier, in words; empty unless all that compares with references does."""
+def contradicting(beside: Sequence[Detection], target_class: int | None, limits: Limits) -> str:
+    """What speaks against a trigger for this class, in words; empty unless all that compares with reference models does."""
     rows = [(entry, entry.score(target_class)) for entry in beside if entry.rows == "target"]
     compared = [(entry, score) for entry, score in rows if score is not None and score.margin is not None]
     clear = [

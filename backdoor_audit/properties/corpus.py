@@ -50,8 +50,13 @@ class Counterexample:
 
     @classmethod
     def of(cls, outcome: Outcome, image_shape: ImageShape) -> Counterexample | None:
-        """That of an outcome which refuted its property by a trigger, for images (c, h, w); None for any other."""
+        """That of an outcome which refuted its property by a trigger, for images (c, h, w); None for any other.
+
+        One that is natural to the model, by what is found beside it, is none to be held against later models.
+        """
         if outcome.trigger is None or outcome.value is None or outcome.limit is None or outcome.value <= outcome.limit:
+            return None
+        if outcome.contradicted:
             return None
         return cls(
             name=outcome.name,

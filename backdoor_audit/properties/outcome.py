@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backdoor_audit.drawn import DrawnTrigger, ImageShape, trigger_from_spec
@@ -21,6 +21,9 @@ class Outcome:
 
     ``unconverged`` says why the search had not come to its end; it is empty where it had, or where nothing is searched for. Such
     an outcome may fail, but does not pass.
+
+    ``contradicted`` says what speaks against a hidden trigger where a counterexample was found: on some clean networks one
+    change steers that far by nature. Such an outcome passes, and keeps its number and its counterexample.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Outcome:
     kept: int = 0
     replayed: bool = False
     unconverged: str = ""
+    contradicted: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,6 +56,9 @@ class Outcome:
         if finding.verdict is Verdict.PASS and self.unconverged:
             known["reason"] = f"{self.reason}; the search has not converged: {self.unconverged}"
             return inconclusive(self.statistic, limit=self.limit, **known)
+        if finding.verdict is Verdict.FAIL and self.contradicted:
+            known["reason"] = f"{self.reason}; but {self.contradicted}"
+            return replace(finding, verdict=Verdict.PASS, reason=known["reason"])
         return finding
 
     @property

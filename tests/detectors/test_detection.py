@@ -1,11 +1,13 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.detectors.detection import averaged
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.store import Packed
 from backdoor_audit.trigger import Addition, Trigger, Warp
@@ -303,3 +305,39 @@ def test_timing_changes_nothing_else():
     timed = detection_of(class_score()).timed(2.5)
     assert timed.summary() == {**detection_of(class_score()).summary(), "seconds": 2.5}
     assert math.isclose(timed.seconds, 2.5)
+
+
+def steering(index, target=4, **rest):
+    """A detector with reference models that gives this class an index."""
+    return steered(margin_score(target, index=index), **rest)
+
+
+def test_a_small_trigger_that_is_no_outlier_passes_only_where_all_that_compares_with_references_contradicts():
+
+    def judged_beside(beside=(), **values):
+        return detection_of(class_score(size_ratio=0.2, **values)).judge(4, LIMITS, beside=beside)
+
+    bag = partial(judged_beside, index=1.0)
+    assert bag().verdict is Verdict.INCONCLUSIVE
+    passed = bag(beside=[steering(0.4), steering(1.9)])
+    assert passed.verdict is Verdict.PASS
+    assert "no easier to reach than others by any of 2 kinds of search (largest index 1.90" in passed.reason
+    for doubtful in (
+        [steering(2.1), steering(0.4)],
+        [steering(None), steering(0.4)],
+        [replace(steering(0.4), unconverged="still rising")],
+        [steering(0.4), replace(steering(0.4), inconclusive="no twins")],
+        [steering(0.4, target=3)],
+    ):
+        assert bag(beside=doubtful).verdict is Verdict.INCONCLUSIVE
+    assert judged_beside([steering(0.1)], index=2.5).verdict is Verdict.FAIL
+
+
+def test_two_searches_are_averaged_row_by_row():
+    first, second = (steered(margin_score(4, index=index), margin_score(None)) for index in (2.2, 1.4))
+    first = replace(first, scores=[replace(first.scores[0], deviation=6.0), first.scores[1]])
+    second = replace(second, scores=[replace(second.scores[0], deviation=4.0), second.scores[1]], unconverged="moving")
+    both = averaged([first, second], lambda deviation, rows: (deviation / rows, 0.1))
+    assert (both.scores[0].deviation, both.scores[0].index) == (5.0, 2.5)
+    assert both.scores[0].image_passes == first.scores[0].image_passes + second.scores[0].image_passes
+    assert both.unconverged == "moving"
