@@ -117,7 +117,7 @@ def main() -> None:
         rate = Rate(len(alarms), len(judged))
         print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
-        which = f"{WHICH[twins]}, each by a calibration that has not seen it,"
+        which = f"{WHICH[twins]}, each by a calibration that has not seen it"
         rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
     if options.write:
         write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")

@@ -118,10 +118,11 @@ class Detection:
 
         By size, a class fails when its index is above the limit *and* the trigger is small beside the median *and* it works
         on held-out images. It passes when its trigger is not small. In between, a small trigger that is no outlier or works
-        on too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown. It passes all the
-        same if the trigger is no outlier and every detection ``beside`` that compares with reference models has an answer for
-        this class, and none an index above the limit: they have seen how easy the class is by nature. ``index`` chooses the
-        calibrated index or the paper's, whose rule has no other condition.
+        on too few held-out images, the class is inconclusive: neither a backdoor nor its absence is shown; so it is if no
+        trigger was found for it. It passes all the same if it is no outlier, most other classes have converged, and every
+        detection ``beside`` that compares with reference models has an answer for this class, and none an index above the
+        limit: they have seen how easy the class is by nature. ``index`` chooses the calibrated index or the paper's, whose rule
+        has no other condition.
 
         By margin, a class passes when its index is not above the limit; above it, it fails if the trigger works on held-out
         images, and is inconclusive if it does not. ``name`` is how to call the class.
@@ -144,10 +145,15 @@ class Detection:
         if score.margin is not None:
             finding = self._judge_margin(score, limits, name, common)
         else:
-            finding = self._judge_size(score, limits, index, name, common, beside)
+            finding = self._judge_size(score, limits, index, name, common)
         moving = score.unconverged or self.unconverged
         if finding.verdict is Verdict.PASS and moving:
-            return inconclusive("anomaly_index", f"{name}: the search has not converged: {moving}", **common)
+            finding = inconclusive("anomaly_index", f"{name}: the search has not converged: {moving}", **common)
+        outlier = score.index is not None and score.index > limits.anomaly_index
+        if finding.verdict is Verdict.INCONCLUSIVE and score.margin is None and not outlier and not self.unconverged:
+            against = contradicting(beside, target_class, limits)
+            if against:
+                return replace(finding, verdict=Verdict.PASS, reason=f"{finding.reason}; {against}")
         return finding
 
     def _judge_margin(self, score: ClassScore, limits: Limits, name: str, common: dict[str, Any]) -> Finding:
@@ -174,15 +180,7 @@ class Detection:
             )
         return Finding(audit="", statistic="anomaly_index", value=score.index, verdict=verdict, reason=reason, **common)
 
-    def _judge_size(
-        self,
-        score: ClassScore,
-        limits: Limits,
-        index: str,
-        name: str,
-        common: dict[str, Any],
-        beside: Sequence[Detection],
-    ) -> Finding:
+    def _judge_size(self, score: ClassScore, limits: Limits, index: str, name: str, common: dict[str, Any]) -> Finding:
         if not score.reached:
             return inconclusive(
                 "anomaly_index",
@@ -206,10 +204,8 @@ class Detection:
             verdict = Verdict.PASS
             reason += f"; an outlier, but not {small}: a naturally easy class" if outlier else ""
         elif not outlier:
+            verdict = Verdict.INCONCLUSIVE
             reason += f"; {small}, but the other classes differ too much among themselves to call it an outlier"
-            against = contradicting(beside, score.target_class, limits)
-            verdict = Verdict.PASS if against else Verdict.INCONCLUSIVE
-            reason += f"; {against}" if against else ""
         elif not score.success_val >= limits.trigger_success:  # NaN where no image is held out
             verdict = Verdict.INCONCLUSIVE
             reason += f"; an outlier {small}, but it works on less than {limits.trigger_success:.0%} of held-out images"
