@@ -142,8 +142,12 @@ class Searched(Audited):
 
     def _twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
         """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
-        architecture = likeness(self.classifier) if recipe is OWN_ARCHITECTURE else ""
+        architecture = self._likeness if recipe is OWN_ARCHITECTURE else ""
         return {**self._data_parts, "twins": recipe, "architecture": architecture}
+
+    @cached_property
+    def _likeness(self) -> str:
+        return likeness(self.classifier)
 
     @property
     def twins_parts(self) -> dict[str, object]:
@@ -177,7 +181,11 @@ class Searched(Audited):
         if unmet := self.unmet:
             return _no_answer(detector, unmet)
         if isinstance(detector, Consensus):
-            detection = replace(detector, null=self.null)([self.detection(name) for name in detector.of])
+            families = [self.detection(name) for name in detector.of]
+            try:
+                detection = replace(detector, null=self.null)(families)
+            except BudgetSpentError as error:
+                return _no_answer(detector, str(error))
             if self.recalled.issuperset(detector.of):
                 self.recalled.add(detector.name)
             return detection

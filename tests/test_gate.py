@@ -14,15 +14,24 @@ from torch import nn
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
 from backdoor_audit import searched as searched_module
-from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import DETECTORS, NeuralCleanse
+from backdoor_audit.detectors import (
+    DETECTORS,
+    ClassScore,
+    Detection,
+    Natural,
+    NeuralCleanse,
+    UniversalPerturbation,
+)
 from backdoor_audit.evidence import Limits
 from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.metrics import Rate
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import Audit
 from backdoor_audit.searched import NO_RACE, detectors_of
+from backdoor_audit.store import Store
 from backdoor_audit.twins import Twins
 from tests.plugin import toy
 
@@ -350,3 +359,81 @@ def test_repairs_of_an_unflagged_model_are_asked_to_do_no_harm_if_they_are_wante
     assert not any("success_rate_after" in finding.audit for finding in record.findings)
     reason = record.skipped["audit::test_robust_accuracy[nc_pruning]"]
     assert reason == "no trigger that a repair can work against was flagged"
+
+
+def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> list[tuple[int, int, str]]:
+    """The detector answers with these deviations for class 0 and reasons for not having converged, one after the other.
+
+    What it was asked is recorded: first image of each half, and the settings.
+    """
+    asked: list[tuple[int, int, str]] = []
+    answers = iter(found)
+
+    def answer(
+        self: UniversalPerturbation, _model: Classifier, opt: CleanSet, val: CleanSet, **_rest: Any
+    ) -> Detection:
+        asked.append((id(opt), id(val), repr(self)))
+        deviation, moving = next(answers)
+        null = shipped_null("library")
+        values = [deviation, *[0.0] * (toy.CLASSES - 1)]
+        scores = [
+            ClassScore(
+                target_class=target,
+                success_val=0.9,
+                index=null.index("additive", value, toy.CLASSES),
+                p_value=0.5,
+                image_passes=1,
+                margin=value,
+                excess=value,
+                deviation=value,
+            )
+            for target, value in enumerate(values)
+        ]
+        return Detection(detector="additive", settings=repr(self), scores=scores, triggers=(), unconverged=moving)
+
+    monkeypatch.setattr(UniversalPerturbation, "__call__", answer)
+    monkeypatch.setattr(
+        UniversalPerturbation, "natural", lambda *_a, **_k: Natural(*[torch.zeros(1, toy.CLASSES)] * 3, 1)
+    )
+    return asked
+
+
+def _searched(tmp_path: Path) -> Detection:
+    pixels, labels = toy.images()
+    run = Audit(
+        AuditOptions(), Store(tmp_path), module=network(backdoored=False), given_images=CleanSet.of(pixels, labels)
+    )
+    return run.detection("additive")
+
+
+@pytest.mark.usefixtures("toy_twins")
+def test_a_class_near_the_limit_is_searched_again_with_the_halves_exchanged_and_the_mean_decides(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cut = shipped_null("library").cut("additive", toy.CLASSES)
+    asked = _searches(monkeypatch, (1.1 * cut, ""), (0.7 * cut, ""))
+    found = _searched(tmp_path)
+    assert len(asked) == 2
+    assert asked[0][:2] == asked[1][1::-1]
+    assert found.scores[0].index == pytest.approx(2 * 0.9)
+    assert found.scores[0].deviation == pytest.approx(0.9 * cut)
+
+
+@pytest.mark.usefixtures("toy_twins")
+@pytest.mark.parametrize("share", [0.5, 3.0])
+def test_a_class_far_from_the_limit_is_searched_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: float
+) -> None:
+    asked = _searches(monkeypatch, (share * shipped_null("library").cut("additive", toy.CLASSES), ""))
+    assert _searched(tmp_path).scores[0].index == pytest.approx(2 * share)
+    assert len(asked) == 1
+
+
+@pytest.mark.usefixtures("toy_twins")
+def test_a_search_that_has_not_converged_is_done_again_with_twice_the_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = _searches(monkeypatch, (0.1, "still rising"), (0.1, ""))
+    assert _searched(tmp_path).unconverged == ""
+    assert ["steps=25" in settings for _, _, settings in asked] == [True, False]
+    assert "steps=50" in asked[1][2]

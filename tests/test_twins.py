@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -11,7 +12,19 @@ from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import OptionError
 from backdoor_audit.metrics import Rate, clean_accuracy
 from backdoor_audit.store import Store
-from backdoor_audit.twins import TwinRecipe, Twins, _mixed, _moved, _seen_size, _stratified
+from backdoor_audit.twins import (
+    OWN,
+    OWN_ARCHITECTURE,
+    TwinRecipe,
+    Twins,
+    _mixed,
+    _moved,
+    _seen_size,
+    _stratified,
+    likeness,
+    products_per_image,
+    with_new_weights,
+)
 from fixtures import IMAGES
 from tests.subjects import COLOUR_SHAPE, COLOURS, colour_images, random_network, seeded
 
@@ -343,3 +356,113 @@ def test_a_short_training_on_real_images_is_far_above_chance():
     assert twins.reason == ""
     assert twins.accuracies[0].n == 80
     assert clean_accuracy(twins.classifiers[0], unseen.images, unseen.labels) > 0.5
+
+
+def audited(seed=0, *, normalised=False, **options):
+    """A small network with random weights, as if somebody had trained it."""
+    layers = [nn.Conv2d(COLOUR_SHAPE[0], 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten()]
+    kept = [layer for layer in layers if normalised or not isinstance(layer, nn.BatchNorm2d)]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        module = options.pop("module", None) or nn.Sequential(*kept, nn.Linear(12 * 4 * 4, COLOURS))
+    return Classifier.wrap(module, image_shape=COLOUR_SHAPE, **options)
+
+
+OWN_TINY = dataclasses.replace(
+    OWN_ARCHITECTURE, architectures=(OWN, OWN), epochs=60, learning_rate=5e-3, shift=1, least_images=40
+)
+
+
+def test_twins_of_the_audited_architecture_learn_the_classes_and_share_nothing_with_its_weights():
+    like = audited()
+    twins = trained(OWN_TINY, like=like)
+    assert (twins.reason, twins.kind, len(twins.classifiers)) == ("", "plain", 2)
+    unseen = colour_images(per_class=20, seed=9)
+    for twin in twins.classifiers:
+        assert clean_accuracy(twin, unseen.images, unseen.labels) > 0.8
+        assert [type(layer) for layer in twin.module] == [type(layer) for layer in like.module]
+        assert not torch.equal(twin.module[0].weight, like.module[0].weight)
+    assert twins.described.startswith("twins: the audited architecture with new weights, with held-out accuracy: own ")
+
+
+def test_new_weights_do_not_depend_on_those_that_were_learned():
+    class Learned(nn.Module):
+        """A layer that torch can draw anew, a scale that it cannot, and a constant of the architecture."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(COLOUR_SHAPE[0], COLOURS)
+            self.scale = nn.Parameter(torch.full((COLOUR_SHAPE[0],), 2.0))
+            self.register_buffer("constant", torch.ones(COLOUR_SHAPE[0]))
+
+        def forward(self, images):
+            return self.head(images.mean(dim=(2, 3)) * self.scale + self.constant)
+
+    first, second = audited(module=Learned()), audited(module=Learned())
+    with torch.no_grad():
+        second.module.head.weight.add_(5.0)
+    drawn = []
+    for like in (first, second):
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(3)
+            drawn.append(with_new_weights(like))
+    assert torch.equal(drawn[0].head.weight, drawn[1].head.weight)
+    assert not torch.equal(drawn[0].head.weight, first.module.head.weight)
+    assert torch.equal(drawn[0].constant, torch.ones(COLOUR_SHAPE[0]))
+    assert drawn[0].scale.tolist() == [2.0] * COLOUR_SHAPE[0]  # its own mean, and no spread
+
+
+def test_models_that_differ_in_their_weights_alone_share_their_twins():
+    assert likeness(audited(1)) == likeness(audited(2)) == likeness(audited(1, mean=(0.5,), std=(0.2,)))
+    others = [
+        audited(1, normalised=True),
+        audited(module=nn.Sequential(nn.Flatten(), nn.Linear(math.prod(COLOUR_SHAPE), COLOURS))),
+    ]
+    assert len({likeness(entry) for entry in (audited(1), *others)}) == 3
+
+
+def test_networks_with_layers_that_normalise_are_another_kind():
+    assert OWN_ARCHITECTURE.kind(audited(normalised=True)) == "normalised"
+    assert OWN_ARCHITECTURE.kind(audited()) == "plain"
+    assert TINY.kind(audited()) == "library"
+
+
+def test_a_network_that_takes_too_long_to_train_has_no_twins_of_its_own():
+    like = audited()
+    products = products_per_image(like)
+    height, width = (side - 2 for side in COLOUR_SHAPE[1:])
+    assert products == COLOUR_SHAPE[0] * 9 * 12 * height * width + 12 * 4 * 4 * COLOURS
+    small = dataclasses.replace(OWN_TINY, most_products=products - 1)
+    twins = trained(small, like=like)
+    assert twins.classifiers == ()
+    assert twins.reason.startswith("a network that takes 0 million multiplications per image is not trained anew")
+
+
+def test_a_network_whose_code_fails_in_training_has_no_twins_of_its_own_and_says_why():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(COLOUR_SHAPE[0], COLOURS)
+
+        def forward(self, images):
+            if self.training:
+                raise RuntimeError("made for inference")
+            return self.head(images.mean(dim=(2, 3)))
+
+    twins = trained(OWN_TINY, like=audited(module=Frozen()))
+    assert twins.classifiers == ()
+    assert twins.reason.startswith(
+        "the own twin cannot be used: the model's own code raised RuntimeError (made for inference)"
+    )
+
+
+def test_twins_of_the_audited_architecture_come_back_from_the_store(tmp_path):
+    like = audited(normalised=True)
+    made = trained(dataclasses.replace(OWN_TINY, epochs=2, least_above_chance=-1), like=like)
+    again, _ = Store(tmp_path).recall(
+        {"twins": 1}, lambda: made, pack=Twins.pack, unpack=lambda packed: Twins.unpack(packed, like=like)
+    )
+    assert (again.kind, again.accuracies) == ("normalised", made.accuracies)
+    images = colour_images().images
+    for twin, packed in zip(made.classifiers, again.classifiers, strict=True):
+        assert torch.equal(twin.logits(images), packed.logits(images))
