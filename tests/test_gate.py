@@ -392,9 +392,8 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
         return Detection(detector="additive", settings=repr(self), scores=scores, triggers=(), unconverged=moving)
 
     monkeypatch.setattr(UniversalPerturbation, "__call__", answer)
-    monkeypatch.setattr(
-        UniversalPerturbation, "natural", lambda *_a, **_k: Natural(*[torch.zeros(1, toy.CLASSES)] * 3, 1)
-    )
+    zeros = [torch.zeros(1, toy.CLASSES) for _ in range(3)]
+    monkeypatch.setattr(UniversalPerturbation, "natural", lambda *_given, **_named: Natural(*zeros, 1))
     return asked
 
 
