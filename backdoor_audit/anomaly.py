@@ -40,7 +40,7 @@ _SCHEMA = {
         "classes": {"type": "integer", "minimum": 2},
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
-        "twins": {"enum": ["plain", "normalised", "library"]},
+        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library"]},
         "growth": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
     },
     "required": ["fits", "classes", "models", "source"],
@@ -144,7 +144,7 @@ class SteeringNull:
     classes: int
     models: int
     source: str
-    twins: str = "plain"
+    twins: str = "plain_colour"
     growth: Mapping[str, float] = field(default_factory=dict)
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
@@ -174,7 +174,7 @@ class SteeringNull:
         classes: int,
         models: int,
         source: str,
-        twins: str = "plain",
+        twins: str = "plain_colour",
         others: Mapping[str, Sequence[tuple[float, int]]] | None = None,
     ) -> SteeringNull:
         """From the largest deviations that each detector measured on clean models; raises `DegenerateScoresError`.
@@ -229,7 +229,7 @@ def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
 
 
 @cache
-def shipped_null(twins: str = "plain") -> SteeringNull:
+def shipped_null(twins: str = "plain_colour") -> SteeringNull:
     """The distribution that comes with the package, from clean models that no rate is reported on, for one kind of twins."""
     stored = json.loads(resources.files("backdoor_audit").joinpath("steering_null.json").read_text())
     return _parsed({**stored[twins], "twins": twins})

@@ -48,7 +48,9 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
     return fitted(found, classes=classes.pop(), source=source, twins=twins.pop())
 
 
-def fitted(found: Sequence[Sequence[Detection]], *, classes: int, source: str, twins: str = "plain") -> SteeringNull:
+def fitted(
+    found: Sequence[Sequence[Detection]], *, classes: int, source: str, twins: str = "plain_colour"
+) -> SteeringNull:
     """The distribution of the most extreme class, from what every detector found beside ``twins`` of a kind on each clean model.
 
     It is fitted to models with ``classes`` classes; others widen it where they would be flagged. The consensus comes last:

@@ -34,10 +34,11 @@ from backdoor_audit.training import OnBatch, fit
 OWN = "own"
 """In place of a name of `NETWORKS`: the architecture of the audited network."""
 
-KINDS = ("plain", "normalised", "library")
-"""Twins of the audited network's own architecture, without or with layers that normalise, and our own small networks.
+KINDS = ("plain_grey", "plain_colour", "normalised", "library")
+"""Twins of the audited network's own architecture, without layers that normalise (for grey or for colour images) or with such
+layers, and our own small networks.
 
-Networks without batch norm differ far more from each other in how they are steered.
+Networks without batch norm differ more from each other in how they are steered, and those for colour images far more.
 """
 
 _NORMALISING = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -175,7 +176,9 @@ class TwinRecipe:
         """Which of `KINDS` its twins of a model are."""
         if OWN not in self.architectures or like is None:
             return "library"
-        return "normalised" if any(isinstance(layer, _NORMALISING) for layer in like.module.modules()) else "plain"
+        if any(isinstance(layer, _NORMALISING) for layer in like.module.modules()):
+            return "normalised"
+        return "plain_grey" if like.image_shape[0] == 1 else "plain_colour"
 
     def __call__(
         self,

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.anomaly import CALIBRATED_LIMIT, SteeringNull
+from backdoor_audit.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
 from backdoor_audit.calibrate import fitted
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.files import write_text
@@ -27,12 +27,14 @@ from benchmarks.verdicts import Row, detections, read_rows
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
 RATES = SHIPPED.with_name("measured_rates.json")
 WHICH = {
-    "plain": "clean networks without batch norm, most of them published by other people",
+    "plain_grey": "clean networks without batch norm for grey images",
+    "plain_colour": "clean networks without batch norm for colour images",
     "normalised": "clean networks with batch norm",
     "library": "clean networks too large for twins of their own",
 }
 FITTED = 10  # classes
 LEAST = 10  # models
+FEW = 30
 
 
 def compared(row: Row) -> list[Detection]:
@@ -41,12 +43,25 @@ def compared(row: Row) -> list[Detection]:
 
 
 def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
-    """The distribution from clean models with twins of one kind."""
+    """The distribution from clean models with twins of one kind.
+
+    A tail fitted to a few models is too light: with fewer than `FEW`, no cut is below that of networks with batch norm, which
+    differ least.
+    """
     makers = {"strangers": "published by other people", "zoo": "of the zoo", "population": "of its population"}
     counts = {maker: sum(row["maker"] == maker for row in rows) for maker in makers}
     parts = [f"{count} {makers[maker]}" for maker, count in counts.items() if count]
     source = f"{len(rows)} clean models ({', '.join(parts)})"
-    return fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
+    null = fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
+    if len(rows) >= FEW:
+        return null
+    floor = shipped_null("normalised")
+    fits = {
+        name: max((null, floor), key=lambda entry, name=name: entry.cut(name, FITTED)).fits[name]  # type: ignore[misc]
+        for name in null.fits
+    }
+    growth = {name: max(null.growth.get(name, 0.0), floor.growth.get(name, 0.0)) for name in fits}
+    return replace(null, fits=fits, growth=growth)
 
 
 def flagged(row: Row, null: SteeringNull) -> list[str]:
@@ -117,7 +132,7 @@ def main() -> None:
         rate = Rate(len(alarms), len(judged))
         print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
-        which = f"{WHICH[twins]}, each by a calibration that has not seen it"
+        which = f"{WHICH[twins]}, published by other people, each by a calibration that has not seen it"
         rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
     if options.write:
         write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")

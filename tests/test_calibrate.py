@@ -27,7 +27,7 @@ class Run:
         self.number = int(Path(options.model).stem)
         self.detectors = DETECTORS
         self.preconditions = {}
-        self.twins = SimpleNamespace(kind="plain")
+        self.twins = SimpleNamespace(kind="plain_grey")
         self.clean_set = SimpleNamespace(source="images.npz")
 
     def check(self):

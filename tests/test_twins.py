@@ -376,7 +376,7 @@ OWN_TINY = dataclasses.replace(
 def test_twins_of_the_audited_architecture_learn_the_classes_and_share_nothing_with_its_weights():
     like = audited()
     twins = trained(OWN_TINY, like=like)
-    assert (twins.reason, twins.kind, len(twins.classifiers)) == ("", "plain", 2)
+    assert (twins.reason, twins.kind, len(twins.classifiers)) == ("", "plain_colour", 2)
     unseen = colour_images(per_class=20, seed=9)
     for twin in twins.classifiers:
         assert clean_accuracy(twin, unseen.images, unseen.labels) > 0.8
@@ -423,7 +423,7 @@ def test_models_that_differ_in_their_weights_alone_share_their_twins():
 
 def test_networks_with_layers_that_normalise_are_another_kind():
     assert OWN_ARCHITECTURE.kind(audited(normalised=True)) == "normalised"
-    assert OWN_ARCHITECTURE.kind(audited()) == "plain"
+    assert OWN_ARCHITECTURE.kind(audited()) == "plain_colour"
     assert TINY.kind(audited()) == "library"
 
 
