@@ -263,6 +263,8 @@ def _search_question(detection: Mapping[str, Any], detector: str) -> str:
     means = detection.get("means", "a trigger")
     if detection.get("rows") == "source":
         return f"Does {means} lead the images of one class away, further than in clean models?"
+    if [score.get("target_class", 0) for score in detection.get("classes", ())] == [None]:
+        return f"Does {means}, the same for all images, lead every class to another one, more than in clean models?"
     if detection.get("reference"):
         return f"Does {means}, the same for all images, lead to one class further than in clean models?"
     return "Is the smallest trigger for one class far smaller than those for the others?"
