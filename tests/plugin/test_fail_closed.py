@@ -246,6 +246,7 @@ def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
+    time.sleep(0.5)  # it has told of the call before it sleeps
     with process:
         yield process
         process.kill()
