@@ -41,6 +41,15 @@ _SCHEMA = {
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
         "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library"]},
+        "spreads": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "array",
+                "items": {"type": "number", "minimum": 0},
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        },
         "growth": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
     },
     "required": ["fits", "classes", "models", "source"],
@@ -137,7 +146,8 @@ class SteeringNull:
     fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does, and by
     ``growth`` for every factor e in their number on top, where models with more classes were seen to go further.
     ``source`` says which models, ``twins`` with which kind of twins they were compared (`KINDS`). A detector that `ONE_ROW`
-    names measures one value of the whole model, in units of its own.
+    names measures one value of the whole model, in units of its own. ``spreads`` holds the largest spread of the classes that a
+    clean model has shown to a detector, with that many classes and with any number.
     """
 
     fits: Mapping[str, tuple[float, float]]
@@ -146,6 +156,7 @@ class SteeringNull:
     source: str
     twins: str = "plain_colour"
     growth: Mapping[str, float] = field(default_factory=dict)
+    spreads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""
@@ -155,6 +166,11 @@ class SteeringNull:
     def index(self, detector: str, deviation: float, classes: int) -> float:
         """The deviation rescaled so that 2 has one detector's share of the run's false alarms."""
         return CALIBRATED_LIMIT * deviation / self.cut(detector, classes)
+
+    def usual_spread(self, detector: str, classes: int) -> float:
+        """The largest spread of the classes that counts as usual: half more than clean models have shown; 0 if none has."""
+        few, any_number = self.spreads.get(detector, (0.0, 0.0))
+        return 1.5 * (few if classes <= self.classes else any_number)
 
     def cut(self, detector: str, classes: int) -> float:
         """The deviation whose p-value is one detector's share of the run's false alarms."""
@@ -225,7 +241,8 @@ def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
     fits = {name: (float(location), float(scale)) for name, (location, scale) in stored["fits"].items()}
     growth = {name: float(value) for name, value in stored.get("growth", {}).items()}
     twins = stored.get("twins", "library")
-    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], twins, growth)
+    spreads = {name: (float(few), float(more)) for name, (few, more) in stored.get("spreads", {}).items()}
+    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], twins, growth, spreads)
 
 
 @cache

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from backdoor_audit import preconditions
-from backdoor_audit.anomaly import SteeringNull
+from backdoor_audit.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
 from backdoor_audit.detectors import DETECTORS, Compared, Consensus, Detection
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
@@ -53,8 +54,8 @@ def fitted(
 ) -> SteeringNull:
     """The distribution of the most extreme class, from what every detector found beside ``twins`` of a kind on each clean model.
 
-    It is fitted to models with ``classes`` classes; others widen it where they would be flagged. The consensus comes last:
-    it weighs the deviations of the others by their own cuts.
+    It is fitted to models with ``classes`` classes; those with more raise it for as many. The consensus comes last: it weighs
+    the deviations of the others by their own cuts.
     """
     largest: dict[str, list[float]] = {}
     others: dict[str, list[tuple[float, int]]] = {}
@@ -75,7 +76,22 @@ def fitted(
         for detections, count in zip(found, counts, strict=True):
             means = [mean for mean in weighed.means(detections).values() if mean is not None]
             add(consensus.name, max(means, default=None), count)
-    return SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
+    fit = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
+    return replace(fit, spreads=spreads(found, classes))
+
+
+def spreads(found: Sequence[Sequence[Detection]], classes: int) -> dict[str, tuple[float, float]]:
+    """The largest spread of the classes that any of the models shows to each detector: with so many classes, with any number."""
+    largest: dict[str, tuple[float, float]] = {}
+    for detection in itertools.chain.from_iterable(found):
+        values = [abs(score.excess) for score in detection.scores if score.excess is not None]
+        if len(values) < MIN_CLASSES:
+            continue
+        spread = MAD_TO_DEVIATION * median(values)
+        few, any_number = largest.get(detection.detector, (0.0, 0.0))
+        few = max(few, spread) if len(values) <= classes else few
+        largest[detection.detector] = few, max(any_number, spread)
+    return largest
 
 
 def largest_deviation(detection: Detection) -> float | None:

@@ -150,6 +150,7 @@ def _detection() -> Schema:
             "coverage": _TEXT,
             "criterion": {**_TEXT, "description": "when a search has converged"},
             "unconverged": {**_TEXT, "description": "why too few have for any class to pass; empty if enough have"},
+            "unusual": {**_TEXT, "description": "that classes differ more than in clean models; empty if they do not"},
             "means": _TEXT,
             "rows": {"enum": ["target", "source"]},
             "reference": _TEXT,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from backdoor_audit.anew import likeness
 from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.audited import Audited
 from backdoor_audit.baseline import Baseline, configuration
@@ -30,13 +31,10 @@ from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateS
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.store import generator_for
 from backdoor_audit.trigger import AnyTrigger
-from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins, likeness
+from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
 
 NO_RACE = 10**6  # classes
-_CLOSE = (
-    0.75,
-    1.5,
-)  # of the limit: another half of the images and other random numbers move an index by about a quarter
+_CLOSE = (0.75, 1.5)  # of the limit: other images and random numbers move an index by about a quarter
 
 
 @dataclass(eq=False)

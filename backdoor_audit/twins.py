@@ -8,8 +8,6 @@ where such a copy can be trained in minutes, and small networks of ours elsewher
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import itertools
 import math
 import time
@@ -19,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from backdoor_audit import surroundings
+from backdoor_audit.anew import products_per_image, with_new_weights
 from backdoor_audit.classifier import Classifier, own_code
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import ModelError, ModelFormatError, OptionError
@@ -376,54 +374,6 @@ def _classifier(
 
 def _network(twin: Classifier) -> nn.Module:
     return twin.module.network if isinstance(twin.module, _Shrinking) else twin.module
-
-
-def with_new_weights(like: Classifier) -> nn.Module:
-    """A copy of the audited network with first weights from torch's global random state: nothing that it learned is left.
-
-    Layers that can draw their weights do (``reset_parameters``); all other parameters, such as embeddings of positions or
-    scales of layers, are drawn from the normal distribution with their own mean and standard deviation. Buffers that no layer
-    resets stay, as those are constants of the architecture. Raises `ModelError` for what the network's own code raises.
-    """
-    with own_code("when its weights were drawn anew"):
-        module = copy.deepcopy(like.module)
-        drawn: set[int] = set()
-        for layer in module.modules():
-            if callable(reset := getattr(layer, "reset_parameters", None)):
-                reset()
-                drawn.update(map(id, layer.parameters()))
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if id(parameter) not in drawn:
-                    spread = parameter.std() if parameter.numel() > 1 else torch.zeros(())
-                    parameter.copy_(parameter.mean() + spread * torch.randn(parameter.shape).to(parameter.device))
-        return module
-
-
-def likeness(classifier: Classifier) -> str:
-    """A digest that two models share if their twins of their own architecture are the same: of layers, shapes and behaviour.
-
-    The behaviour is that of a copy with new weights from a fixed seed, on grey images, to three digits.
-    """
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(0)
-        try:
-            fresh = with_new_weights(classifier)
-            copied = Classifier.wrap(fresh, image_shape=classifier.image_shape, device=classifier.device)
-            grey = torch.linspace(0, 1, 3).view(3, 1, 1, 1).expand(3, *classifier.image_shape)
-            scores = [f"{score:.3g}" for score in copied.logits(grey).flatten().tolist()]
-        except (ModelError, ModelFormatError) as error:
-            scores = [str(error)]
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.module.state_dict().items()]
-    layers = [type(layer).__qualname__ for layer in classifier.module.modules()]
-    return hashlib.sha256(repr((layers, shapes, classifier.image_shape, scores)).encode()).hexdigest()
-
-
-def products_per_image(classifier: Classifier) -> float:
-    """Multiplications that the network takes for one image, as torch counts them: of convolutions and matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        classifier.logits(torch.full((1, *classifier.image_shape), 0.5))
-    return float(counter.get_total_flops()) / 2
 
 
 def _seed(generator: torch.Generator) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
-from backdoor_audit.calibrate import fitted
+from backdoor_audit.calibrate import fitted, spreads
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.files import write_text
 from backdoor_audit.metrics import Rate
@@ -104,25 +104,43 @@ def cross_validated(rows: Sequence[Row], twins: str) -> list[tuple[Row, list[str
     return judged
 
 
+def with_neighbours(stored: dict[str, Any], rows: Sequence[Row], measured: Sequence[SteeringNull]) -> None:
+    """Complete the distribution of a kind that has too few models for a fit of its own.
+
+    Its fits stay. What was not measured when they were made, `relabelling` and the growth with the number of classes, is the
+    largest of the kinds that have been fitted, and the spreads are those of the models there are.
+    """
+    name = "relabelling"
+    widest = max(measured, key=lambda null: null.cut(name, FITTED))
+    stored["fits"][name] = list(widest.fits[name])
+    stored["growth"] = {key: max(null.growth.get(key, 0.0) for null in measured) for key in stored["fits"]}
+    stored["spreads"] = spreads([compared(row) for row in rows], FITTED)
+
+
 def main() -> None:
     """Fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, required=True, help="what benchmarks.verdicts gathered")
+    parser.add_argument("--rows", type=Path, required=True, nargs="+", help="what benchmarks.verdicts gathered")
     parser.add_argument("--write", action="store_true", help="replace the distributions that ship")
     options = parser.parse_args()
     known = [
         row
-        for row in read_rows(options.rows)
+        for file in options.rows
+        for row in read_rows(file)
         if not row["attack"] and row["half"] == "development" and not row["unmet"]
     ]
     stored: dict[str, Any] = json.loads(SHIPPED.read_text())
     rates: list[dict[str, Any]] = []
+    measured = []
+    few = {}
     for twins in KINDS:
         rows = [row for row in known if row["twins"] == twins]
         if len([row for row in rows if len(compared(row)[0].scores) == FITTED]) < LEAST:
-            print(f"{twins}: {len(rows)} clean models are too few; the shipped distribution stays")
+            print(f"{twins}: {len(rows)} clean models are too few; the shipped fits stay")
+            few[twins] = rows
             continue
         null = fit(rows, twins)
+        measured.append(null)
         stored[twins] = {name: value for name, value in asdict(null).items() if name != "twins"}
         for name in null.fits:
             cuts = ", ".join(f"{null.cut(name, classes):.2f} at {classes} classes" for classes in (10, 43))
@@ -134,6 +152,9 @@ def main() -> None:
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
         which = f"{WHICH[twins]}, published by other people, each by a calibration that has not seen it"
         rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
+    for twins, rows in few.items() if measured else ():
+        # no model of ours is so large that only library twins fit it: what small ones with batch norm show stands for it
+        with_neighbours(stored[twins], rows or few.get("normalised", []), measured)
     if options.write:
         write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")
         write_text(

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from backdoor_audit.anew import likeness
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors.ban import BAN
 from backdoor_audit.detectors.bti_dbf import BTIDBF
@@ -29,7 +30,6 @@ from backdoor_audit.detectors.mm_bd import MMBD
 from backdoor_audit.detectors.reading import Reading
 from backdoor_audit.detectors.trodo import TRODO
 from backdoor_audit.store import Packed, generator_for
-from backdoor_audit.twins import likeness
 from benchmarks.jobs import finished
 from benchmarks.measured import STORE, of_subject
 from benchmarks.verdicts import area_under_curve

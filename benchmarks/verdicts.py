@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -275,13 +275,9 @@ def candidates(models: str, root: Path) -> list[Candidate]:
 
 def _chosen(options: argparse.Namespace) -> list[Candidate]:
     found = candidates(options.models, options.data_root)
-    wanted: Callable[[Candidate], bool] = lambda entry: (  # noqa: E731
-        options.only in entry.name
-        and options.half in ("", entry.half)
-        and (options.kind != "clean" or not entry.attack)
-        and (options.kind != "backdoored" or bool(entry.attack))
-    )
-    return [entry for entry in found if wanted(entry)][options.skip :]
+    if options.kind:
+        found = [entry for entry in found if bool(entry.attack) is (options.kind == "backdoored")]
+    return [entry for entry in found if options.only in entry.name and options.half in ("", entry.half)]
 
 
 def work(name: str, *, models: str, root: Path, seed: int, detectors: Sequence[str], properties: bool) -> Row:
@@ -300,7 +296,6 @@ def main() -> None:
         "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
     )
     parser.add_argument("--only", default="", help="only models whose name contains this")
-    parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first models")
     parser.add_argument("--detectors", default="", help="only these, separated by commas (default: all)")
     parser.add_argument("--properties", action="store_true", help="ask the properties as well")
     parser.add_argument("--seed", type=int, default=0, help="seed of split and search (default: 0)")
@@ -324,14 +319,13 @@ def main() -> None:
             detectors=detectors,
             properties=options.properties,
         )
-        for name, result in finished(task, names, options.jobs):
+        for _, result in finished(task, names, options.jobs):
             row = result()
             rows.append(row)
             print(line(row), flush=True)
             if options.rows is not None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-            del name
     rows = [row for row in rows if row["seed"] == options.seed]
     print("\n".join(table(rows)))
     if options.write:

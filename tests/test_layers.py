@@ -22,7 +22,7 @@ LAYERS = (
     {"options", "anomaly", "data", "networks", "perturbations", "row_adam"},
     {"classifier", "report"},
     {"loading", "metrics", "activations", "grad_cam", "training"},
-    {"rates"},
+    {"rates", "anew"},
     {"baseline", "exhibits", "filters", "inversion", "preconditions", "steering", "twins"},
     {"scanning"},
     {"detectors", "mitigations", "attacks"},

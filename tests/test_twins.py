@@ -7,6 +7,7 @@ from torch import nn
 
 import backdoor_audit.twins as module_under_test
 from backdoor_audit import training
+from backdoor_audit.anew import likeness, products_per_image, with_new_weights
 from backdoor_audit.classifier import Classifier, hooked
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import OptionError
@@ -21,9 +22,6 @@ from backdoor_audit.twins import (
     _moved,
     _seen_size,
     _stratified,
-    likeness,
-    products_per_image,
-    with_new_weights,
 )
 from fixtures import IMAGES
 from tests.subjects import COLOUR_SHAPE, COLOURS, colour_images, random_network, seeded

@@ -57,6 +57,7 @@ class Consensus:
             self._detection(scores, triggers, "", reference=families[0].reference),
             criterion=f"each of {', '.join(self.of)} has",
             unconverged=next((family.unconverged for family in families if family.unconverged), ""),
+            unusual=next((family.unusual for family in families if family.unusual), ""),
         )
 
     def means(self, detections: Sequence[Detection]) -> dict[int | None, float | None]:

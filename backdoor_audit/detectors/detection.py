@@ -72,7 +72,8 @@ class Detection:
     and backward of one image, over all classes.
 
     ``criterion`` says in words when a search has converged. ``unconverged`` says why too few have for any class to pass; it is
-    empty when enough have.
+    empty when enough have. ``unusual`` says that the classes differ more than in any clean model of the reference: an index
+    counts spreads, so a low one says little there.
     """
 
     detector: str
@@ -83,6 +84,7 @@ class Detection:
     coverage: str = ""
     criterion: str = ""
     unconverged: str = ""
+    unusual: str = ""
     means: str = "a trigger"
     rows: str = "target"
     reference: str = ""
@@ -235,6 +237,7 @@ class Detection:
                 "coverage",
                 "criterion",
                 "unconverged",
+                "unusual",
                 "means",
                 "rows",
                 "reference",
@@ -276,12 +279,14 @@ class Detection:
 
 
 def contradicting(beside: Sequence[Detection], target_class: int | None, limits: Limits) -> str:
-    """What speaks against a trigger for this class, in words; empty unless all that compares with reference models does."""
+    """What speaks against a trigger for this class, in words; empty unless all that compares with reference models does.
+
+    Where the classes of a model differ more than in clean ones, as where many of them are infected, nothing does.
+    """
     rows = [(entry, entry.score(target_class)) for entry in beside if entry.rows == "target"]
     compared = [(entry, score) for entry, score in rows if score is not None and score.margin is not None]
     clear = [
-        not entry.inconclusive
-        and not entry.unconverged
+        not (entry.inconclusive or entry.unconverged or entry.unusual or score.unconverged)
         and score.index is not None
         and score.index <= limits.anomaly_index
         for entry, score in compared
@@ -315,10 +320,17 @@ def averaged(detections: Sequence[Detection], limits_index: Callable[[float, int
         }
         index, p_value = limits_index(mean["deviation"], rows)
         passes = sum(other.image_passes for other in others)
-        scores.append(replace(score, **mean, index=index, p_value=p_value, image_passes=passes))
+        moving = next(filter(None, (other.unconverged for other in others)), "")
+        scores.append(replace(score, **mean, index=index, p_value=p_value, image_passes=passes, unconverged=moving))
     values = [score.p_value for score in scores if score.p_value is not None]
-    moving = next((entry.unconverged for entry in detections if entry.unconverged), "")
-    return replace(first, scores=scores, p_value=min(values, default=None), unconverged=moving)
+    return replace(
+        first,
+        scores=scores,
+        p_value=min(values, default=None),
+        inconclusive=next(filter(None, (entry.inconclusive for entry in detections)), ""),
+        unconverged=next(filter(None, (entry.unconverged for entry in detections)), ""),
+        unusual=next(filter(None, (entry.unusual for entry in detections)), ""),
+    )
 
 
 def _pixels(size: float) -> str:

@@ -202,6 +202,7 @@ class UniversalPerturbation:
             inconclusive=reason,
             criterion=self.probe.criterion,
             unconverged=self._unconverged(steered, natural, classes, spread),
+            unusual=self._unusual(spread, classes),
             p_value=min(p_values, default=None),
             means=_SEEN[self._kind],
             blind_spots=self.blind_spots,
@@ -226,6 +227,10 @@ class UniversalPerturbation:
                     f"come to its end ({self.probe.criterion})"
                 )
         return ""
+
+    def _unusual(self, spread: float, classes: int) -> str:
+        usual = (self.null or anomaly.shipped_null()).usual_spread(self.name, classes)
+        return "" if spread <= usual else f"the spread of the classes is {spread:.2g}, at most {usual:.2g} is usual"
 
     def _without_answer(self, reason: str) -> Detection:
         return Detection(

@@ -326,6 +326,8 @@ def test_a_small_trigger_that_is_no_outlier_passes_only_where_all_that_compares_
         [steering(2.1), steering(0.4)],
         [steering(None), steering(0.4)],
         [replace(steering(0.4), unconverged="still rising")],
+        [replace(steering(0.4), unusual="the spread of the classes is 9")],
+        [steered(margin_score(4, index=0.4, unconverged="no gradient"))],
         [steering(0.4), replace(steering(0.4), inconclusive="no twins")],
         [steering(0.4, target=3)],
     ):

@@ -8,7 +8,7 @@ import torch
 from backdoor_audit.anomaly import MAD_TO_DEVIATION, SteeringNull
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import DETECTORS, Natural, UniversalPerturbation
-from backdoor_audit.detectors.detection import Detection
+from backdoor_audit.detectors.detection import Detection, contradicting
 from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
@@ -350,3 +350,20 @@ def test_the_null_does_not_stand_in_the_settings_but_decides_the_index(probed):
     first, second = (grey_run(natural=natural, detector=detector) for detector in (ADDITIVE, wider))
     assert first.scores[4].index == pytest.approx(2 * second.scores[4].index)
     assert (first.settings, second.reference) == (second.settings, "others")
+
+
+def test_a_low_index_contradicts_nothing_where_most_classes_are_infected(probed):
+    """Three of five classes are led far: the median takes that for usual, so no index is above the limit."""
+    known = replace(NULL, spreads={"additive": (1.0, 1.0)})
+    detector = replace(ADDITIVE, null=known)
+    probed(torch.tensor([9.0, 8, 7, 0, 1]))
+    many = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
+    assert max(score.index for score in many.scores) < 2
+    assert many.unusual.startswith("the spread of the classes is ")
+    assert contradicting([many], 0, Limits()) == ""
+    probed(torch.tensor([0.3, 0.1, 0.2, 0, 0.4]))
+    ordinary = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
+    assert ordinary.unusual == ""
+    assert contradicting([ordinary], 0, Limits())
+    unknown = grey_run(natural=natural_of(torch.zeros(2, 5)))
+    assert contradicting([unknown], 0, Limits()) == ""
