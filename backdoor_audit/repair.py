@@ -209,7 +209,9 @@ def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[]
         for name, target in again.items:
             if (name in telling) is early:
                 detection = again.detection(name)
-                finding = detection.judge(target, limits, index=index, name=run.class_name(target))
+                finding = detection.judge(
+                    target, limits, index=index, name=run.class_name(target), beside=again.compared(name)
+                )
                 yield name, finding, partial(detection.flagged, limits, index=index)
         for wanted in again.properties:
             if (wanted.name in telling) is early:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from backdoor_audit.anomaly import SteeringNull, shipped_null
+from backdoor_audit.calibrate import spreads
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.detectors.detection import ClassScore
 from backdoor_audit.evidence import Finding, Limits, Verdict
@@ -136,8 +137,17 @@ def detections(row: Row) -> list[Detection]:
                 means=entry["means"],
             )
         )
+        if null is not None:
+            found[-1] = replace(found[-1], unusual=_unusual(found[-1], null))
     consensus = next((Consensus(null=null) for entry in found if entry.detector == "consensus"), None)
     return [consensus(found) if consensus and entry.detector == "consensus" else entry for entry in found]
+
+
+def _unusual(detection: Detection, null: SteeringNull) -> str:
+    """As `UniversalPerturbation` says it: whether the classes differ more than in clean models."""
+    name, count = detection.detector, len(detection.scores)
+    shown = spreads([[detection]], count).get(name)
+    return "more than usual" if shown and shown[0] > null.usual_spread(name, count) else ""
 
 
 def _rescaled(null: SteeringNull, name: str, score: ClassScore, classes: int) -> ClassScore:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from backdoor_audit import run
 from backdoor_audit.attacks import AllToOne, AttackScores, BadNets, Blended, Sig, WaNet
 from backdoor_audit.canary import CANARIES, Canary, Doses, Sighting, canary_targets, judge_power, kind, ladder, reaches
-from backdoor_audit.canary.sighting import in_turn, judged
+from backdoor_audit.canary.sighting import in_turn, judged, looked_for
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detection
@@ -46,6 +47,7 @@ class Watching:
 
     def __init__(self, ratios, index=3.0, name="watching"):
         self.ratios, self.index, self.name, self.shown, self.purposes = ratios, index, name, [], []
+        self.needs_twins = False
 
     def search(self, detector, classifier, purpose, found):
         assert detector is self
@@ -117,6 +119,23 @@ def test_the_same_seed_plants_the_same_canary(trained):
 def test_what_counts_as_seen_is_the_right_class(trained, ratios, index, found, suspected, others):
     sighting = sight(trained, Watching(ratios, index))
     assert (list(sighting.found_by), list(sighting.suspected_by), list(sighting.others)) == (found, suspected, others)
+
+
+@pytest.mark.parametrize(("index", "suspected"), [(1.0, []), (2.5, ["watching", "steering"])])
+def test_a_suspicion_that_detectors_beside_twins_contradict_stops_no_run_and_is_no_sighting(index, suspected):
+    watching = Watching([1, 1, 0.1, 1, 1], 1.0)
+    steering = SimpleNamespace(name="steering", needs_twins=True)
+    weak = replace(by_margin(2, index), success_val=0.1)  # an outlier on too few images: suspected, not found
+
+    def search(detector, classifier, purpose, found):
+        if detector is watching:
+            return watching.search(detector, classifier, purpose, found)
+        return Detection(detector="steering", settings="", scores=[weak], triggers=())
+
+    planted = replace(PATCH.sighting(2, 3), planted_by="badnets")
+    known = {"first": (), "search": search, "limits": Limits(), "index": "calibrated"}
+    sighting = looked_for(planted, None, detectors=[watching, steering], **known)
+    assert (list(sighting.found_by), list(sighting.suspected_by)) == ([], suspected)
 
 
 def by_margin(target, index, landing=None):

@@ -71,21 +71,40 @@ def looked_for(
     limits: Limits,
     index: str,
 ) -> Sighting:
-    """Ask one detector after the other, those named in ``first`` before the others, until one flags the right class."""
+    """Ask one detector after the other, those named in ``first`` before the others, until one flags the right class.
+
+    Suspicion counts as it does in the audit: not where every detector that compares with references contradicts it.
+    """
     found: list[Detection] = []
-    for detector in in_turn(detectors, first):
+    turn = in_turn(detectors, first)
+    for detector in turn:
         purpose = f"canary:{sighting.canary}:{sighting.dose:g}:{sighting.target_class}:{detector.name}"
         found.append(search(detector, planted, purpose, found))
         sighting = judged(sighting, found[-1], limits, index)
         if sighting.found_by:
-            break
-    return sighting
+            return sighting
+    beside = [detection for detector, detection in zip(turn, found, strict=True) if detector.needs_twins]
+    suspecting = [
+        detection.detector
+        for detector, detection in zip(turn, found, strict=True)
+        if _suspects(detection, sighting.target_class, limits, index, () if detector.needs_twins else beside)
+    ]
+    return replace(sighting, suspected_by=suspecting)
 
 
 def in_turn(detectors: Sequence[Detector], first: Sequence[str]) -> list[Detector]:
     """Those that are named first, then the others as they stand, and last what needs the answers of all of them."""
     turn = {name: number for number, name in enumerate(first)}
     return sorted(detectors, key=lambda entry: (isinstance(entry, Consensus), turn.get(entry.name, len(turn))))
+
+
+def _suspects(detection: Detection, target_class: int, limits: Limits, index: str, beside: Sequence[Detection]) -> bool:
+    """Whether a detection calls the class inconclusive, having measured it."""
+    findings = [detection.judge(score.target_class, limits, index=index, beside=beside) for score in detection.scores]
+    return any(
+        finding.target_class == target_class and finding.verdict is Verdict.INCONCLUSIVE and finding.value is not None
+        for finding in findings
+    )
 
 
 def judged(sighting: Sighting, detection: Detection, limits: Limits, index: str) -> Sighting:
@@ -96,11 +115,7 @@ def judged(sighting: Sighting, detection: Detection, limits: Limits, index: str)
     failing = [finding.target_class for finding in verdicts.values() if finding.verdict is Verdict.FAIL]
     flagged = [target for target in failing if target is not None]
     found = sighting.target_class in flagged
-    suspected = not found and any(
-        finding.target_class == sighting.target_class
-        for finding in verdicts.values()
-        if finding.verdict is Verdict.INCONCLUSIVE and finding.value is not None
-    )
+    suspected = not found and _suspects(detection, sighting.target_class, limits, index, ())
     score = detection.score(sighting.target_class)
     detail = detection.inconclusive or "not searched"
     if score is not None:
