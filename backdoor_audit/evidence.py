@@ -33,6 +33,14 @@ REGRESSION = "regression"
 _WHOLE = frozenset({"pictures", "image", "stamped", "overlay", "picture", "spec", "test"})
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
+_NAMED = {
+    "detection": ("detector",),
+    "exhibit": ("detector",),
+    "baseline": ("file", "verdict", "worse", "better", "accepted", "expired"),
+    "acceptance": ("finding", "reason", "owner", "expires"),
+}
+"""Without these keys a part of a record says of nothing what it says."""
+
 
 class Verdict(str, Enum):
     """pass: measured, inside the limit. fail: measured, outside. inconclusive: could not be measured; never clean."""
@@ -49,7 +57,7 @@ WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 class Limits:
     """The numbers that findings are judged by; each can be set by ``--audit-limit NAME=VALUE``. Rates are fractions."""
 
-    # Wang et al. (2019, section V-A): above 2 is an outlier. Here 2 is calibrated to 5 % false alarms per run.
+    # Wang et al. (2019, section V-A): above 2 is an outlier. Here 2 is calibrated to 2 % false alarms per run.
     anomaly_index: float = 2.0
     # A flagged trigger must also be small beside the median class: naturally easy classes are outliers too. Chosen on 16
     # Fashion-MNIST models that are not in the zoo, with the fixtures in view.
@@ -298,7 +306,7 @@ class Record:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
             raise DataFormatError(f"{path}: schema version {brief(found)}; {accepted}")
         stored = {key: value for key, value in stored.items() if key not in _JUDGED}
-        needed = {"": _needed(cls), "finding": _needed(Finding)}
+        needed = {"": _needed(cls), "finding": _needed(Finding), **_NAMED}
         if wrong := misfit(stored, schema(), needed=lambda name, _: needed.get(name, ())):
             raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
         return cls(**{**stored, "findings": [Finding.from_json(finding) for finding in stored["findings"]]})

@@ -73,6 +73,7 @@ def schema() -> Schema:
         "activation": _activation(),
         "property": _property(),
         "baseline": _baseline(),
+        "acceptance": _acceptance(),
     }
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -306,10 +307,11 @@ def _property() -> Schema:
     )
 
 
+def _acceptance() -> Schema:
+    return _open(dict.fromkeys(("finding", "reason", "owner", "expires"), _TEXT), "a finding and who answers for it")
+
+
 def _baseline() -> Schema:
-    acceptance = _open(
-        dict.fromkeys(("finding", "reason", "owner", "expires"), _TEXT), "a finding and who answers for it"
-    )
     return _open(
         {
             "file": _TEXT,
@@ -317,8 +319,8 @@ def _baseline() -> Schema:
             "verdict": _VERDICT,
             "worse": _TEXTS,
             "better": _TEXTS,
-            "accepted": {"type": "array", "items": acceptance},
-            "expired": {"type": "array", "items": acceptance},
+            "accepted": _list("acceptance"),
+            "expired": _list("acceptance"),
             "notes": _TEXTS,
             "unused": {**_TEXTS, "description": "acceptances that no finding needs any more"},
         },

@@ -217,6 +217,7 @@ def a_class(stored, value):
     stored["findings"][0]["target_class"] = value
 
 
+BESIDE = {"file": "b.json", "verdict": "pass", "worse": [], "better": [], "accepted": [], "expired": []}
 DAMAGES = {
     "text for a number": (
         lambda stored: a_number(stored, "x"),
@@ -255,6 +256,15 @@ DAMAGES = {
     ),
     "a reason that is none": (lambda stored: stored["skipped"].update(x=3), "skipped.x: 3 where a text belongs"),
     "a number for a detection": (lambda stored: stored.update(detections=[3]), "detections[0]: 3 where an object"),
+    "a detection without a name": (
+        lambda stored: stored["detections"][0].pop("detector"),
+        "a key is missing: detections[0].detector",
+    ),
+    "nobody who answers": (
+        lambda stored: stored.update(baseline=BESIDE | {"accepted": [{"finding": "audit::x"}]}),
+        "a key is missing: baseline.accepted[0].reason",
+    ),
+    "a baseline without its file": (lambda stored: stored.update(baseline={}), "a key is missing: baseline.file"),
     "a limit in words": (
         lambda stored: stored["settings"]["limits"].update(a="2"),
         "settings.limits.a: '2' where a number",

@@ -48,7 +48,7 @@ def problems(value: Any, definition: str = "") -> list[str]:
 def test_the_published_file_is_the_schema_and_a_valid_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == schema(), (
-        "python -m backdoor_audit.report.schema > docs/..."
+        "python -m backdoor_audit.schema > docs/..."
     )
 
 
