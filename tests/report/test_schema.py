@@ -47,9 +47,7 @@ def problems(value: Any, definition: str = "") -> list[str]:
 
 def test_the_published_file_is_the_schema_and_a_valid_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
-    assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == schema(), (
-        "python -m backdoor_audit.schema > docs/..."
-    )
+    assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == schema(), "python -m backdoor_audit.schema > docs/..."
 
 
 def test_a_real_record_is_valid(real: dict[str, Any]) -> None:
