@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -35,23 +36,48 @@ def with_new_weights(like: Classifier) -> nn.Module:
         return module
 
 
-def likeness(classifier: Classifier) -> str:
-    """A digest that two models share if their twins of their own architecture are the same: of layers, shapes and behaviour.
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """What two models share if their twins of their own architecture are the same.
 
-    The behaviour is that of a copy with new weights from a fixed seed, on grey images, to three digits.
+    ``structure`` is a digest of layers, shapes and image size, ``behaviour`` the scores that a copy with new weights from a fixed
+    seed gives to grey images: layers of the same name may do another thing. Another machine rounds these otherwise.
     """
-    with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(0)
-        try:
-            fresh = with_new_weights(classifier)
-            copied = Classifier.wrap(fresh, image_shape=classifier.image_shape, device=classifier.device)
-            grey = torch.linspace(0, 1, 3).view(3, 1, 1, 1).expand(3, *classifier.image_shape)
-            scores = [f"{score:.3g}" for score in copied.logits(grey).flatten().tolist()]
-        except (ModelError, ModelFormatError) as error:
-            scores = [str(error)]
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.module.state_dict().items()]
-    layers = [type(layer).__qualname__ for layer in classifier.module.modules()]
-    return hashlib.sha256(repr((layers, shapes, classifier.image_shape, scores)).encode()).hexdigest()
+
+    structure: str
+    behaviour: tuple[float, ...]
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Likeness:
+        """Of one model. Networks whose code refuses new weights all behave alike: they have no twins of their own."""
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(0)
+            try:
+                fresh = with_new_weights(classifier)
+                copied = Classifier.wrap(fresh, image_shape=classifier.image_shape, device=classifier.device)
+                grey = torch.linspace(0, 1, 3).view(3, 1, 1, 1).expand(3, *classifier.image_shape)
+                scores = copied.logits(grey).flatten().tolist()
+            except (ModelError, ModelFormatError):
+                scores = []
+        shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.module.state_dict().items()]
+        layers = [type(layer).__qualname__ for layer in classifier.module.modules()]
+        structure = hashlib.sha256(repr((layers, shapes, classifier.image_shape)).encode()).hexdigest()
+        return cls(structure, tuple(scores))
+
+    @property
+    def digest(self) -> str:
+        """In a few characters, with scores to three digits."""
+        scores = [f"{score:.3g}" for score in self.behaviour]
+        return hashlib.sha256(repr((self.structure, scores)).encode()).hexdigest()
+
+    def matches(self, other: Likeness) -> bool:
+        """Whether these are one architecture, as far as two machines can agree."""
+        if self.structure != other.structure or len(self.behaviour) != len(other.behaviour):
+            return False
+        largest = max(map(abs, (*self.behaviour, *other.behaviour, 1e-6)))
+        return all(
+            abs(mine - theirs) < 1e-2 * largest for mine, theirs in zip(self.behaviour, other.behaviour, strict=True)
+        )
 
 
 def products_per_image(classifier: Classifier) -> float:

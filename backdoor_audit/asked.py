@@ -71,8 +71,8 @@ class Asked(Searched):
             rate = wanted.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
             return Packed({}, {"rate": rate})
 
-        parts = {**self.twins_parts, "natural rate": wanted, "class": target_class}
-        packed = self.store.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0]
+        parts = {"natural rate": wanted, "class": target_class}
+        packed = self.beside_twins(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)
         return float(packed.values["rate"])
 
     def asked(self, name: str) -> Outcome:

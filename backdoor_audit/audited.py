@@ -23,6 +23,7 @@ from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, 
 from backdoor_audit.evidence import Finding
 from backdoor_audit.loading import LoadedModel, load_model, normalization_of
 from backdoor_audit.options import FILES, AuditOptions
+from backdoor_audit.references import References
 from backdoor_audit.store import Store
 from backdoor_audit.trigger import AnyTrigger, load_trigger
 
@@ -156,11 +157,21 @@ class Audited:
             )
         return trigger
 
+    @cached_property
+    def references(self) -> References | None:
+        """Reference networks made beforehand, if a file is given. Raises `DataFormatError` if it is not for this run."""
+        if not self.options.twins:
+            return None
+        with self.reading():
+            references = References.load(Path(self.options.twins))
+        references.refuse(data=self.clean_set.fingerprint, classes=self.num_classes, seed=self.options.seed)
+        return references
+
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
         _ = self.device, self.clean_set
         if self.module is not None or self.options.model:
-            _ = self.classifier, self.known_trigger
+            _ = self.classifier, self.known_trigger, self.references
 
     @cached_property
     def preconditions(self) -> dict[str, Finding]:
@@ -213,6 +224,7 @@ class Audited:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "code": _code_fingerprint(),
+            **({"references": self.references.digest} if self.references else {}),
         }
 
     @cached_property

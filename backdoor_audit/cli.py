@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from backdoor_audit import bounds
-from backdoor_audit.commands import attack, attacks, calibrate, compare, export, repair, report
+from backdoor_audit.commands import attack, attacks, calibrate, compare, export, references, repair, report
 from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
 from backdoor_audit.printable import printable
@@ -31,7 +31,7 @@ class Command(Protocol):
         """Do the work; the exit code. Raises `AuditError` for input that cannot be used."""
 
 
-COMMANDS: tuple[Command, ...] = (calibrate, repair, attacks, attack, report, export, compare)
+COMMANDS: tuple[Command, ...] = (calibrate, references, repair, attacks, attack, report, export, compare)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -24,7 +24,7 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-FILES = ("model", "data", "trigger", "report", "reference", "baseline", "corpus")
+FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus")
 """Options that name a file or a folder."""
 LEAST_MEMORY = 256 * 2**20
 MOST_MEMORY = 2**50
@@ -65,6 +65,7 @@ class AuditOptions:
     profile: str = "standard"
     repairs: str = "flagged"
     reference: str = ""
+    twins: str = ""
     baseline: str = ""
     update_baseline: bool = False
     corpus: str = ""
@@ -256,6 +257,13 @@ OPTIONS: tuple[Option, ...] = (
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
     ),
     Option(
+        "twins",
+        _word,
+        "FILE",
+        "reference networks made beforehand by backdoor-audit references, and what detectors find in them (default: trained in "
+        "the run)",
+    ),
+    Option(
         "baseline",
         _word,
         "FILE",
@@ -408,7 +416,7 @@ def check_paths(options: AuditOptions) -> None:
         problems.append(
             f"--audit-data: {_named(options.data)} {absence}; give a folder of class folders or an .npz file"
         )
-    for name in ("trigger", "reference"):
+    for name in ("trigger", "reference", "twins"):
         file = getattr(options, name)
         if file and (absence := _absence(file)):
             problems.append(f"--audit-{name}: {_named(file)} {absence}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from backdoor_audit.anew import likeness
+from backdoor_audit.anew import Likeness
 from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.audited import Audited
 from backdoor_audit.baseline import Baseline, configuration
@@ -29,9 +30,11 @@ from backdoor_audit.detectors import (
 from backdoor_audit.detectors.detection import averaged
 from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateScoresError
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.store import generator_for
+from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
 from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
+
+Result = TypeVar("Result")
 
 NO_RACE = 10**6  # classes
 _CLOSE = (0.75, 1.5)  # of the limit: other images and random numbers move an index by about a quarter
@@ -131,26 +134,43 @@ class Searched(Audited):
                 progress=self.progress,
             )
 
-        return self.store.recall(
-            self._twin_parts(recipe),
-            work,
-            pack=Twins.pack,
-            unpack=partial(Twins.unpack, like=like, device=self.device),
-        )[0]
+        unpack = partial(Twins.unpack, like=like, device=self.device)
+        if (made := self._made(recipe, {}, unpack)) is not None:
+            return replace(made.proven(self.clean_set), source=self.options.twins)
+        return self.store.recall(self._twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
+
+    def _made(
+        self, recipe: TwinRecipe, more: Mapping[str, object], unpack: Callable[[Packed], Result]
+    ) -> Result | None:
+        """What a file of references holds about twins by a recipe; None without such a file, or if it holds none of these."""
+        if self.references is None:
+            return None
+        whose = self.references.name_of(self._likeness) if recipe is OWN_ARCHITECTURE else ""
+        return self.references.recall({**portable(recipe, whose), **more}, unpack)
 
     def _twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
         """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
-        architecture = self._likeness if recipe is OWN_ARCHITECTURE else ""
-        return {**self._data_parts, "twins": recipe, "architecture": architecture}
+        whose = self._likeness.digest if recipe is OWN_ARCHITECTURE else ""
+        return {**self._data_parts, **portable(recipe, whose)}
 
     @cached_property
-    def _likeness(self) -> str:
-        return likeness(self.classifier)
+    def _likeness(self) -> Likeness:
+        return Likeness.of(self.classifier)
 
-    @property
-    def twins_parts(self) -> dict[str, object]:
-        """What the twins of this run depend on. They must be there."""
-        return self._twin_parts(LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE)
+    def beside_twins(
+        self,
+        more: Mapping[str, object],
+        work: Callable[[], Result],
+        *,
+        pack: Callable[[Result], Packed],
+        unpack: Callable[[Packed], Result],
+    ) -> Result:
+        """Work on the twins of this run, which must be there: from a file of references, from the store, or done now."""
+        recipe = LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE
+        made = self._made(recipe, more, unpack) if self.twins.source else None
+        if made is not None:
+            return made
+        return self.store.recall({**self._twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
 
     def natural(self, detector: Compared) -> Natural | None:
         """What the twins show to a detector; None without twins."""
@@ -163,10 +183,9 @@ class Searched(Audited):
                 )
 
             with self.once(f"the search of {detector.name} in reference twins"):
-                recalled = self.store.recall(
-                    {**self.twins_parts, "natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack
+                self._natural[detector.name] = self.beside_twins(
+                    {"natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack
                 )
-            self._natural[detector.name] = recalled[0]
         return self._natural.get(detector.name)
 
     def detection(self, name: str) -> Detection:
@@ -295,6 +314,11 @@ class Searched(Audited):
                 scores = {score.target_class: score.index for score in detection.scores}
                 return max(detection.triggers, key=lambda trigger: scores[trigger.target_class] or 0.0)
         raise ValueError("no detector of this run gives triggers")
+
+
+def portable(recipe: TwinRecipe, whose: str) -> dict[str, object]:
+    """What twins by a recipe depend on besides the images, on any machine; ``whose`` is the architecture if it is their own."""
+    return {"twins": recipe, "architecture": whose}
 
 
 def same(one: AnyTrigger, other: AnyTrigger) -> bool:

@@ -65,9 +65,9 @@ class Store:
             stored = self._read(file, name)
             if stored is not None:
                 return unpack(stored), True
-            packed = _as_stored(pack(work()))
+            packed = as_stored(pack(work()))
             try:
-                _write(file, name, packed)
+                write(file, name, packed)
             except OSError as error:
                 self._tell(f"finished work cannot be kept in {self.folder} ({_reason(error)}); pass -o cache_dir=DIR")
             return unpack(packed), False
@@ -94,7 +94,7 @@ class Store:
         if not file.exists():
             return None
         try:
-            return _checked(file, name)
+            return checked(file, name)[0]
         except Exception as error:  # whatever damage there is, the work can be done again
             self._tell(f"{file} is not what was written there ({_reason(error)}); the work was done again")
             return None
@@ -116,24 +116,26 @@ def generator_for(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _as_stored(packed: Packed) -> Packed:
+def as_stored(packed: Packed) -> Packed:
     """The same as it comes back from disk: tuples are lists, tensors on the CPU."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in packed.tensors.items()}
     return Packed(tensors, json.loads(json.dumps(packed.values)))
 
 
-def _checked(file: Path, name: str) -> Packed:
+def checked(file: Path, name: str) -> tuple[Packed, str]:
+    """What `write` wrote under this name, and its digest. Raises `ValueError` or `OSError` for anything else."""
     if refuse_special(file) > bounds.current().memory:
-        raise _AlteredError("too large")
+        raise _AlteredError(f"too large; {bounds.current().raised_by('memory')}")
     with safe_open(file, framework="pt") as stored:
         metadata = stored.metadata() or {}
         tensors = {entry: stored.get_tensor(entry) for entry in stored.keys()}  # noqa: SIM118 - not a mapping
     if set(metadata) != {"values", "digest"} or metadata["digest"] != _digest(name, tensors, metadata["values"]):
         raise _AlteredError("its digest does not match")
-    return Packed(tensors, json.loads(metadata["values"]))
+    return Packed(tensors, json.loads(metadata["values"])), metadata["digest"]
 
 
-def _write(file: Path, name: str, packed: Packed) -> None:
+def write(file: Path, name: str, packed: Packed) -> None:
+    """Write a result with a digest of ``name``, values and tensors, whole or not at all. Raises `OSError`."""
     values = json.dumps(packed.values)
     metadata = {"values": values, "digest": _digest(name, packed.tensors, values)}
     with whole(file) as partial:

@@ -22,7 +22,7 @@ from backdoor_audit import surroundings
 from backdoor_audit.anew import products_per_image, with_new_weights
 from backdoor_audit.classifier import Classifier, own_code
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import ModelError, ModelFormatError, OptionError
+from backdoor_audit.errors import DataFormatError, ModelError, ModelFormatError, OptionError
 from backdoor_audit.loading.architecture import build_architecture, load_state
 from backdoor_audit.metrics import Rate, clean_accuracy
 from backdoor_audit.networks import NETWORKS, build_network
@@ -53,7 +53,7 @@ class Twins:
     ``accuracies`` are their clean accuracies, each on the images that its twin did not train on. ``reason`` says why there
     are no twins; it is empty when there are. Twins that learned too little leave their accuracies behind. ``seconds`` is
     the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. ``instead`` says why there
-    are none of the architecture's own.
+    are none of the architecture's own. ``source`` is the file that they come from; empty if this run trained them.
     """
 
     classifiers: tuple[Classifier, ...]
@@ -62,6 +62,7 @@ class Twins:
     seconds: float = 0.0
     kind: str = "library"
     instead: str = ""
+    source: str = ""
 
     @property
     def described(self) -> str:
@@ -72,7 +73,23 @@ class Twins:
         )
         whose = "our own networks" if self.kind == "library" else "the audited architecture with new weights"
         why = f" ({self.instead})" if self.instead else ""
-        return f"twins: {whose}{why}, with held-out accuracy: {each}"
+        origin = f", from {self.source}" if self.source else ""
+        return f"twins: {whose}{why}{origin}, with held-out accuracy: {each}"
+
+    def proven(self, clean: CleanSet) -> Twins:
+        """The same, once each has shown on the images that it learned what it is said to have learned.
+
+        Raises `DataFormatError` if one falls below the 95 % interval of its stated accuracy: it was altered, or its file is
+        read as another network.
+        """
+        for number, (twin, stated) in enumerate(zip(self.classifiers, self.accuracies, strict=True), 1):
+            shown = clean_accuracy(twin, clean.images, clean.labels)
+            if float(shown) < stated.interval[0]:
+                raise DataFormatError(
+                    f"reference network {number} is right on {float(shown):.2f} of the clean images, {float(stated):.2f} is "
+                    "stated; make the file again with backdoor-audit references"
+                )
+        return self
 
     def pack(self) -> Packed:
         """For the store."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.anew import likeness
+from backdoor_audit.anew import Likeness
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors.ban import BAN
 from backdoor_audit.detectors.bti_dbf import BTIDBF
@@ -73,7 +73,7 @@ def of_twins(subject: Subject, names: Sequence[str], root: Path) -> dict[str, fl
     """The mean of each reading over the twins of a subject."""
     found = {}
     run = of_subject(subject, root)
-    whose = likeness(run.classifier)
+    whose = Likeness.of(run.classifier).digest
     for name in names:
         values = [
             reading(name, twin, f"twin {whose} {number}", subject.data, root).values["value"]

@@ -23,6 +23,7 @@ LAYERS = (
     {"classifier", "report"},
     {"loading", "metrics", "activations", "grad_cam", "training"},
     {"rates", "anew"},
+    {"references"},
     {"baseline", "exhibits", "filters", "inversion", "preconditions", "steering", "twins"},
     {"scanning"},
     {"detectors", "mitigations", "attacks"},
@@ -33,7 +34,7 @@ LAYERS = (
     {"searched"},
     {"asked"},
     {"run"},
-    {"calibrate", "gate", "repair"},
+    {"calibrate", "gate", "prepare", "repair"},
     {"plugin", "commands"},
     {"cli"},
 )

@@ -18,7 +18,7 @@ from backdoor_audit.report.content import content_of
 from backdoor_audit.structure import brief, misfit
 
 _SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")
-_FILES = ("reference", "trigger")  # settings that are paths; another folder is not another configuration
+_FILES = ("reference", "twins", "trigger")  # settings that are paths; another folder is not another configuration
 _MODEL = ("model_fingerprint", "architecture", "parameters")
 _COMPARED_DATA = ("data_fingerprint", "class_names", "num_classes", "image_shape")
 _DATA = (*_COMPARED_DATA, "images", "images_held_out")

@@ -53,6 +53,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         default="standard",
         help="of the audits (default: standard)",
     )
+    parser.add_argument("--twins", default="", metavar="FILE", help=help_of("twins"))
     declare_store(parser)
     declare_seed(parser)
     declare_force(parser)
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         trigger=options.trigger,
         profile=options.profile,
+        twins=options.twins,
         **reading(options),
     )
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
