@@ -268,7 +268,7 @@ class TriggerInversion:
         for tensor in parameters.values():
             tensor.grad = None
         per_chunk = max(1, _CHUNK_PIXELS.get(classifier.device.type, 2**21) // (batches.shape[1] * images[0].numel()))
-        success, sizes, losses = [], [], []
+        told = []
         for chunk in torch.arange(len(active)).split(per_chunk):
             rows = active[chunk].to(images.device)
             chosen = {name: tensor[rows] for name, tensor in parameters.items()}
@@ -280,11 +280,11 @@ class TriggerInversion:
             size = self.family.size(chosen)
             loss = functional.cross_entropy(logits, target, reduction="sum") / batches.shape[1]
             (loss + (cost[chunk].to(images.device) * size).sum()).backward()
-            success.append((logits.argmax(dim=1) == target).view(len(chunk), -1).float().mean(dim=1).cpu())
-            sizes.append(size.detach().cpu())
-            each = functional.cross_entropy(logits.detach(), target, reduction="none")
-            losses.append(each.view(len(chunk), -1).mean(dim=1).cpu())
-        return torch.cat(success), torch.cat(sizes), torch.cat(losses)
+            works = (logits.argmax(dim=1) == target).view(len(chunk), -1).float().mean(dim=1)
+            each = functional.cross_entropy(logits.detach(), target, reduction="none").view(len(chunk), -1).mean(dim=1)
+            told.append(torch.stack([works, size.detach(), each]))
+        success, sizes, losses = torch.cat(told, dim=1).cpu()  # the one copy that is waited for
+        return success, sizes, losses
 
 
 class _Search:

@@ -188,11 +188,12 @@ class _Windows:
             mine = [self.wanted[row] for row in where[:, 0]]
             losses = losses_of(logits.float(), targets(mine, scored[batch]), mine)
             (gradient[chunk],) = torch.autograd.grad(losses.sum(), content)
-            means.append(losses.detach().mean(dim=1).cpu())
+            means.append(losses.detach().mean(dim=1))
             self.passes += batch.numel()
         self.adam.step({"content": gradient}, torch.arange(len(self.places)))
-        self.sloped[self.places[gradient.flatten(1).any(dim=1).cpu(), 0]] = True
-        return torch.cat(means)
+        told = torch.stack([torch.cat(means), gradient.flatten(1).any(dim=1)]).cpu()  # the one copy that is waited for
+        self.sloped[self.places[told[1] > 0, 0]] = True
+        return told[0]
 
     def keep(self, rows: Tensor) -> None:
         """Give up all other windows."""

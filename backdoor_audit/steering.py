@@ -118,12 +118,13 @@ class Steering:
         rows = torch.arange(len(wanted))
         sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
         passes, trace = 0, []
+        counted = eligible(wanted, scored.cpu(), opt.labels)
         bar = tqdm(
             range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
         )
         for step in bar:
             budget.check()
-            batches = draw(eligible(wanted, scored.cpu(), opt.labels), self.batch_size, generator)
+            batches = draw(counted, self.batch_size, generator)
             gradient, means = torch.zeros_like(parameters), []
             for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
                 free = parameters[chunk].requires_grad_()
@@ -203,7 +204,7 @@ def measure(
             margins.append((margin / clean_margin).mean(dim=1).cpu())
             success.append((margin > 0).float().mean(dim=1).cpu())
             answers = logits.argmax(dim=1).view_as(target)
-            landing.append(_commonest(answers, target, mine).cpu())
+            landing.append(_commonest(answers.cpu(), target.cpu(), mine))
             for row, goal in enumerate(mine):
                 if isinstance(goal, Scattered):
                     margins[-1][row], success[-1][row] = relabelled(
