@@ -51,8 +51,7 @@
     };
     const sort = () => {
       const key = order.value;
-      const sign = key === "index" ? -1 : 1;
-      list.append(...entries.slice().sort((a, b) => sign * (a.dataset[key] - b.dataset[key])));
+      list.append(...entries.slice().sort((a, b) => a.dataset[key] - b.dataset[key]));
       say(`sorted by ${order.selectedOptions[0].textContent}`);
     };
     text.addEventListener("input", filter);
