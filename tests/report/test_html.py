@@ -92,7 +92,7 @@ def test_a_pass_of_the_quick_profile_is_never_green() -> None:
 def test_the_most_suspicious_class_stands_first() -> None:
     found = Page(page({"a": whole_record(6, infected=(4,))}))
     rows = found.within(found.by_id("index-table"), "tr")
-    assert [row.text.split()[0] for row in rows[1:4]] == ["4", "0", "1"]
+    assert [row.text.split()[0] for row in rows[1:4]] == ["4", "all", "0"]
     cards = [item for item in found.within(found.by_id("gallery"), "li") if "card" in item.classes]
     assert [card.text.split()[1] for card in cards][:3] == ["4", "0", "1"]
 
