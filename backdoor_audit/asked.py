@@ -163,11 +163,11 @@ class Asked(Searched):
     def _examples(self, name: str, outcome: Outcome) -> list[dict[str, Any]]:
         """Held-out images before and after stamping a counterexample that stands; none if there is none."""
         if name not in self._stamped:
-            trigger = outcome.trigger.trigger(self.classifier.image_shape) if outcome.trigger else None
-            stands = outcome.verdict is Verdict.FAIL and trigger is not None and not isinstance(trigger, BlockRounding)
-            self._stamped[name] = (
-                exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"] if stands else []
-            )
+            drawn = outcome.trigger if outcome.verdict is Verdict.FAIL else None
+            trigger = drawn.trigger(self.classifier.image_shape) if drawn else None
+            self._stamped[name] = []
+            if trigger is not None and not isinstance(trigger, BlockRounding):
+                self._stamped[name] = exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"]
         return self._stamped[name]
 
     def _test(self, outcome: Outcome) -> str | None:

@@ -14,6 +14,7 @@ from backdoor_audit.report.null_chart import null_chart
 
 WEIGHED = "consensus"
 """The detector that weighs others together and searches for nothing itself."""
+_GROUPS = {"flag it": "yes", "nearly": "nearly", "see nothing": "no"}
 _CLOSE = 0.75  # of the limit
 _FEWEST = 10  # clean models that a calibration is fitted to, at least
 _TELLING = (1e-9, 1 - 1e-6)  # p-values between which the distribution that they were taken from can be told
@@ -70,7 +71,7 @@ def index_limit(record: Record) -> float:
 def most_suspicious(record: Record) -> Finding | None:
     """The finding of a search with the worst verdict; of several, that with the greatest index. None if none has an index."""
     found = [entry for entry in record.findings if entry.statistic == INDEX and entry.value is not None]
-    return min(found, key=lambda entry: (WORST_FIRST.index(entry.verdict), -(entry.value or 0.0)), default=None)
+    return min(found, key=_suspicion, default=None)
 
 
 def detection_of(record: Record, finding: Finding) -> Mapping[str, Any]:
@@ -162,40 +163,48 @@ def _told_by_p_values(rows: Sequence[tuple[float, float]]) -> CleanModels | None
 
 
 def _agreement(record: Record, top: Finding | None) -> list[tuple[str, str]]:
-    """Which searches, each by itself, say the same of the class that stands out most."""
-    target = top.target_class if top else None
-    if top is None or (target is None and str(detection_of(record, top).get("detector")) not in ONE_ROW):
+    """Which searches, each by itself, say the same of the class that stands out most: those that do, nearly do, and do not."""
+    if top is None or (top.target_class is None and str(detection_of(record, top).get("detector")) not in ONE_ROW):
         return []
-    limit, groups = index_limit(record), {"flag it": [], "nearly": [], "do not": []}  # type: dict[str, list[str]]
-    weighed = ""
+    groups: dict[str, list[str]] = {words: [] for words in _GROUPS}
+    weighed = []
     for detection in record.detections:
-        name = str(detection["detector"])
-        mine = [
-            entry
-            for entry in record.findings
-            if entry.statistic == INDEX
-            and bracket(entry.audit).partition("-")[0] == name
-            and entry.target_class == target
-        ]
-        best = min(mine, key=lambda entry: (WORST_FIRST.index(entry.verdict), -(entry.value or 0.0)), default=None)
-        if best is None or best.value is None:
+        name, best = str(detection["detector"]), _best(record, detection, top.target_class)
+        if best is None:
             continue
-        near = best.verdict is not Verdict.FAIL and (
-            best.verdict is Verdict.INCONCLUSIVE or best.value > _CLOSE * limit
-        )
-        group = "flag it" if best.verdict is Verdict.FAIL else "nearly" if near else "do not"
+        group = _group(best, index_limit(record))
         if name == WEIGHED:
-            weighed = {"flag it": "flags it", "nearly": "nearly does", "do not": "does not"}[group]
-            continue
-        if detection.get("rows") == "source":
-            if group != "do not":
-                groups[group].append(f"{name} (from class {class_name(record, _source(bracket(best.audit)))})")
-            continue
-        groups[group].append(name)
+            weighed.append(("all weighed together", _GROUPS[group]))
+        elif detection.get("rows") != "source":
+            groups[group].append(name)
+        elif group != "see nothing":
+            groups[group].append(f"{name} (from class {class_name(record, _source(bracket(best.audit)))})")
     groups["flag it"] += [
         f"the property {bracket(entry.audit).replace('_', ' ')}"
         for entry in record.findings
-        if entry.statistic == STEERED and entry.verdict is Verdict.FAIL and entry.target_class == target
+        if entry.statistic == STEERED and entry.verdict is Verdict.FAIL and entry.target_class == top.target_class
     ]
-    told = [(words, ", ".join(names)) for words, names in groups.items() if names]
-    return [*told, ("all weighed together", weighed)] if weighed else told
+    return [*((words, ", ".join(names)) for words, names in groups.items() if names), *weighed]
+
+
+def _best(record: Record, detection: Mapping[str, Any], target: int | None) -> Finding | None:
+    """What a detector has against a class, the worst of it; None if it says nothing of the class."""
+    mine = [
+        entry
+        for entry in record.findings
+        if entry.statistic == INDEX and bracket(entry.audit).partition("-")[0] == detection["detector"]
+        if entry.target_class == target and entry.value is not None
+    ]
+    return min(mine, key=_suspicion, default=None)
+
+
+def _group(finding: Finding, limit: float) -> str:
+    if finding.verdict is Verdict.FAIL:
+        return "flag it"
+    near = finding.verdict is Verdict.INCONCLUSIVE or (finding.value or 0.0) > _CLOSE * limit
+    return "nearly" if near else "see nothing"
+
+
+def _suspicion(finding: Finding) -> tuple[int, float]:
+    """What to sort by: the worst verdict first, then the greatest index."""
+    return WORST_FIRST.index(finding.verdict), -(finding.value or 0.0)
