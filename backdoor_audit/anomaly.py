@@ -252,6 +252,13 @@ def shipped_null(twins: str = "plain_colour") -> SteeringNull:
     return _parsed({**stored[twins], "twins": twins})
 
 
+@cache
+def shipped_nulls() -> tuple[SteeringNull, ...]:
+    """All of them, one for each kind of twins."""
+    stored = json.loads(resources.files("backdoor_audit").joinpath("steering_null.json").read_text())
+    return tuple(map(shipped_null, stored))
+
+
 def fit_gumbel(largest: Sequence[float]) -> tuple[float, float]:
     """Location and scale by maximum likelihood; raises `DegenerateScoresError` for fewer than 10 values or none that differ."""
     values = np.asarray(largest, dtype=np.float64)

@@ -11,6 +11,7 @@ from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.drawn import BlockRounding
 from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Verdict
+from backdoor_audit.exhibits import exhibit
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
@@ -40,6 +41,7 @@ class Asked(Searched):
 
     given_corpus: tuple[Counterexample, ...] | None = None
     _asked: dict[str, Outcome] = field(default_factory=dict)
+    _stamped: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Load everything that a user can get wrong, the corpus as well. Raises `AuditError`."""
@@ -151,9 +153,22 @@ class Asked(Searched):
     def answers(self) -> dict[str, dict[str, Any]]:
         """The record's ``properties`` so far, by name."""
         return {
-            name: outcome.summary(self.classifier.image_shape, test=self._test(outcome))
+            name: {
+                **outcome.summary(self.classifier.image_shape, test=self._test(outcome)),
+                "examples": self._examples(name, outcome),
+            }
             for name, outcome in self._asked.items()
         }
+
+    def _examples(self, name: str, outcome: Outcome) -> list[dict[str, Any]]:
+        """Held-out images before and after stamping a counterexample that stands; none if there is none."""
+        if name not in self._stamped:
+            drawn = outcome.trigger if outcome.verdict is Verdict.FAIL else None
+            trigger = drawn.trigger(self.classifier.image_shape) if drawn else None
+            self._stamped[name] = []
+            if trigger is not None and not isinstance(trigger, BlockRounding):
+                self._stamped[name] = exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"]
+        return self._stamped[name]
 
     def _test(self, outcome: Outcome) -> str | None:
         options, settings = self.options, self.settings()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -262,6 +263,7 @@ class Audited:
         """Versions and device of the record."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
         return {
+            "began": datetime.fromtimestamp(self.began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "backdoor_audit": version(),
             "code_fingerprint": _code_fingerprint(),
             "python": platform.python_version(),

@@ -69,6 +69,7 @@ def schema() -> Schema:
         "scores": _record(dict.fromkeys(("clean_accuracy", "attack_success_rate", "robust_accuracy"), _RATE)),
         "repair": _repair(),
         "canary": _canary(),
+        "example": _example(),
         "exhibit": _exhibit(),
         "activation": _activation(),
         "property": _property(),
@@ -139,7 +140,8 @@ def _settings() -> Schema:
 
 
 def _environment() -> Schema:
-    return dict.fromkeys(("backdoor_audit", "python", "torch", "device", "device_name"), _TEXT)
+    texts = dict.fromkeys(("backdoor_audit", "python", "torch", "device", "device_name"), _TEXT)
+    return {**texts, "began": {**_TEXT, "description": "when the run began, UTC"}}
 
 
 def _detection() -> Schema:
@@ -240,20 +242,23 @@ def _canary() -> Schema:
     )
 
 
-def _exhibit() -> Schema:
-    example = _record(
+def _example() -> Schema:
+    return _record(
         {
             **dict.fromkeys(("label", "predicted", "predicted_stamped"), _COUNT),
             **dict.fromkeys(("confidence", "confidence_stamped"), _RATE),
             **dict.fromkeys(("image", "stamped"), _PNG),
         }
     )
+
+
+def _exhibit() -> Schema:
     return _record(
         {
             "detector": _TEXT,
             "target_class": _or_null(_COUNT),
             "pictures": {"type": "object", "additionalProperties": _PNG},
-            "examples": {"type": "array", "items": example},
+            "examples": _list("example"),
         }
     )
 
@@ -302,6 +307,7 @@ def _property() -> Schema:
             "spec": _or_null({}, "the trigger that breaks it"),
             "picture": _or_null(_PNG),
             "test": _or_null(_TEXT, "a pytest test to paste"),
+            "examples": _list("example"),
         },
         "one property and the counterexample to it",
     )

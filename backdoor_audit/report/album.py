@@ -21,13 +21,16 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 class Picture:
     """A picture to show: ``source`` is empty where the page had no room for it.
 
-    ``enlarged`` says that it is small enough for its single pixels to be seen.
+    ``enlarged`` says that it is small enough for its single pixels to be seen. Width and height are in pixels, so that a
+    browser knows the picture's place before it has read it; 0 where there is none.
     """
 
     source: str
     alt: str
     title: str = ""
     enlarged: bool = True
+    width: int = 0
+    height: int = 0
 
 
 class Album:
@@ -45,15 +48,16 @@ class Album:
             content = b""
         if not content.startswith(_SIGNATURE) or len(content) < 24:
             raise ValueError(f"{alt}: a picture that is no PNG in base64")
-        size = struct.unpack(">II", content[16:24])
+        width, height = struct.unpack(">II", content[16:24])
         kind = "png"
-        if max(size) > _LARGE:
+        if max(width, height) > _LARGE:
             png, kind = _reduced(content), "jpeg"
         if len(png) > self.room:
             self.left_out += 1
             return Picture("", alt, title)
         self.room -= len(png)
-        return Picture(f"data:image/{kind};base64,{png}", alt, title, enlarged=kind == "png")
+        source = f"data:image/{kind};base64,{png}"
+        return Picture(source, alt, title, enlarged=kind == "png", width=width, height=height)
 
 
 def _reduced(content: bytes) -> str:

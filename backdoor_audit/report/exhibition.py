@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.evidence import STEERED, Record, Verdict
 from backdoor_audit.report import charts
 from backdoor_audit.report.album import Album, Picture
-from backdoor_audit.report.naming import WORST_FIRST, class_name, searched
+from backdoor_audit.report.naming import WORST_FIRST, bracket, class_name, searched
 from backdoor_audit.report.paths import without_folders
 
 _INPUTS = {
@@ -19,6 +19,10 @@ _INPUTS = {
     "known": "an image with the known trigger",
     "both": "an image with both triggers",
 }
+
+
+Example = tuple[Mapping[str, Any], Picture, Picture]
+"""What the model says of a held-out image, the image, and the same with a trigger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +34,11 @@ class Exhibit:
     verdict: Verdict
     reason: str
     pictures: Sequence[Picture]
-    examples: Sequence[tuple[Mapping[str, Any], Picture, Picture]]
+    examples: Sequence[Example]
     target_class: int | None
     size: float | None
     index: float | None
     success: float | None
-
-    @property
-    def order(self) -> float:
-        """Its place among the classes; all to all is last."""
-        return float("inf") if self.target_class is None else self.target_class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +82,8 @@ class Property:
     verdict: Verdict
     picture: Picture | None
     spec: str
+    target_class: int | None
+    examples: Sequence[Example]
 
 
 def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
@@ -107,19 +108,7 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
                     album.picture(png, f"{title} of the trigger {for_whom}", title)
                     for title, png in stored["pictures"].items()
                 ],
-                examples=[
-                    (
-                        example,
-                        album.picture(
-                            example["image"], f"held-out image of class {class_name(record, example['label'])}"
-                        ),
-                        album.picture(
-                            example["stamped"],
-                            f"the same image of class {class_name(record, example['label'])} with the trigger",
-                        ),
-                    )
-                    for example in stored["examples"]
-                ],
+                examples=_examples(record, album, stored["examples"]),
                 target_class=target,
                 size=_number(details.get("size")),
                 index=finding.value if finding else None,
@@ -127,6 +116,15 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
             )
         )
     return sorted(made, key=lambda entry: (WORST_FIRST.index(entry.verdict), -(entry.index or 0)))
+
+
+def _examples(record: Record, album: Album, stored: Sequence[Mapping[str, Any]]) -> list[Example]:
+    made = []
+    for example in stored:
+        of = f"image of class {class_name(record, example['label'])}"
+        before = album.picture(example["image"], f"held-out {of}")
+        made.append((example, before, album.picture(example["stamped"], f"the same {of} with the trigger")))
+    return made
 
 
 def _number(value: object) -> float | None:
@@ -183,9 +181,19 @@ def _cam(record: Record, album: Album, stored: Mapping[str, Any]) -> CamSetting:
 def properties(record: Record, album: Album) -> list[Property]:
     """Every property that was looked at, in the order of the record."""
     made = []
+    targets = {bracket(entry.audit): entry.target_class for entry in record.findings if entry.statistic == STEERED}
     for stored in record.properties:
         png, spec = stored.get("picture"), stored.get("spec")
         picture = album.picture(png, f"the smallest counterexample to {stored['name']}") if png else None
         text = spec if isinstance(spec, str) else "" if spec is None else json.dumps(spec)
-        made.append(Property(stored=stored, verdict=Verdict(stored["verdict"]), picture=picture, spec=text))
+        made.append(
+            Property(
+                stored=stored,
+                verdict=Verdict(stored["verdict"]),
+                picture=picture,
+                spec=text,
+                target_class=targets.get(str(stored["name"])),
+                examples=_examples(record, album, stored.get("examples") or ()),
+            )
+        )
     return made

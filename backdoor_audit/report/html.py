@@ -25,15 +25,17 @@ _FOLDER = Path(__file__).parent
 _LARGE = 1e9  # of numbers; from here on they have few digits
 _CONTENTS = (
     ("verdict", "Verdict"),
-    ("tested", "What was tested"),
-    ("not-tested", "Not tested"),
+    ("next", "What to do"),
+    ("not-tested", "Not looked for"),
+    ("indices", "Classes"),
     ("triggers", "Triggers"),
-    ("indices", "Sizes and indices"),
-    ("network", "Inside the network"),
     ("repairs", "Repairs"),
+    ("network", "Inside the network"),
+    ("baseline", "Accepted model"),
     ("canary", "Canary"),
     ("properties", "Properties"),
-    ("baseline", "Accepted model"),
+    ("sizes", "Sizes"),
+    ("tested", "What was tested"),
     ("items", "All items"),
     ("reproduce", "Run it again"),
 )
@@ -100,7 +102,9 @@ def style_sheet() -> str:
 
 
 def _contents(one: Section) -> list[tuple[str, str]]:
-    absent = {name for name, there in (("properties", one.properties), ("baseline", one.baseline)) if not there}
+    sized = one.size_charts or one.index_chart or one.sizes
+    present = (("properties", one.properties), ("baseline", one.baseline), ("sizes", sized))
+    absent = {name for name, there in present if not there}
     return [(one.prefix + anchor, name) for anchor, name in _CONTENTS if anchor not in absent]
 
 
@@ -129,7 +133,9 @@ def _environment() -> Environment:
         number=_number,
         path=lambda text: shown_path(str(text)),
         percent=_percent,
+        sentence=_sentence,
         setting=_setting,
+        shell_words=_shell_words,
         short=lambda name: str(name).removeprefix("audit::test_"),
         shown=lambda text: without_folders(str(text)),
         svg=Markup,
@@ -144,6 +150,11 @@ def _breakable(text: object) -> Markup:
     for separator in ("_", "(", "[", ", "):
         broken = broken.replace(separator, f"{separator}<wbr>")
     return Markup(broken)
+
+
+def _shell_words(command: object) -> Markup:
+    """A command whose lines break between its words alone."""
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in str(command).split(" "))
 
 
 def _number(value: float | None) -> str:
@@ -169,6 +180,12 @@ def _decimals(value: float | None, digits: int = 2) -> str:
 
 def _percent(value: float | None, digits: int = 0) -> str:
     return "\u2013" if value is None else f"{value:.{digits}%}"
+
+
+def _sentence(text: object) -> str:
+    """Words that begin large and end with a stop."""
+    words = str(text).strip()
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
 def _setting(value: Any) -> str:

@@ -6,11 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backdoor_audit.anomaly import PROBABILITIES
 from backdoor_audit.evidence import Limits, Record, Verdict
 from backdoor_audit.report import charts
+from backdoor_audit.report.certainty import index_limit
 from backdoor_audit.report.naming import WORST_FIRST, audit_of, bracket, class_name, item_of, searched
+from backdoor_audit.report.repair_chart import repair_chart
 
+_HEATS = (0.25, 0.5, 0.75, 1.0, 1.5)  # of the limit
 REPAIR_AUDITS = ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One index; ``heat`` from 0 to 5 says how near to the limit it is or how far beyond, in words the ``verdict`` does."""
+
+    value: float | None = None
+    verdict: Verdict | None = None
+    heat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +33,12 @@ class Row:
     title: str
     order: int
     worst: Verdict
-    cells: Sequence[tuple[float | None, Verdict | None]]
+    cells: Sequence[Cell]
+
+    @property
+    def suspicion(self) -> tuple[int, float]:
+        """What to sort by: the worst verdict first, then the greatest index."""
+        return WORST_FIRST.index(self.worst), -max((cell.value or 0.0 for cell in self.cells), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +91,19 @@ def index_chart(record: Record, prefix: str) -> str:
             marks.append((called, float(finding.value), finding.verdict))
         if marks:
             rows.append((str(detection["detector"]), marks))
-    limit = record.settings.get("limits", {}).get("anomaly_index", Limits().anomaly_index)
-    return charts.index_chart(f"{prefix}indices", rows, limit=float(limit)) if rows else ""
+    return charts.index_chart(f"{prefix}indices", rows, limit=index_limit(record)) if rows else ""
 
 
 def indices(record: Record) -> list[Row]:
-    """One row per class, one cell per detector."""
-    findings = searched(record)
+    """One row per class, the most suspicious first; one cell per detector."""
+    findings, limit = searched(record), index_limit(record)
     targets = {entry["target_class"] for detection in record.detections for entry in detection["classes"]}
     rows = []
     for target in sorted(targets, key=lambda value: (value is None, value)):
         found = [findings.get(item_of(detection, target)) for detection in record.detections]
-        cells = [(None, None) if entry is None else (entry.value, entry.verdict) for entry in found]
+        cells = [
+            Cell() if entry is None else Cell(entry.value, entry.verdict, _heat(entry.value, limit)) for entry in found
+        ]
         verdicts = [entry.verdict for entry in found if entry is not None]
         rows.append(
             Row(
@@ -94,7 +113,11 @@ def indices(record: Record) -> list[Row]:
                 cells=cells,
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: row.suspicion)
+
+
+def _heat(index: float | None, limit: float) -> int:
+    return sum((index or 0.0) > share * limit for share in _HEATS) if limit > 0 else 0
 
 
 def sizes(record: Record) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -106,10 +129,19 @@ def sizes(record: Record) -> list[tuple[str, list[dict[str, Any]]]]:
         for entry in detection["classes"]:
             if entry["size"] is not None:
                 finding = findings.get(item_of(detection, entry["target_class"]))
-                rows.append({**entry, "verdict": finding.verdict if finding else Verdict.INCONCLUSIVE})
+                verdict = finding.verdict if finding else Verdict.INCONCLUSIVE
+                rows.append({**entry, "verdict": verdict, "rare": _rare(entry["p_value"])})
         if rows:
             tables.append((str(detection["detector"]), rows))
     return tables
+
+
+def _rare(p_value: float | None) -> str:
+    """A share of simulated models, not beyond what the shipped table tells."""
+    if p_value is None:
+        return "\u2013"
+    least = min(PROBABILITIES)
+    return f"below 1 in {1 / least:,.0f}" if p_value <= least else f"{p_value:.2g}"
 
 
 def repairs(record: Record, prefix: str) -> list[Repair]:
@@ -136,3 +168,14 @@ def repairs(record: Record, prefix: str) -> list[Repair]:
             )
         )
     return made
+
+
+def repair_plot(record: Record, prefix: str) -> str:
+    """All repairs in one chart; empty if none could be tried."""
+    limits, usual = record.settings.get("limits", {}), Limits()
+    return repair_chart(
+        f"{prefix}repairs-plot",
+        record.repairs,
+        success_limit=float(limits.get("attack_success_rate", usual.attack_success_rate)),
+        drop_limit=float(limits.get("clean_accuracy_drop", usual.clean_accuracy_drop)),
+    )

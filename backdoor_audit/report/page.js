@@ -51,8 +51,7 @@
     };
     const sort = () => {
       const key = order.value;
-      const sign = key === "index" ? -1 : 1;
-      list.append(...entries.slice().sort((a, b) => sign * (a.dataset[key] - b.dataset[key])));
+      list.append(...entries.slice().sort((a, b) => a.dataset[key] - b.dataset[key]));
       say(`sorted by ${order.selectedOptions[0].textContent}`);
     };
     text.addEventListener("input", filter);
@@ -76,10 +75,16 @@
     const words = shown.alt ?? shown.getAttribute("aria-label");
     const button = document.createElement("button");
     button.type = "button";
-    button.className = "enlarge";
     button.setAttribute("aria-label", `Enlarge: ${words}`);
-    shown.replaceWith(button);
-    button.append(shown);
+    if (shown.alt === undefined) { // a chart has words of its own, which are no name of a button
+      button.className = "corner";
+      button.textContent = "Enlarge";
+      shown.after(button);
+    } else {
+      button.className = "enlarge";
+      shown.replaceWith(button);
+      button.append(shown);
+    }
     button.addEventListener("click", () => enlarge(shown, words));
   }
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
@@ -101,9 +106,10 @@
 
   const open = (link) => {
     const target = link && document.getElementById(link.slice(1));
-    const folded = target && target.closest("details");
+    const folded = target && (target.querySelector(":scope > details") ?? target.closest("details"));
     if (folded) folded.open = true;
   };
+  open(location.hash);
   window.addEventListener("hashchange", () => open(location.hash));
   let folded = [];
   window.addEventListener("beforeprint", () => {

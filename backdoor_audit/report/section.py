@@ -8,33 +8,31 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, STEERED, Finding, Limits, Record, Verdict
+from backdoor_audit.report.advice import Step, decision, is_quick, short_hash, steps
 from backdoor_audit.report.album import Album
-from backdoor_audit.report.exhibition import Activation, Exhibit, Property, activations, exhibits, properties
+from backdoor_audit.report.certainty import Certainty, certainty, distance, index_limit, most_suspicious
+from backdoor_audit.report.exhibition import Activation, Property, activations, exhibits, properties
 from backdoor_audit.report.frameworks import FRAMEWORKS, REFERENCES_OF, Reference
-from backdoor_audit.report.measurements import Repair, Row, index_chart, indices, repairs, size_charts, sizes
-from backdoor_audit.report.naming import ALL_TO_ALL, WORST_FIRST, audit_of, bracket, class_name, model_name
+from backdoor_audit.report.gallery import Card, cards
+from backdoor_audit.report.measurements import (
+    Repair,
+    Row,
+    index_chart,
+    indices,
+    repair_plot,
+    repairs,
+    size_charts,
+    sizes,
+)
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, class_name, model_name
 from backdoor_audit.report.paths import shown_command, without_folders
+from backdoor_audit.report.question import Question, questions
 from backdoor_audit.report.sarif import accepted
 from backdoor_audit.report.terminal import canaries_seen, headline
 
 MOST_ITEMS = 1500  # rows; of longer runs the page lists what is not a pass, the record holds all
-_QUESTIONS = {
-    "test_precondition": "Can this model be judged with these images?",
-    "test_false_negative_rate": "Does a filter in front of the model stop stamped images?",
-    "test_attack_success_rate_after": "Does a repair of a copy make the trigger fail?",
-    "test_robust_accuracy": "Do stamped images get their true label again after it?",
-    "test_clean_accuracy_drop": "What does that repair cost in clean accuracy?",
-    "test_property": "Does what holds for every clean model hold for this one?",
-    "test_regression": "Is it worse than the model that was accepted before?",
-    "test_power": "Would known backdoors in copies of this model have been found?",
-}
-_MEANING = {
-    Verdict.PASS: "This is no proof of a clean model. These tests do not see:",
-    Verdict.INCONCLUSIVE: "Something could not be measured or could not be told from chance. That is not a clean result; the "
-    "reasons are below.",
-    Verdict.FAIL: "At least one measurement lies outside its limit. Where a class is flagged, one small change of the image, the "
-    "same for every image, makes the model answer with that class.",
-}
+_RATES = (STEERED, "false_negative_rate", "attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop")
+_LEADING = 2  # findings in whole sentences on the first screen
 _STATISTICS = {
     "anomaly_index": "search for triggers",
     STEERED: "properties",
@@ -55,20 +53,13 @@ class Told:
     verdict: Verdict
     reason: str
     items: tuple[str, ...]
-    value: float | None
-    limit: float | None
+    measured: str
     accepted: str
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a group of items asks, and how many of them ended how."""
-
-    asked: str
-    name: str
-    counts: Mapping[str, int]
-    note: str = ""
-    blind_spots: Sequence[str] = ()
+    @property
+    def count(self) -> int:
+        """Number of items."""
+        return len(self.items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +71,11 @@ class Section:
     record: Record
     model: str
     headline: str
-    meaning: str
+    decision: str
+    tone: str
+    lead: Sequence[str]
+    steps: Sequence[Step]
+    certainty: Certainty
     flagged: str
     suspected: str
     open_items: int
@@ -88,15 +83,16 @@ class Section:
     told: Sequence[Told]
     questions: Sequence[Question]
     skipped: Sequence[tuple[str, int]]
-    open: Sequence[Exhibit]
-    passing: Sequence[Exhibit]
+    cards: Sequence[Card]
     size_charts: Sequence[str]
     index_chart: str
     detectors: Sequence[str]
+    limit: float
     indices: Sequence[Row]
     sizes: Sequence[tuple[str, list[dict[str, Any]]]]
     activations: Sequence[Activation]
     repairs: Sequence[Repair]
+    repair_plot: str
     power: Sequence[str]
     sight: Sequence[Finding]
     properties: Sequence[Property]
@@ -120,12 +116,9 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
     """
     album = Album()
     # in the order in which pictures matter: what comes last is left out where there is no room
-    shown: dict[str, Any] = {
-        "open": exhibits(record, album, passing=False),
-        "activations": activations(record, album, prefix),
-        "properties": properties(record, album),
-        "passing": exhibits(record, album, passing=True),
-    }
+    open_ones, asked = exhibits(record, album, passing=False), properties(record, album)
+    inside = activations(record, album, prefix)
+    shown = [*open_ones, *exhibits(record, album, passing=True)]
     listed = [entry for entry in record.findings if len(record.findings) <= MOST_ITEMS or not _passed(entry)]
     return Section(
         prefix=prefix,
@@ -133,20 +126,26 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         record=record,
         model=model_name(record),
         headline=headline(record),
-        meaning=_MEANING[record.verdict],
+        decision=decision(record),
+        tone=_tone(record),
+        lead=_lead(record),
+        steps=steps(record),
+        certainty=certainty(record, prefix),
         flagged=_classes(record, record.flagged_classes, all_to_all=record.flagged_all_to_all),
         suspected=_classes(record, record.suspected_classes, all_to_all=record.suspected_all_to_all),
         open_items=sum(not _passed(entry) for entry in record.findings),
         facts=_facts(record),
         told=told(record),
-        questions=_questions(record),
+        questions=questions(record),
         skipped=Counter(map(without_folders, record.skipped.values())).most_common(),
         size_charts=size_charts(record, prefix),
         index_chart=index_chart(record, prefix),
         detectors=[str(entry["detector"]) for entry in record.detections],
+        limit=index_limit(record),
         indices=indices(record),
         sizes=sizes(record),
         repairs=repairs(record, prefix),
+        repair_plot=repair_plot(record, prefix),
         power=canaries_seen(record),
         sight=[entry for entry in record.findings if entry.statistic == POWER],
         baseline=record.baseline,
@@ -155,8 +154,10 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         command=shown_command(record),
         limits=_limits(record),
         references=_references(record),
+        cards=cards(record, shown, asked),
+        activations=inside,
+        properties=asked,
         pictures_left_out=album.left_out,
-        **shown,
     )
 
 
@@ -172,14 +173,40 @@ def told(record: Record) -> list[Told]:
             verdict=verdict,
             reason=without_folders(reason),
             items=tuple(finding.audit for finding in findings),
-            value=findings[0].value if len(findings) == 1 else None,
-            limit=findings[0].limit if len(findings) == 1 else None,
+            measured=_measured(findings[0]) if len(findings) == 1 else "",
             accepted=acceptance,
         )
         for (verdict, reason, acceptance), findings in sorted(
             groups.items(), key=lambda entry: WORST_FIRST.index(entry[0][0])
         )
     ]
+
+
+def _measured(finding: Finding) -> str:
+    """A value and its limit in words; empty where there is none."""
+    value, limit = finding.value, finding.limit
+    if value is None or limit is None:
+        return ""
+    if finding.statistic == INDEX:
+        return distance(value, limit)
+    form = ".1%" if finding.statistic in _RATES else ".3g"
+    return f"{finding.statistic.replace('_', ' ')} {value:{form}}, limit {limit:{form}}"
+
+
+def _lead(record: Record) -> list[str]:
+    """What was found, in the words of the findings: the most suspicious search, and a counterexample that a person can read."""
+    worst = [entry for entry in record.findings if entry.verdict is record.verdict is not Verdict.PASS]
+    if record.verdict is Verdict.PASS:
+        return []
+    top = most_suspicious(record)
+    refuted = [entry for entry in worst if entry.statistic == STEERED]
+    ordered = [*refuted[:1], *([top] if top in worst else []), *worst]
+    return list(dict.fromkeys(without_folders(entry.reason) for entry in ordered if entry is not None))[:_LEADING]
+
+
+def _tone(record: Record) -> str:
+    """The colour of the verdict: that of its word, but for a pass of the quick profile, which is never green."""
+    return "inconclusive" if record.verdict is Verdict.PASS and is_quick(record) else record.verdict.value
 
 
 def duration(seconds: float) -> str:
@@ -205,69 +232,23 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     if subject:
         accuracy = next((entry.value for entry in record.findings if entry.statistic == "clean_accuracy"), None)
         shape = "\u00d7".join(map(str, subject["image_shape"]))
+        held_out = f"{subject['images']:,} clean images, {subject['images_held_out']:,} held out"
         facts += [
+            ("SHA-256", short_hash(str(subject["model_fingerprint"]))),
             ("Network", f"{subject['architecture']}, {subject['parameters']:,} parameters"),
-            ("Task", f"{subject['num_classes']} classes, images {shape}"),
-            (
-                "Clean images",
-                f"{subject['images']:,}: {subject['images_searched']:,} searched, "
-                f"{subject['images_held_out']:,} held out",
-            ),
+            ("Task", f"{subject['num_classes']} classes, {shape}"),
+            ("Measured on", held_out),
             ("Clean accuracy", "not measured" if accuracy is None else f"{accuracy:.1%}"),
         ]
     counts = Counter(entry.verdict.value for entry in record.findings)
     ended = ", ".join(f"{counts[verdict.value]} {verdict.value}" for verdict in WORST_FIRST if counts[verdict.value])
-    facts += [
+    return [
+        *facts,
+        ("Audited", str(environment.get("began", "date not recorded"))),
+        ("Profile", f"{settings.get('profile', 'unknown')}, seed {settings.get('seed', 'unknown')}"),
         ("Items", ended or "none"),
-        ("Profile, seed", f"{settings.get('profile', 'unknown')}, {settings.get('seed', 'unknown')}"),
-        ("Device, time", f"{environment.get('device', 'unknown')}, {duration(record.seconds)}"),
+        ("Took", f"{duration(record.seconds)} on {environment.get('device', 'an unknown device')}"),
     ]
-    facts += [("Measured", text) for text in record.rates]
-    return facts
-
-
-def _questions(record: Record) -> list[Question]:
-    """Every group of items in the order of the run: what it asks, and how its items ended."""
-    ended = {finding.audit: finding.verdict.value for finding in record.findings}
-    ended.update(dict.fromkeys(record.skipped, "skipped"))
-    ended.update(dict.fromkeys(record.errors, "broken"))
-    ended.update(dict.fromkeys(record.not_run, "not run"))
-    known = {str(entry["detector"]): entry for entry in record.detections}
-    groups: dict[tuple[str, str], Counter[str]] = {}
-    for name, how in ended.items():
-        test = audit_of(name)
-        detector = bracket(name).partition("-")[0] if test == "test_anomaly_index" else ""
-        groups.setdefault((test, detector), Counter())[how] += 1
-    questions = []
-    for (test, detector), counts in groups.items():
-        detection = known.get(detector, {})
-        questions.append(
-            Question(
-                asked=_search_question(detection, detector) if detector else _QUESTIONS.get(test, _as_words(test)),
-                name=detector or test.removeprefix("test_"),
-                counts=counts,
-                note=str(detection.get("inconclusive") or detection.get("coverage") or ""),
-                blind_spots=detection.get("blind_spots", ()),
-            )
-        )
-    return questions
-
-
-def _as_words(test: str) -> str:
-    return test.removeprefix("test_").replace("_", " ")
-
-
-def _search_question(detection: Mapping[str, Any], detector: str) -> str:
-    if not detection:
-        return f"Does the search {detector} find a trigger?"
-    means = detection.get("means", "a trigger")
-    if detection.get("rows") == "source":
-        return f"Does {means} lead the images of one class away, further than in clean models?"
-    if [score.get("target_class", 0) for score in detection.get("classes", ())] == [None]:
-        return f"Does {means}, the same for all images, lead every class to another one, more than in clean models?"
-    if detection.get("reference"):
-        return f"Does {means}, the same for all images, lead to one class further than in clean models?"
-    return "Is the smallest trigger for one class far smaller than those for the others?"
 
 
 def _limits(record: Record) -> list[tuple[str, float, float | None]]:

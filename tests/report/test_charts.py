@@ -10,6 +10,9 @@ import pytest
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.report import charts
+from backdoor_audit.report.certainty import CleanModels
+from backdoor_audit.report.null_chart import null_chart
+from backdoor_audit.report.repair_chart import repair_chart
 from backdoor_audit.report.svg import Ink, figure, inline
 from tests.report.records import HOSTILE
 
@@ -35,6 +38,17 @@ def curve() -> list[dict[str, Any]]:
     return [{"prune_rate": rate, "scores": scores} for rate in (0.0, 0.1, 0.2)]
 
 
+def repair(method: str, success: float, accuracy: float) -> dict[str, Any]:
+    names = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+    before, after = (dict(zip(names, values, strict=True)) for values in ((0.94, 1.0, 0.0), (accuracy, success, 0.9)))
+    return {"method": method, "before": before, "after": after}
+
+
+def repairs(*outcomes: dict[str, Any]) -> str:
+    return repair_chart("repairs", outcomes, success_limit=0.1, drop_limit=0.03)
+
+
+CLEAN = CleanModels(0.6, 0.2, 18)
 GROUPS = {"clean": [1.0, 2.0, 3.0], "synthetic": [2.0, 9.0, 9.0]}
 MARKS = [("neural_cleanse", [("class 0", 0.5, Verdict.PASS), ("class 1 (dog)", 4.0, Verdict.FAIL)])]
 DRAWN = {
@@ -42,6 +56,8 @@ DRAWN = {
     "indices": charts.index_chart("indices", MARKS, limit=2.0),
     "norms": charts.norm_chart("norms", "l1", GROUPS),
     "curve": charts.curve_chart("curve", curve(), success_limit=0.1, chosen=0.1),
+    "null": null_chart("null", CLEAN, detector="patch_scan", limit=2.0, value=4.6, called="class 7"),
+    "repairs": repairs(repair("pruning", 0.04, 0.88), repair("unlearning", 0.01, 0.93)),
 }
 
 
@@ -123,6 +139,29 @@ def test_groups_of_equal_norms_can_be_drawn() -> None:
 def test_a_curve_says_where_it_stopped_only_if_it_is_known() -> None:
     assert "stopped at 10%" in DRAWN["curve"]
     assert "stopped" not in charts.curve_chart("curve", curve(), success_limit=0.1, chosen=None)
+
+
+def test_a_model_far_beyond_the_limit_stands_at_the_edge_with_its_number() -> None:
+    chart = null_chart("null", CLEAN, detector="patch_scan", limit=2.0, value=250.0, called="class 7")
+    assert "this model: \u2192 250.00" in chart
+    assert "this model: 4.60" in DRAWN["null"]
+
+
+def test_a_repair_says_what_it_leaves_and_what_it_keeps() -> None:
+    texts = [element.text for element in ElementTree.fromstring(DRAWN["repairs"]).iter("text")]
+    assert "pruning 4.0%, 88.0%" in texts
+    assert "unlearning 1.0%, 93.0%" in texts
+    assert titled(DRAWN["repairs"], "unlearning: success 1.0%, clean accuracy 93.0%") is not None
+
+
+def test_repairs_that_could_not_be_tried_make_no_chart() -> None:
+    assert repairs({**repair("clp", 0.0, 0.9), "after": None}) == ""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_name_of_a_repair_is_text(name: str) -> None:
+    texts = [element.text for element in ElementTree.fromstring(repairs(repair(name, 0.04, 0.88))).iter("text")]
+    assert f"{name} 4.0%, 88.0%" in texts
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -67,6 +67,41 @@ def test_items_with_the_same_reason_are_told_once_with_their_number() -> None:
     assert "30 items, first x[0]" in verdict.text
 
 
+def test_the_first_screen_says_what_to_do_when_it_was_and_what_was_not_looked_for(parsed: Page, record: Record) -> None:
+    told = parsed.by_id("verdict").text
+    assert "Do not deploy this model." in told
+    assert "Not looked for: the training data." in told
+    assert "SHA-256 aaaaaaaa…aaaaa" in told
+    assert "Audited 2026-11-28 21:32 UTC" in told
+    assert "Profile standard, seed 3" in told
+    pairs = [one for one in parsed.within(parsed.by_id("verdict"), "figure") if "pair" in one.classes]
+    assert len(pairs) == 3
+
+
+def test_a_pass_of_the_quick_profile_is_never_green() -> None:
+    settings = {**whole_record(3).settings, "profile": "quick"}
+    verdicts = [
+        Page(page({"a": whole_record(3, infected=(), properties=[], baseline=None, **rest)})).by_id("verdict")
+        for rest in ({}, {"settings": settings})
+    ]
+    assert ["pass" in verdict.classes for verdict in verdicts] == [True, False]
+    assert "quick look" in verdicts[1].text
+    assert "Not looked for: the training data" in verdicts[1].text
+
+
+def test_the_most_suspicious_class_stands_first() -> None:
+    found = Page(page({"a": whole_record(6, infected=(4,))}))
+    rows = found.within(found.by_id("index-table"), "tr")
+    assert [row.text.split()[0] for row in rows[1:4]] == ["4", "all", "0"]
+    cards = [item for item in found.within(found.by_id("gallery"), "li") if "card" in item.classes]
+    assert [card.text.split()[1] for card in cards][:3] == ["4", "0", "1"]
+
+
+def test_every_picture_has_its_size_so_that_links_land_where_they_should(parsed: Page) -> None:
+    sizes = [(picture.attributes["width"], picture.attributes["height"]) for picture in parsed.all("img")]
+    assert set(sizes) == {("32", "32")}
+
+
 def test_what_broke_and_what_was_not_run_is_told_with_the_verdict() -> None:
     partial = whole_record(3, infected=(), errors={"audit::test_x[y]": "out of memory"}, not_run=["audit::test_z[1]"])
     verdict = Page(page({"a": partial})).by_id("verdict")
@@ -86,9 +121,12 @@ def test_an_accepted_finding_is_told_with_its_acceptance() -> None:
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ("tested", ("Is the smallest trigger for one class far smaller", "the training data", "no filter fits")),
-        ("triggers", ("mask", "pattern under the mask", "3 (sign 3) 99%", "Classes that pass")),
-        ("indices", ("4.03 fail", "all to all", "Size / median")),
+        ("tested", ("Is the smallest trigger for one class far smaller", "no filter fits")),
+        ("not-tested", ("the training data", "no filter fits")),
+        ("triggers", ("mask", "pattern under the mask", "3 (sign 3) 99%", "7 more searches led to this class")),
+        ("triggers", ("2.0 times as far from the other classes as the limit allows (index 4.03, limit 2)",)),
+        ("indices", ("4.03 fail", "all to all")),
+        ("sizes", ("Size / median", "below 1 in 1,000")),
         ("network", ("features", "linf: separation 0.83", "31% of the map on the trigger, which covers 1.1%")),
         ("repairs", ("nc_pruning", "100.0% → 2.0%", "11 of 64 channels pruned")),
         ("canary", ("a canary was found", "patch of 4 px", "patch_scan", "93.0% → 91.0%", "2.0% → 94.0%")),
@@ -108,7 +146,7 @@ def test_the_contents_name_every_section_that_is_there(parsed: Page) -> None:
     (nav,) = parsed.all("nav")
     links = [link.attributes["href"][1:] for link in parsed.within(nav, "a")]
     sections = [element.id for element in parsed.all("section")]
-    assert set(sections) == set(links) - {"not-tested"}
+    assert set(sections) == set(links) - {"next"}
 
 
 def test_a_record_with_nothing_in_it_still_makes_a_page() -> None:
@@ -316,7 +354,7 @@ def test_every_picture_has_words(parsed: Page) -> None:
     assert len(pictures) > 40
     assert [picture.attributes for picture in pictures if not picture.attributes.get("alt")] == []
     charts = [element for element in parsed.all("svg") if "chart" in element.classes]
-    assert len(charts) == 6  # sizes, indices, three norms, one curve
+    assert len(charts) == 7  # repairs, three norms, one curve, sizes, indices
     assert all(chart.attributes["role"] == "img" and chart.attributes["aria-label"] for chart in charts)
 
 

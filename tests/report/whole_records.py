@@ -58,6 +58,7 @@ def whole_record(
         "subject": _subject(classes, shape, called),
         "settings": _settings(),
         "environment": {
+            "began": "2026-11-28 21:32 UTC",
             "backdoor_audit": "0.1.0",
             "code_fingerprint": "c" * 16,
             "python": "3.11",
@@ -201,20 +202,24 @@ def _canary() -> dict[str, Any]:
 
 def _exhibit(finding: Finding, shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
     image, mask = png(shape, seed), png((1, *shape[1:]), seed)
-    example = {
-        "label": 1,
-        "image": image,
-        "stamped": image,
-        "predicted": 1,
-        "confidence": 0.98,
-        "predicted_stamped": finding.target_class,
-        "confidence_stamped": 0.99,
-    }
+    example = _example(image, finding.target_class)
     return {
         "detector": _bracket(finding).partition("-")[0],
         "target_class": finding.target_class,
         "pictures": {"mask": mask, "pattern": image, "pattern under the mask": image},
         "examples": [example] * 4 if finding.verdict is not Verdict.PASS else [],
+    }
+
+
+def _example(image: str, target: int | None) -> dict[str, Any]:
+    return {
+        "label": 1,
+        "image": image,
+        "stamped": image,
+        "predicted": 1,
+        "confidence": 0.98,
+        "predicted_stamped": target,
+        "confidence_stamped": 0.99,
     }
 
 
@@ -255,6 +260,7 @@ def _property(name: str, verdict: Verdict, shape: tuple[int, int, int] | None) -
         "spec": '{"kind": "patch"}' if shape else None,
         "picture": png(shape, 5) if shape else None,
         "test": "def test_patch():\n    assert steered < 0.5\n" if shape else None,
+        "examples": [_example(png(shape, 5), 0)] if shape else [],
     }
 
 

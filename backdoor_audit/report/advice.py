@@ -1,0 +1,218 @@
+"""What a reader should do next: whether to use this model, which repair was measured best, and the command to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backdoor_audit.evidence import POWER, Limits, Record, Verdict
+from backdoor_audit.report.naming import audit_of, bracket, class_name
+from backdoor_audit.report.paths import shown_command, shown_path, without_folders
+
+_AS_READ = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
+_UNSET: tuple[object, ...] = ("", 0, "auto", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing to do, the command that does it, and what is known of it; the last two may be empty."""
+
+    text: str
+    command: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The repair that was measured best: what it leaves of the strongest trigger and of clean accuracy; ``holds`` the limits."""
+
+    method: str
+    success: tuple[float, float]
+    accuracy: tuple[float, float]
+    holds: bool
+
+    @property
+    def told(self) -> str:
+        """Before and after, on held-out images."""
+        return (
+            f"{self.method}: trigger {self.success[0]:.1%} \u2192 {self.success[1]:.1%}, clean accuracy "
+            f"{self.accuracy[0]:.1%} \u2192 {self.accuracy[1]:.1%}, on held-out images"
+        )
+
+
+def decision(record: Record) -> str:
+    """Whether to use this model, in one sentence."""
+    if record.baseline and record.verdict is not Verdict.PASS and record.baseline["verdict"] == Verdict.PASS.value:
+        return "Use it only as long as those stand who answer for what is no pass."
+    if record.verdict is Verdict.FAIL:
+        found = record.flagged_classes or record.flagged_all_to_all
+        return "Do not deploy this model." if found else "Do not deploy this model before what failed is understood."
+    if record.verdict is Verdict.INCONCLUSIVE:
+        return "Do not deploy this model yet: it is not shown to be clean."
+    if is_quick(record):
+        return "No reason yet to deploy it: this was the quick look, which sees small patches alone."
+    return "Nothing was found against it; what was not looked for is beside."
+
+
+def steps(record: Record) -> list[Step]:
+    """What to do, in order."""
+    if record.verdict is Verdict.FAIL:
+        return _after_fail(record)
+    if record.verdict is Verdict.INCONCLUSIVE:
+        return _after_inconclusive(record)
+    made = []
+    if is_quick(record):
+        made.append(
+            Step(text="Run the standard profile before you rely on it:", command=_again(record, profile="standard"))
+        )
+    if record.power is None:
+        made.append(
+            Step(
+                text="See whether this audit would have found known backdoors in this very model:",
+                command=_again(record, canary=True),
+            )
+        )
+    if not record.baseline:
+        made.append(
+            Step(
+                text="Keep it as the accepted model, so that the next one is compared with it:",
+                command=_again(record, baseline="baseline.json", update_baseline=True),
+            )
+        )
+    return [*made, Step(text="Trust it no further than you trust who made it: see what was not looked for.")]
+
+
+def _after_fail(record: Record) -> list[Step]:
+    found = record.flagged_classes or record.flagged_all_to_all
+    if not found:
+        failed = [entry for entry in record.findings if entry.verdict is Verdict.FAIL and entry.statistic != POWER]
+        return [
+            Step(text=f"Look into: {without_folders(failed[0].reason)}"),
+            Step(text="Run it again when that is mended:", command=shown_command(record)),
+        ]
+    made = [
+        Step(text=f"Block this file{_hash(record)}."),
+        Step(text="Ask who made it for its training data and its origin; train anew if you can."),
+    ]
+    best, filters = best_repair(record), _useless_filters(record)
+    if best is not None and not best.holds:
+        note = f"The best of those tried: {best.told}. {filters}"
+        return [*made, Step(text="No repair that was tried holds the limits, so do not count on one.", note=note)]
+    command = repair_command(record, best.method if best else "")
+    words = "Or repair a copy, which is audited again before it is written:" if command else "Or repair a copy."
+    note = f"{best.told}. {filters}" if best else f"Tries all repairs, the cheapest first. {filters}"
+    return [*made, Step(text=words, command=command, note=note.strip())]
+
+
+def _after_inconclusive(record: Record) -> list[Step]:
+    made = []
+    unmet = [
+        entry
+        for entry in record.findings
+        if audit_of(entry.audit) == "test_precondition" and entry.verdict is not Verdict.PASS
+    ]
+    made += [Step(text=f"Mend first: {without_folders(entry.reason)}") for entry in unmet[:2]]
+    if record.errors:
+        name, reason = next(iter(record.errors.items()))
+        made.append(Step(text=f"Find out why {bracket(name) or audit_of(name)} broke: {without_folders(reason)}"))
+    if record.not_run:
+        made.append(Step(text="Run the whole audit, without a selection of items:", command=shown_command(record)))
+    if record.suspected_classes:
+        called = ", ".join(class_name(record, target) for target in record.suspected_classes)
+        made.append(Step(text=f"Look at the triggers for {called} below: would you call that a natural feature?"))
+    if not unmet and not record.errors and not record.not_run:
+        more = "standard" if is_quick(record) else "thorough"
+        if record.settings.get("profile") != more:
+            made.append(Step(text=f"Search further, by the {more} profile:", command=_again(record, profile=more)))
+        made.append(Step(text="More clean images make a search steadier; 1,000 or more are good."))
+    return made or [Step(text="Run it again:", command=shown_command(record))]
+
+
+def best_repair(record: Record) -> Best | None:
+    """The repair inside the limits with the least of the trigger left and the least accuracy lost, their sum; None without any.
+
+    Of several triggers, the one that is left strongest counts. If none is inside the limits, the best of all.
+    """
+    limits = record.settings.get("limits", {})
+    most = float(limits.get("attack_success_rate", Limits().attack_success_rate))
+    cost = float(limits.get("clean_accuracy_drop", Limits().clean_accuracy_drop))
+    failed = {
+        bracket(entry.audit)
+        for entry in record.findings
+        if entry.verdict is not Verdict.PASS
+        and entry.statistic in ("attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop")
+    }
+    methods: dict[str, list[Mapping[str, Any]]] = {}
+    for outcome in record.repairs:
+        methods.setdefault(str(outcome["method"]), []).append(outcome)
+    tried = []
+    for method, outcomes in methods.items():
+        if any(outcome["after"] is None for outcome in outcomes):
+            continue
+        worst = max(outcomes, key=lambda outcome: float(outcome["after"]["attack_success_rate"]))
+        success, accuracy = (
+            (float(worst["before"][key]), float(worst["after"][key]))
+            for key in ("attack_success_rate", "clean_accuracy")
+        )
+        holds = success[1] <= most and accuracy[0] - accuracy[1] <= cost and method not in failed
+        tried.append(Best(method=method, success=success, accuracy=accuracy, holds=holds))
+    return min(tried, key=lambda one: (not one.holds, one.success[1] + one.accuracy[0] - one.accuracy[1]), default=None)
+
+
+def repair_command(record: Record, method: str) -> str:
+    """The command that repairs this model by that method, or by all if it is empty; an empty string where none can."""
+    settings = record.settings
+    if not settings.get("model") or not settings.get("data"):
+        return ""
+    words = [
+        "backdoor-audit",
+        "repair",
+        shown_path(str(settings["model"])),
+        f"--data={shown_path(str(settings['data']))}",
+    ]
+    words += [f"--method={method}"] if method else []
+    words += ["--out=repaired.safetensors"]
+    if settings.get("trigger"):
+        words.append(f"--trigger={shown_path(str(settings['trigger']))}")
+    if settings.get("profile", "standard") != "standard":
+        words.append(f"--profile={settings['profile']}")
+    words += [f"--seed={settings['seed']}"] if settings.get("seed") else []
+    for key in _AS_READ:
+        value = settings.get(key)
+        if isinstance(value, (list, tuple)):
+            value = ("x" if key == "resize" else ",").join(f"{entry:g}" for entry in value)
+        if value not in _UNSET:
+            words.append(f"--{key.replace('_', '-')}={value}")
+    return shlex.join(words)
+
+
+def _again(record: Record, **other: object) -> str:
+    """The command of the run with other settings."""
+    return shown_command(replace(record, settings={**record.settings, **other}))
+
+
+def is_quick(record: Record) -> bool:
+    """Whether the run looked for small patches alone."""
+    return record.settings.get("profile") == "quick"
+
+
+def _hash(record: Record) -> str:
+    whole = str(record.subject.get("model_fingerprint", ""))
+    return f": SHA-256 of its tensors {short_hash(whole)}" if whole else ""
+
+
+def short_hash(whole: str) -> str:
+    """The ends of a hash, by which a person compares two."""
+    return f"{whole[:8]}\u2026{whole[-5:]}" if len(whole) > 16 else whole
+
+
+def _useless_filters(record: Record) -> str:
+    """What is known of filters in front of the model, which are no way out."""
+    missed = [
+        f"{bracket(entry.audit)} lets {entry.value:.0%} of stamped images through"
+        for entry in record.findings
+        if entry.statistic == "false_negative_rate" and entry.verdict is Verdict.FAIL and entry.value is not None
+    ]
+    return f"A filter in front of it does not do: {', '.join(missed)}." if missed else ""

@@ -1,0 +1,106 @@
+"""The triggers as a person looks at them: one card for every class, the most suspicious first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backdoor_audit.evidence import STEERED, Finding, Record, Verdict
+from backdoor_audit.report.certainty import WEIGHED, distance, index_limit
+from backdoor_audit.report.exhibition import Example, Exhibit, Property
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, bracket, class_name
+from backdoor_audit.report.paths import without_folders
+
+_PAIRS = 3  # on the first screen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Everything that leads images to one class.
+
+    ``best`` is the exhibit in which the class stands out most and ``others`` those of further searches; ``sources`` are what
+    searches said that ask about one source class alone.
+    """
+
+    title: str
+    target_class: int | None
+    verdict: Verdict
+    far: str
+    index: float | None
+    best: Exhibit | None
+    others: Sequence[Exhibit]
+    sources: Sequence[Finding]
+    counterexamples: Sequence[Property]
+
+    @property
+    def order(self) -> float:
+        """Its place among the classes; all to all is last."""
+        return float("inf") if self.target_class is None else self.target_class
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """Stamped images: those of the best exhibit, or of a counterexample."""
+        every = [self.best.examples if self.best else (), *(one.examples for one in self.counterexamples)]
+        return next((examples for examples in every if examples), ())
+
+    def led(self, example: Example) -> bool:
+        """Whether the trigger is what made the model give the class."""
+        told = example[0]
+        return bool(told["predicted_stamped"] == self.target_class != told["predicted"])
+
+    @property
+    def first_examples(self) -> Sequence[Example]:
+        """A few of them for the first screen, those on which the trigger works before others."""
+        return sorted(self.examples, key=lambda example: not self.led(example))[:_PAIRS]
+
+
+def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Property]) -> list[Card]:
+    """A card for every class with something to show."""
+    refuted = [one for one in properties if one.verdict is Verdict.FAIL and one.picture is not None]
+    judged = [entry for entry in record.findings if entry.statistic in (INDEX, STEERED)]
+    open_ones = [
+        entry
+        for entry in judged
+        if entry.verdict is not Verdict.PASS and entry.value is not None
+        if entry.statistic == INDEX or entry.target_class is not None
+    ]
+    targets = dict.fromkeys(
+        [
+            *(one.target_class for one in exhibits),
+            *(entry.target_class for entry in open_ones),
+            *(one.target_class for one in refuted if one.target_class is not None),
+        ]
+    )
+    limit, made = index_limit(record), []
+    for target in targets:
+        mine = [entry for entry in judged if entry.target_class == target and entry.value is not None]
+        found = [entry for entry in mine if entry.statistic == INDEX and not _by_source(entry)]
+        top = min(found, key=lambda entry: -(entry.value or 0.0), default=None)
+        shown = sorted(
+            (one for one in exhibits if one.target_class == target),
+            # what weighs others together shows the trigger of one of them
+            key=lambda one: (WORST_FIRST.index(one.verdict), one.detector == WEIGHED, -(one.index or 0.0)),
+        )
+        made.append(
+            Card(
+                title=ALL_TO_ALL if target is None else f"class {class_name(record, target)}",
+                target_class=target,
+                verdict=min((entry.verdict for entry in mine), key=WORST_FIRST.index, default=Verdict.INCONCLUSIVE),
+                far=distance(top.value or 0.0, limit) if top else "",
+                index=top.value if top else None,
+                best=shown[0] if shown else None,
+                others=shown[1:],
+                sources=[entry for entry in mine if _by_source(entry) and entry.verdict is not Verdict.PASS],
+                counterexamples=[one for one in refuted if one.target_class == target],
+            )
+        )
+    return sorted(made, key=lambda card: (WORST_FIRST.index(card.verdict), -(card.index or 0.0)))
+
+
+def source_reason(finding: Finding) -> str:
+    """What a search by source class said."""
+    return without_folders(finding.reason)
+
+
+def _by_source(finding: Finding) -> bool:
+    return "-from_class_" in bracket(finding.audit)
