@@ -397,7 +397,7 @@ def build_options(
 def check_paths(options: AuditOptions) -> None:
     """Raise `OptionError` for files that are not there, before anything slow is imported."""
     problems = []
-    if options.model and (absence := _absence(options.model)):
+    if options.model and (absence := _absence(options.model)) not in ("", _IS_FOLDER):
         problems.append(f"--audit-model: {_named(options.model)} {absence}; give a model file")
     if not options.data:
         problems.append(
