@@ -37,8 +37,9 @@ class Candidate(Generic[T]):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was unwrapped."""
-        whole = (f"whole pickled module {self.module}: its tensors were read, its code was not",) if self.module else ()
-        return (*(f"unwrapped {key[:60]}" for key in self.path), *whole)
+        notes = tuple(f"unwrapped {key[:60]}" for key in self.path)
+        whole = f"whole pickled module {self.module}: its tensors were read, its code was not"
+        return (*notes, whole) if self.module else notes
 
 
 def candidates(content: object, deadline: Deadline | None = None) -> list[Candidate[StoredTensor]]:

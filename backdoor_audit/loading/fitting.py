@@ -48,9 +48,8 @@ class Fit(Generic[T]):
     @property
     def averaged(self) -> bool:
         """Whether the place says that these weights are averages over training."""
-        swapped = self.candidate.path[-1:] == ("ema_state_dict",)  # mmengine saves the averages as state_dict
         named = any(_AVERAGED.search(part) for part in (*self.candidate.path, self.prefix))
-        return not swapped and (named or any(name.endswith("n_averaged") for name in self.candidate.tensors))
+        return named or any(name.endswith("n_averaged") for name in self.candidate.tensors)
 
     def told(self) -> tuple[str, ...]:
         """What was unwrapped, stripped and left out."""
@@ -72,7 +71,7 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
     scored = [
         (score, candidate, prefix)
         for candidate in candidates
-        for prefix, score in _prefixes(candidate.tensors, wanted).items()
+        for prefix, score in sorted(_prefixes(candidate.tensors, wanted).items())
     ]
     best = max((score for score, _, _ in scored), default=0)
     if not best:
@@ -81,7 +80,7 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
     places = [(candidate, prefix) for score, candidate, prefix in scored if score == best]
     found: dict[tuple[object, ...], Fit[T]] = {}
     for candidate, prefix in places:
-        beside = [other for whose, other in places if whose is candidate and other != prefix]
+        beside = [other for whose, other in places if whose is candidate and other != prefix and 2 * best > len(wanted)]
         fit = _fit(candidate, prefix, set(names), beside)
         found.setdefault(tuple(sorted(map(_identity, fit.state.items()))), fit)
     return list(found.values())
@@ -180,7 +179,8 @@ def _fit(candidate: Candidate[T], prefix: str, names: Collection[str], beside: S
             left[clean] = tensor
         else:
             state[rest] = tensor
-    notes = (f"stripped what wrapped {renamed} names (_orig_mod. or the like)",) if renamed else ()
+    notes: tuple[str, ...] = ()
+    notes += (f"stripped what wrapped {renamed} names (_orig_mod. or the like)",) * bool(renamed)
     missing = [name for name in names if name not in state and not _COUNTER.fullmatch(name)] if prefix else []
     for name in missing if len(missing) <= _MOST_ELSEWHERE else ():
         ends = [key for key in left if key.endswith(f".{name}")]

@@ -77,7 +77,8 @@ def _spectrally_normed(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """By the largest singular value as the last step of training left it; transposed convolutions have dimension 1 in front."""
     first = 0 if left.shape[0] == weight.shape[0] else 1
     matrix = weight.transpose(0, first).flatten(1) if weight.ndim > 1 else weight[:, None]
-    return weight / torch.dot(left, torch.mv(matrix, right))
+    largest: Tensor = torch.dot(left, torch.mv(matrix, right))
+    return weight / largest
 
 
 _KINDS: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {

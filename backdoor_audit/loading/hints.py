@@ -84,10 +84,10 @@ def _places(content: object) -> Iterator[Mapping[object, object]]:
 
 
 def _architecture(name: str) -> str:
+    if not name or name in _ARCHITECTURES:
+        return _ARCHITECTURES.get(name, "")
     from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
 
-    if name in _ARCHITECTURES:
-        return _ARCHITECTURES[name]
     if name in models.list_models(module=models):
         return f"torchvision:{name}"
     return name if name in NETWORKS else ""
@@ -101,7 +101,7 @@ def _text(places: list[Mapping[object, object]], *keys: str) -> str:
 def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, ...]:
     for value in (place.get(key) for place in places for key in keys):
         parts = value if isinstance(value, (list, tuple)) else (value,)
-        numbers = [float(part) for part in parts[:4] if type(part) in {int, float} and abs(part) < 1e6]  # type: ignore[arg-type]
+        numbers = [float(part) for part in parts[:4] if type(part) in {int, float} and abs(part) < 1e6]
         if numbers and len(numbers) == len(parts) and all(map(math.isfinite, numbers)):
             return tuple(numbers)
     return ()

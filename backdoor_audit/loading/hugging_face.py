@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def files_of(folder: Path) -> tuple[Path, ...]:
 
 
 def _recognises(asked: Asked) -> bool:
-    return asked.path.is_dir()
+    return os.path.isdir(asked.path)
 
 
 def _read(asked: Asked) -> Network:

@@ -173,7 +173,7 @@ def _read(asked: Asked) -> Network:
 
 def _asked(path: Path, arch: str | None, num_classes: int | None, allow_pickle: bool) -> Asked:
     asked = Asked(path=path, arch=arch, num_classes=num_classes, allow_pickle=allow_pickle)
-    if path.is_dir():
+    if os.path.isdir(path):
         return asked
     try:
         size = refuse_special(path)

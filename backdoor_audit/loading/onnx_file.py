@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -35,8 +36,7 @@ def _read(asked: Asked) -> Network:
         raise ModelFormatError(f"an ONNX file; pip install 'backdoor-audit[onnx]' to read it, {_ADVICE}") from None
     with contained("an ONNX file that cannot be read", _ADVICE):
         model = onnx.load_model_from_string(asked.path.read_bytes())
-        tensors = [*model.graph.initializer]
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
             raise ModelFormatError("an ONNX file whose weights lie in another one; save it as one file")
         shape, batch = _images(onnx, model)
     with contained("an ONNX file that onnx2torch cannot convert", _ADVICE), warnings.catch_warnings():
@@ -44,11 +44,20 @@ def _read(asked: Asked) -> Network:
         module = converter.convert(model)
     if not isinstance(module, nn.Module):
         raise ModelFormatError(f"an ONNX file that gives no network; {_ADVICE}")
-    notes = ("an ONNX graph, converted by onnx2torch",)
+    notes: tuple[str, ...] = ("an ONNX graph, converted by onnx2torch",)
     notes += (f"--arch={asked.arch} not needed",) if asked.arch else ()
     if batch:
         notes += (f"exported for batches of {batch}; if other batches are refused, export it with a dynamic batch",)
     return Network(module, "onnx", notes, hints=Hints(image_shape=shape))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph, those of its operations and of graphs in it as well."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _images(onnx: Any, model: Any) -> tuple[tuple[int, int, int] | None, int]:

@@ -21,11 +21,15 @@ _MOST_BUILT = 8  # sets of weights that are held against the network's shapes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source(Generic[T]):
-    """Where tensors may lie in a file, what they look like without their numbers, and the tensors themselves."""
+    """Where tensors may lie in a file, what they look like without their numbers, and the tensors themselves.
+
+    ``swapped``: the file is mmengine's, which saves averages as ``state_dict`` and what was averaged as ``ema_state_dict``.
+    """
 
     candidates: Sequence[Candidate[T]]
     described: Callable[[Mapping[str, T]], Mapping[str, Tensor]]
     read: Callable[[Mapping[str, T]], Mapping[str, Tensor]]
+    swapped: bool = False
 
 
 def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[str, ...]]:
@@ -35,7 +39,7 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
     deploy. Raises `ModelFormatError` if none fits, or if several do and that rule does not decide.
     """
     found = fits(source.candidates, architecture.reference)
-    groups = [[fit for fit in found if fit.averaged is averaged] for averaged in (True, False)]
+    groups = [[fit for fit in found if _averaged(fit, source) is averaged] for averaged in (True, False)]
     refused: list[ModelFormatError] = []
     for group in groups:
         fitting: list[tuple[Fit[T], Built]] = []
@@ -53,8 +57,8 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
         if fitting:
             fit, result = fitting[0]
             notes = fit.told()
-            if others := [other.where for other in found if other is not fit and other.averaged != fit.averaged]:
-                notes += (f"averaged weights under {fit.where} taken, not those under {others[0]}",) * fit.averaged
+            if group is groups[0] and groups[1]:
+                notes += (f"averaged weights under {fit.where} taken, not those under {groups[1][0].where}",)
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]
@@ -66,3 +70,7 @@ def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Bui
     refuse_misfit(result.module, described, architecture.name)
     return result
 
+
+
+def _averaged(fit: Fit[T], source: Source[T]) -> bool:
+    return fit.candidate.path == ("state_dict",) if source.swapped else fit.averaged

@@ -67,7 +67,7 @@ def _normalization(told: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[fl
 
 
 def _numbers(value: object) -> tuple[float, ...]:
-    parts = value if isinstance(value, list) else [value]
+    parts: list[Any] = value if isinstance(value, list) else [value]
     if len(parts) > _MOST_CHANNELS or not all(type(part) in {int, float} and math.isfinite(part) for part in parts):
         return ()
     return tuple(map(float, parts))

@@ -36,7 +36,8 @@ def _read(asked: Asked) -> Network:
             refuse_quantised((*candidate.tensors, *candidate.others))
         if saved.program and not asked.arch:
             raise torchscript("pass --arch=NAME, and its tensors are put into that network")
-        source = Source(found, checkpoint.described, saved.tensors)
+        swapped = isinstance(saved.content, dict) and "message_hub" in saved.content
+        source = Source(found, checkpoint.described, saved.tensors, swapped)
         network = placed(source, asked, hints)
         notes = network.notes
         if saved.program:
@@ -47,10 +48,9 @@ def _read(asked: Asked) -> Network:
 def placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     """The network that the user names, or the file, with the weights of a source."""
     architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
-    built, notes = place(source, architecture)
-    if not asked.arch:
-        notes = (f"architecture {architecture.name}, as the file says", *notes)
-    return Network(built.module, architecture.name, (*notes, *built.notes, *hints.notes), hints=hints.or_else(built))
+    built, told = place(source, architecture)
+    notes = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
+    return Network(built.module, architecture.name, (*notes, *told, *built.notes, *hints.notes), hints=hints.or_else(built))
 
 
 def _executed(asked: Asked) -> Network:

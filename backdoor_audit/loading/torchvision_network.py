@@ -37,7 +37,7 @@ def torchvision_network(name: str, num_classes: int | None) -> Architecture:
             arguments["num_classes"] = num_classes or classes_of(state, reference, default=1000)
 
         def changed() -> nn.Module:
-            module = make(**arguments)
+            module: nn.Module = make(**arguments)
             for change in changes:
                 change(module)
             return module

@@ -62,12 +62,14 @@ def transformers_network(
             config=settings,
             state_dict=dict(state),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
         )
     _refuse_misfit(told, name)
-    notes = ("config.json names code in the folder, which was not run",) if config.get("auto_map") else ()
+    notes: tuple[str, ...] = ()
+    notes += ("config.json names code in the folder, which was not run",) if config.get("auto_map") else ()
     notes += ("the network takes blue, green, red, as preprocessor_config.json says",) if flipped else ()
     return Logits(network, flipped=flipped), notes
 
