@@ -26,6 +26,7 @@ def old_spectral_norm(layer):
 
 
 def pruned(layer):
+    layer.to(memory_format=torch.contiguous_format)
     prune.random_unstructured(layer, "weight", amount=0.5)
     if layer.bias is not None:
         prune.random_unstructured(layer, "bias", amount=0.5)
