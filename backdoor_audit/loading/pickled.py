@@ -237,7 +237,7 @@ class Unpickler:
             items = tuple(self._from_mark())
             self._stack.append(items)
         elif code == pickle.BINPERSID:
-            stack.append(self._storage(stack.pop()))
+            stack.append(self._persistent(stack.pop()))
         elif code == pickle.SETITEM:
             self._extend(self._top(2), dict)
         elif code == pickle.SETITEMS:
@@ -342,7 +342,9 @@ class Unpickler:
         dtype = arguments[6] if needed == 7 else storage.dtype if isinstance(storage, Storage) else None
         return tensor_of(storage, offset, size, stride, dtype)
 
-    def _storage(self, place: object) -> Storage:
+    def _persistent(self, place: object) -> Storage | Named:
+        if isinstance(place, tuple) and len(place) == 4 and place[0] == "module" and isinstance(place[1], Named):
+            return place[1]  # in old files classes of modules come with their source
         if not isinstance(place, tuple) or len(place) not in {5, 6} or place[0] != "storage":
             raise damaged("a pickle that refers to something else than numbers")
         kind, key, numel = place[1], place[2], place[4]

@@ -56,13 +56,14 @@ def hints_of_timm(config: Mapping[str, Any]) -> Hints:
 
 def _normalization(told: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """For pixels in [0, 1]: the processor multiplies pixels in 0 to 255 by a factor first."""
-    factor = 255 * float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 255.0
+    (factor,) = _numbers(told.get("rescale_factor", 1 / 255))[:1] or (0.0,)
+    factor = 255 * factor if told.get("do_rescale", True) else 255.0
     mean, std = _numbers(told.get("image_mean")), _numbers(told.get("image_std"))
     if not told.get("do_normalize", bool(mean)):
         mean, std = (0.0,), (1.0,)
     offset = 1.0 if told.get("rescale_offset") else 0.0
     if not mean or len(mean) != len(std) or any(value <= 0 for value in std) or not 0 < factor < 1e6:
-        raise ModelFormatError("preprocessor_config.json: no usable image_mean and image_std; give --mean, --std")
+        raise ModelFormatError("preprocessor_config.json: no usable image_mean, image_std and rescale_factor; give --mean, --std")
     return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
 
 

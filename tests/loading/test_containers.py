@@ -198,9 +198,10 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("wrap", [lambda module: module, lambda module: {"model": module, "epoch": 1}])
-def test_the_tensors_of_a_pickled_module_are_read_without_its_code(wrap, tmp_path, monkeypatch):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_tensors_of_a_pickled_module_are_read_without_its_code(zipped, wrap, tmp_path, monkeypatch):
     module = Own()
-    torch.save(wrap(module), tmp_path / "m.pt")
+    torch.save(wrap(module), tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
     monkeypatch.delattr(sys.modules[__name__], "Own")
     model = load_model(tmp_path / "m.pt", arch="small_cnn")
     assert holds(model, module.state_dict())

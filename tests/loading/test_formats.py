@@ -130,7 +130,7 @@ def altered(path, out, change):
         (lambda _, entry: entry.update(use_pickle=True), "a torch.export archive with pickled weights"),
         (lambda _, entry: entry["tensor_meta"].update(dtype=99), "a torch.export archive with weights of kind 99"),
         (lambda _, entry: entry["tensor_meta"].update(dtype=[7]), "a torch.export archive with weights of kind [7]"),
-        (lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_int": 2**40}] * 2), "damaged or incomplete (a tensor of"),
+        (lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_int": 2**20}] * 2), "damaged or incomplete (a tensor of"),
         (lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_expr": "x"}] * 2), "damaged or incomplete (a tensor with"),
         (lambda _, entry: entry["tensor_meta"].update(strides=None), "damaged or incomplete (a tensor without its shape)"),
         (lambda *_: [[[]]], "damaged or incomplete (a list of weights without its entries)"),
@@ -265,7 +265,7 @@ def test_a_folder_of_timm_loads_with_its_classes_and_its_normalisation(tmp_path)
 
 
 def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
-    state = network().state_dict()
+    state = {key: value.contiguous() for key, value in network().state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "custom", "auto_map": {"AutoModel": "code.Net"}}')
     loaded = load_model(tmp_path, arch="small_cnn")
@@ -355,7 +355,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line(change, said, folder):
         ("config.json", "[]", "config.json is no JSON object"),
         ("config.json", "{", "config.json: not JSON"),
         ("preprocessor_config.json", '{"image_mean": [0.5], "image_std": [0]}', "preprocessor_config.json: no usable"),
-        ("preprocessor_config.json", '{"rescale_factor": "x"}', "cannot be read (ValueError"),
+        ("preprocessor_config.json", '{"rescale_factor": "x"}', "preprocessor_config.json: no usable"),
         ("model.safetensors", "x", "not a readable safetensors file"),
     ],
 )
