@@ -68,10 +68,12 @@ def logits_finite(classifier: Classifier, clean: CleanSet, min_accuracy: float) 
 
 
 def scores_are_logits(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
-    """The network does not end in a softmax or a sigmoid: on probabilities, gradients are flat and triggers cannot be inverted."""
+    """The network does not end in a softmax or sigmoid: on probabilities, gradients are flat and triggers cannot be inverted."""
     del min_accuracy
     softmax, sigmoid, largest = True, True, []
-    for rows in (classifier.logits(batch) for batch in _batches(clean.images[:PROBE_IMAGES])):  # classes may be very many
+    for rows in (
+        classifier.logits(batch) for batch in _batches(clean.images[:PROBE_IMAGES])
+    ):  # classes may be very many
         softmax &= bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
         sigmoid &= bool(((rows > 0) & (rows <= 1)).all())
         largest.append(rows.amax(dim=1).cpu())

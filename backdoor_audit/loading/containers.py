@@ -37,7 +37,7 @@ class Candidate(Generic[T]):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was unwrapped."""
-        notes = tuple(f"unwrapped {key[:60]}" for key in self.path)
+        notes: tuple[str, ...] = tuple(f"unwrapped {key[:60]}" for key in self.path)
         whole = f"whole pickled module {self.module}: its tensors were read, its code was not"
         return (*notes, whole) if self.module else notes
 
@@ -73,7 +73,7 @@ def is_module(value: object) -> bool:
     """Whether an object was a module: one of PyTorch, or of a TorchScript program."""
     if not isinstance(value, Instance):
         return False
-    return value.kind.startswith("__torch__.") or "_modules" in value.attributes and "_parameters" in value.attributes
+    return value.kind.startswith("__torch__.") or ("_modules" in value.attributes and "_parameters" in value.attributes)
 
 
 def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:

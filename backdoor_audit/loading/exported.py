@@ -50,7 +50,9 @@ def _read(asked: Asked) -> Network:
             "are put into that network"
         )
     if _CONFIG not in asked.members:
-        raise ModelFormatError(f"a torch.export archive of an older torch, which keeps no list of its weights; {_ADVICE}")
+        raise ModelFormatError(
+            f"a torch.export archive of an older torch, which keeps no list of its weights; {_ADVICE}"
+        )
     deadline = Deadline()
     with asked.path.open("rb") as file:
         saved = _weights(file, asked.size, deadline)

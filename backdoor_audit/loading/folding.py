@@ -70,7 +70,8 @@ def _weight_normed(magnitude: Tensor, direction: Tensor) -> Tensor:
     ):
         raise ValueError
     over = [at for at in range(direction.ndim) if not magnitude.ndim or magnitude.shape[at] == 1]
-    return direction * (magnitude / torch.linalg.vector_norm(direction, dim=over, keepdim=True))
+    length: Tensor = torch.linalg.vector_norm(direction, dim=over, keepdim=True)
+    return direction * (magnitude / length)
 
 
 def _spectrally_normed(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:

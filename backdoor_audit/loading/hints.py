@@ -63,7 +63,9 @@ def hints_of(content: object) -> Hints:
         mean=mean,
         std=std,
         preset=_BENCH_DATA.get(said["data"], "") if bench and not mean else "",
-        whose=f"BackdoorBench's for {said['data']}" if bench and not mean else "the one in the checkpoint's own settings",
+        whose=f"BackdoorBench's for {said['data']}"
+        if bench and not mean
+        else "the one in the checkpoint's own settings",
         class_names=_class_names(places),
     )
 

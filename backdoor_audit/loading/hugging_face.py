@@ -15,7 +15,6 @@ from backdoor_audit.loading import checkpoint, safetensors_file
 from backdoor_audit.loading.architecture import architecture_of
 from backdoor_audit.loading.containers import Candidate, candidates
 from backdoor_audit.loading.format import Asked, Format, Network
-from backdoor_audit.loading.hints import Hints
 from backdoor_audit.loading.placing import Source, place
 from backdoor_audit.loading.preprocessing import hints_of_timm, hints_of_transformers
 from backdoor_audit.loading.refusals import refuse_above
@@ -48,7 +47,9 @@ def _read(asked: Asked) -> Network:
     tensors = _tensors(weights)
     if "model_type" in config and not asked.arch:
         hints = hints_of_transformers(config, preprocessor)
-        found, notes = transformers_network(config, as_float32(tensors), flipped=bool(preprocessor.get("do_flip_channel_order")))
+        found, notes = transformers_network(
+            config, as_float32(tensors), flipped=bool(preprocessor.get("do_flip_channel_order"))
+        )
         return Network(found, f"transformers:{str(config['model_type'])[:60]}", notes, hints=hints)
     hints = hints_of_timm(config) if "architecture" in config else hints_of_transformers(config, preprocessor)
     arch = asked.arch or _timm_or_torchvision(config)
@@ -60,7 +61,9 @@ def _read(asked: Asked) -> Network:
 def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
     name = config.get("architecture")
     if not isinstance(name, str):
-        raise ModelFormatError("a folder whose config.json names no network (model_type or architecture); pass --arch=NAME")
+        raise ModelFormatError(
+            "a folder whose config.json names no network (model_type or architecture); pass --arch=NAME"
+        )
     try:
         import timm  # noqa: F401, PLC0415 - an extra
     except ImportError:

@@ -56,4 +56,4 @@ _OTHERS = r"""
 """
 
 INERT = re.compile("|".join((_NUMPY, _PYTHON, _TORCH, _OTHERS, *map(re.escape, sorted(DICTS)))), re.VERBOSE)
-"""What may be called in a file although it is none of torch's ways to make a tensor: it gives numbers, texts, paths or options."""
+"""What may be called in a file although it is none of torch's ways to make a tensor: it gives numbers, texts, paths, options."""

@@ -68,7 +68,9 @@ def _images(onnx: Any, model: Any) -> tuple[tuple[int, int, int] | None, int]:
         raise ModelFormatError(f"an ONNX file with {len(inputs)} inputs; an image classifier has one")
     found = inputs[0].type.tensor_type
     if found.elem_type not in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}:
-        raise ModelFormatError("an ONNX file whose input is not of floating point; images are, in [0, 1] before normalisation")
+        raise ModelFormatError(
+            "an ONNX file whose input is not of floating point; images are, in [0, 1] before normalisation"
+        )
     sizes = [int(size.dim_value) for size in found.shape.dim]
     if len(sizes) != 4:
         raise ModelFormatError(f"an ONNX file whose input has {len(sizes)} dimensions; images are (n, c, h, w)")

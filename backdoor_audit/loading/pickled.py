@@ -283,12 +283,12 @@ class Unpickler:
             if not made or arguments:
                 raise needs_code(name)
             return Instance(name)
-        if name == "collections.OrderedDict":
-            return {} if made else self._ordered(arguments)
-        if name in DICTS or name in SETS:
-            return self._filled(name, arguments)
-        if name == NAMESPACE and not arguments:
-            return Instance(name)
+        if name in DICTS or name in SETS or name == "collections.OrderedDict":
+            return self._filled(name, arguments, made=made)
+        return Instance(name) if name == NAMESPACE and not arguments else self._of_torch(name, arguments)
+
+    def _of_torch(self, name: str, arguments: tuple[object, ...]) -> object:
+        """A tensor, a shape, or what is only named."""
         if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple):
             return arguments[0]
         if name in _REBUILDS or name in _ODD:
@@ -300,8 +300,10 @@ class Unpickler:
         empty = _TENSOR.fullmatch(name) and not arguments
         return StoredTensor(_EMPTY_TENSOR) if empty else Named(name.rpartition(".")[2])
 
-    def _filled(self, name: str, arguments: tuple[object, ...]) -> object:
+    def _filled(self, name: str, arguments: tuple[object, ...], *, made: bool) -> object:
         """A kind of dict, or a set as the list of its members, which nobody looks up."""
+        if name == "collections.OrderedDict":
+            return {} if made else self._ordered(arguments)
         if name in DICTS:
             return self._ordered(tuple(entry for entry in arguments[:1] if isinstance(entry, dict)))
         return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], list) else Named("set")

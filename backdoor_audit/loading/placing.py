@@ -71,6 +71,5 @@ def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Bui
     return result
 
 
-
 def _averaged(fit: Fit[T], source: Source[T]) -> bool:
     return fit.candidate.path == ("state_dict",) if source.swapped else fit.averaged

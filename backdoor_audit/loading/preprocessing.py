@@ -63,7 +63,9 @@ def _normalization(told: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[fl
         mean, std = (0.0,), (1.0,)
     offset = 1.0 if told.get("rescale_offset") else 0.0
     if not mean or len(mean) != len(std) or any(value <= 0 for value in std) or not 0 < factor < 1e6:
-        raise ModelFormatError("preprocessor_config.json: no usable image_mean, image_std and rescale_factor; give --mean, --std")
+        raise ModelFormatError(
+            "preprocessor_config.json: no usable image_mean, image_std and rescale_factor; give --mean, --std"
+        )
     return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
 
 

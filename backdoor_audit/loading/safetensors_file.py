@@ -38,7 +38,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _recognises(asked: Asked) -> bool:
     length = int.from_bytes(asked.start[:8], "little")
     whole = asked.start[8:9] == b"{" and length <= min(asked.size - 8, _LARGEST_HEADER)
-    return whole or (asked.path.suffix == ".safetensors" and not asked.start.startswith((b"PK\x03\x04", b"\x80", b"version ")))
+    return whole or (
+        asked.path.suffix == ".safetensors" and not asked.start.startswith((b"PK\x03\x04", b"\x80", b"version "))
+    )
 
 
 def _network(asked: Asked) -> Network:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from backdoor_audit.loading import checkpoint
 from backdoor_audit.loading.architecture import architecture_of
+from backdoor_audit.loading.building import Built
 from backdoor_audit.loading.containers import Candidate, T, candidates, unpickled_candidates
 from backdoor_audit.loading.format import Asked, Format, Network
 from backdoor_audit.loading.hints import Hints, hints_of
@@ -41,16 +42,19 @@ def _read(asked: Asked) -> Network:
         network = placed(source, asked, hints)
         notes = network.notes
         if saved.program:
-            notes += ("a TorchScript program: its tensors were read, what it computes with them was neither run nor looked at",)
+            notes += (
+                "a TorchScript program: its tensors were read, what it computes with them was neither run nor looked at",
+            )
         return Network(network.module, network.architecture, notes, hints=network.hints)
 
 
 def placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     """The network that the user names, or the file, with the weights of a source."""
     architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
-    built, told = place(source, architecture)
-    notes = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
-    return Network(built.module, architecture.name, (*notes, *told, *built.notes, *hints.notes), hints=hints.or_else(built))
+    result: tuple[Built, tuple[str, ...]] = place(source, architecture)
+    named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
+    notes: tuple[str, ...] = (*named, *result[1], *result[0].notes, *hints.notes)
+    return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
 
 
 def _executed(asked: Asked) -> Network:

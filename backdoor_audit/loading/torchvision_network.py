@@ -119,15 +119,21 @@ def _head(usual: nn.Module, state: Mapping[str, Tensor]) -> tuple[Change | None,
         rows, columns = inside[weights[0]].shape
         if columns != features or not (place == "" or (place.isdecimal() and int(place) < 10)):
             continue
-
-        def change(module: nn.Module, path: str = path, place: str = place, rows: int = rows) -> None:
-            linear = nn.Linear(features, rows, bias=len(inside) == 2)
-            before = (nn.Flatten(), *(nn.Identity() for _ in range(int(place) - 1))) if place and int(place) else ()
-            _put(module, path, nn.Sequential(*before, linear) if place else linear)
-
         what = f"one linear layer at {path}.{place}, with nothing before it that counts" if place else "a linear layer"
+        change = _linear_at(path, place, (features, rows), bias=len(inside) == 2)
         return change, f"{path} is {what} (Dropout is off when images are classified)"
     return None, ""
+
+
+def _linear_at(path: str, place: str, sizes: tuple[int, int], *, bias: bool) -> Change:
+    """Puts a linear layer there, alone or at a place of a sequence in which nothing else counts."""
+
+    def change(module: nn.Module) -> None:
+        linear = nn.Linear(*sizes, bias=bias)
+        before = (nn.Flatten(), *(nn.Identity() for _ in range(int(place) - 1))) if place and int(place) else ()
+        _put(module, path, nn.Sequential(*before, linear) if place else linear)
+
+    return change
 
 
 def _has(module: nn.Module, path: str) -> bool:

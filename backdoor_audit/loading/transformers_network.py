@@ -56,7 +56,9 @@ def transformers_network(
         kind, settings = _class(transformers, name, plain, bool(config.get("auto_map")))
         with torch.device("meta"):
             wanted = kind(settings)
-        refuse_above(2 * 4 * sum(tensor.numel() for tensor in wanted.state_dict().values()), "the network of config.json")
+        refuse_above(
+            2 * 4 * sum(tensor.numel() for tensor in wanted.state_dict().values()), "the network of config.json"
+        )
         network, told = kind.from_pretrained(
             None,
             config=settings,
@@ -108,7 +110,11 @@ def _refuse_huge(config: Mapping[str, Any], tensors: int) -> None:
 def _refuse_misfit(told: Mapping[str, Any], name: str) -> None:
     parts = [
         f"{len(told[key])} {what} ({', '.join(sorted(map(str, told[key]))[:3])})"
-        for key, what in (("missing_keys", "missing"), ("unexpected_keys", "extra"), ("mismatched_keys", "of another shape"))
+        for key, what in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "extra"),
+            ("mismatched_keys", "of another shape"),
+        )
         if told.get(key)
     ]
     if parts or told.get("error_msgs"):

@@ -62,7 +62,10 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
         ),
         ({**STATE, "loss_fn.weight": torch.zeros(5)}, ("left out, no parameters of the network: loss_fn.weight",)),
         (
-            {key.replace("linear.", "head.linear.") if "linear" in key else f"backbone.{key}": STATE[key] for key in STATE},
+            {
+                key.replace("linear.", "head.linear.") if "linear" in key else f"backbone.{key}": STATE[key]
+                for key in STATE
+            },
             (
                 "head.linear.bias taken for linear.bias",
                 "head.linear.weight taken for linear.weight",
@@ -75,7 +78,10 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
         ),
         (
             {"meta": {}, "message_hub": {}, "state_dict": STATE, "ema_state_dict": prefixed("module.", OTHER)},
-            ("unwrapped state_dict", "averaged weights under state_dict taken, not those under ema_state_dict, module.*"),
+            (
+                "unwrapped state_dict",
+                "averaged weights under state_dict taken, not those under ema_state_dict, module.*",
+            ),
         ),
     ],
 )
@@ -117,7 +123,9 @@ def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
     ],
 )
 def test_two_sets_that_fit_are_refused_where_no_rule_decides(content, tmp_path):
-    with pytest.raises(ModelFormatError, match="2 sets of weights fit small_cnn, under .* and under .*save the one to audit alone"):
+    with pytest.raises(
+        ModelFormatError, match=r"2 sets of weights fit small_cnn, under .* and under .*save the one to audit alone"
+    ):
         loaded(content, tmp_path / "m.pt")
 
 
@@ -224,13 +232,18 @@ def test_the_tensors_of_a_torchscript_program_are_read_and_it_is_not_run(make, t
     model = load_model(tmp_path / "m.pt", arch="small_cnn")
     assert holds(model, module.state_dict())
     assert any(note.startswith("a TorchScript program: ") for note in model.notes)
-    with pytest.raises(ModelFormatError, match="a TorchScript archive, which is a program that is not run here; pass --arch"):
+    with pytest.raises(
+        ModelFormatError, match="a TorchScript archive, which is a program that is not run here; pass --arch"
+    ):
         load_model(tmp_path / "m.pt")
 
 
 def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
     state = build_network("preact_resnet18", num_classes=4, in_channels=3, width=4).state_dict()
-    images = {"bd_data_container": {"data_dict": {0: {"image": np.zeros(3), "path": "a/0.png"}}}, "indices": np.arange(3)}
+    images = {
+        "bd_data_container": {"data_dict": {0: {"image": np.zeros(3), "path": "a/0.png"}}},
+        "indices": np.arange(3),
+    }
     content = {
         "model_name": "preactresnet18",
         "num_classes": 4,
@@ -272,7 +285,7 @@ def test_what_a_training_script_says_of_images_and_classes_is_taken(tmp_path):
 
 def test_a_quantised_network_says_which_one_to_audit(tmp_path):
     content = {**STATE, "linear._packed_params._packed_params": (torch.zeros(1), None), "linear.scale": torch.ones(1)}
-    with pytest.raises(ModelFormatError, match="is quantised, .* audit the float network that it was made from"):
+    with pytest.raises(ModelFormatError, match=r"is quantised, .* audit the float network that it was made from"):
         loaded(content, tmp_path / "m.pt")
 
 
@@ -285,5 +298,3 @@ def test_modules_that_mean_very_many_by_reference_take_no_time(tmp_path):
     torch.save(inner, tmp_path / "m.pt")
     with pytest.raises(ModelFormatError, match="modules that hold each other without end"):
         load_model(tmp_path / "m.pt", arch="small_cnn")
-
-

@@ -76,7 +76,7 @@ def test_a_part_without_the_others_stays_and_is_missed():
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_one_line(state):
-    with pytest.raises(ModelFormatError, match="weight: parts of a .* that do not fit"):
+    with pytest.raises(ModelFormatError, match=r"weight: parts of a .* that do not fit"):
         folded(state, {"weight"})
 
 

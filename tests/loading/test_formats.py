@@ -130,9 +130,18 @@ def altered(path, out, change):
         (lambda _, entry: entry.update(use_pickle=True), "a torch.export archive with pickled weights"),
         (lambda _, entry: entry["tensor_meta"].update(dtype=99), "a torch.export archive with weights of kind 99"),
         (lambda _, entry: entry["tensor_meta"].update(dtype=[7]), "a torch.export archive with weights of kind [7]"),
-        (lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_int": 2**20}] * 2), "damaged or incomplete (a tensor of"),
-        (lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_expr": "x"}] * 2), "damaged or incomplete (a tensor with"),
-        (lambda _, entry: entry["tensor_meta"].update(strides=None), "damaged or incomplete (a tensor without its shape)"),
+        (
+            lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_int": 2**20}] * 2),
+            "damaged or incomplete (a tensor of",
+        ),
+        (
+            lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_expr": "x"}] * 2),
+            "damaged or incomplete (a tensor with",
+        ),
+        (
+            lambda _, entry: entry["tensor_meta"].update(strides=None),
+            "damaged or incomplete (a tensor without its shape)",
+        ),
         (lambda *_: [[[]]], "damaged or incomplete (a list of weights without its entries)"),
     ],
 )
@@ -151,7 +160,9 @@ def onnx_file(path, change=lambda model, helper: None):
     pytest.importorskip("onnx2torch")
     helper, arrays = onnx.helper, onnx.numpy_helper
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
     weights = {"cw": module[0].weight, "cb": module[0].bias, "lw": module[4].weight, "lb": module[4].bias}
     nodes = [
         helper.make_node("Conv", ["x", "cw", "cb"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
@@ -201,8 +212,14 @@ def elsewhere_in_a_node(model, onnx):
         (elsewhere, "an ONNX file whose weights lie in another one"),
         (elsewhere_in_a_node, "an ONNX file whose weights lie in another one"),
         (lambda model, _: model.graph.input.add(name="other"), "an ONNX file with 2 inputs"),
-        (lambda model, _: model.graph.input[0].type.tensor_type.shape.dim.add(), "an ONNX file whose input has 5 dimensions"),
-        (lambda model, onnx: setattr(model.graph.node[1], "op_type", "Nope"), "an ONNX file that onnx2torch cannot convert ("),
+        (
+            lambda model, _: model.graph.input[0].type.tensor_type.shape.dim.add(),
+            "an ONNX file whose input has 5 dimensions",
+        ),
+        (
+            lambda model, onnx: setattr(model.graph.node[1], "op_type", "Nope"),
+            "an ONNX file that onnx2torch cannot convert (",
+        ),
     ],
 )
 def test_an_onnx_graph_that_cannot_be_used_is_one_line(change, said, tmp_path):
@@ -287,7 +304,12 @@ VIT = {
     "id2label": {"0": "cat", "1": "dog", "2": "e\x1bl"},
     "label2id": {"cat": 0, "dog": 1, "e\x1bl": 2},
 }
-PROCESSOR = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5] * 3, "size": {"height": 16, "width": 16}, "do_normalize": True}
+PROCESSOR = {
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5] * 3,
+    "size": {"height": 16, "width": 16},
+    "do_normalize": True,
+}
 
 
 @pytest.fixture

@@ -95,7 +95,9 @@ def test_googlenet_without_auxiliary_classifiers_loads(tmp_path):
 )
 def test_a_head_that_tensors_do_not_tell_is_refused_with_a_factory_to_paste(head, tmp_path):
     torch.save(resnet(fc=head).state_dict(), tmp_path / "m.pt")
-    with pytest.raises(ModelFormatError, match=r"does not fit torchvision:resnet18: .*def make\(\): model = torchvision") as caught:
+    with pytest.raises(
+        ModelFormatError, match=r"does not fit torchvision:resnet18: .*def make\(\): model = torchvision"
+    ) as caught:
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
     assert str(caught.value).isprintable()
 
