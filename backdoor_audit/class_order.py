@@ -94,7 +94,7 @@ def _named_orders(clean: CleanSet) -> Mapping[str, dict[int, int]]:
         "pass --audit-class-order=number": int,
     }
     ranked = {
-        told: {label: place for place, label in enumerate(sorted(labels, key=lambda label: key(names[label])))}  # type: ignore[arg-type, return-value]  # noqa: B023
+        told: {label: place for place, label in enumerate(sorted(labels, key=lambda label: key(names[label])))}  # type: ignore[arg-type, return-value]
         for told, key in orders.items()
     }
     return {**ranked, "leave --audit-class-order out: the numbers are the labels": {k: int(names[k]) for k in labels}}

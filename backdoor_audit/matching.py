@@ -63,8 +63,8 @@ def best_assignment(gains: Counts) -> NDArray[np.int64]:
 class Order:
     """Another order of the classes that fits much better: for each label the output it would be.
 
-    ``moved`` are the labels that are not at their place, those with the most evidence first. ``as_given`` and ``matched`` are the clean
-    accuracies, the second one on images that the order was not chosen by.
+    ``moved`` are the labels that are not at their place, those with the most evidence first. ``as_given`` and ``matched`` are
+    the clean accuracies, the second one on images that the order was not chosen by.
     """
 
     outputs: dict[int, int]

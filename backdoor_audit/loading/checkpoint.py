@@ -95,6 +95,20 @@ def opened(path: Path) -> Iterator[Saved]:
         yield Saved(stored, notes, fetch)
 
 
+def content_of(path: Path) -> object:
+    """What stands in a ``torch.save`` file beside its tensors as well, those without their numbers; None for another file.
+
+    Raises `ModelFormatError` as `opened` does.
+    """
+    size, deadline = path.stat().st_size, Deadline()
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        if start != b"PK" and start[:1] != b"\x80":
+            return None
+        return (_archived if start == b"PK" else _legacy)(file, size, deadline)[0]
+
+
 def executed(path: Path) -> tuple[dict[str, Tensor] | nn.Module, tuple[str, ...]]:
     """Tensors by name, or a whole module, of a file that is unpickled in full, and notes on what was unwrapped.
 
