@@ -147,4 +147,4 @@ def _sign_test(successes: int, n: int) -> float:
     if not n:
         return 1.0
     total = sum(math.comb(n, k) for k in range(successes, n + 1))
-    return total / 2**n
+    return float(total / 2**n)

@@ -59,7 +59,7 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
         raise
     except Exception as error:  # zipfile, its codecs and numpy's headers raise anything on damaged or hostile files
         raise DataFormatError(f"{path}: cannot be read ({brief(error)}); {_WANTED}") from None
-    clean_set = CleanSet.of(images, labels, names, str(path))
+    clean_set = CleanSet.of(images, labels, [str(name) for name in names], str(path))
     del images
     channels, height, width = clean_set.image_shape
     reading.check_images(len(clean_set), (wish.channels or channels, *(wish.resize or (height, width))))

@@ -80,7 +80,9 @@ def _rows(path: Path, reading: Reading) -> Rows:
     delimiter = max(",;\t", key=first.count)
     rows: Rows = []
     try:
-        entries = (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row)
+        entries: Iterator[list[str]] = (
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
+        )
         header = next(entries, [])
         columns = _columns(path, header)
         if columns is None:
