@@ -15,7 +15,7 @@ from PIL import Image
 from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
 from backdoor_audit.data.conversion import Wish, brief, decode, listed
 from backdoor_audit.data.naming import labels_of, relabelled
-from backdoor_audit.data.pictures import opened, parsed
+from backdoor_audit.data.pictures import parsed
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
@@ -98,10 +98,8 @@ def _columns(datasets: Any, folder: Path, saved: Any) -> tuple[str, str]:
 def _opener(saved: Any, column: str, index: int, reading: Reading) -> Callable[[], Image.Image]:
     def item() -> Image.Image:
         entry = saved[index][column] or {}
-        if entry.get("bytes"):
-            return parsed(entry["bytes"], reading)
-        if entry.get("path"):
-            return opened(Path(entry["path"]), reading)
-        raise UnreadableError("no picture in this row")
+        if not entry.get("bytes"):
+            raise UnreadableError("no picture in this row; save_to_disk puts them in")
+        return parsed(entry["bytes"], reading)
 
     return item
