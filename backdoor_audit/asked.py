@@ -178,6 +178,14 @@ class Asked(Searched):
             model=settings["model"],
             data=settings["data"],
             loading={**given, **({"num_classes": options.classes} if options.classes else {})},
+            reading=self._reading_options(),
             resize=(options.resize[0], options.resize[1]) if options.resize else None,
             channels=options.channels or None,
         )
+
+    def _reading_options(self) -> dict[str, Any]:
+        """Arguments of `load_clean_set` that decide which label an image has."""
+        options, clean = self.options, self.clean_set
+        chosen: dict[str, Any] = {"class_order": options.class_order} if options.class_order else {}
+        by_names = options.class_names or any("names in the model's file" in note for note in clean.notes)
+        return {**chosen, "class_names": clean.class_names} if by_names else chosen

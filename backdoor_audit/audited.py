@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import bounds, budget, preconditions
+from backdoor_audit import bounds, budget, preconditions, surroundings
 from backdoor_audit.classifier import Classifier, choose_device
-from backdoor_audit.data import CleanSet, load_clean_set
+from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
 from backdoor_audit.evidence import Finding
-from backdoor_audit.loading import LoadedModel, load_model, normalization_of
+from backdoor_audit.loading import LoadedModel, class_names_of, load_model, normalization_of
 from backdoor_audit.options import FILES, AuditOptions
 from backdoor_audit.references import References
 from backdoor_audit.store import Store
@@ -63,14 +63,15 @@ class Audited:
 
     @contextmanager
     def once(self, what: str) -> Iterator[None]:
-        """A block that is not begun again if the model's code or something from outside ended it.
+        """A block with gradients that is not begun again if the model's code or something from outside ended it.
 
         Every item that needs it has the same answer: whatever ended it the first time is raised, and then `EndedEarlyError`.
         """
         if what in self._ended:
             raise EndedEarlyError(self._ended[what])
         try:
-            yield
+            with surroundings.gradients():
+                yield
         except EndedEarlyError as error:
             self._ended[what] = str(error)
             raise
@@ -84,26 +85,40 @@ class Audited:
     @cached_property
     def clean_set(self) -> CleanSet:
         """The clean images, at most ``max_images`` of them."""
+        options = self.options
         if self.given_images is not None:
-            return self.given_images.sample(self.options.max_images, seed=self.options.seed)
-        size = self.options.resize
-        with self.reading():
+            with surroundings.gradients():
+                chosen = self.given_images.sample(options.max_images, seed=options.seed)
+                if chosen.images.is_inference():  # of which no gradient can be asked
+                    chosen = replace(chosen, images=chosen.images.clone(), labels=chosen.labels.clone())
+                return chosen
+        size = options.resize
+        with self.reading(), surroundings.gradients():
+            asked = options.class_names or options.class_order or self.module is not None or not options.model
             return load_clean_set(
-                self.options.data,
+                options.data,
                 resize=(size[0], size[1]) if size else None,
-                channels=self.options.channels or None,
-                most=self.options.max_images,
-                seed=self.options.seed,
+                channels=options.channels or None,
+                most=options.max_images,
+                seed=options.seed,
+                class_names=names_from(options.class_names) if options.class_names else None,
+                class_order=options.class_order,
+                model_names=() if asked else class_names_of(Path(options.model)),
             )
 
     @cached_property
     def split(self) -> tuple[CleanSet, CleanSet]:
         """Images to search and repair with, and held-out ones to report on."""
-        return self.clean_set.split(self.options.seed)
+        with surroundings.gradients():
+            return self.clean_set.split(self.options.seed)
 
     @cached_property
     def classifier(self) -> Classifier:
         """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
+        with surroundings.gradients():
+            return self._classifier()
+
+    def _classifier(self) -> Classifier:
         options, shape = self.options, self.clean_set.image_shape
         if self.module is not None:
             mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
@@ -241,7 +256,10 @@ class Audited:
         return {
             "model": self.options.model or type(self.module).__name__,
             "model_fingerprint": self.fingerprint,
-            "loading": list(self.loaded.notes) if self.module is None else [],
+            "loading": [
+                *(self.loaded.notes if self.module is None else ()),
+                *(f"clean images: {note}" for note in clean.notes),
+            ],
             "architecture": classifier.architecture,
             "parameters": sum(parameter.numel() for parameter in classifier.module.parameters()),
             "num_classes": classifier.num_classes,

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from backdoor_audit import surroundings
 from backdoor_audit.baseline import Difference, compare, regressions, renewed, section
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AuditError, OptionError
@@ -146,7 +147,8 @@ def audit(
     """Audit a module or a model file and return the record that ``audit.json`` holds.
 
     ``images`` are uint8 (n, h, w, c) or (n, c, h, w), or floats in [0, 1]; ``labels`` are integers (n,). Leave both out and
-    pass ``data="folder or .npz"`` to load them. Other options are the fields of `AuditOptions`. The module is not changed.
+    pass ``data="folder or .npz"`` to load them, of which ``class_names`` then are those of ``--audit-class-names``. Other
+    options are the fields of `AuditOptions`. The module is not changed.
     Finished work is kept in ``store``, or dropped without one. Raises `AuditError` with one line for input that cannot
     be used.
     """
@@ -160,7 +162,11 @@ def audit(
     began = time.perf_counter()
     if not isinstance(model, nn.Module):
         options["model"] = str(model)
-    with tempfile.TemporaryDirectory() as scratch:
+    if images is None and class_names:
+        if len(class_names) < 2 or any("," in name for name in class_names):
+            raise OptionError("audit(): class_names are two or more texts without commas")
+        options["class_names"] = ",".join(class_names)
+    with tempfile.TemporaryDirectory() as scratch, surroundings.gradients():
         run = Audit(
             AuditOptions(**options),
             Store(Path(store or scratch)),

@@ -57,6 +57,17 @@ class Backdoor(Protocol):
         ...
 
 
+def standard_error(rate: float, n: int) -> float:
+    """Of a rate over ``n`` images; not 0 where all or none are hits."""
+    return math.sqrt(max(rate * (1 - rate), 1 / n) / n)
+
+
+def chance_accuracy(num_classes: int, labels: Tensor) -> float:
+    """The clean accuracy up to which a model may know nothing: twice that of guessing, or what the largest class gives."""
+    largest = float(labels.bincount().max()) / len(labels)
+    return max(min(2 / num_classes, 0.75), largest + 3 * standard_error(largest, len(labels)))
+
+
 def clean_accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> Rate:
     """Share of clean images (n, c, h, w) that are predicted as labelled (ACC). NaN for no images."""
     return _share(classifier.predict(images) == labels.to(classifier.device))

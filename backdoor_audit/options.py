@@ -24,7 +24,7 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus")
+FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus", "class_names")
 """Options that name a file or a folder."""
 LEAST_MEMORY = 256 * 2**20
 MOST_MEMORY = 2**50
@@ -57,6 +57,8 @@ class AuditOptions:
     resize: tuple[int, ...] = ()
     channels: int = 0
     max_images: int = 1000
+    class_names: str = ""
+    class_order: str = ""
     trigger: str = ""
     device: str = "auto"
     seed: int = 0
@@ -210,7 +212,12 @@ OPTIONS: tuple[Option, ...] = (
         "PATH",
         "model file (safetensors, torch.save, .pt2, ONNX) or Hugging Face folder to audit; runs the shipped audits",
     ),
-    Option("data", _word, "SOURCE", "clean images: folder of class folders, .npz, or torchvision:NAME?root=DIR"),
+    Option(
+        "data",
+        _word,
+        "SOURCE",
+        "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
+    ),
     Option(
         "arch",
         _word,
@@ -229,6 +236,19 @@ OPTIONS: tuple[Option, ...] = (
         whole_number(1),
         "N",
         "use at most this many clean images, evenly from all classes (default: 1000)",
+    ),
+    Option(
+        "class_names",
+        _word,
+        "FILE|A,B,...",
+        "names of the classes in the order of the model's scores; class folders get their labels by them",
+    ),
+    Option(
+        "class_order",
+        _one_of("text", "number"),
+        "text|number",
+        "order of the model's classes: of their names as text (as torchvision's ImageFolder: 0, 1, 10, 2) or as numbers, counted "
+        "from 0; default: folders that are numbers are the labels",
     ),
     Option("trigger", _word, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
     Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)"),
@@ -382,7 +402,8 @@ def build_options(
         source, value = given
         try:
             text = _text(value, option)
-            in_table = option.key in FILES and option.key not in command_line
+            listed = option.key == "class_names" and "," in text
+            in_table = option.key in FILES and option.key not in command_line and not listed
             values[option.key] = option.parse(_beside(table_folder, text) if in_table and text else text)
         except ValueError as error:
             told = str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
@@ -416,8 +437,8 @@ def check_paths(options: AuditOptions) -> None:
         ] * (not of_hub)
     if not options.data:
         problems.append(
-            "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, or "
-            f"torchvision:NAME?root=DIR), or set data in [{TABLE}] of pyproject.toml"
+            "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, a .csv "
+            f"of paths and labels, or torchvision:NAME?root=DIR), or set data in [{TABLE}] of pyproject.toml"
         )
     elif not options.data.startswith("torchvision:") and (absence := _absence(options.data)) not in ("", _IS_FOLDER):
         problems.append(
@@ -427,6 +448,9 @@ def check_paths(options: AuditOptions) -> None:
         file = getattr(options, name)
         if file and (absence := _absence(file)):
             problems.append(f"--audit-{name}: {_named(file)} {absence}")
+    names = options.class_names
+    if names and "," not in names and (absence := _absence(names)):
+        problems.append(f"--audit-class-names: {_named(names)} {absence}; give a file, or names between commas")
     problems += _baseline_problems(options)
     for name in ("report", "corpus"):
         folder = getattr(options, name)

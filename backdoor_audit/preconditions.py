@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backdoor_audit import budget, surroundings
+from backdoor_audit.class_order import begins_at_one, class_order
 from backdoor_audit.classifier import Classifier, own_code
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict, inconclusive
 from backdoor_audit.loading import NORMALIZATIONS
-from backdoor_audit.metrics import Rate, clean_accuracy
+from backdoor_audit.metrics import Rate, chance_accuracy, clean_accuracy, standard_error
 from backdoor_audit.printable import printable
 
 MIN_IMAGES = 100  # below this, trigger sizes are mostly noise
 MIN_PER_CLASS = 2  # one to search on, one held out
 PROBE_IMAGES = 500
 PROBE_GAIN = 0.05  # another input range must win by this much and by three standard errors before it is named
+USEFUL_ACCURACY = 0.25  # that another input range must reach: below, labels or their order are wrong whatever the range
 REPEATED_IMAGES = 256  # that are scored in several ways
 REPEATS = 32  # calls with one and the same small batch
 _SAME = 1e-3  # logits of the same image in another batch may differ by rounding only
@@ -46,9 +48,10 @@ def logits_shape(classifier: Classifier, clean: CleanSet, min_accuracy: float) -
     del min_accuracy
     known, used = classifier.num_classes, clean.num_classes
     if used > known:
+        cure = begins_at_one(clean, known) or "check --data and the model"
         return inconclusive(
             "classes",
-            f"the clean images have labels up to {used - 1}, the model scores {known} classes; check --data and the model",
+            f"the clean images have labels up to {used - 1}, the model scores {known} classes (0 to {known - 1}); {cure}",
             value=known,
             limit=used,
         )
@@ -219,8 +222,7 @@ def enough_images(classifier: Classifier, clean: CleanSet, min_accuracy: float) 
 def accuracy(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
     """The model knows the clean images: above chance, and above what the user asks for."""
     hits = _accuracy(classifier, clean.images, clean.labels)
-    largest = float(torch.bincount(clean.labels).max()) / len(clean)
-    chance = max(min(2 / classifier.num_classes, 0.75), largest + 3 * _error(largest, len(clean)))
+    chance = chance_accuracy(classifier.num_classes, clean.labels)
     limit = max(chance, min_accuracy)
     if not hits >= limit:
         what = "chance" if hits < chance else "--audit-min-accuracy"
@@ -234,7 +236,7 @@ def accuracy(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Fi
 
 
 def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
-    """No other usual input range suits the model clearly better than the one configured."""
+    """No other usual input range suits the model clearly better than the one configured, and well enough to be of use."""
     del min_accuracy
     probe = clean.sample(PROBE_IMAGES, seed=0)
     images, labels = probe.images.to(classifier.device), probe.labels
@@ -244,8 +246,9 @@ def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
         other = _network_accuracy(classifier, inputs, labels)
         if other > best:
             best, advice = other, f"{name} gives {other:.3f}: pass {option}"
-    margin = max(PROBE_GAIN, 3 * math.hypot(_error(here, len(labels)), _error(best, len(labels))))
-    if best - here > margin:
+    margin = max(PROBE_GAIN, 3 * math.hypot(standard_error(here, len(labels)), standard_error(best, len(labels))))
+    useful = max(chance_accuracy(classifier.num_classes, labels), USEFUL_ACCURACY)
+    if best - here > margin and best > useful:
         return inconclusive(
             "input_range",
             f"clean accuracy is {here:.3f} with the configured normalisation, but {advice}",
@@ -262,6 +265,7 @@ PRECONDITIONS: tuple[Callable[[Classifier, CleanSet, float], Finding], ...] = (
     deterministic,
     unchanged,
     input_gradient,
+    class_order,
     every_class,
     enough_images,
     accuracy,
@@ -301,7 +305,7 @@ def slow(classifier: Classifier, clean: CleanSet) -> str:
     classifier.logits(batch)
     each = (time.perf_counter() - began) / len(batch)
     probed = min(len(clean), PROBE_IMAGES) * (3 + len(_alternatives(classifier, batch)))
-    seconds = each * (2 * len(clean) + probed + 2 * min(len(clean), REPEATED_IMAGES) + REPEATS * _SMALL)
+    seconds = each * (3 * len(clean) + probed + 2 * min(len(clean), REPEATED_IMAGES) + REPEATS * _SMALL)
     if seconds < _SLOW:
         return ""
     return (
@@ -392,7 +396,3 @@ def _network_accuracy(classifier: Classifier, inputs: Tensor, labels: Tensor) ->
     with torch.no_grad():
         predicted = torch.cat([classifier(batch).argmax(dim=1) for batch in _batches(undone, 250)])
     return int((predicted.cpu() == labels).sum()) / len(labels)
-
-
-def _error(rate: float, n: int) -> float:
-    return math.sqrt(max(rate * (1 - rate), 1 / n) / n)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from backdoor_audit import surroundings
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
@@ -66,9 +67,10 @@ class Audit(Asked):
     @cached_property
     def no_repair(self) -> str:
         """Why no repair is tried, or an empty string; ``repairs=always`` tries them where nothing was flagged as well."""
-        if self.options.repairs == "always" and self.known_trigger is None:
-            return self.unmet
-        return self.no_trigger
+        if self.options.repairs != "always" or self.known_trigger is not None or self.unmet:
+            return self.no_trigger
+        found = bool(self.triggers) or any(self.detection(entry.name).triggers for entry in self.detectors)
+        return "" if found else "no search of this run gives a trigger that a repair can work against"
 
     @cached_property
     def mitigations(self) -> tuple[Repair, ...]:
@@ -101,6 +103,10 @@ class Audit(Asked):
 
     def show(self, finding: Finding) -> dict[str, Any]:
         """Prepare what a person can check by eye, for `take_shown`; the exhibit of the trigger, empty where there is none."""
+        with surroundings.gradients():
+            return self._show(finding)
+
+    def _show(self, finding: Finding) -> dict[str, Any]:
         item = finding.audit.partition("[")[2].rstrip("]")
         if finding.audit.startswith("audit::test_anomaly_index["):
             detection = self.detection(item.partition("-")[0])
@@ -154,7 +160,7 @@ class Audit(Asked):
     @cached_property
     def canaries(self) -> tuple[Canary, ...]:
         """The kinds of canaries that this run plants: those that a detector of its profile is made for; none unless asked for."""
-        return tuple(entry for entry in CANARIES if self.options.canary and entry.has_detector(self.detectors))
+        return tuple(entry for entry in CANARIES if self.options.canary and entry.has_detector(self.telling))
 
     def sightings(self, name: str) -> tuple[Sighting, ...]:
         """What the detectors make of one kind of canary: class by class and dose by dose, each in a fresh copy."""
@@ -183,13 +189,13 @@ class Audit(Asked):
                 target,
                 dose,
                 search=self.search,
-                detectors=self.detectors,
+                detectors=self.telling,
                 limits=options.limits,
                 index=options.index,
                 seed=options.seed,
             )
 
-        judged = (canary, self.detectors, self.reference or "shipped", options.limits, options.index)
+        judged = (canary, self.telling, self.reference or "shipped", options.limits, options.index)
         try:
             with self.in_budget(), self.once(f"the search for a {nothing.called} for class {target}"):
                 return self.store.recall(
@@ -204,6 +210,22 @@ class Audit(Asked):
     @property
     def _suspicion_stops(self) -> bool:
         return self.options.inconclusive == "fail"
+
+    def forewarned(self) -> list[str]:
+        """What to know before a long wait: what was not read, what this run cannot judge, how long it takes to begin."""
+        lines = [f"clean images: {note}" for note in self.clean_set.notes]
+        if self.module is None and not self.options.model:
+            return lines
+        silent = [entry.name for entry in self.detectors if self.too_few(entry)]
+        if silent:
+            judged = [*(entry.name for entry in self.telling), *(wanted.name for wanted in self.properties)]
+            lines.append(
+                f"{self.num_classes} classes are too few to compare with each other: {', '.join(silent)} are not searched, "
+                f"and the run ends inconclusive; judged are the preconditions, {', '.join(judged)}, and repairs of a trigger "
+                "that these find or --audit-trigger gives"
+            )
+        slow = self.slowness()
+        return [*lines, slow] if slow else lines
 
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""

@@ -188,15 +188,32 @@ class Searched(Audited):
                 )
         return self._natural.get(detector.name)
 
+    def too_few(self, detector: Detector) -> str:
+        """Why a detector has no answer for so few classes, or an empty string: it compares them with each other."""
+        if self.num_classes >= detector.least_classes:
+            return ""
+        return (
+            f"{self.num_classes} classes: an outlier among them can be told from {detector.least_classes} classes on; "
+            "not searched"
+        )
+
+    @property
+    def telling(self) -> tuple[Detector, ...]:
+        """The detectors of the profile that have an answer for so many classes."""
+        return tuple(entry for entry in self.detectors if not self.too_few(entry))
+
     def detection(self, name: str) -> Detection:
-        """The detection of one detector; inconclusive, without any search, if a precondition does not hold."""
+        """The detection of one detector; inconclusive, without any search, if a precondition does not hold.
+
+        So it is where the model has too few classes for the detector.
+        """
         if name not in self._detections:
             self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
         return self._detections[name]
 
     def _detect(self, detector: Detector) -> Detection:
-        if unmet := self.unmet:
-            return _no_answer(detector, unmet)
+        if reason := self.unmet or self.too_few(detector):
+            return _no_answer(detector, reason)
         if isinstance(detector, Consensus):
             families = [self.detection(name) for name in detector.of]
             try:

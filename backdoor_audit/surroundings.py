@@ -64,6 +64,13 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
+def gradients() -> Iterator[None]:
+    """In this block gradients are computed, whatever was set around it: a project's fixture may have switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def kept(device: torch.device) -> Iterator[None]:
     """Settings, filters of warnings and random states are after this block what they were before it."""
     before = {name: setting.read() for name, setting in _SETTINGS.items()}

@@ -22,6 +22,7 @@ def test_sorted_folder_names_are_the_labels(tmp_path):
     assert reds == [10] * 4 + [0] * 3 + [20] * 3
     assert clean_set.image_shape == (3, 4, 6)
     assert clean_set.source == str(tmp_path)
+    assert clean_set.notes == ("3 not read: .hidden, ant/.thumb.png, ant/notes.txt",)
 
 
 def test_numbers_as_folder_names_are_the_labels_themselves(tmp_path):
@@ -70,7 +71,7 @@ def test_all_unreadable_files_are_named_at_once(tmp_path):
     class_folders(tmp_path, ["a"])
     for index in range(12):
         (tmp_path / "a" / f"bad{index:02}.png").write_bytes(b"junk")
-    Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "a" / "deep.png")
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "a" / "deep.tif")
     whole = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "0.png").write_bytes(whole[:-30])
     text = message_of(tmp_path)
@@ -80,10 +81,92 @@ def test_all_unreadable_files_are_named_at_once(tmp_path):
     assert "and 4 more; replace or remove them" in text
 
 
-def test_images_of_16_bits_are_not_cut_off_in_silence(tmp_path):
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_images_of_16_bits_are_divided_by_the_largest_number_of_16_bits(name, tmp_path):
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.full((4, 6), 4000, np.uint16)).save(tmp_path / "a" / "deep.png")
-    assert "accepted: 8 bits per channel" in message_of(tmp_path)
+    values = np.array([[0, 1, 4000], [257, 65534, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a" / name)
+    clean_set = load_clean_set(tmp_path)
+    assert clean_set.images[0, 0].tolist() == (values.astype(np.float32) / 65535).tolist()
+    assert clean_set.notes == ("1 pictures of 16 bits: divided by 65535",)
+
+
+@pytest.mark.parametrize("name", ["x.jfif", "x.JPEG", "x.jpe", "x.jpg.orig", "x"])
+def test_a_jpeg_of_any_name_is_read(name, tmp_path):
+    class_folders(tmp_path, ["a"], each=1)
+    Image.new("RGB", (6, 4), (200, 0, 0)).save(tmp_path / "a" / name, "JPEG")
+    clean_set = load_clean_set(tmp_path)
+    assert len(clean_set) == 2
+    assert clean_set.notes == ()
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_the_content_tells_a_picture_whatever_it_is_called(form, tmp_path):
+    class_folders(tmp_path, ["a"], each=1)
+    Image.new("RGB", (6, 4)).save(tmp_path / "a" / "picture.data", form)
+    assert len(load_clean_set(tmp_path)) == 2
+
+
+def test_whatever_is_not_read_is_counted_and_named(tmp_path):
+    class_folders(tmp_path, ["a", "b"], each=2)
+    image_file(tmp_path / "loose.png")
+    for name in ("a/list.txt", "a/BMW.txt", "a/scan.heic", "b/deeper/y.svg", "b/x.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"BM and no picture")
+    os.mkfifo(tmp_path / "b" / "pipe")
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    clean_set = load_clean_set(tmp_path)
+    assert len(clean_set) == 4
+    assert clean_set.notes == ("8 not read: a/BMW.txt, a/list.txt, a/scan.heic, b/link, b/pipe, ...",)
+
+
+def test_the_parts_of_a_data_set_are_not_taken_for_classes(tmp_path):
+    for part in ("train", "test"):
+        class_folders(tmp_path / part, ["a", "b"], each=1)
+    assert message_of(tmp_path) == (
+        f"test, train are parts of a data set, not classes; give one of them, as in --audit-data={tmp_path}/test"
+    )
+    assert load_clean_set(tmp_path / "test").class_names == ("a", "b")
+
+
+def test_classes_may_be_called_like_parts(tmp_path):
+    assert load_clean_set(class_folders(tmp_path, ["test", "train"])).class_names == ("test", "train")
+
+
+@pytest.mark.parametrize(
+    ("order", "labels", "names"),
+    [
+        ("", {"1": 1, "2": 2, "10": 10}, ()),
+        ("number", {"1": 0, "2": 1, "10": 2}, ("1", "2", "10")),
+        ("text", {"1": 0, "10": 1, "2": 2}, ("1", "10", "2")),
+    ],
+)
+def test_numbers_are_labels_or_are_sorted_as_asked_for(order, labels, names, tmp_path):
+    for name in labels:
+        image_file(tmp_path / name / "0.png", (int(name), 0, 0))
+    clean_set = load_clean_set(tmp_path, class_order=order)
+    reds = (clean_set.images[:, 0, 0, 0] * 255).round().int().tolist()
+    assert {str(red): label for red, label in zip(reds, clean_set.labels.tolist(), strict=True)} == labels
+    assert clean_set.class_names == names
+
+
+def test_an_order_that_the_names_do_not_have_is_one_line(tmp_path):
+    class_folders(tmp_path, ["1", "cat"], each=1)
+    assert message_of(tmp_path, class_order="number").startswith("--audit-class-order=number, but folders cat are no")
+    assert message_of(tmp_path, class_order="size") == "no class order 'size'; accepted: text, number"
+
+
+def test_names_in_the_models_file_decide_where_they_have_all_classes(tmp_path):
+    class_folders(tmp_path, ["0", "1", "10", "2"], each=1)
+    clean_set = load_clean_set(tmp_path, model_names=("0", "1", "10", "2", "3"))
+    assert clean_set.labels.tolist() == [0, 1, 2, 3]
+    assert clean_set.notes == ("class order: by the names in the model's file",)
+    assert sorted(load_clean_set(tmp_path, model_names=("0", "1", "2")).labels.tolist()) == [0, 1, 2, 10]
+
+
+def test_names_agree_but_for_case_and_hyphens(tmp_path):
+    class_folders(tmp_path, ["ice_cream", "Hot-Dog"], each=1)
+    assert load_clean_set(tmp_path, class_names=["ice cream", "hot dog"]).labels.tolist() == [1, 0]
 
 
 def test_only_the_chosen_files_are_opened(tmp_path):
@@ -105,7 +188,7 @@ def test_folders_that_cannot_be_used_are_one_line(tmp_path):
     class_folders(tmp_path, ["a"])
     for name in ("b", "c"):
         (tmp_path / name).mkdir()
-    assert message_of(tmp_path).startswith("no images in b, c; put images there")
+    assert message_of(tmp_path).startswith("no images in b, c (1 not read: 0.png); put images there")
     assert message_of(tmp_path / "gone").startswith("no such file or folder")
 
 

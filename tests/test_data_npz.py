@@ -29,7 +29,7 @@ def test_an_npz_file_is_read_chosen_from_and_converted(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x_test": GOOD, "y_test": [0, 1]}, "no images and no labels, found x_test, y_test;"),
+        ({"one": GOOD, "two": [0, 1]}, "no images and no labels, found one, two;"),
         ({"images": GOOD}, "no labels, found images;"),
         (
             {"images": np.array([{}, {}], dtype=object), "labels": [0, 1]},
@@ -47,6 +47,51 @@ def test_an_npz_file_is_read_chosen_from_and_converted(tmp_path):
 def test_npz_files_that_cannot_be_used_are_one_line(arrays, message, most, tmp_path):
     np.savez(tmp_path / "images.npz", **arrays)
     assert message_of(tmp_path / "images.npz", most=most).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_test", "y_test"),
+        ("X_val", "y_val"),
+        ("test_images", "test_labels"),
+        ("X", "y"),
+        ("x", "y"),
+        ("data", "labels"),
+        ("image", "label"),
+        ("x_train", "y_train"),
+        ("arr_0", "arr_1"),
+    ],
+)
+def test_images_and_labels_go_by_several_names(names, tmp_path):
+    np.savez(tmp_path / "images.npz", **dict(zip(names, (GOOD, np.array([[1], [0]])), strict=True)))
+    clean_set = load_clean_set(tmp_path / "images.npz")
+    assert clean_set.labels.tolist() == [1, 0]
+    assert clean_set.notes == (f"read: {names[0]} and {names[1]}",)
+
+
+def test_of_several_parts_the_held_out_one_is_read_and_the_others_are_told(tmp_path):
+    np.savez(tmp_path / "images.npz", x_train=GOOD[:1], y_train=[3], x_test=GOOD, y_test=[1, 0])
+    clean_set = load_clean_set(tmp_path / "images.npz")
+    assert clean_set.labels.tolist() == [1, 0]
+    assert clean_set.notes == ("read: x_test and y_test", "2 not read: x_train, y_train")
+
+
+def test_labels_that_have_names_follow_the_models_names(tmp_path):
+    np.savez(tmp_path / "images.npz", images=GOOD, labels=[0, 1], class_names=["cat", "dog"])
+    for options in ({"class_names": ["dog", "emu", "cat"]}, {"model_names": ("dog", "emu", "cat")}):
+        clean_set = load_clean_set(tmp_path / "images.npz", **options)
+        assert (clean_set.labels.tolist(), clean_set.class_names) == ([2, 0], ("dog", "emu", "cat"))
+    shown = load_clean_set(tmp_path / "images.npz", class_names=["a", "b"])
+    assert (shown.labels.tolist(), shown.class_names) == ([0, 1], ("a", "b"))
+
+
+@pytest.mark.parametrize(("order", "labels"), [("text", [1, 0]), ("number", [0, 1])])
+def test_numbers_as_labels_are_sorted_as_asked_for(order, labels, tmp_path):
+    np.savez(tmp_path / "images.npz", images=GOOD, labels=[2, 10])
+    clean_set = load_clean_set(tmp_path / "images.npz", class_order=order)
+    assert clean_set.labels.tolist() == labels
+    assert clean_set.class_names == (("10", "2") if order == "text" else ("2", "10"))
 
 
 def test_damaged_npz_files_are_one_line(tmp_path):

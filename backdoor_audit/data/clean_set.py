@@ -30,13 +30,14 @@ class CleanSet:
     """Images nobody tampered with: ``images`` float32 (n, c, h, w) in [0, 1] and their true ``labels`` int64 (n,).
 
     ``class_names`` may be empty; they are printable, and two classes may have the same. ``source`` says where the images
-    came from. Build one with `CleanSet.of` or `load_clean_set`.
+    came from, ``notes`` what there is to tell about reading them. Build one with `CleanSet.of` or `load_clean_set`.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...] = ()
     source: str = "tensors"
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(

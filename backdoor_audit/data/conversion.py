@@ -19,7 +19,10 @@ from backdoor_audit.printable import printable
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what pillow's convert("L") uses
 _AT_ONCE = 2**22  # pixels that are converted together, so that what comes between takes little memory
-ACCEPTED = "accepted: a folder with one sub-folder per class, an .npz file, or torchvision:NAME?root=DIR"
+ACCEPTED = (
+    "accepted: a folder with one sub-folder per class, an .npz file, a .csv of paths and labels, or "
+    "torchvision:NAME?root=DIR"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,9 @@ class Wish:
     channels: int | None
     most: int | None
     seed: int
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None = None
+    order: str = ""
+    model_names: tuple[str, ...] = ()
 
 
 def converted(images: Tensor, wish: Wish) -> Tensor:
@@ -85,7 +90,7 @@ def decode(readers: Sequence[tuple[str, Callable[[], Image.Image]]], wish: Wish,
     for index, (name, reader) in enumerate(tqdm(readers, desc=label, unit="image", disable=None, leave=False)):
         reading.check_time()
         try:
-            image = with_channels(resized(pixels_of(reader), wish.resize), wish.channels)[0]
+            image = with_channels(resized(pixels_of(reader, reading), wish.resize), wish.channels)[0]
         except Exception as error:  # pillow's decoders raise anything on damaged files
             broken.append(f"{name} ({brief(error)})")
             continue

@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +18,28 @@ from numpy.typing import NDArray
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted, listed
+from backdoor_audit.data.naming import relabelled
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
 
-_WANTED = "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names; write it with numpy.savez"
+_WANTED = (
+    "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names, or arrays of other usual "
+    "names (x_test and y_test, X and y, ...); write it with numpy.savez"
+)
+_PAIRS = (
+    ("images", "labels"),
+    *((f"{x}_{part}", f"y_{part}") for part in ("test", "val", "valid") for x in "xX"),
+    *((f"{part}_images", f"{part}_labels") for part in ("test", "val")),
+    ("test_x", "test_y"),
+    *((x, y) for x in "xX" for y in "yY"),
+    *((images, labels) for images in ("images", "image", "data", "imgs") for labels in ("labels", "label", "targets")),
+    *((f"{x}_train", "y_train") for x in "xX"),
+    ("train_images", "train_labels"),
+    ("train_x", "train_y"),
+    ("arr_0", "arr_1"),
+)
+"""What images and labels are called, in the order in which they are looked for: those held out come before those trained on."""
 _KINDS = {"images": ("buif", "numbers"), "labels": ("buif", "numbers"), "class_names": ("US", "text")}
 _PIECE = 2**20  # bytes read at once
 _DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
@@ -41,19 +59,21 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
         raise
     except Exception as error:  # zipfile, its codecs and numpy's headers raise anything on damaged or hostile files
         raise DataFormatError(f"{path}: cannot be read ({brief(error)}); {_WANTED}") from None
-    clean_set = CleanSet.of(images, labels, wish.class_names if wish.class_names is not None else names, str(path))
+    clean_set = CleanSet.of(images, labels, [str(name) for name in names], str(path))
     del images
     channels, height, width = clean_set.image_shape
     reading.check_images(len(clean_set), (wish.channels or channels, *(wish.resize or (height, width))))
     return CleanSet(converted(clean_set.images, wish), clean_set.labels, clean_set.class_names, clean_set.source)
 
 
-def _arrays(archive: zipfile.ZipFile, wish: Wish, reading: Reading) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+def _arrays(
+    archive: zipfile.ZipFile, wish: Wish, reading: Reading
+) -> tuple[NDArray[Any], NDArray[Any], Sequence[object]]:
     """Images and labels, those that are chosen, and the names of the classes."""
-    members = _members(archive, reading.source)
+    members = _members(archive, reading)
     images, labels, names = members["images"], members["labels"], members.get("class_names")
     count = images.shape[0] if images.shape else 1
-    countable = labels.dtype.kind in "iu" and images.shape[:1] == labels.shape
+    countable = labels.dtype.kind in "iu" and images.shape[:1] == labels.shape[:1] and math.prod(labels.shape) == count
     chosen = countable and wish.most is not None and wish.most < count
     kept = wish.most if chosen and wish.most is not None else count
     share = kept / count if count else 0
@@ -64,10 +84,13 @@ def _arrays(archive: zipfile.ZipFile, wish: Wish, reading: Reading) -> tuple[NDA
     reading.check_memory(needed, "unpacking", reading.allowed.memory)
     texts = [] if names is None else [_text(name) for name in names.read(archive, reading).tolist()]
     classes, pixels = labels.read(archive, reading), images.read(archive, reading)
+    if countable:
+        classes = classes.reshape(-1)  # (n, 1) as well
+    classes, shown = relabelled(classes, texts, wish, reading)
     if chosen:
         indices = choose(torch.from_numpy(classes.astype(np.int64)), kept, wish.seed).numpy()
-        return pixels[indices], classes[indices], texts
-    return pixels, classes, texts
+        return pixels[indices], classes[indices], shown
+    return pixels, classes, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +103,10 @@ class _Member:
     dtype: np.dtype[Any]
 
     @classmethod
-    def of(cls, archive: zipfile.ZipFile, key: str) -> _Member:
+    def of(cls, archive: zipfile.ZipFile, key: str, kind: str) -> _Member:
         """Raises anything if the header is none, `UnreadableError` if the data cannot be what it says, or is of no use."""
         info = archive.getinfo(f"{key}.npy")
-        kinds, accepted = _KINDS[key]
+        kinds, accepted = _KINDS[kind]
         if info.flag_bits & 1:
             raise UnreadableError(f"{key} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack without a bound
@@ -116,21 +139,29 @@ class _Member:
         return content.view(self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
-def _members(archive: zipfile.ZipFile, source: str) -> dict[str, _Member]:
-    names = archive.namelist()
-    missing = [key for key in ("images", "labels") if f"{key}.npy" not in names]
+def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
+    """The arrays to read, under the names of `_KINDS`."""
+    names, source = archive.namelist(), reading.source
+    pair = next((pair for pair in _PAIRS if all(f"{key}.npy" in names for key in pair)), _PAIRS[0])
+    missing = [key for key in pair if f"{key}.npy" not in names]
     if missing:
         found = sorted(name.removesuffix(".npy") if name.endswith(".npy") else f"{name} (no array)" for name in names)
         raise DataFormatError(f"{source}: no {' and no '.join(missing)}, found {listed(found) or 'nothing'}; {_WANTED}")
+    keys = dict(zip(_KINDS, (*pair, "class_names"), strict=True))
     members = {}
-    for key in _KINDS:
+    for kind, key in keys.items():
         times = names.count(f"{key}.npy") + names.count(key)
         if times > 1:
             raise DataFormatError(f"{source}: {key} is in it {times} times; {_WANTED}")
         if key in names:
             raise DataFormatError(f"{source}: {key} is no array; {_WANTED}")
         if times:
-            members[key] = _Member.of(archive, key)
+            members[kind] = _Member.of(archive, key, kind)
+    if pair != _PAIRS[0]:
+        reading.note(f"read: {pair[0]} and {pair[1]}")
+    for name in names:
+        if name.removesuffix(".npy") not in keys.values():
+            reading.leave(name.removesuffix(".npy"))
     names_shape = members["class_names"].shape if "class_names" in members else (0,)
     if len(names_shape) != 1 or names_shape[0] > MOST_CLASSES:
         raise DataFormatError(

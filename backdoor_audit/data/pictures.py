@@ -19,14 +19,37 @@ from torch import Tensor
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.files import UnreadableError, refuse_special
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Files with these endings are read from class folders; everything else there is left alone."""
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Files with these endings, in any case, are read from class folders, and those that begin as such a picture."""
 
+_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none of them starts another program
 _PER_PIXEL = 28  # bytes: pillow's own and its converted copy, the array, and its floats while they are resized
 _FILE_SHARE = 128  # a picture's file may take this part of the memory: decoders are quick on files of that size
 _MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the file holds for it
 _pillow_open = Image.open
+
+
+def begins_as_picture(path: Path) -> bool:
+    """Whether a regular file begins with the mark of a PNG, JPEG, GIF, WebP, TIFF or BMP picture. Raises `OSError`."""
+    try:
+        size = refuse_special(path)
+    except UnreadableError:
+        return False
+    with path.open("rb") as file:
+        start = file.read(16)
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    bmp = start[:2] == b"BM" and int.from_bytes(start[2:6], "little") == size  # two letters alone may be a text
+    return start.startswith(_MARKS) or webp or bmp
+
+
+def parsed(content: bytes, reading: Reading) -> Image.Image:
+    """A picture in memory whose header alone has been decoded. Raises anything, `UnreadableError` for what is refused."""
+    _check_size(len(content), reading)
+    return _parsed(content, reading)
 
 
 def opened(path: Path, reading: Reading) -> Image.Image:
@@ -45,13 +68,20 @@ def file_size(path: Path, reading: Reading) -> int:
     return size
 
 
-def pixels_of(reader: Callable[[], Image.Image]) -> Tensor:
-    """One image (1, c, h, w) in [0, 1]: grey stays grey, everything else becomes RGB; transparency is dropped."""
+def pixels_of(reader: Callable[[], Image.Image], reading: Reading) -> Tensor:
+    """One image (1, c, h, w) in [0, 1]: grey stays grey, everything else becomes RGB; transparency is dropped.
+
+    Grey of 16 bits is divided by 65,535; of colours with 16 bits Pillow keeps the upper 8.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on EXIF, palettes, and sizes, which `opened` has checked
         with reader() as image:
+            deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+            if deep:
+                reading.note("{n} pictures of 16 bits: divided by 65535")
+                return torch.from_numpy(np.array(image).astype(np.float32)).div_(65535)[None, None]
             if image.mode.startswith(("I", "F")):
-                raise UnreadableError(f"mode {image.mode}; accepted: 8 bits per channel")
+                raise UnreadableError(f"mode {image.mode}; accepted: 8 or 16 bits per channel; save it anew with these")
             grey = image.mode in ("1", "L", "LA", "La")
             array = np.array(image.convert("L" if grey else "RGB"))
     pixels = torch.from_numpy(array).float().div_(255)
@@ -65,9 +95,7 @@ def pillow_within(reading: Reading) -> Iterator[None]:
     def guarded(fp: str | bytes | PathLike[Any] | IO[bytes], *_: Any, **__: Any) -> Image.Image:
         if isinstance(fp, (str, bytes, PathLike)):
             return opened(Path(fsdecode(fp)), reading)
-        content = fp.read(reading.allowed.memory // _FILE_SHARE + 1)
-        _check_size(len(content), reading)
-        return _parsed(content, reading)
+        return parsed(fp.read(reading.allowed.memory // _FILE_SHARE + 1), reading)
 
     before = Image.open
     Image.open = guarded  # type: ignore[assignment] # narrower than pillow's, which also takes a mode and formats

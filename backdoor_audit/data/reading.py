@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
+from backdoor_audit.printable import printable
 
+_NAMED = 5  # of what is not read
 _FEWER = "take fewer images by --audit-max-images=N or smaller ones by --audit-resize=PIXELS"
 
 
@@ -23,12 +26,35 @@ class Reading:
     source: str
     allowed: bounds.Bounds
     until: float
+    _noted: Counter[str] = field(default_factory=Counter)
+    _unread: list[str] = field(default_factory=list)
 
     @classmethod
     def begun(cls, source: str) -> Reading:
         """A reading that begins now, within the bounds that hold here."""
         allowed = bounds.current()
         return cls(source, allowed, time.monotonic() + allowed.seconds)
+
+    def note(self, text: str) -> None:
+        """Tell something about the images; the same text once, with how often where it is about pictures."""
+        self._noted[text] += 1
+
+    def leave(self, name: str) -> None:
+        """Tell that something in the source is not read."""
+        self._unread.append(name)
+
+    def left(self) -> str:
+        """What was not read, in words: how many, and the first names; empty if all was."""
+        if not self._unread:
+            return ""
+        more = ", ..." if len(self._unread) > _NAMED else ""
+        return f"{len(self._unread)} not read: {', '.join(self._unread[:_NAMED])}{more}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that there is to tell about the images, in single lines."""
+        told = [text.replace("{n}", str(count)) for text, count in self._noted.items()]
+        return tuple(printable(line) for line in (*told, self.left()) if line)
 
     def check_time(self) -> None:
         """Raises `DataFormatError` when the time is over."""

@@ -17,6 +17,7 @@ from PIL import Image
 from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
+from backdoor_audit.data.naming import relabelled
 from backdoor_audit.data.pictures import file_size, pillow_within
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
@@ -33,7 +34,7 @@ def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
             if not count:
                 raise ValueError("no images")
             labels = _labels(dataset, reading)
-            names = _plain_names(getattr(dataset, "classes", ()))
+            labels, names = relabelled(labels, _plain_names(getattr(dataset, "classes", ())), wish, reading)
         except DataFormatError:
             raise
         except Exception as error:  # a data set of whatever kind
@@ -44,7 +45,7 @@ def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
         indices = choose(classes, min(wish.most or count, count), wish.seed)
         readers = [(f"image {index}", _item_opener(dataset, index)) for index in indices.tolist()]
         images = decode(readers, wish, reading)
-    shown = shown_names(names if wish.class_names is None else wish.class_names, source)
+    shown = shown_names(names, source)
     return CleanSet(images, classes[indices], shown, source)
 
 

@@ -32,6 +32,7 @@ class Consensus:
     name = "consensus"
     rows = "target"
     needs_twins = True
+    least_classes = anomaly.MIN_CLASSES
     blind_spots = ("triggers unlike any of the changes searched for", SOURCE_SPECIFIC, MANY_CLASSES, RELABELLINGS)
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:

@@ -65,6 +65,7 @@ class NeuralCleanse:
 
     name = "neural_cleanse"
     needs_twins = False
+    least_classes = anomaly.MIN_CLASSES
     blind_spots = BLIND_SPOTS
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:

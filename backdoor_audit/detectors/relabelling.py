@@ -48,6 +48,7 @@ class Relabelling:
     name = "relabelling"
     rows = "target"
     needs_twins = True
+    least_classes = 2
     blind_spots = (
         "relabellings by a change that is none of those searched for",
         SOURCE_SPECIFIC,

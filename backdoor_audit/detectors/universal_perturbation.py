@@ -92,6 +92,7 @@ class UniversalPerturbation:
     null: anomaly.SteeringNull | None = field(default=None, repr=False)
 
     needs_twins = True
+    least_classes = anomaly.MIN_CLASSES
 
     @property
     def rows(self) -> str:

@@ -1,5 +1,6 @@
 """An untrusted model file becomes a `Classifier`; nothing in the file is executed unless the user asks for it."""
 
+from backdoor_audit.loading.class_names import class_names_of
 from backdoor_audit.loading.model_file import (
     NORMALIZATIONS,
     LoadedModel,
@@ -9,4 +10,12 @@ from backdoor_audit.loading.model_file import (
 )
 from backdoor_audit.loading.safetensors_file import save_classifier
 
-__all__ = ["NORMALIZATIONS", "LoadedModel", "load_classifier", "load_model", "normalization_of", "save_classifier"]
+__all__ = [
+    "NORMALIZATIONS",
+    "LoadedModel",
+    "class_names_of",
+    "load_classifier",
+    "load_model",
+    "normalization_of",
+    "save_classifier",
+]

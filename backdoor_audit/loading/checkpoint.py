@@ -86,6 +86,20 @@ def read(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
     return (_archived if is_archive else _legacy)(file, size, deadline)
 
 
+def content_of(path: Path) -> object:
+    """What stands in a ``torch.save`` file beside its tensors as well, those without their numbers; None for another file.
+
+    Raises `ModelFormatError` as `opened` does.
+    """
+    size, deadline = path.stat().st_size, Deadline()
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        if start != b"PK" and start[:1] != b"\x80":
+            return None
+        return read(file, size, deadline).content
+
+
 def unpickled(path: Path) -> object:
     """The content of a file that is unpickled in full. **That runs whatever code its author put in.**"""
     with contained("unpickling failed", "its classes must be importable here"), warnings.catch_warnings():

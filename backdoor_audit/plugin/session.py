@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from types import FrameType
@@ -37,6 +37,7 @@ SESSION = pytest.StashKey["AuditSession"]()
 
 
 _AT_ONCE = 1.0  # s
+_FIXTURES = "backdoor_audit.plugin.fixtures"  # which imports this module
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -100,7 +101,7 @@ class AuditSession:
                 began=self.budget_began,
                 worker=int(worker) if worker.isdigit() else 0,
             )
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._gradients():
                 warnings.simplefilter("default")  # a stranger's network may warn, however strict the project is
                 self.run.check()
         return self.run
@@ -190,8 +191,7 @@ class AuditSession:
         """What to know before a long wait."""
         if not self.is_controller or self.run is None or self.config.option.collectonly:
             return []
-        told = self.run.slowness()
-        return [f"backdoor_audit: {told}"] if told else []
+        return [f"backdoor_audit: {line}" for line in self.run.forewarned()]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -229,8 +229,19 @@ class AuditSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
         """Nothing that the model's code raises ends more than its item."""
-        with contained(item):
+        with contained(item), self._gradients() if item.nodeid.startswith(f"{AUDIT}::") else nullcontext():
             return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        """What the audit's own fixtures compute needs gradients, whatever a fixture of the project has set."""
+        with self._gradients() if fixturedef.func.__module__ == _FIXTURES else nullcontext():
+            return (yield)
+
+    def _gradients(self) -> AbstractContextManager[None]:
+        from backdoor_audit.surroundings import gradients
+
+        return gradients()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -26,6 +26,7 @@ MODEL = {model}
 DATA = {data}
 LOADING = {loading}  # arguments of load_classifier, those of --arch, --mean, --std and the like
 RESIZE, CHANNELS = {resize}, {channels}
+READING = {reading}  # further arguments of load_clean_set, those of --audit-class-names and --audit-class-order
 LIMIT = {limit}
 TRIGGER = {trigger}
 
@@ -34,7 +35,7 @@ def test_{name}(request):
     if request.config.getoption("audit_model", None):
         classifier, clean = request.getfixturevalue("classifier"), request.getfixturevalue("clean_set")
     elif MODEL:
-        clean = load_clean_set(DATA, resize=RESIZE, channels=CHANNELS)
+        clean = load_clean_set(DATA, resize=RESIZE, channels=CHANNELS, **READING)
         classifier = load_classifier(Path(MODEL), image_shape=clean.image_shape, **LOADING)
     else:
         pytest.fail("no model: pass --model=PATH and --data=IMAGES, or set MODEL and DATA in this file")
@@ -50,13 +51,15 @@ def pasted_test(
     model: str = "",
     data: str = "",
     loading: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
     resize: tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> str | None:
     """The text of a pytest file that fails for this outcome's model and passes for one without the trigger; None without one.
 
-    ``model`` and ``data`` are what the options of those names held, ``loading`` further arguments of `load_classifier`; an
-    empty ``model`` asks for the options. Everything is written as a Python literal, so no path can end a string.
+    ``model`` and ``data`` are what the options of those names held, ``loading`` and ``reading`` further arguments of
+    `load_classifier` and `load_clean_set`; an empty ``model`` asks for the options. Everything is written as a Python literal,
+    so no path can end a string.
     """
     if outcome.trigger is None or outcome.limit is None:
         return None
@@ -64,6 +67,7 @@ def pasted_test(
         model=repr(str(model)),
         data=repr(str(data)),
         loading=_literal(dict(loading or {})),
+        reading=_literal(dict(reading or {})),
         resize=repr(resize),
         channels=repr(channels),
         limit=repr(round(outcome.limit, 4)),

@@ -20,7 +20,7 @@ from tests.plugin.conftest import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
 ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
-ASKED = 10 + 3  # preconditions, and the properties that need no reference models
+ASKED = 11 + 3  # preconditions, and the properties that need no reference models
 ITEMS = ASKED + toy.CLASSES + ON_TRIGGERS
 
 

@@ -1,0 +1,166 @@
+"""From what classes are called to labels: by given names, by an order, by the model's own names, or as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backdoor_audit.data.clean_set import MOST_CLASSES
+from backdoor_audit.data.conversion import Wish, listed
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.files import UnreadableError, read_json, read_text
+
+_NAMES = "accepted: names between commas, a text file with one name per line, or JSON (a list, id2label, class_to_idx)"
+
+
+def names_from(text: str) -> tuple[str, ...]:
+    """The names of classes that an option gives, in the order of the model's scores: between commas, or in a file.
+
+    Raises `OptionError`.
+    """
+    if "," in text:
+        names = tuple(part.strip() for part in text.split(","))
+    else:
+        path = Path(text)
+        try:
+            if path.suffix.lower() == ".json":
+                names = names_in(read_json(path)) or ()
+            else:
+                names = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+        except UnreadableError as error:
+            raise OptionError(f"--audit-class-names: {text} cannot be read ({error}); {_NAMES}") from None
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if not 2 <= len(names) <= MOST_CLASSES or "" in names or twice:
+        what = f"{listed(twice, 3) or 'an empty name'} more than once" if twice else f"{len(names)} names"
+        what = "an empty name" if "" in names else what
+        raise OptionError(f"--audit-class-names: {what} in {text[:200]}; {_NAMES}, each class once")
+    return names
+
+
+def names_in(content: object) -> tuple[str, ...]:
+    """Names by label in what JSON files and checkpoints hold; empty for anything that does not name every class once.
+
+    A list of names; a mapping of numbers to names, or of names to numbers, or one with such a mapping under ``id2label`` or
+    ``class_to_idx``.
+    """
+    if isinstance(content, (list, tuple)):
+        names = tuple(name for name in content if isinstance(name, str))
+        return names if len(names) == len(content) and 2 <= len(set(names)) == len(names) else ()
+    if not isinstance(content, Mapping):
+        return ()
+    for key in ("id2label", "class_to_idx"):
+        if isinstance(content.get(key), Mapping):
+            return names_in(content[key])
+    by_number: dict[int, str] = {}
+    for key, value in content.items():
+        number, name = (value, key) if isinstance(value, int) else (key, value)
+        if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 9:
+            number = int(number)
+        if not isinstance(name, str) or not isinstance(number, int) or isinstance(number, bool):
+            return ()
+        by_number[number] = name
+    complete = by_number.keys() == set(range(len(content))) and 2 <= len(set(by_number.values())) == len(content)
+    return tuple(by_number[number] for number in range(len(content))) if complete else ()
+
+
+def labels_of(
+    source: object, found: Sequence[str], wish: Wish, reading: Reading, what: str = "folders"
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The label of each name that was found in the data, and the names of the classes.
+
+    Given names that are all there are decide; then the order that is asked for; then the names in the model's file, where
+    they have all. Else names that are numbers are the labels, and sorted names give them. Raises `DataFormatError`.
+    """
+    given = wish.class_names or ()
+    numbers = all(name.isascii() and name.isdigit() for name in found)
+    if place := places(found, given):
+        return place, given
+    if given and not numbers:
+        strange = [name for name in found if name not in given]
+        raise DataFormatError(f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)})")
+    if wish.order:
+        if wish.order == "number" and not numbers:
+            strange = [name for name in found if not (name.isascii() and name.isdigit())]
+            raise DataFormatError(
+                f"{source}: --audit-class-order=number, but {what} {listed(strange, 3)} are no numbers; pass text, or names by "
+                "--audit-class-names"
+            )
+        if numbers:
+            _numbers_of(source, found, what)
+        ranked = sorted(found, key=_key(wish.order))
+        return {name: label for label, name in enumerate(ranked)}, given or tuple(ranked)
+    if place := places(found, wish.model_names):
+        reading.note("class order: by the names in the model's file")
+        return place, given or wish.model_names
+    if numbers:
+        return _numbers_of(source, found, what), given
+    ranked = sorted(found)
+    return {name: label for label, name in enumerate(ranked)}, tuple(ranked)
+
+
+def relabelled(
+    labels: NDArray[Any], names: Sequence[object], wish: Wish, reading: Reading
+) -> tuple[NDArray[Any], tuple[object, ...]]:
+    """Labels that the data has as numbers, and the names of the classes, by the same rules as `labels_of`.
+
+    What is no array of counting numbers is left to whoever checks labels.
+    """
+    given = wish.class_names
+    shown = tuple(names) if given is None else given
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or int(labels.min()) < 0:
+        return labels, shown
+    used, place_of = np.unique(labels, return_inverse=True)
+    own = [str(names[label]) if label < len(names) else str(label) for label in used.tolist()]
+    place: dict[str, int] = {}
+    if names and (place := places(own, given or ())):
+        shown = given or ()
+    elif wish.order:
+        ranked = sorted(used.tolist(), key=lambda label: _key(wish.order)(str(label)))
+        called = dict(zip(used.tolist(), own, strict=True))
+        place = {called[label]: rank for rank, label in enumerate(ranked)}
+        shown = given or tuple(called[label] for label in ranked)
+        if len(place) < len(used):  # two classes of one name
+            place, shown = {}, tuple(names)
+    elif names and (place := places(own, wish.model_names)):
+        reading.note("class order: by the names in the model's file")
+        shown = given or wish.model_names
+    if not place:
+        return labels, shown
+    return np.array([place[name] for name in own], dtype=np.int64)[place_of.reshape(-1)], shown
+
+
+def places(found: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """The place of each name among ``names``; empty unless all are there, exactly or but for case, hyphens and underscores."""
+    for told in (str, _folded):
+        there = {told(name): place for place, name in reversed(list(enumerate(names)))}
+        if names and all(told(name) in there for name in found) and len({told(name) for name in found}) == len(found):
+            return {name: there[told(name)] for name in found}
+    return {}
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _key(order: str) -> Callable[[str], Any]:
+    return int if order == "number" else str
+
+
+def _numbers_of(source: object, found: Sequence[str], what: str) -> dict[str, int]:
+    large = [name for name in found if len(name.lstrip("0")) > 6 or int(name) >= MOST_CLASSES]
+    if large:
+        raise DataFormatError(
+            f"{source}: {what} {listed(large)} are numbers and so the labels; accepted: 0 to {MOST_CLASSES - 1}; give names"
+        )
+    numbers = {name: int(name) for name in found}
+    counts = Counter(numbers.values())
+    twice = [name for name, number in numbers.items() if counts[number] > 1]
+    if twice:
+        raise DataFormatError(f"{source}: {what} {listed(twice)} are the same class; name each class once")
+    return numbers

@@ -1,0 +1,159 @@
+"""Clean images from a table of paths and labels: a ``.csv`` file, or the metadata of an image folder of Hugging Face."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from backdoor_audit.data.clean_set import CleanSet, choose, shown_names
+from backdoor_audit.data.conversion import Wish, brief, decode, listed
+from backdoor_audit.data.folder import files_within, is_image
+from backdoor_audit.data.naming import labels_of
+from backdoor_audit.data.pictures import opened
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.errors import DataFormatError
+from backdoor_audit.files import UnreadableError, read_text
+
+TABLE_SUFFIXES = (".csv", ".tsv")
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_PATHS = ("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path")
+_LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "class_id", "label_id", "y")
+_WANTED = (
+    "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
+)
+
+Rows = list[tuple[str, str]]
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether a folder holds a table of its own pictures."""
+    return any((folder / name).is_file() for name in _METADATA)
+
+
+def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
+    """Pictures that ``metadata.csv`` or ``metadata.jsonl`` names, by ``file_name`` and ``label``. Raises `DataFormatError`."""
+    table = next(folder / name for name in _METADATA if (folder / name).is_file())
+    rows = _json_rows(table, reading) if table.suffix == ".jsonl" else _rows(table, reading)
+    listed_files = {(folder / name).resolve() for name, _ in rows}
+    try:
+        for path in files_within(folder, reading):
+            if path != table and path.resolve() not in listed_files:
+                reading.leave(str(path.relative_to(folder)))
+    except OSError as error:
+        raise DataFormatError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    return _read(rows, folder, folder, wish, reading)
+
+
+def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
+    """Pictures that a ``.csv`` file names, beside it or by absolute paths. Raises `DataFormatError`."""
+    return _read(_rows(path, reading), path.parent, path, wish, reading)
+
+
+def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
+    if not rows:
+        raise DataFormatError(f"{source}: no rows; {_WANTED}")
+    strange = [name for name, _ in rows if "\0" in name or not name]
+    if strange:
+        raise DataFormatError(f"{source}: {len(strange)} rows without a path that a file can have; {_WANTED}")
+    label_of, names = labels_of(source, sorted({label for _, label in rows}), wish, reading, "labels")
+    shown = shown_names(names, str(source))
+    labels = torch.tensor([label_of[label] for _, label in rows])
+    if wish.most is not None and wish.most < len(rows):
+        chosen = choose(labels, wish.most, wish.seed)
+        rows, labels = [rows[index] for index in chosen.tolist()], labels[chosen]
+    readers = [(name, _opener(folder / name, reading)) for name, _ in rows]
+    return CleanSet(decode(readers, wish, reading), labels, shown, str(source))
+
+
+def _rows(path: Path, reading: Reading) -> Rows:
+    """Path and label of every row of a CSV file, whatever it separates them by."""
+    text = _text(path)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows: Rows = []
+    try:
+        entries: Iterator[list[str]] = (
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
+        )
+        header = next(entries, [])
+        columns = _columns(path, header)
+        if columns is None:
+            columns = (0, 1)
+            entries = _chained(header, entries)
+        for number, row in enumerate(entries, 1):
+            if number % 1024 == 0:
+                reading.check_time()
+            if len(row) <= max(columns):
+                raise DataFormatError(
+                    f"{path}: row {number} has {len(row)} columns, the first one {len(header)}; {_WANTED}"
+                )
+            rows.append((row[columns[0]].strip(), _label(row[columns[1]])))
+    except csv.Error as error:
+        raise DataFormatError(f"{path}: not CSV ({brief(error)}); {_WANTED}") from None
+    return rows
+
+
+def _chained(first: list[str], others: Iterator[list[str]]) -> Iterator[list[str]]:
+    yield first
+    yield from others
+
+
+def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
+    """Where path and label stand; None for two columns without a header."""
+    names = [name.strip().lower() for name in header]
+    paths, labels = ([names.index(name) for name in wanted if name in names] for wanted in (_PATHS, _LABELS))
+    if paths and labels:
+        return paths[0], labels[0]
+    if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
+        return None
+    raise DataFormatError(f"{path}: columns {listed([name.strip()[:40] for name in header], 8) or 'absent'}; {_WANTED}")
+
+
+def _json_rows(path: Path, reading: Reading) -> Rows:
+    """Path and label of every line of a JSON Lines file."""
+    rows: Rows = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataFormatError(f"{path}: line {number} is not JSON ({brief(error)})") from None
+        name, label = (_first(entry, keys) for keys in (_PATHS, _LABELS))
+        if not isinstance(name, str) or not isinstance(label, (str, int, float)):
+            raise DataFormatError(
+                f'{path}: line {number}; accepted: {{"file_name": "a.png", "label": "cat"}} in every line'
+            )
+        rows.append((name, _label(str(label))))
+    return rows
+
+
+def _first(entry: Any, keys: Sequence[str]) -> Any:
+    return next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+
+
+def _label(text: str) -> str:
+    """The label as written; whole numbers that a table keeps as floats without their zeros."""
+    whole = re.fullmatch(r"([0-9]+)\.0+", text.strip())
+    return whole[1] if whole else text.strip()
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path).removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    except UnreadableError as error:
+        raise DataFormatError(f"{path}: cannot be read ({error}); {_WANTED}") from None
+
+
+def _opener(path: Path, reading: Reading) -> Callable[[], Image.Image]:
+    return lambda: opened(path, reading)

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from backdoor_audit.data import load_clean_set
+from tests.clean_images import image_file, message_of
+
+LABELS = {"a/0.png": "cat", "1.png": "ant", "b c.png": "cat"}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures whose red is their number."""
+    for number, name in enumerate(LABELS):
+        image_file(tmp_path / name, (number, 0, 0))
+    return tmp_path
+
+
+def labels_by_red(clean_set):
+    reds = (clean_set.images[:, 0, 0, 0] * 255).round().int().tolist()
+    return dict(zip(reds, clean_set.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("header", ["file_name,label", "path,class", "Image , Target", ""])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_of_paths_and_labels_is_read(header, separator, pictures):
+    rows = [*([header] if header else []), *(f'"{name}",{label}' for name, label in LABELS.items())]
+    table = pictures / "labels.csv"
+    table.write_text("\ufeff" + "\r\n".join(rows).replace(",", separator) + "\r\n\r\n")
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {0: 1, 1: 0, 2: 1}
+    assert clean_set.class_names == ("ant", "cat")
+    assert clean_set.source == str(table)
+
+
+def test_columns_are_found_by_their_names(pictures):
+    table = pictures / "labels.csv"
+    table.write_text("id,label,size,file_name\n" + "".join(f"7,{k}.0,6,{name}\n" for k, name in enumerate(LABELS)))
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {0: 0, 1: 1, 2: 2}
+    assert clean_set.class_names == ()
+    assert labels_by_red(load_clean_set(table, class_order="text")) == {0: 0, 1: 1, 2: 2}
+
+
+def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
+    table = tmp_path_factory.mktemp("elsewhere") / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{pictures / name},{label}\n" for name, label in LABELS.items()))
+    assert len(load_clean_set(table, most=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "columns absent; accepted: a header with file_name"),
+        ("file_name,label\n", "no rows; accepted: a header"),
+        ("one,two\nthree,four\n", "columns one, two; accepted: a header"),
+        ("file_name,label\n1.png\n", "row 1 has 1 columns, the first one 2;"),
+        ("file_name,label\n,cat\n", "1 rows without a path that a file can have;"),
+        ("file_name,label\n1.png,0\ngone.png,1\n", "1 unreadable images: gone.png (No such file"),
+        ('file_name,label\n"1.png,0\n', "not CSV ("),
+        (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16);"),
+        ("file_name,label\n1.png,99999999999\n", "labels 99999999999 are numbers and so the labels;"),
+        ("file_name,label\n/dev/zero,1\n", "1 unreadable images: /dev/zero (a pipe, device or socket"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_one_line(content, message, pictures):
+    table = pictures / "labels.csv"
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert message_of(table).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_folder_with_metadata_is_read_by_it(name, pictures):
+    rows = [{"file_name": file, "label": label} for file, label in list(LABELS.items())[:2]]
+    lines = ["file_name,label", *(f"{row['file_name']},{row['label']}" for row in rows)]
+    (pictures / name).write_text("\n".join(map(json.dumps, rows) if name.endswith("jsonl") else lines))
+    clean_set = load_clean_set(pictures)
+    assert labels_by_red(clean_set) == {0: 1, 1: 0}
+    assert clean_set.class_names == ("ant", "cat")
+    assert clean_set.notes == ("1 not read: b c.png",)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1 is not JSON ("),
+        ("[" * 100_000, "line 1 is not JSON ("),
+        ("[]", "line 1; accepted: {"),
+        ('{"file_name": "1.png"}', "line 1; accepted: {"),
+        ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
+    ],
+)
+def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictures):
+    (pictures / "metadata.jsonl").write_text(line)
+    with pytest.raises(Exception, match=r"metadata\.jsonl: ") as caught:
+        load_clean_set(pictures)
+    assert message in str(caught.value)
