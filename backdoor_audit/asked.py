@@ -148,12 +148,10 @@ class Asked(Searched):
             beside += [entry for entry in self.refuting() if not any(same(entry, other) for other in known)]
         return tuple(beside)
 
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """The record's ``properties`` so far, by name."""
-        return {
-            name: outcome.summary(self.classifier.image_shape, test=self._test(outcome))
-            for name, outcome in self._asked.items()
-        }
+    def answer(self, name: str) -> dict[str, Any]:
+        """What the record's ``properties`` say of one that was asked."""
+        outcome = self._asked[name]
+        return outcome.summary(self.classifier.image_shape, test=self._test(outcome))
 
     def _test(self, outcome: Outcome) -> str | None:
         options, settings = self.options, self.settings()
