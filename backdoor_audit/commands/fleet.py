@@ -18,6 +18,7 @@ from backdoor_audit.errors import OptionError
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:
+    from backdoor_audit.fleet.gate import Order
     from backdoor_audit.fleet.models import Model
     from backdoor_audit.fleet.outcome import Row
     from backdoor_audit.fleet.pools import Pool
@@ -135,7 +136,7 @@ def _audit(options: argparse.Namespace, results: Results, manifest: Manifest, mo
     pool = _pool(options, len(left))
     threads = {} if options.address else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // pool.places))}
 
-    def order(model: Model) -> object:
+    def order(model: Model) -> Order:
         return order_for(
             model.file,
             options.data,

@@ -247,7 +247,7 @@ class AuditSession:
 
     def _add_computed(self, run: Audit, report: pytest.TestReport) -> None:
         """What is new in this process since its last report: all of it with every one would grow with items times classes."""
-        carried = report.backdoor_audit  # type: ignore[attr-defined]
+        carried = vars(report)["backdoor_audit"]
         carried["told"] = run.store.take_told()
         if report.when != "teardown" and (carried["findings"] or carried["skipped"] is not None):
             carried["sections"] = plain(run.take_sections())

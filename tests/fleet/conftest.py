@@ -27,6 +27,11 @@ with (here / "asked.jsonl").open("a") as log:
 if "killed" in says and not (here / f"{model.stem}.killed").exists():
     (here / f"{model.stem}.killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
+if "worker" in says and not (here / f"{model.stem}.killed").exists():
+    (here / f"{model.stem}.killed").touch()
+    leash = int(pathlib.Path(f"/proc/{os.getppid()}/stat").read_text().split()[3])
+    os.kill(leash, signal.SIGKILL)  # the process that waits for the leash
+    time.sleep(600)
 if "lost" in says:
     os.kill(os.getpid(), signal.SIGKILL)
 if "sleep" in says:

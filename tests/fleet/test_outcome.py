@@ -8,7 +8,6 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.fleet.outcome import ERROR, Row, benjamini_hochberg, ranked, run_p_value
 from backdoor_audit.fleet.page import page
 from tests.fleet.conftest import detections
-from tests.report.parsed import Page
 from tests.report.records import finding, record
 
 
@@ -58,9 +57,8 @@ def test_the_page_names_every_model_with_its_reason_and_takes_no_word_for_more_t
         [row("a", "pass", 0.9), row("b", ERROR), row("c", "fail", 0.001, evidence=True, flagged="1 (<b>dog</b>)")]
     )
     text = page(rows, data="/home/me/images.npz")
-    shown = Page(text).by_id("models").text
-    assert shown.index("why c") < shown.index("why b") < shown.index("why a")
-    assert "1 (<b>dog</b>)" in shown
+    assert text.index("why c") < text.index("why b") < text.index("why a")
+    assert "1 (&lt;b&gt;dog&lt;/b&gt;)" in text
     assert "<b>dog" not in text
     assert "/home/me" not in text
     assert 'href="c/audit.html"' in text

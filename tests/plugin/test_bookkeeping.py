@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from backdoor_audit import audited, source
+from backdoor_audit import source
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Record
 from tests.plugin import toy
-from tests.plugin.conftest import Run
+from tests.plugin.conftest import BASE, Run
 
 
 class Carried:
@@ -40,25 +40,16 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_images_are_hashed_once(project: pytest.Pytester, run: Run, hashed: list[int]) -> None:
+def test_images_and_the_packages_source_are_hashed_once(project: pytest.Pytester, run: Run, hashed: list[int]) -> None:
+    source.code_fingerprint.cache_clear()
     assert run("clean").ret == pytest.ExitCode.OK
     assert hashed == [20 * toy.CLASSES]
-
-
-def test_the_packages_source_is_read_once() -> None:
-    source.code_fingerprint.cache_clear()
-    for _ in range(3):
-        source.code_fingerprint()
     assert source.code_fingerprint.cache_info().misses == 1
-    assert audited.code_fingerprint is source.code_fingerprint
 
 
-@pytest.mark.parametrize("model", ["clean", "backdoored"])
-def test_every_part_of_the_record_travels_with_one_report(project: pytest.Pytester, model: str) -> None:
-    from tests.plugin.conftest import BASE
-
+def test_every_part_of_the_record_travels_with_one_report(project: pytest.Pytester) -> None:
     carried = Carried()
-    project.inline_run(f"--model={model}.safetensors", *BASE, plugins=[carried])
+    project.inline_run("--model=backdoored.safetensors", *BASE, plugins=[carried])
     parts = [
         (section, name)
         for sections in carried.sections
