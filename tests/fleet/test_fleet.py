@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.cli import main
+from backdoor_audit.fleet import leash
 from tests.fleet.conftest import Fleet, asked
 
 Models = Callable[..., None]
@@ -256,6 +257,20 @@ def test_a_fleet_that_is_ended_leaves_no_gate_behind_and_goes_on_later(
     models(b="good 0")
     assert fleet("a.pt", "b.pt", "c.pt") == 0
     assert [entry["model"] for entry in asked(place)] == ["a", "b", "b", "c"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_a_command_on_a_leash_does_not_outlive_it(tmp_path: Path, how: str) -> None:
+    code = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    command = [sys.executable, "-I", leash.__file__, "0", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path) as process:
+        _wait(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+        assert process.stdin is not None
+        process.stdin.close() if how == "closed" else process.kill()
+        process.wait(30)
+    pid = int((tmp_path / "pid").read_text())
+    _wait(lambda: not _runs(pid))
 
 
 def _runs(process: int) -> bool:
