@@ -18,6 +18,7 @@ GATE = ("-m", "pytest", "-q")
 
 LOG = "gate.log"
 _LONGEST_LOG = 2**20  # bytes, the last ones
+_LARGEST = 2**29  # bytes of a file of evidence: the model's code may have written there
 _LEFT_OUT = ("GITHUB_STEP_SUMMARY", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER")
 """Environment variables that are about the run around the fleet."""
 
@@ -81,8 +82,9 @@ class Running:
         assert self._process.stdin is not None
         self._process.stdin.close()
         seconds = time.perf_counter() - self._began
-        found = sorted(file for file in self._evidence.rglob("*") if file.is_file() and not file.is_symlink())
-        files = {file.relative_to(self._evidence).as_posix(): file.read_bytes() for file in found}
+        found = [file for file in self._evidence.rglob("*") if file.is_file() and not file.is_symlink()]
+        kept = sorted(file for file in found if file.stat().st_size <= _LARGEST)
+        files = {file.relative_to(self._evidence).as_posix(): file.read_bytes() for file in kept}
         files[LOG] = (Path(self._scratch.name) / LOG).read_bytes()[-_LONGEST_LOG:]
         self._scratch.cleanup()
         return Ended(code, files, seconds)

@@ -79,8 +79,9 @@ class Ray:
         self.places, self._ray = places, ray
         try:
             ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise OptionError(f"--address: no Ray cluster at {address} ({error})") from None
+        except Exception as error:  # Ray raises many kinds, plain ones as well
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise OptionError(f"--address: no Ray cluster at {address} ({told})") from None
         self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run)
         self._running: dict[Any, str] = {}
 
