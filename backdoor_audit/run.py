@@ -31,9 +31,7 @@ from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
 
-_SHOWN_CLASSES = (
-    100  # of models with more, only some triggers that are not a pass are shown: records and pages must open
-)
+_SHOWN_CLASSES = 100  # of models with more, only some triggers that are not a pass are shown: pages must open
 _MOST_SHOWN = 20  # of those, for each detector: the ones that stand out most
 _OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_lost")
 

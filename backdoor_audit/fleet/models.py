@@ -69,10 +69,11 @@ def content(path: Path) -> str:
 
 def settings_digest(data: str, options: Sequence[str], code: str) -> str:
     """SHA-256 of what all audits of a fleet have in common: images, options of the gate with the files they name, its code."""
-    table = read_table(Path.cwd())
-    named = [text.partition("=")[2] or text for text in options] + [
-        value for value in table.values() if isinstance(value, str)
-    ]
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+    table = read_table(project)
+    named = [text.partition("=")[2] or text for text in options]
+    named += [str(project / value) for value in table.values() if isinstance(value, str)]
     parts: Mapping[str, object] = {
         "data": data if data.startswith("torchvision:") else content(Path(data)),
         "options": [*options, os.environ.get("PYTEST_ADDOPTS", "")],
