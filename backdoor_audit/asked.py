@@ -150,14 +150,12 @@ class Asked(Searched):
             beside += [entry for entry in self.refuting() if not any(same(entry, other) for other in known)]
         return tuple(beside)
 
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """The record's ``properties`` so far, by name."""
+    def answer(self, name: str) -> dict[str, Any]:
+        """What the record's ``properties`` say of one that was asked."""
+        outcome = self._asked[name]
         return {
-            name: {
-                **outcome.summary(self.classifier.image_shape, test=self._test(outcome)),
-                "examples": self._examples(name, outcome),
-            }
-            for name, outcome in self._asked.items()
+            **outcome.summary(self.classifier.image_shape, test=self._test(outcome)),
+            "examples": self._examples(name, outcome),
         }
 
     def _examples(self, name: str, outcome: Outcome) -> list[dict[str, Any]]:

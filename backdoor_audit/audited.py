@@ -25,6 +25,7 @@ from backdoor_audit.evidence import Finding
 from backdoor_audit.loading import LoadedModel, class_names_of, load_model, normalization_of
 from backdoor_audit.options import FILES, AuditOptions
 from backdoor_audit.references import References
+from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
 from backdoor_audit.trigger import AnyTrigger, load_trigger
 
@@ -226,6 +227,11 @@ class Audited:
         return digest.hexdigest()
 
     @cached_property
+    def data_fingerprint(self) -> str:
+        """SHA-256 of the clean images and their labels; they are hashed once."""
+        return self.clean_set.fingerprint
+
+    @cached_property
     def _parts(self) -> dict[str, object]:
         """What every piece of work on the model depends on."""
         return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
@@ -234,13 +240,13 @@ class Audited:
     def _data_parts(self) -> dict[str, object]:
         """What work on the clean images alone depends on: the same for all models with these classes."""
         return {
-            "data": self.clean_set.fingerprint,
+            "data": self.data_fingerprint,
             "classes": self.num_classes,
             "seed": self.options.seed,
             "device": self.device.type,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "code": _code_fingerprint(),
+            "code": code_fingerprint(),
             **({"references": self.references.digest} if self.references else {}),
         }
 
@@ -268,7 +274,7 @@ class Audited:
             "mean": list(classifier.mean),
             "std": list(classifier.std),
             "data": clean.source,
-            "data_fingerprint": clean.fingerprint,
+            "data_fingerprint": self.data_fingerprint,
             "images": len(clean),
             "images_searched": len(self.split[0]),
             "images_held_out": len(self.split[1]),
@@ -284,7 +290,7 @@ class Audited:
         return {
             "began": datetime.fromtimestamp(self.began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "backdoor_audit": version(),
-            "code_fingerprint": _code_fingerprint(),
+            "code_fingerprint": code_fingerprint(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "device": str(self.device),
@@ -307,14 +313,6 @@ def version() -> str:
         return metadata.version("backdoor-audit")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _code_fingerprint() -> str:
-    """Of the package's own source, so that finished work of another version is never taken for this one's."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _from_here(file: str) -> str:

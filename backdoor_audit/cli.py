@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from backdoor_audit import bounds
-from backdoor_audit.commands import attack, attacks, calibrate, compare, export, references, repair, report
+from backdoor_audit.commands import attack, attacks, calibrate, compare, export, fleet, references, repair, report
 from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
 from backdoor_audit.printable import printable
@@ -31,7 +31,17 @@ class Command(Protocol):
         """Do the work; the exit code. Raises `AuditError` for input that cannot be used."""
 
 
-COMMANDS: tuple[Command, ...] = (calibrate, references, repair, attacks, attack, report, export, compare)
+COMMANDS: tuple[Command, ...] = (
+    calibrate,
+    references,
+    repair,
+    attacks,
+    attack,
+    report,
+    export,
+    compare,
+    fleet,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,8 +54,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code, or 4 with one line on stderr for input that cannot be used."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
+    arguments, passed_on = _parted(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(arguments).parse_args(arguments, argparse.Namespace(passed_on=passed_on))
     command = next(command for command in COMMANDS if options.command == command.NAME)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without our letters is no reason to end
@@ -58,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(printable(f"backdoor-audit: {told}"), file=sys.stderr)
     return USAGE_ERROR
+
+
+def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The arguments of a command, and what `fleet` passes on to the gate: all behind ``--``, where others have file names."""
+    if list(arguments[:1]) != [fleet.NAME] or "--" not in arguments:
+        return arguments, ()
+    place = list(arguments).index("--")
+    return arguments[:place], arguments[place + 1 :]
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

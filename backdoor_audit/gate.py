@@ -40,6 +40,7 @@ def build_record(
     order = {name: number for number, name in enumerate(expected)}
     named = [replace(finding, audit=name) for name, finding in findings.items()]
     detections = list(sections.get("detections", {}).values())
+    done = {*findings, *skipped, *errors}
     return Record(
         subject=sections.get("subject", {}),
         settings=settings,
@@ -50,7 +51,7 @@ def build_record(
         findings=sorted(named, key=lambda finding: order.get(finding.audit, len(order))),
         skipped=skipped,
         errors=errors,
-        not_run=[name for name in expected if name not in {*findings, *skipped, *errors}],
+        not_run=[name for name in expected if name not in done],
         not_tested=[*_not_tested(detections, settings), *NOT_TESTED],
         seconds=seconds,
         exhibits=sections.get("exhibits", {}),

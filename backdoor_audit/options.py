@@ -157,7 +157,8 @@ def _rate(text: str) -> float:
     return value
 
 
-def _duration(text: str) -> float:
+def duration(text: str) -> float:
+    """A time in seconds: ``90s``, ``10m`` or ``1h``. Raises `ValueError` for any other text."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     number = text[:-1] if text[-1:] in units else text
     value = float(number) * units.get(text[-1:], 1.0)
@@ -307,7 +308,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "budget",
-        _duration,
+        duration,
         "TIME",
         "stop searching after this time (90s, 10m, 1h); what was not covered is inconclusive (default: no bound)",
     ),
@@ -352,7 +353,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "reading_time",
-        _duration,
+        duration,
         "TIME",
         "most time that reading one input may take (default: 10m)",
     ),

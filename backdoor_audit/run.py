@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +14,7 @@ from backdoor_audit import surroundings
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
-from backdoor_audit.detectors import DETECTORS
+from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.exhibits import activation_exhibit, exhibit
@@ -32,7 +32,8 @@ from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.trigger import AnyTrigger
 
-_SHOWN_CLASSES = 100  # of models with more, only triggers that are not a pass are shown: pages must open
+_SHOWN_CLASSES = 100  # of models with more, only some triggers that are not a pass are shown: pages must open
+_MOST_SHOWN = 20  # of those, for each detector: the ones that stand out most
 _OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_lost")
 
 
@@ -45,6 +46,8 @@ class Audit(Asked):
     _filterings: dict[str, Finding] = field(default_factory=dict)
     _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
     _seen: set[int] = field(default_factory=set)
+    _least: dict[str, float] = field(default_factory=dict)
+    _taken: set[tuple[str, str]] = field(default_factory=set)
 
     def finished(self, name: str) -> bool:
         """Whether this process has the answer of that detector, property, repair or canary at hand."""
@@ -111,15 +114,26 @@ class Audit(Asked):
         if finding.audit.startswith("audit::test_anomaly_index["):
             detection = self.detection(item.partition("-")[0])
             trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
-            of_all = detection.detector == DETECTORS[0].name and self.num_classes <= _SHOWN_CLASSES
-            if trigger is not None and (flagged or of_all):
+            if self.num_classes <= _SHOWN_CLASSES:
+                wanted = flagged or detection.detector == DETECTORS[0].name
+            else:
+                wanted = flagged and finding.value is not None and finding.value >= self._least_shown(detection)
+            if trigger is not None and wanted:
                 self._shown["exhibits"][item] = exhibit(
                     self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged
                 )
         elif finding.statistic in _OF_TRIGGERS and not self.no_trigger:
-            for trigger in self.triggers:
+            for trigger in self.triggers[:_MOST_SHOWN]:
                 self._show_activations(trigger)
         return dict(self._shown["exhibits"].get(item, {}))
+
+    def _least_shown(self, detection: Detection) -> float:
+        """The index from which on the triggers of this detector are shown, where there are too many classes to show all."""
+        if detection.detector not in self._least:
+            of_kind = "paper_index" if self.options.index == "paper" and detection.median_size is not None else "index"
+            values = sorted((getattr(score, of_kind) or 0.0 for score in detection.scores), reverse=True)
+            self._least[detection.detector] = values[min(_MOST_SHOWN, len(values)) - 1]
+        return self._least[detection.detector]
 
     def _show_activations(self, trigger: AnyTrigger) -> None:
         target, known = trigger.target_class, self.known_trigger
@@ -292,23 +306,37 @@ class Audit(Asked):
 
     def sections(self) -> dict[str, Any]:
         """What was computed so far, as the record keeps it; a part of an unfinished run is there as well."""
+        return self._sections(set())
+
+    def take_sections(self) -> dict[str, Any]:
+        """The same without what an earlier call gave, and with `take_shown`: gathered over a run, every entry travels once."""
+        return {**self._sections(self._taken), **self.take_shown()}
+
+    def _sections(self, taken: set[tuple[str, str]]) -> dict[str, Any]:
+        """What was computed and is not ``taken`` yet, which it is from now on."""
+
+        def fresh(section: str, kept: Collection[str]) -> list[str]:
+            names = [name for name in kept if (section, name) not in taken]
+            taken.update((section, name) for name in names)
+            return names
+
+        subject = {"subject": self.subject(), "environment": self.environment()} if fresh("subject", ("model",)) else {}
         return {
-            "subject": self.subject(),
-            "environment": self.environment(),
+            **subject,
             "detections": {
-                name: {**detection.summary(), "recalled": name in self.recalled}
-                for name, detection in self._detections.items()
+                name: {**self._detections[name].summary(), "recalled": name in self.recalled}
+                for name in fresh("detections", self._detections)
             },
-            "properties": self.answers(),
+            "properties": {name: self.answer(name) for name in fresh("properties", self._asked)},
             "repairs": {
                 f"{name}-class_{outcome.target_class}": outcome.summary()
-                for name, outcomes in self._repairs.items()
-                for outcome in outcomes
+                for name in fresh("repairs", self._repairs)
+                for outcome in self._repairs[name]
             },
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
-                for name, sightings in self._sightings.items()
-                for sighting in sightings
+                for name in fresh("canaries", self._sightings)
+                for sighting in self._sightings[name]
             },
         }
 

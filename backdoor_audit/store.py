@@ -45,6 +45,13 @@ class Store:
 
     folder: Path
     told: list[str] = field(default_factory=list)
+    _taken: list[str] = field(default_factory=list)
+
+    def take_told(self) -> list[str]:
+        """The lines of ``told`` that no earlier call gave."""
+        fresh = self.told[len(self._taken) :]
+        self._taken.extend(fresh)
+        return fresh
 
     def recall(
         self,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"printable", "bounds"},
+    {"printable", "bounds", "source"},
     {"errors", "files", "schema", "structure"},
     {"tensor_file"},
     {"budget", "trigger", "label_rule", "evidence", "png", "store", "surroundings"},
@@ -34,7 +34,7 @@ LAYERS = (
     {"searched"},
     {"asked"},
     {"run"},
-    {"calibrate", "gate", "prepare", "repair"},
+    {"calibrate", "fleet", "gate", "prepare", "repair"},
     {"plugin", "commands"},
     {"cli"},
 )

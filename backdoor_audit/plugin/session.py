@@ -245,22 +245,23 @@ class AuditSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let what was decided, its pictures, and what was computed so far travel with the item's report."""
+        """Let what was decided, its pictures, and what was computed since the last report travel with the item's report."""
         report = yield
         if is_audit(item):
-            answers = decided(item)
-            run = self.run if answers["findings"] or answers["skipped"] is not None else None
             vars(report).update(
                 extras=[*getattr(report, "extras", []), *(item.stash.get(EXTRAS, []) if report.when == "call" else [])],
-                backdoor_audit={
-                    **answers,
-                    "sections": plain({**run.sections(), **run.take_shown()})
-                    if run and report.when != "teardown"
-                    else {},
-                    "told": list(self.run.store.told) if self.run else [],
-                },
+                backdoor_audit={**decided(item), "sections": {}, "told": []},
             )
+            if self.run is not None:
+                self._add_computed(self.run, report)
         return report
+
+    def _add_computed(self, run: Audit, report: pytest.TestReport) -> None:
+        """What is new in this process since its last report: all of it with every one would grow with items times classes."""
+        carried = vars(report)["backdoor_audit"]
+        carried["told"] = run.store.take_told()
+        if report.when != "teardown" and (carried["findings"] or carried["skipped"] is not None):
+            carried["sections"] = plain(run.take_sections())
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what items came to; with workers this runs on the controller as well as in each worker."""

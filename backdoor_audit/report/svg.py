@@ -103,11 +103,11 @@ def inline(
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(buffer.getvalue())
+    by_id = {element.get("id"): element for element in root.iter()}
     for group, title in (titles or {}).items():
-        element = _by_id(root, group)
-        ElementTree.SubElement(element, "title").text = title
+        ElementTree.SubElement(by_id[group], "title").text = title
     for group, text in (texts or {}).items():
-        next(_by_id(root, group).iter(f"{_SVG}text")).text = text
+        next(by_id[group].iter(f"{_SVG}text")).text = text
     _without_style_sheets(root)
     _rename(root, name)
     for element in root.iter():
@@ -119,10 +119,6 @@ def inline(
         {"class": "chart", "viewBox": box, "width": width, "height": height, "role": "img", "aria-label": label}
     )
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _by_id(root: ElementTree.Element, wanted: str) -> ElementTree.Element:
-    return next(element for element in root.iter() if element.get("id") == wanted)
 
 
 def _without_style_sheets(root: ElementTree.Element) -> None:

@@ -1,0 +1,111 @@
+"""Which models a fleet has, what each is called, and what its audit depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.options import read_table
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+"""Of model files, where a folder of them is given."""
+
+_ODD = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST = 80  # characters of a name
+_CHUNK = 2**20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model file and the name of its folder in the results."""
+
+    name: str
+    file: Path
+
+
+def listed(given: Sequence[Path]) -> tuple[Model, ...]:
+    """The models of a command line; a folder stands for the model files in it. Raises `OptionError` for what is not there."""
+    files: dict[str, Path] = {}
+    for path in given:
+        inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise OptionError(f"{path}: no model file in this folder; accepted: {', '.join(SUFFIXES)}")
+        files.update((os.path.abspath(file), file) for file in inside)
+    missing = [str(file) for file in files.values() if not file.is_file()]
+    if missing:
+        more = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
+        raise OptionError(f"{missing[0]} is not a file{more}; give model files, or folders of them")
+    names = [named(file.stem) for file in files.values()]
+    twice = Counter(name.lower() for name in names)
+    return tuple(
+        Model(name if twice[name.lower()] == 1 else f"{name}-{_short(str(file))}", file)
+        for name, file in zip(names, files.values(), strict=True)
+    )
+
+
+def share(models: Sequence[Model], number: int, shares: int) -> tuple[Model, ...]:
+    """The models of one of so many shares; they count from 1."""
+    return tuple(models[number - 1 :: shares])
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder. Raises `OSError`."""
+    digest = hashlib.sha256()
+    if not path.is_dir():
+        _add(digest, path)
+        return digest.hexdigest()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0".encode("utf-8", "surrogateescape"))
+        digest.update(content(file).encode())
+    return digest.hexdigest()
+
+
+def settings_digest(data: str, options: Sequence[str], code: str) -> str:
+    """SHA-256 of what all audits of a fleet have in common: images, options of the gate with the files they name, its code."""
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+    table = read_table(project)
+    named = [text.partition("=")[2] or text for text in options]
+    named += [str(project / value) for value in table.values() if isinstance(value, str)]
+    parts: Mapping[str, object] = {
+        "data": data if data.startswith("torchvision:") else content(Path(data)),
+        "options": [*options, os.environ.get("PYTEST_ADDOPTS", "")],
+        "table": json.dumps(table, sort_keys=True, default=str),
+        "files": {name: content(Path(name)) for name in named if name != data and _is_file(name)},
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def key(model: Model, settings: str) -> str:
+    """SHA-256 of what one audit depends on. Raises `OSError`."""
+    return hashlib.sha256(f"{content(model.file)}:{settings}".encode()).hexdigest()
+
+
+def _add(digest: hashlib._Hash, file: Path) -> None:
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return os.path.isfile(name)
+    except ValueError:  # a null byte
+        return False
+
+
+def named(stem: str) -> str:
+    """A text as the name of a folder: plain letters, digits, dots and dashes, none of them hidden or above."""
+    return _ODD.sub("_", stem).strip(".")[:_LONGEST] or "model"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]

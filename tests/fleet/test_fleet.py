@@ -1,0 +1,288 @@
+"""``backdoor-audit fleet`` from the outside: exit codes, what is kept, what is done again; the gate is a fake one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backdoor_audit.cli import main
+from backdoor_audit.fleet import leash
+from tests.fleet.conftest import Fleet, asked
+
+Models = Callable[..., None]
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """How each model stands, in the order of the summary at the end."""
+    states = ("pass", "fail", "inconclusive", "not audited")
+    lines = capsys.readouterr().out.splitlines()
+    return {line[12:].split()[0]: line[:12].strip() for line in lines if line[:12].strip() in states}
+
+
+def test_a_fleet_of_models_that_pass_ends_in_0(place: Path, models: Models, fleet: Fleet) -> None:
+    models(a="good 0", b="good 0")
+    assert fleet("a.pt", "b.pt", "--", "--audit-profile=quick") == 0
+    for name in ("a", "b"):
+        assert json.loads((place / "out" / name / "audit.json").read_text())["verdict"] == "pass"
+    page = (place / "out" / "fleet.html").read_text()
+    assert 'href="a/audit.html"' in page
+    arguments = asked(place)[0]["arguments"]
+    assert isinstance(arguments, list)
+    assert "--audit-profile=quick" in arguments
+    assert f"--audit-data={place / 'images.npz'}" in arguments
+    assert f"cache_dir={place / '.pytest_cache'}" in arguments
+
+
+@pytest.mark.parametrize(
+    ("says", "state"),
+    [
+        ("bad 1", "fail"),
+        ("bad 0", "fail"),
+        ("unsure 1", "inconclusive"),
+        ("unsure 0", "inconclusive"),  # --audit-inconclusive=allow ends in 0
+        ("partly 0", "inconclusive"),
+        ("good 1", "inconclusive"),
+        ("good 3", "inconclusive"),
+        ("nothing 0", "not audited"),
+        ("nothing 3", "not audited"),
+        ("usage", "not audited"),
+        ("lost", "not audited"),
+    ],
+)
+def test_nothing_but_a_whole_record_that_passes_is_a_pass(
+    models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str], says: str, state: str
+) -> None:
+    models(a="good 0", b=says)
+    assert fleet("a.pt", "b.pt", "--retries=0") == 1
+    assert rows(capsys) == {"b": state, "a": "pass"}
+
+
+def test_why_a_model_was_not_audited_is_told_without_its_control_characters(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(b="usage")
+    fleet("b.pt")
+    told = capsys.readouterr().out
+    assert r"backdoor_audit: it holds\x1b[31m no network" in told
+    assert "no network" in (place / "out" / "fleet.html").read_text()
+
+
+def test_what_is_finished_is_not_done_again(place: Path, models: Models, fleet: Fleet) -> None:
+    models(a="good 0", b="bad 1", c="partly 1", d="nothing 3")
+    given = ("a.pt", "b.pt", "c.pt", "d.pt")
+    fleet(*given)
+    assert fleet(*given) == 1
+    assert [entry["model"] for entry in asked(place)] == ["a", "b", "c", "d", "c", "d"]
+
+
+@pytest.mark.parametrize("change", ["model", "data", "options", "record", "job"])
+def test_another_model_other_images_or_options_and_altered_evidence_are_audited_again(
+    place: Path, models: Models, fleet: Fleet, change: str
+) -> None:
+    models(a="good 0")
+    assert fleet("a.pt") == 0
+    if change == "model":
+        models(a="good  0")
+    elif change == "data":
+        (place / "images.npz").write_text("others")
+    elif change == "record":
+        (place / "out" / "a" / "audit.json").write_text((place / "bad.json").read_text())
+    elif change == "job":
+        (place / "out" / "a" / "job.json").write_text("{}")
+    assert fleet("a.pt", *(["--", "--audit-seed=1"] if change == "options" else [])) == 0
+    assert len(asked(place)) == 2
+
+
+def test_an_earlier_record_does_not_stand_for_a_model_that_cannot_be_audited_any_more(
+    models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0")
+    assert fleet("a.pt") == 0
+    models(a="nothing 0")
+    assert fleet("a.pt") == 1
+    assert rows(capsys) == {"a": "not audited"}
+
+
+def test_a_gate_that_is_killed_is_begun_again(place: Path, models: Models, fleet: Fleet) -> None:
+    models(a="killed good 0", b="good 0")
+    assert fleet("a.pt", "b.pt") == 0
+    assert [entry["model"] for entry in asked(place)] == ["a", "b", "a"]
+    assert json.loads((place / "out" / "a" / "job.json").read_text())["attempts"] == 2
+
+
+def test_a_gate_that_takes_too_long_is_ended(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="sleep")
+    assert fleet("a.pt", "--time-limit=0.2s") == 1
+    assert "the gate took too long" in capsys.readouterr().out
+    assert [entry["pid"] for entry in asked(place) if _runs(int(str(entry["pid"])))] == []
+
+
+def test_models_run_side_by_side_on_the_gpus_of_their_places(
+    place: Path, models: Models, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    models(a="good 0", b="good 0")
+    assert fleet("a.pt", "b.pt", "--jobs=2", "--gpus-per-model=1") == 0
+    assert {entry["model"]: entry["gpu"] for entry in asked(place)} == {"a": "4", "b": "5"}
+    assert [entry["step"] for entry in asked(place)] == [None, None]  # that summary is of the job around the fleet
+
+
+def test_shares_of_a_job_array_make_one_fleet(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0", b="bad 1", c="good 0")
+    given = ("a.pt", "b.pt", "c.pt")
+    assert fleet(*given, "--shard=1/2") == 0
+    assert not (place / "out" / "fleet.html").exists()
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"b": "not audited", "a": "pass", "c": "pass"}
+    assert fleet(*given, "--shard=2/2") == 1
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"b": "fail", "a": "pass", "c": "pass"}
+
+
+def test_a_page_drawn_later_counts_no_record_of_other_images_or_another_file(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0", b="good 0")
+    assert fleet("a.pt", "b.pt") == 0
+    assert main(["fleet", "--from", "out"]) == 0
+    models(a="good  0")
+    (place / "images.npz").write_text("others")
+    assert fleet("a.pt", "b.pt", "--shard=2/2") == 0
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"a": "not audited", "b": "pass"}
+
+
+def test_a_folder_stands_for_its_model_files_and_equal_names_stay_apart(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0", b="good 0")
+    (place / "other").mkdir()
+    (place / "other" / "A.pt").write_text("bad 1")
+    (place / "other" / "notes.txt").write_text("no model")
+    assert fleet("a.pt", "b.pt", "other") == 1
+    found = rows(capsys)
+    assert sorted(name.partition("-")[0] for name in found) == ["A", "a", "b"]
+    assert len(found) == 3
+
+
+def test_results_may_lie_at_an_address(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    models(a="good 0", b="bad 1")
+    out = f"memory://fleet-{os.getpid()}"
+    assert fleet("a.pt", "b.pt", out=out) == 1
+    assert fleet("a.pt", "b.pt", out=out) == 1
+    assert len(asked(place)) == 2
+    capsys.readouterr()
+    assert main(["fleet", "--from", out]) == 1
+    assert rows(capsys) == {"b": "fail", "a": "pass"}
+    system, root = fsspec.core.url_to_fs(out)
+    assert b"a/audit.html" in system.cat_file(f"{root}/fleet.html")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.pt", "--out=out"], "--data=SOURCE and --out=PLACE are needed"),
+        (["--data=images.npz", "--out=out"], "models, --data=SOURCE"),
+        (["missing.pt", "--data=images.npz", "--out=out"], "missing.pt is not a file"),
+        (["a.pt", "--data=nowhere", "--out=out"], "--data: nowhere does not exist"),
+        (["empty", "--data=images.npz", "--out=out"], "no model file in this folder"),
+        (["a.pt", "--data=images.npz", "--out=nothing://x"], "--out: nothing://x"),
+        (["a.pt", "--data=images.npz", "--out=out", "--shard=3/2"], "must be I/N"),
+        (["a.pt", "--data=images.npz", "--out=out", "--", "--model=b.pt"], "--model=b.pt behind --"),
+        (["a.pt", "--data=images.npz", "--out=out", "--", "--audit-report=x"], "--audit-report=x behind --"),
+        (["a.pt", "--data=images.npz", "--out=images.npz"], "images.npz"),
+        (["--from=out"], "holds no fleet"),
+        (["a.pt", "--from=out"], "leave out models"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_4(
+    place: Path, models: Models, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    models(a="good 0")
+    (place / "empty").mkdir()
+    try:
+        code = main(["fleet", *arguments])
+    except SystemExit as error:  # argparse's own
+        code = int(error.code or 0)
+    assert code == 4
+    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert asked(place) == []
+
+
+def test_a_place_of_strangers_leads_nowhere_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "out").mkdir()
+    stored = {"schema_version": 1, "settings": "x", "data": "d", "models": [{"name": "../bad", "file": "bad.pt"}]}
+    (place / "out" / "fleet.json").write_text(json.dumps(stored))
+    assert main(["fleet", "--from", "out"]) == 4
+    assert "holds no fleet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_fleet_that_is_ended_leaves_no_gate_behind_and_goes_on_later(
+    place: Path, models: Models, fleet: Fleet, number: signal.Signals
+) -> None:
+    models(a="good 0", b="sleep", c="good 0")
+    code = (
+        "import sys; from backdoor_audit.fleet import gate; gate.GATE = ('gate.py',); "
+        "from backdoor_audit.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    given = ["fleet", "a.pt", "b.pt", "c.pt", "--data=images.npz", "--out=out"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait((place / "sleeping").exists)
+    process.send_signal(number)
+    assert process.wait(30) == (1 if number == signal.SIGTERM else -number)
+    gate = int(str(asked(place)[-1]["pid"]))
+    _wait(lambda: not _runs(gate))
+    models(b="good 0")
+    assert fleet("a.pt", "b.pt", "c.pt") == 0
+    assert [entry["model"] for entry in asked(place)] == ["a", "b", "b", "c"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_a_command_on_a_leash_does_not_outlive_it(tmp_path: Path, how: str) -> None:
+    code = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    command = [sys.executable, "-I", leash.__file__, "0", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path) as process:
+        _wait(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+        assert process.stdin is not None
+        process.stdin.close() if how == "closed" else process.kill()
+        process.wait(30)
+    pid = int((tmp_path / "pid").read_text())
+    _wait(lambda: not _runs(pid))
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    last = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < last
+        time.sleep(0.02)
