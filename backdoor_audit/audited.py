@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import bounds, budget, preconditions
+from backdoor_audit import bounds, budget, preconditions, progress
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
@@ -68,7 +68,8 @@ class Audited:
         if what in self._ended:
             raise EndedEarlyError(self._ended[what])
         try:
-            yield
+            with progress.piece(what):
+                yield
         except EndedEarlyError as error:
             self._ended[what] = str(error)
             raise
@@ -106,8 +107,9 @@ class Audited:
         if self.module is not None:
             mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
             return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+        loaded = self.loaded  # what it raises names the file
         try:
-            return self.loaded.classifier(shape, self.device)
+            return loaded.classifier(shape, self.device)
         except ModelFormatError as error:
             raise ModelFormatError(f"{options.model}: {error}") from None
 
@@ -167,15 +169,6 @@ class Audited:
         """The finding of every precondition."""
         with self.in_budget(), self.once("the preconditions"):
             return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
-
-    def slowness(self) -> str:
-        """How long the preconditions will take if that is long; empty if not, and without a model."""
-        if self.module is None and not self.options.model:
-            return ""
-        try:
-            return preconditions.slow(self.classifier, self.clean_set)
-        except AuditError:  # the preconditions will tell
-            return ""
 
     @property
     def unmet(self) -> str:

@@ -45,10 +45,6 @@ class Audit(Asked):
     _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
     _seen: set[int] = field(default_factory=set)
 
-    def finished(self, name: str) -> bool:
-        """Whether this process has the answer of that detector, property, repair or canary at hand."""
-        return any(name in kept for kept in (self._detections, self._asked, self._repairs, self._sightings))
-
     @cached_property
     def triggers(self) -> tuple[AnyTrigger, ...]:
         """What repairs work against: the known trigger if one was given, else those of the flagged classes."""

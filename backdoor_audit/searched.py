@@ -132,13 +132,18 @@ class Searched(Audited):
             )
 
         return self.store.recall(
-            self._twin_parts(recipe),
+            self.twin_parts(recipe),
             work,
             pack=Twins.pack,
             unpack=partial(Twins.unpack, like=like, device=self.device),
         )[0]
 
-    def _twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
+    @cached_property
+    def twin_recipe(self) -> TwinRecipe:
+        """The twins that are trained first: of the audited architecture, unless it is too large for that."""
+        return LIBRARY if OWN_ARCHITECTURE.too_large(self.classifier) else OWN_ARCHITECTURE
+
+    def twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
         """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
         architecture = self._likeness if recipe is OWN_ARCHITECTURE else ""
         return {**self._data_parts, "twins": recipe, "architecture": architecture}
@@ -150,7 +155,7 @@ class Searched(Audited):
     @property
     def twins_parts(self) -> dict[str, object]:
         """What the twins of this run depend on. They must be there."""
-        return self._twin_parts(LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE)
+        return self.twin_parts(LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE)
 
     def natural(self, detector: Compared) -> Natural | None:
         """What the twins show to a detector; None without twins."""
@@ -201,7 +206,7 @@ class Searched(Audited):
         try:
             with self.in_budget(), self.once(f"the search of {detector.name}"):
                 detection, recalled = self.store.recall(
-                    {**self._parts, "detector": detector, "null": self.reference or "shipped"},
+                    self.detection_parts(detector),
                     work,
                     pack=Detection.pack,
                     unpack=Detection.unpack,
@@ -211,6 +216,10 @@ class Searched(Audited):
         if recalled:
             self.recalled.add(detector.name)
         return detection
+
+    def detection_parts(self, detector: Detector) -> dict[str, object]:
+        """What the search of a detector in this model depends on."""
+        return {**self._parts, "detector": detector, "null": self.reference or "shipped"}
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""
