@@ -17,7 +17,7 @@ from torch.nn import functional
 from backdoor_audit import surroundings
 from backdoor_audit.classifier import Classifier, autocast, own_code
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import Consensus, Detector
+from backdoor_audit.detectors import Consensus, Detector, NeuralCleanse
 from backdoor_audit.networks import build_network
 from backdoor_audit.passes import of_detector, of_property
 from backdoor_audit.properties import Property
@@ -34,8 +34,12 @@ _FEWEST = 5  # batches
 _STEADY = 1.5  # by which factor they may differ
 _VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a search
 _TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
-_SEARCHING = 1.15  # what a search costs beside its passes
-_REPAIR = 12_000  # image passes of one repair at 500 clean images
+_SEARCHING = 1.2  # what a pass costs in a search, with what is done to images and triggers
+_INVERTING = 1.05  # the same in Neural Cleanse, whose batches are large
+_REPAIRING = 2.0  # the same in a repair, which trains in small batches
+_SMALL_BATCHES = 2.0  # the same in preconditions
+_REPAIR = 8_000  # image passes of one repair at 500 clean images
+_FILTER = 15_000  # those of fitting and trying a filter
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
 
 
@@ -139,6 +143,7 @@ class _Wanted:
 
     detectors: tuple[Detector, ...]
     properties: tuple[Property, ...]
+    filters: tuple[str, ...]
     repairs: tuple[str, ...]
     canaries: int
 
@@ -156,6 +161,7 @@ class _Wanted:
         return cls(
             tuple(entry for entry in run.detectors if entry in detectors or entry.name in families),
             tuple(entry for entry in run.properties if everything or entry.name in asked.get("test_property", ())),
+            tuple(sorted(asked.get("test_false_negative_rate", ()))),
             tuple(method.name for method in run.mitigations if method.name in repairs),
             len(asked.get("test_power", ())),
         )
@@ -177,7 +183,7 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float) -> Iterator[Piece]:
     twins = _Twins(recipe, run, pace)
     kept = run.store.has
     clean, classes, shape = len(run.clean_set), run.num_classes, run.clean_set.image_shape
-    yield _piece(PRECONDITIONS, 2.4 * clean, pace)
+    yield _piece(PRECONDITIONS, 2.4 * clean, _SMALL_BATCHES * pace)
     compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
     searched = 0.0
     for detector in wanted.detectors:
@@ -200,13 +206,17 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float) -> Iterator[Piece]:
                     seconds=twins.seconds(_SEARCHING * there),
                     kept=kept({**twins.parts, "natural": detector}),
                 )
-            yield _piece(name, passes, _SEARCHING * pace, kept=kept(run.detection_parts(detector)))
+            each = _INVERTING if isinstance(detector, NeuralCleanse) else _SEARCHING
+            yield _piece(name, passes, each * pace, kept=kept(run.detection_parts(detector)))
     for claim in wanted.properties:
         passes = of_property(claim, classes)
         yield _piece(f"the search of {claim.name}", passes, _SEARCHING * pace, kept=kept(run.property_parts(claim)))
     share = len(run.split[0]) / 500
+    on_demand = not run.options.trigger
+    for name in wanted.filters:
+        yield _piece(f"the filter {name}", share * _FILTER, _SEARCHING * pace, on_demand=on_demand)
     for method in wanted.repairs:
-        yield _piece(f"the repair by {method}", share * _REPAIR, _TRAINING * pace, on_demand=not run.options.trigger)
+        yield _piece(f"the repair by {method}", share * _REPAIR, _REPAIRING * pace, on_demand=on_demand)
     if wanted.canaries:
         planted = wanted.canaries * run.options.canary_targets * _DOSES
         yield _piece(CANARIES, planted * (searched + 20 * clean), _SEARCHING * pace)

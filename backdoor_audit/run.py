@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from backdoor_audit import progress
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
@@ -135,15 +136,16 @@ class Audit(Asked):
         if name not in self._filterings:
             opt, val = self.split
             rates = []
-            for trigger in self.triggers:
-                generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
-                try:
-                    filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
-                except BudgetSpentError:
-                    raise
-                except AuditError as error:
-                    return str(error)
-                rates.append(filter_rates(filter_, self.classifier, val, trigger))
+            with progress.piece(f"the filter {name}"):
+                for trigger in self.triggers:
+                    generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
+                    try:
+                        filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                    except BudgetSpentError:
+                        raise
+                    except AuditError as error:
+                        return str(error)
+                    rates.append(filter_rates(filter_, self.classifier, val, trigger))
             self._filterings[name] = judge_filter(rates, self.options.limits)
         return self._filterings[name]
 

@@ -152,7 +152,8 @@ def nothing_flagged(audit_run: Audit) -> bool:
 def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
     """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
     try:
-        finding = audit_run.filtering(request.param)
+        with _session(request.config).pace.shown():
+            finding = audit_run.filtering(request.param)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
     if isinstance(finding, str):

@@ -299,9 +299,11 @@ class AuditSession:
             )
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what items came to; with workers this runs on the controller as well as in each worker."""
         if self.is_controller:
+            self.recorder.name_case(self.config, report, self.run)
             self.outcomes.add(report)
             if self.collects and report.when != "setup":
                 self.recorder.unfinished(self.run, self.outcomes, self.expected)
