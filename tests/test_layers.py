@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"printable", "bounds"},
+    {"printable", "bounds", "progress"},
     {"errors", "files", "schema", "structure"},
     {"tensor_file"},
     {"budget", "trigger", "label_rule", "evidence", "png", "store", "surroundings"},
@@ -29,11 +29,11 @@ LAYERS = (
     {"drawn"},
     {"strategies"},
     {"properties"},
-    {"audited", "canary"},
+    {"audited", "canary", "passes"},
     {"searched"},
     {"asked"},
     {"run"},
-    {"calibrate", "gate", "repair"},
+    {"calibrate", "effort", "gate", "repair"},
     {"plugin", "commands"},
     {"cli"},
 )
