@@ -28,10 +28,8 @@ TWINS = "the training of reference twins"
 PRECONDITIONS = "the preconditions"
 CANARIES = "the search for canaries"
 
-_MEASURING = 0.3  # s that a measurement of the speed may take once a batch is done
-_MEASURING_A_BUSY_MACHINE = 3.0  # s where one batch takes much longer than another
-_FEWEST = 5  # batches
-_STEADY = 1.5  # by which factor they may differ
+_A_LOOK, _A_MEASUREMENT = 0.1, 2.0  # s in which the speed is measured
+_SHORT = 20  # s of a run for which a look is enough
 _VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a search
 _TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
 _SEARCHING = 1.2  # what a pass costs in a search, with what is done to images and triggers
@@ -88,44 +86,45 @@ class Plan:
 
 
 def plan(run: Audit, items: Sequence[str]) -> Plan | None:
-    """The plan of a run for these items, by their node ids; None if the model cannot be measured."""
+    """The plan of a run for these items, by their node ids; None if the model cannot be measured.
+
+    Where a first look says that the run takes long, the speed is measured for a while longer.
+    """
     try:
-        pace = seconds_per_pass(run.classifier, run.split[0])
-        return Plan(tuple(_pieces(run, _Wanted.of(run, items), pace)), pace)
+        wanted = _Wanted.of(run, items)
+        for patience in (_A_LOOK, _A_MEASUREMENT):
+            pace = seconds_per_pass(run.classifier, run.split[0], patience=patience)
+            made = Plan(tuple(_pieces(run, wanted, pace, patience)), pace)
+            if made.seconds < _SHORT:
+                break
     except Exception:  # a model that fails here fails its preconditions, and those tell
         return None
+    return made
 
 
-def seconds_per_pass(classifier: Classifier, clean: CleanSet) -> float:
+def seconds_per_pass(classifier: Classifier, clean: CleanSet, *, patience: float) -> float:
     """How long forward and backward of one image take in a batch of the size of searches, or in the largest that is fast enough.
 
-    Raises `ModelError` or `RuntimeError` if the model gives no gradient.
+    ``patience`` is about how many seconds are measured. Raises `ModelError` or `RuntimeError` if the model gives no gradient.
     """
     values = clean.images[0].numel()
     largest = max(1, _VALUES.get(classifier.device.type, 2**18) // values)
     with surroundings.kept(classifier.device), own_code("when its speed was measured"):
         size, began = 1, time.perf_counter()
         _passed(classifier, clean, size)  # the first call makes ready what later ones find
-        while True:
-            started = time.perf_counter()
-            _passed(classifier, clean, size)
-            took = time.perf_counter() - started
-            if size >= largest or time.perf_counter() - began + 4 * took > _MEASURING:
-                break
+        taken = [_timed(classifier, clean, size)]
+        while size < largest and time.perf_counter() - began + 4 * taken[0] < patience:
             size = min(4 * size, largest)
-        taken = [took]
-        while len(taken) < _FEWEST or (_varies(taken) and time.perf_counter() - began < _MEASURING_A_BUSY_MACHINE):
-            if time.perf_counter() - began + took > _MEASURING and not _varies(taken):
-                break
-            started = time.perf_counter()
-            _passed(classifier, clean, size)
-            taken.append(time.perf_counter() - started)
+            taken = [_timed(classifier, clean, size)]
+        while time.perf_counter() - began + taken[-1] < patience:
+            taken.append(_timed(classifier, clean, size))
     return sum(taken) / len(taken) / size
 
 
-def _varies(taken: Sequence[float]) -> bool:
-    """Whether something else keeps the machine busy, so that a short look says little."""
-    return max(taken) > _STEADY * min(taken)
+def _timed(classifier: Classifier, clean: CleanSet, size: int) -> float:
+    began = time.perf_counter()
+    _passed(classifier, clean, size)
+    return time.perf_counter() - began
 
 
 def _passed(classifier: Classifier, clean: CleanSet, size: int) -> float:
@@ -178,9 +177,9 @@ def _inside(item: str) -> str:
     return item.partition("[")[2].removesuffix("]")
 
 
-def _pieces(run: Audit, wanted: _Wanted, pace: float) -> Iterator[Piece]:
+def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterator[Piece]:
     recipe = run.twin_recipe
-    twins = _Twins(recipe, run, pace)
+    twins = _Twins(recipe, run, pace, patience)
     kept = run.store.has
     clean, classes, shape = len(run.clean_set), run.num_classes, run.clean_set.image_shape
     yield _piece(PRECONDITIONS, 2.4 * clean, _SMALL_BATCHES * pace)
@@ -209,7 +208,7 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float) -> Iterator[Piece]:
             each = _INVERTING if isinstance(detector, NeuralCleanse) else _SEARCHING
             yield _piece(name, passes, each * pace, kept=kept(run.detection_parts(detector)))
     for claim in wanted.properties:
-        passes = of_property(claim, classes)
+        passes = of_property(claim, classes, len(run.split[0]))
         yield _piece(f"the search of {claim.name}", passes, _SEARCHING * pace, kept=kept(run.property_parts(claim)))
     share = len(run.split[0]) / 500
     on_demand = not run.options.trigger
@@ -229,18 +228,18 @@ def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:
 class _Twins:
     """What reference twins of a recipe cost, before there are any."""
 
-    def __init__(self, recipe: TwinRecipe, run: Audit, pace: float) -> None:
+    def __init__(self, recipe: TwinRecipe, run: Audit, pace: float, patience: float) -> None:
         clean = len(run.clean_set)
         batches = max(1, int(clean * (1 - recipe.held_out)) // 64)
         self.training = float(len(recipe.architectures) * recipe.epochs * 64 * batches)
         self.parts = run.twin_parts(recipe)
-        self._pace = _of_library(run) if recipe is LIBRARY else pace
+        self._pace = _of_library(run, patience) if recipe is LIBRARY else pace
 
     def seconds(self, passes: float) -> float:
         return self._pace * passes
 
 
-def _of_library(run: Audit) -> float:
+def _of_library(run: Audit, patience: float) -> float:
     """How long a pass takes through our own small networks, on average; their weights do not matter."""
     some = run.split[0].sample(64, seed=0)
     channels, size = some.image_shape[0], seen_size(some.image_shape)
@@ -250,7 +249,7 @@ def _of_library(run: Audit) -> float:
         with torch.random.fork_rng(devices=()):
             network = build_network(name, num_classes=run.num_classes, in_channels=channels, width=LIBRARY.width)
         twin = Classifier.wrap(network, image_shape=shrunk.image_shape, device=run.device)
-        taken.append(seconds_per_pass(twin, shrunk))
+        taken.append(seconds_per_pass(twin, shrunk, patience=patience / len(LIBRARY.architectures)))
     return sum(taken) / len(taken)
 
 

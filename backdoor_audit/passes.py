@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from backdoor_audit.detectors import Consensus, Detector, NeuralCleanse, PatchScan, Relabelling, Stage
 from backdoor_audit.inversion import TriggerInversion
@@ -30,13 +31,14 @@ def of_detector(detector: Detector, image_shape: ImageShape, classes: int, image
     if isinstance(detector, Relabelling):
         drawn = detector.per_class * classes
         return sum(_of_probe(probe, image_shape, measured=images, least=drawn) for probe in detector.probes)
-    return classes * _of_probe(detector.probe, image_shape, measured=detector.probe.measured)
+    most = images // classes if detector.by_source else images - images // classes
+    return classes * _of_probe(detector.probe, image_shape, measured=min(detector.probe.measured, most), most=most)
 
 
-def of_property(claim: Property, classes: int) -> float:
+def of_property(claim: Property, classes: int, images: int) -> float:
     """Of a search that refutes nothing, in the audited model alone."""
     if isinstance(claim, HarmlessChanges):
-        return claim.examples * claim.searched * FORWARD_ONLY
+        return claim.examples * min(claim.searched, images) * FORWARD_ONLY
     if not isinstance(claim, NothingSteers):
         return float(_EXACT * classes)
     looks = _FIRST_LOOK * min(classes, _MOST_LOOKED_AT) if classes > claim.classes else 0.0
@@ -51,14 +53,17 @@ def _of_inversion(detector: NeuralCleanse, classes: int) -> float:
     return _SETTLING * detector.restarts * detector.batch_size * steps
 
 
-def _of_probe(probe: PatchScan | Steering, image_shape: ImageShape, *, measured: int, least: int = 0) -> float:
-    """For one goal, with ``least`` images in every step."""
+def _of_probe(
+    probe: PatchScan | Steering, image_shape: ImageShape, *, measured: int, least: int = 0, most: int = 10**9
+) -> float:
+    """For one goal, with ``least`` to ``most`` images in every step."""
     if isinstance(probe, Steering):
-        return probe.steps * max(probe.batch_size, least) + measured * FORWARD_ONLY
-    return _of_scan(probe.stages, probe.judged, image_shape, measured=measured, least=least)
+        return probe.steps * min(most, max(probe.batch_size, least)) + measured * FORWARD_ONLY
+    stages = [replace(stage, images=min(most, max(stage.images, least))) for stage in probe.stages]
+    return _of_scan(stages, probe.judged, image_shape, measured=measured)
 
 
-def _of_scan(stages: Sequence[Stage], judged: int, image_shape: ImageShape, *, measured: int, least: int) -> float:
+def _of_scan(stages: Sequence[Stage], judged: int, image_shape: ImageShape, *, measured: int) -> float:
     height, width = image_shape[1:]
     scale = max(1, round(max(height, width) / (REFERENCE_SIDE + 4)))
     places, before, passes = 0, 0, 0.0
@@ -69,7 +74,7 @@ def _of_scan(stages: Sequence[Stage], judged: int, image_shape: ImageShape, *, m
         elif side < before:
             places *= len(starts(before, side, stride)) ** 2
         before = side
-        passes += places * max(stage.images, least) * stage.steps
+        passes += places * stage.images * stage.steps
         if number == len(stages):
             passes += places * _WATCHED / 2 * FORWARD_ONLY
         places = min(places, max(judged, int(stage.kept * places)))

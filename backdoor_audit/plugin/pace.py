@@ -28,6 +28,8 @@ REDRAWN = 0.5
 _LONG = 600  # s above which a run says what would make it shorter
 _SHARED = 2.0  # s between two words of a worker to the others
 _BAR = 20  # columns
+_NEARLY = 0.97  # of a piece that takes more passes than planned
+_CANARY = "the search for a "  # how pieces begin that are planned as one
 _PRIOR = 0.1  # of the plan's time that must have passed before the time that was needed counts for more than the plan
 
 
@@ -163,14 +165,13 @@ def left(plan: Plan, passes: dict[str, float], finished: set[str], elapsed: floa
     """Share done, and seconds left, by what the plan says of the rest and how right it was so far."""
     from backdoor_audit.effort import CANARIES
 
-    begun = {CANARIES if name.startswith("the search for a ") else name for name in passes}
-    flagged = any(piece.on_demand and piece.name in begun for piece in plan.pieces)
+    made = {CANARIES: sum(count for name, count in passes.items() if name.startswith(_CANARY)), **passes}
+    flagged = any(piece.on_demand and made.get(piece.name) for piece in plan.pieces)
     due = [piece for piece in plan.pieces if not piece.kept and (flagged or not piece.on_demand)]
     done = 0.0
     for piece in due:
-        made = sum(count for name, count in passes.items() if name == piece.name) if piece.name != CANARIES else 0.0
-        share = 1.0 if piece.name in finished else min(0.97, made / piece.passes) if piece.passes else 0.0
-        done += share * piece.seconds
+        share = min(_NEARLY, made.get(piece.name, 0.0) / piece.passes) if piece.passes else 0.0
+        done += piece.seconds * (1.0 if piece.name in finished else share)
     total = sum(piece.seconds for piece in due)
     prior = _PRIOR * total
     slower = (elapsed + prior) / (done + prior) if total else 1.0
