@@ -103,26 +103,32 @@ class Asked(Searched):
     def _ask(self, wanted: Property) -> Outcome:
         if unmet := self.unmet:
             return unanswered(wanted, unmet)
-        kept = tuple(entry for entry in self.corpus if entry.suits(wanted.name, self.classifier))
+        kept = self._kept(wanted)
 
         def work() -> Outcome:
             generator = generator_for(self.options.seed, wanted.name)
             natural = partial(self.natural_rate, wanted)
             return wanted(self.classifier, *self.split, generator=generator, natural=natural, kept=kept)
 
-        files = [entry.file_name for entry in kept]
         try:
             with self.in_budget(), self.once(f"the search of {wanted.name}"):
                 if wanted.needs_twins and not self.twins.classifiers:
                     return unanswered(wanted, self.twins.reason)
                 return self.store.recall(
-                    {**self._parts, "property": wanted, "corpus": files},
+                    self.property_parts(wanted),
                     work,
                     pack=Outcome.pack,
                     unpack=Outcome.unpack,
                 )[0]
         except BudgetSpentError as error:
             return unanswered(wanted, str(error))
+
+    def property_parts(self, wanted: Property) -> dict[str, object]:
+        """What the search of a property in this model depends on."""
+        return {**self._parts, "property": wanted, "corpus": [entry.file_name for entry in self._kept(wanted)]}
+
+    def _kept(self, wanted: Property) -> tuple[Counterexample, ...]:
+        return tuple(entry for entry in self.corpus if entry.suits(wanted.name, self.classifier))
 
     def refuted(self, *names: str) -> tuple[Counterexample, ...]:
         """The counterexamples to these properties, or to all; one that holds, or is not about a trigger, has none."""

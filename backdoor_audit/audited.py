@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import bounds, budget, preconditions, surroundings
+from backdoor_audit import bounds, budget, preconditions, progress, surroundings
 from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
@@ -71,7 +71,7 @@ class Audited:
         if what in self._ended:
             raise EndedEarlyError(self._ended[what])
         try:
-            with surroundings.gradients():
+            with surroundings.gradients(), progress.piece(what):
                 yield
         except EndedEarlyError as error:
             self._ended[what] = str(error)
@@ -196,15 +196,6 @@ class Audited:
         """The finding of every precondition."""
         with self.in_budget(), self.once("the preconditions"):
             return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
-
-    def slowness(self) -> str:
-        """How long the preconditions will take if that is long; empty if not, and without a model."""
-        if self.module is None and not self.options.model:
-            return ""
-        try:
-            return preconditions.slow(self.classifier, self.clean_set)
-        except AuditError:  # the preconditions will tell
-            return ""
 
     @property
     def unmet(self) -> str:

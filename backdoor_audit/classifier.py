@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit import budget, surroundings
+from backdoor_audit import budget, progress, surroundings
 from backdoor_audit.errors import AuditError, ModelError, ModelFormatError, OptionError
 from backdoor_audit.printable import printable
 
@@ -125,6 +125,7 @@ class Classifier:
         Raises `ModelError` for whatever the network raises, but for Ctrl-C, and for what are no scores of these classes.
         """
         inputs = self._normalised(images)
+        progress.count(len(inputs), backward=torch.is_grad_enabled())
         try:
             return self._scored(inputs)
         except (KeyboardInterrupt, ModelError):

@@ -199,7 +199,7 @@ class TriggerInversion:
         The classifier is not changed.
         """
         wanted = list(range(classifier.num_classes)) if classes is None else list(classes)
-        raced = len(wanted) > self.race_above and sum(self._places(len(wanted))) < len(wanted)
+        raced = self.staying(len(wanted)) < len(wanted)
         first = self.screening_steps if raced else self.steps
         searches = []
         for restart in range(self.restarts):
@@ -224,6 +224,10 @@ class TriggerInversion:
     def screening_steps(self) -> int:
         """Steps that every class of a race takes."""
         return max(1, round(self.screening_share * self.steps))
+
+    def staying(self, classes: int) -> int:
+        """How many of so many classes take all steps: all of them, or those that win a race and its controls."""
+        return min(classes, sum(self._places(classes))) if classes > self.race_above else classes
 
     def _places(self, classes: int) -> tuple[int, int]:
         """How many finalists and how many controls a race of that many classes has."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from backdoor_audit import surroundings
+from backdoor_audit import progress, surroundings
 from backdoor_audit.asked import Asked
 from backdoor_audit.baseline import REGRESSIONS
 from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
@@ -48,10 +48,6 @@ class Audit(Asked):
     _seen: set[int] = field(default_factory=set)
     _least: dict[str, float] = field(default_factory=dict)
     _taken: set[tuple[str, str]] = field(default_factory=set)
-
-    def finished(self, name: str) -> bool:
-        """Whether this process has the answer of that detector, property, repair or canary at hand."""
-        return any(name in kept for kept in (self._detections, self._asked, self._repairs, self._sightings))
 
     @cached_property
     def triggers(self) -> tuple[AnyTrigger, ...]:
@@ -159,15 +155,16 @@ class Audit(Asked):
         if name not in self._filterings:
             opt, val = self.split
             rates = []
-            for trigger in self.triggers:
-                generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
-                try:
-                    filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
-                except BudgetSpentError:
-                    raise
-                except AuditError as error:
-                    return str(error)
-                rates.append(filter_rates(filter_, self.classifier, val, trigger))
+            with progress.piece(f"the filter {name}"):
+                for trigger in self.triggers:
+                    generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
+                    try:
+                        filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                    except BudgetSpentError:
+                        raise
+                    except AuditError as error:
+                        return str(error)
+                    rates.append(filter_rates(filter_, self.classifier, val, trigger))
             self._filterings[name] = judge_filter(rates, self.options.limits)
         return self._filterings[name]
 
@@ -226,7 +223,7 @@ class Audit(Asked):
         return self.options.inconclusive == "fail"
 
     def forewarned(self) -> list[str]:
-        """What to know before a long wait: what was not read, what this run cannot judge, how long it takes to begin."""
+        """What to know before a long wait: what was not read, what this run cannot judge."""
         lines = [f"clean images: {note}" for note in self.clean_set.notes]
         if self.module is None and not self.options.model:
             return lines
@@ -238,8 +235,7 @@ class Audit(Asked):
                 f"and the run ends inconclusive; judged are the preconditions, {', '.join(judged)}, and repairs of a trigger "
                 "that these find or --audit-trigger gives"
             )
-        slow = self.slowness()
-        return [*lines, slow] if slow else lines
+        return lines
 
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""

@@ -163,12 +163,12 @@ class _Windows:
         """Windows of this size: random ones all over the image at first, then cut out of those that are there."""
         channels, height, width = self.classifier.image_shape
         if not len(self.places):
-            starts = (_starts(height, side, stride), _starts(width, side, stride))
-            self.places = torch.cartesian_prod(torch.arange(len(self.wanted)), *starts)
+            laid = (starts(height, side, stride), starts(width, side, stride))
+            self.places = torch.cartesian_prod(torch.arange(len(self.wanted)), *laid)
             contents = torch.randn((len(self.places), channels, side, side), generator=generator)
             contents = contents.to(self.classifier.device)
         elif side < self.contents.shape[-1]:
-            inner = _starts(self.contents.shape[-1], side, stride).tolist()
+            inner = starts(self.contents.shape[-1], side, stride).tolist()
             corners = [(top, left) for top in inner for left in inner]
             contents = torch.cat([self.contents[:, :, top : top + side, left : left + side] for top, left in corners])
             self.places = torch.cat([self.places + torch.tensor([0, *corner]) for corner in corners])
@@ -208,7 +208,7 @@ class _Windows:
         return Trigger(mask, _laid(blank, content, place)[0, 0], target_class)
 
 
-def _starts(length: int, side: int, stride: int) -> Tensor:
+def starts(length: int, side: int, stride: int) -> Tensor:
     """First pixels of windows along one axis; the last window ends at the border."""
     last = length - side
     return torch.tensor(sorted({*range(0, last + 1, stride), last}))

@@ -137,7 +137,7 @@ class Searched(Audited):
         unpack = partial(Twins.unpack, like=like, device=self.device)
         if (made := self._made(recipe, {}, unpack)) is not None:
             return replace(made.proven(self.clean_set), source=self.options.twins)
-        return self.store.recall(self._twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
+        return self.store.recall(self.twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
 
     def _made(
         self, recipe: TwinRecipe, more: Mapping[str, object], unpack: Callable[[Packed], Result]
@@ -148,7 +148,17 @@ class Searched(Audited):
         whose = self.references.name_of(self._likeness) if recipe is OWN_ARCHITECTURE else ""
         return self.references.recall({**portable(recipe, whose), **more}, unpack)
 
-    def _twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
+    def at_hand(self, recipe: TwinRecipe, more: Mapping[str, object]) -> bool:
+        """Whether work on twins by a recipe is in a file of references or in the store."""
+        made = self._made(recipe, more, lambda packed: True)
+        return made is not None or self.store.has({**self.twin_parts(recipe), **more})
+
+    @cached_property
+    def twin_recipe(self) -> TwinRecipe:
+        """The twins that are trained first: of the audited architecture, unless it is too large for that."""
+        return LIBRARY if OWN_ARCHITECTURE.too_large(self.classifier) else OWN_ARCHITECTURE
+
+    def twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
         """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
         whose = self._likeness.digest if recipe is OWN_ARCHITECTURE else ""
         return {**self._data_parts, **portable(recipe, whose)}
@@ -170,7 +180,7 @@ class Searched(Audited):
         made = self._made(recipe, more, unpack) if self.twins.source else None
         if made is not None:
             return made
-        return self.store.recall({**self._twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
+        return self.store.recall({**self.twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
 
     def natural(self, detector: Compared) -> Natural | None:
         """What the twins show to a detector; None without twins."""
@@ -237,7 +247,7 @@ class Searched(Audited):
         try:
             with self.in_budget(), self.once(f"the search of {detector.name}"):
                 detection, recalled = self.store.recall(
-                    {**self._parts, "detector": detector, "null": self.reference or "shipped"},
+                    self.detection_parts(detector),
                     work,
                     pack=Detection.pack,
                     unpack=Detection.unpack,
@@ -247,6 +257,10 @@ class Searched(Audited):
         if recalled:
             self.recalled.add(detector.name)
         return detection
+
+    def detection_parts(self, detector: Detector) -> dict[str, object]:
+        """What the search of a detector in this model depends on."""
+        return {**self._parts, "detector": detector, "null": self.reference or "shipped"}
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""

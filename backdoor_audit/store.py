@@ -79,6 +79,10 @@ class Store:
                 self._tell(f"finished work cannot be kept in {self.folder} ({_reason(error)}); pass -o cache_dir=DIR")
             return unpack(packed), False
 
+    def has(self, parts: Mapping[str, object]) -> bool:
+        """Whether there is a result for these parts; whether it can be trusted, `recall` looks."""
+        return (self.folder / f"{key(parts)}.safetensors").is_file()
+
     @contextmanager
     def _locked(self, file: Path) -> Iterator[None]:
         """Nobody else works on the same file, where the folder allows locks."""

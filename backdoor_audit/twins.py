@@ -217,11 +217,11 @@ class TwinRecipe:
         """
         began = time.perf_counter()
         folds = self._folds()
-        reason = self._too_few(clean, num_classes) or self._too_large(like)
+        reason = self._too_few(clean, num_classes) or self.too_large(like)
         if reason:
             return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
         fold = _stratified(clean.labels, folds, generator)
-        shrunk = replace(clean, images=_shrunk(clean.images, _seen_size(clean.image_shape)))
+        shrunk = replace(clean, images=_shrunk(clean.images, seen_size(clean.image_shape)))
         twins, accuracies = [], []
         for number, name in enumerate(self.architectures):
             own = torch.Generator().manual_seed(_seed(generator))
@@ -251,7 +251,7 @@ class TwinRecipe:
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(_seed(generator))
             if name == OWN:
-                assert like is not None  # `_too_large` has refused
+                assert like is not None  # `too_large` has refused
                 return with_new_weights(like)
             return build_network(name, num_classes=num_classes, in_channels=channels, width=self.width)
 
@@ -306,7 +306,7 @@ class TwinRecipe:
             f"class {named}"
         )
 
-    def _too_large(self, like: Classifier | None) -> str:
+    def too_large(self, like: Classifier | None) -> str:
         """Why no copy of the audited network can be trained; empty if one can, or if none is asked for."""
         if OWN not in self.architectures:
             return ""
@@ -384,7 +384,7 @@ def _classifier(
     device: torch.device | str,
 ) -> Classifier:
     """A twin for images of the audited shape around a copy of a network for the size that twins see."""
-    size = image_shape[1:] if name == OWN else _seen_size(image_shape)
+    size = image_shape[1:] if name == OWN else seen_size(image_shape)
     module = network if size == image_shape[1:] else _Shrinking(network, size)
     return Classifier.wrap(module, image_shape=image_shape, mean=mean, std=std, architecture=name, device=device)
 
@@ -397,7 +397,7 @@ def _seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (1,), generator=generator))
 
 
-def _seen_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+def seen_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """Height and width in px at which a twin sees images of this shape."""
     height, width = image_shape[1:]
     share = min(1.0, _LARGEST_SIDE / max(height, width))

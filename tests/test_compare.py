@@ -126,7 +126,9 @@ def test_the_page_draws_every_index_and_names_what_got_worse(tmp_path: Path) -> 
     assert main(["compare", *written(tmp_path, **records), "--out", str(page)]) == 1
     found = Words(page.read_text(encoding="utf-8"))
     assert "class 2 (bag), patch_scan: anomaly index 0.90 \u2192 6.00 (noise 1.80), pass \u2192 fail" in found.text
-    assert found.tags.count("svg") == 2  # the indices, and the one repair's curve
+    detectors = {item.partition("-")[0] for item in CLEAN}
+    assert found.tags.count("svg") == 2 + len(detectors)  # all indices, each detector's profile, the one repair's curve
+    assert "Profile, seed, of both runs" in found.text
     assert found.text.count("patch_scan: anomaly index") >= 1 + len(CLEAN)  # the list, and a title on every mark
     assert "anp-class_2" in found.text
     assert {link for link in found.links if not link.startswith("#")} == {"data:,"}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"printable", "bounds", "source"},
+    {"printable", "bounds", "progress", "source"},
     {"errors", "files", "schema", "structure"},
     {"tensor_file"},
     {"budget", "trigger", "label_rule", "evidence", "png", "store", "surroundings"},
@@ -30,11 +30,11 @@ LAYERS = (
     {"drawn"},
     {"strategies"},
     {"properties"},
-    {"audited", "canary"},
+    {"audited", "canary", "passes"},
     {"searched"},
     {"asked"},
     {"run"},
-    {"calibrate", "fleet", "gate", "prepare", "repair"},
+    {"calibrate", "effort", "fleet", "gate", "prepare", "repair"},
     {"plugin", "commands"},
     {"cli"},
 )

@@ -50,8 +50,8 @@ def test_a_scan_finds_the_place_of_a_corner_that_a_network_reads():
 
 
 def test_a_scan_covers_the_image_up_to_its_border():
-    assert module._starts(28, 6, 3).tolist() == [0, 3, 6, 9, 12, 15, 18, 21, 22]
-    assert module._starts(8, 8, 3).tolist() == [0]
+    assert module.starts(28, 6, 3).tolist() == [0, 3, 6, 9, 12, 15, 18, 21, 22]
+    assert module.starts(8, 8, 3).tolist() == [0]
 
 
 def test_a_window_is_laid_where_its_place_says():

@@ -20,8 +20,8 @@ from backdoor_audit.twins import (
     Twins,
     _mixed,
     _moved,
-    _seen_size,
     _stratified,
+    seen_size,
 )
 from fixtures import IMAGES
 from tests.subjects import COLOUR_SHAPE, COLOURS, colour_images, random_network, seeded
@@ -176,7 +176,7 @@ def test_a_refusal_comes_back_from_the_store(tmp_path):
     ],
 )
 def test_only_sides_above_32_px_are_shrunk_and_proportions_are_kept(image_shape, seen):
-    assert _seen_size(image_shape) == seen
+    assert seen_size(image_shape) == seen
 
 
 def test_a_twin_of_larger_images_takes_them_at_full_size_and_shrinks_them_inside(large, tmp_path):

@@ -19,7 +19,9 @@ from backdoor_audit.baseline.difference import (
     index_table,
     number_text,
 )
+from backdoor_audit.baseline.paired import paired_charts
 from backdoor_audit.baseline.signature import Baseline
+from backdoor_audit.evidence import Limits
 from backdoor_audit.report.html import policy, style_sheet
 from backdoor_audit.report.svg import Ink, figure, inline
 
@@ -46,11 +48,17 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
         rows=[(side, change) for side in ("worse", "better", "unchanged") for change in getattr(found, side)],
         repairs=_repairs(before, after),
         indices=Markup(index_chart(found)),
+        paired=[Markup(chart) for chart in paired_charts(found, _limit(after))],
         curves=[Markup(chart) for chart in curve_charts(before, after)],
         policy=policy(style, ""),
         style=Markup(style),
     )
     return html
+
+
+def _limit(model: Baseline) -> float:
+    """The limit of anomaly indices, which is the same in both models."""
+    return float((model.settings.get("limits") or {}).get("anomaly_index", Limits().anomaly_index))
 
 
 def index_chart(found: Difference) -> str:

@@ -154,6 +154,8 @@ def pytest_configure(config: pytest.Config) -> None:
     session = AuditSession(config, options, selected if explicit else [], wanted)
     config.stash[SESSION] = session
     config.pluginmanager.register(session, "backdoor_audit.session")
+    if session.is_controller:
+        config.pluginmanager.register(session.closing, "backdoor_audit.closing")
     draws = session.is_controller and not config.option.collectonly
     if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
         config.option.htmlpath = str(Path(options.report) / "report.html")

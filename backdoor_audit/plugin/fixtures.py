@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +90,11 @@ def class_name(audit_run: Audit) -> Callable[[int | None], str]:
 
 
 @pytest.fixture(scope="session")
-def preconditions(audit_run: Audit) -> Mapping[str, Finding]:
+def preconditions(pytestconfig: pytest.Config, audit_run: Audit) -> Mapping[str, Finding]:
     """The finding of every precondition, by name."""
     try:
-        return audit_run.preconditions
+        with _session(pytestconfig).pace.shown():
+            return audit_run.preconditions
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
 
@@ -105,14 +105,14 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
     from backdoor_audit.detectors import DETECTORS
 
     name = getattr(request, "param", DETECTORS[0].name)
-    with _progress_shown(request.config, fresh=not audit_run.finished(name)):
+    with _session(request.config).pace.shown():
         return audit_run.detection(name)
 
 
 @pytest.fixture
 def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.Outcome:
     """What came of one property; the search runs once for all workers."""
-    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+    with _session(request.config).pace.shown():
         return audit_run.asked(request.param)
 
 
@@ -133,7 +133,7 @@ def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> 
 
     if not reason:
         try:
-            with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+            with _session(request.config).pace.shown():
                 reason = not_applicable(audit_run.repair(request.param))
         except AuditError as error:
             pytest.fail(f"inconclusive: {error}", pytrace=False)
@@ -152,7 +152,8 @@ def nothing_flagged(audit_run: Audit) -> bool:
 def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
     """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
     try:
-        finding = audit_run.filtering(request.param)
+        with _session(request.config).pace.shown():
+            finding = audit_run.filtering(request.param)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
     if isinstance(finding, str):
@@ -163,7 +164,7 @@ def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
 @pytest.fixture
 def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sighting, ...]:
     """What the detectors made of one kind of canary: class by class and dose by dose."""
-    with _progress_shown(request.config, fresh=not audit_run.finished(request.param)):
+    with _session(request.config).pace.shown():
         return audit_run.sightings(request.param)
 
 
@@ -217,17 +218,6 @@ def _session(config: pytest.Config) -> AuditSession:
     if session is None:
         raise pytest.UsageError("backdoor_audit: this fixture needs an audit; pass --audit-model=PATH or --audit")
     return session
-
-
-@contextmanager
-def _progress_shown(config: pytest.Config, *, fresh: bool) -> Iterator[None]:
-    """Let progress bars through pytest's capture: the work inside may take minutes. Bars begin on a line of their own."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    terminal = config.pluginmanager.getplugin("terminalreporter")
-    with capture.global_and_fixture_disabled() if capture is not None else nullcontext():
-        if fresh and terminal is not None and terminal.isatty:
-            terminal.ensure_newline()
-        yield
 
 
 def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Finding, list[dict[str, Any]]]:

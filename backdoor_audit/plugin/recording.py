@@ -21,6 +21,7 @@ from backdoor_audit.files import abandoned, whole
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.report.paths import FILES, RECORD
+from backdoor_audit.report.pictures import FOLDER as PICTURES
 
 if TYPE_CHECKING:
     from backdoor_audit.run import Audit
@@ -62,6 +63,7 @@ class Recorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in (
             *self.folder.glob("triggers/*.safetensors"),
+            *self.folder.glob(f"{PICTURES}/*.png"),
             *abandoned(self.folder),
             *map(self.folder.joinpath, (*FILES, "report.html")),
         ):
@@ -81,6 +83,17 @@ class Recorder:
                 raise
         took = time.perf_counter() - began
         self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE_OF_TIME)
+
+    def name_case(self, config: pytest.Config, report: pytest.TestReport, run: Audit | None) -> None:
+        """Give the item's case in the JUnit file the names that pages group it by, before pytest opens it."""
+        from backdoor_audit.report.junit import case_names
+
+        junit = config.stash.get(xml_key, None)
+        names = case_names(report.nodeid, run.class_name) if junit is not None and run is not None else None
+        if junit is not None and names is not None:
+            case = junit.node_reporter(report)
+            case.add_attribute("classname", names[0])
+            case.add_attribute("name", names[1])
 
     def finish(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], today: date) -> Record:
         """The final record; with the comparison with its baseline if it has one."""

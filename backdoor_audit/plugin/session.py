@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from types import FrameType
@@ -20,12 +21,13 @@ import pytest
 from backdoor_audit.errors import AuditError, ModelError
 from backdoor_audit.evidence import Finding, plain
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.closing import Closing
 from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, Outcomes, contained, decided, is_audit
+from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder
 from backdoor_audit.plugin.replaced import Names, replaced, watched
 from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
 from backdoor_audit.printable import printable
-from backdoor_audit.report.terminal import summary_lines
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +57,10 @@ class AuditSession:
         self.expected: list[str] = []
         self.outcomes = Outcomes()
         self.recorder = Recorder(options)
+        self.items: list[str] = []
+        self.pace = Pace(config, *self._among_workers())
+        self.closing = Closing(config, self.recorder)
+        self._open = ExitStack()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._watched: Names = {}
         self._before_sigterm: Any = None
@@ -75,6 +81,15 @@ class AuditSession:
 
         baseline = self.start().baseline
         return standing(baseline, finding, self.today) if baseline else Standing()
+
+    def _among_workers(self) -> tuple[Path | None, str]:
+        """Where workers of this run tell each other how far they are, None without workers; and the name of this one."""
+        if self.workerinput is None:
+            return None, ""
+        return self._pace_folder(), str(self.workerinput["workerid"])
+
+    def _pace_folder(self) -> Path:
+        return self.store_folder() / f"pace-{self.budget_began:.3f}"
 
     def store_folder(self) -> Path:
         """Where finished work is kept: pytest's cache, or a folder of this run when the cache is switched off."""
@@ -97,14 +112,25 @@ class AuditSession:
                 self.options,
                 Store(self.store_folder()),
                 module=module,
-                progress=True,
                 began=self.budget_began,
                 worker=int(worker) if worker.isdigit() else 0,
             )
             with warnings.catch_warnings(), self._gradients():
                 warnings.simplefilter("default")  # a stranger's network may warn, however strict the project is
                 self.run.check()
+            if module is not None and self.items:
+                self._announce_late(self.run)
         return self.run
+
+    def _announce_late(self, run: Audit) -> None:
+        """Tell the plan once a fixture has handed over the model."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        lines = self.pace.announced(run, self.items)
+        if self.is_controller and terminal is not None:
+            with self.pace.shown():
+                terminal.ensure_newline()
+                for line in lines:
+                    terminal.write_line(line)
 
     @property
     def report(self) -> Path:
@@ -115,6 +141,7 @@ class AuditSession:
     def pytest_sessionstart(self) -> None:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
         self._watched = watched()
+        self._open.enter_context(self.pace.watching())
         if not self.is_controller:
             return
         self._end_on_signals()
@@ -187,11 +214,34 @@ class AuditSession:
         if CHANNEL in self.config.stash and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, interrupt)
 
-    def pytest_report_header(self) -> list[str]:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Every process makes its plan of the items; the one with the terminal tells it, see `pytest_report_collectionfinish`."""
+        self.items = [item.nodeid for item in session.items if item.nodeid.startswith(f"{AUDIT}::")]
+        if not self.is_controller and self.items and self._knows_model:
+            self.pace.announced(self.start(), self.items)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
         """What to know before a long wait."""
-        if not self.is_controller or self.run is None or self.config.option.collectonly:
+        if self.config.option.collectonly or not self.items or not self._knows_model:
             return []
-        return [f"backdoor_audit: {line}" for line in self.run.forewarned()]
+        run = self.start()
+        return [*(f"backdoor_audit: {line}" for line in run.forewarned()), *self.pace.announced(run, self.items)]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """The same where workers collect: once, as all have the same items."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if self.items or terminal is None:
+            return
+        self.items = [name for name in ids if name.startswith(f"{AUDIT}::")]
+        for line in self.pytest_report_collectionfinish():
+            terminal.write_line(line)
+
+    @property
+    def _knows_model(self) -> bool:
+        """Whether the model is here yet; a fixture gives it to the first item that asks."""
+        return self.run is not None and (self.run.module is not None or bool(self.options.model))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -263,9 +313,11 @@ class AuditSession:
         if report.when != "teardown" and (carried["findings"] or carried["skipped"] is not None):
             carried["sections"] = plain(run.take_sections())
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what items came to; with workers this runs on the controller as well as in each worker."""
         if self.is_controller:
+            self.recorder.name_case(self.config, report, self.run)
             self.outcomes.add(report)
             if self.collects and report.when != "setup":
                 self.recorder.unfinished(self.run, self.outcomes, self.expected)
@@ -340,29 +392,21 @@ class AuditSession:
 
             prefix.append(verdict_banner(self.recorder.record))
 
-    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """The verdict in words, every finding that is not a pass, and where the evidence is."""
-        if self.recorder.record is None:
-            if self.is_controller and not self.collects and not self.config.option.collectonly:
-                terminalreporter.write_line(
-                    "backdoor_audit: no audit was run: paths were named; add the word audit to run it as well"
-                )
-            return
-        terminalreporter.section("backdoor audit")
-        for line, markup in summary_lines(self.recorder.record):
-            terminalreporter.write_line(line, **markup)
-        for line in self.recorder.told:
-            terminalreporter.write_line(printable(line))
-        pages = self.recorder.written
-        if getattr(self.config.option, "htmlpath", None):
-            pages = [*pages, Path(self.config.option.htmlpath)]
-        terminalreporter.write_line(f"evidence: {', '.join(map(str, pages))}")
+        """Say so where paths were named and no audit was run."""
+        listed = self.collects or self.config.option.collectonly
+        if self.recorder.record is None and self.is_controller and not listed:
+            terminalreporter.write_line(
+                "backdoor_audit: no audit was run: paths were named; add the word audit to run it as well"
+            )
 
     def pytest_unconfigure(self) -> None:
         """Drop the folder that stood in for pytest's cache."""
         if self._before_sigterm is not None:
             signal.signal(signal.SIGTERM, self._before_sigterm)
+        self._open.close()
+        if self.is_controller and self.config.pluginmanager.hasplugin("dsession"):
+            shutil.rmtree(self._pace_folder(), ignore_errors=True)
         if self._scratch is not None:
             self._scratch.cleanup()
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backdoor_audit.evidence import Record
-from backdoor_audit.files import write_text
+from backdoor_audit.files import whole, write_text
 from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.paths import MARKDOWN, PAGE, RECORD, SARIF
+from backdoor_audit.report.pictures import FOLDER, pictures
 from backdoor_audit.report.sarif import sarif
 
 
@@ -25,7 +26,7 @@ def write_files(
     """
     renderings: dict[str, Callable[[], str]] = {
         PAGE: lambda: page({RECORD: record}),
-        MARKDOWN: lambda: markdown(record),
+        MARKDOWN: lambda: markdown(record, pictures=_drawn(record, folder)),
         SARIF: lambda: json.dumps(sarif(record, exit_code=exit_code), indent=1, allow_nan=False),
     }
     record.write(folder / RECORD)
@@ -40,3 +41,15 @@ def write_files(
         else:
             written.append(folder / name)
     return tuple(written), tuple(failed)
+
+
+def _drawn(record: Record, folder: Path) -> tuple[str, ...]:
+    """The pictures of the trigger, written; their paths from the folder. A picture that cannot be written is left out."""
+    drawn = []
+    for name, content in pictures(record).items():
+        with contextlib.suppress(OSError):
+            (folder / FOLDER).mkdir(exist_ok=True)
+            with whole(folder / FOLDER / name) as partial:
+                partial.write_bytes(content)
+            drawn.append(f"{FOLDER}/{name}")
+    return tuple(drawn)

@@ -5,10 +5,15 @@ pytest writes the file (``--junitxml``); these are the name and value pairs that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.report.naming import audit_of, bracket
 from backdoor_audit.report.paths import shown_path
 
 PREFIX = "backdoor_audit."
+CASES = "backdoor_audit"
+"""What the class name of every case begins with."""
 
 Properties = list[tuple[str, str | int | float]]
 
@@ -22,6 +27,7 @@ def case_properties(finding: Finding) -> Properties:
     not measured has no property.
     """
     judgement = {
+        "item": finding.audit or None,
         "statistic": finding.statistic,
         "value": finding.value,
         "limit": finding.limit,
@@ -36,6 +42,24 @@ def case_properties(finding: Finding) -> Properties:
         for name, value in {**judgement, **details}.items()
         if isinstance(value, (bool, int, float, str))
     ]
+
+
+def case_names(item: str, class_name: Callable[[int | None], str]) -> tuple[str, str] | None:
+    """Class name and name of a test case, by which pages of CI systems group: who asks, and what about; None for other tests.
+
+    Searches stand under their detector with a case for each class, everything else under its question.
+    """
+    if not item.startswith("audit::test_"):
+        return None
+    question, inside = audit_of(item).removeprefix("test_"), bracket(item)
+    if question != "anomaly_index":
+        return f"{CASES}.{question}", inside or question
+    detector, _, row = inside.partition("-")
+    number = row.rpartition("class_")[2]
+    if not number.isdecimal():
+        return f"{CASES}.{detector}", row.replace("_", " ")
+    start = "from class" if row.startswith("from_") else "class"
+    return f"{CASES}.{detector}", f"{start} {class_name(int(number))}"
 
 
 def suite_properties(record: Record) -> Properties:

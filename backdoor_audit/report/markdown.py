@@ -9,13 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from backdoor_audit.evidence import Finding, Record, Verdict
-from backdoor_audit.report.paths import shown_command, shown_path, without_folders
+from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict
+from backdoor_audit.report.next_step import next_step
+from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
 from backdoor_audit.report.sarif import acceptance, accepted
 from backdoor_audit.report.terminal import canaries_seen, headline
+from backdoor_audit.report.weighed import REMEDIES, trigger_sentence
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 MOST_LINES = 50  # of a table or a list: a job summary holds 1 MiB, a comment 65,536 characters; the record holds all
+
+_WIDTH = 140  # px of a picture
 
 _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.INCONCLUSIVE: "⚠️"}
 _SPECIAL = re.compile(r"([\\`*_\[\]|~])")
@@ -24,9 +28,10 @@ _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "<span>$</span>"}  # two d
 _BREAK = "\u200b"  # zero width space: the next character no longer makes a mention, a reference or a link
 
 
-def markdown(record: Record) -> str:
+def markdown(record: Record, *, pictures: Sequence[str] = ()) -> str:
     """GitHub-flavoured Markdown of one record, at most a few thousand characters.
 
+    ``pictures`` are files to show, by their path from where the text lies; a text that lies elsewhere shows none.
     Everything that comes from a file (class names, paths, reasons) is escaped: it makes no table cell, no HTML, no link and
     mentions nobody. Paths outside the folder of the run are named without their folders.
     """
@@ -34,9 +39,16 @@ def markdown(record: Record) -> str:
     parts = [
         f"## {_SIGNS[record.verdict]} Backdoor audit of {code(shown_path(str(record.subject.get('model', ''))) or 'a module')}",
         f"**{escaped(headline(record))}**",
+        *(
+            escaped(without_folders(f"{_found(record)}: {sentence}"))
+            for sentence in [trigger_sentence(record)]
+            if sentence
+        ),
+        _shown(pictures),
         *(escaped(f"Canary: {reason}") for reason in canaries_seen(record)),
         _findings(open_findings, accepted(record)),
         _bullets([*_incomplete(record), *_baseline(record)]),
+        _next(record),
         _folded(f"Not tested ({len(record.not_tested)})", _bullets(map(escaped, record.not_tested))),
         _folded("Cost", _cost(record)),
         _folded("Make it again", f"{_again(record)}\n\n{_provenance(record)}"),
@@ -81,6 +93,22 @@ def fenced(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
+def _found(record: Record) -> str:
+    return "Trigger" if record.verdict is Verdict.FAIL else "Suspected trigger"
+
+
+def _shown(pictures: Sequence[str]) -> str:
+    """Pictures as wide as eyes need; their names are ours."""
+    return " ".join(
+        f'<img src="{file}" width="{_WIDTH}" alt="{file.rpartition("/")[2].removesuffix(".png")}">' for file in pictures
+    )
+
+
+def _next(record: Record) -> str:
+    command, purpose = next_step(shown_files(record))
+    return f"**Next:** {escaped(purpose)}\n\n{fenced(command)}" if command else ""
+
+
 def _findings(findings: Sequence[Finding], accepted_: Mapping[str, str]) -> str:
     if not findings:
         return ""
@@ -92,11 +120,16 @@ def _findings(findings: Sequence[Finding], accepted_: Mapping[str, str]) -> str:
             _number(finding.limit),
             code(finding.audit),
         )
-        for finding in findings[:MOST_LINES]
+        for finding in sorted(findings, key=_first)[:MOST_LINES]
     ]
     table = _table(("verdict", "finding", "value", "limit", "item"), rows)
     more = len(findings) - MOST_LINES
     return f"{table}\n\nand {more} more in the record" if more > 0 else table
+
+
+def _first(finding: Finding) -> tuple[bool, int]:
+    """Evidence before remedies, fails before what is inconclusive."""
+    return finding.statistic in REMEDIES, WORST_FIRST.index(finding.verdict)
 
 
 def _incomplete(record: Record) -> list[str]:

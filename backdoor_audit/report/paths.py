@@ -36,5 +36,10 @@ def shown_command(record: Record) -> str:
 
     An empty string where no command line can: the model or the images were handed over in Python.
     """
+    return reproduction_command(shown_files(record))
+
+
+def shown_files(record: Record) -> Record:
+    """The record with the files of its settings named as they may be shown to others."""
     shortened = {name: shown_path(str(record.settings[name])) for name in _FILES if record.settings.get(name)}
-    return reproduction_command(replace(record, settings={**record.settings, **shortened}))
+    return replace(record, settings={**record.settings, **shortened})

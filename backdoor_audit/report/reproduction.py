@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 from backdoor_audit.evidence import Limits, Record
 from backdoor_audit.options import OPTIONS, AuditOptions
 
 _NAMED_FIRST = ("model", "data")
+_READ_BY_REPAIR = (
+    *("data", "arch", "classes", "mean", "std", "normalization", "resize", "channels", "device"),
+    *("profile", "seed", "trigger"),
+)
 
 
 def reproduction_command(record: Record) -> str:
@@ -32,6 +37,17 @@ def reproduction_command(record: Record) -> str:
         if value != usual_limits.get(name):
             words += ["--audit-limit", f"{name}={value:g}"]
     return shlex.join(words)
+
+
+def repair_command(record: Record) -> str:
+    """``backdoor-audit repair`` for the model of a record, read as it was read there; a model must be named in its settings."""
+    settings, usual = record.settings, AuditOptions()
+    words = ["backdoor-audit", "repair", str(settings["model"])]
+    for key in _READ_BY_REPAIR:
+        value = _builtin(settings.get(key, getattr(usual, key)))
+        if value != getattr(usual, key):
+            words.append(f"--{key}={_text(key, value)}")
+    return shlex.join([*words, f"--out={PurePosixPath(str(settings['model'])).stem}-repaired.safetensors"])
 
 
 def _builtin(value: Any) -> Any:

@@ -13,10 +13,25 @@ from backdoor_audit.evidence import POWER, Finding, Record, Verdict, plain
 from backdoor_audit.report.frameworks import FRAMEWORKS, Reference, references_of
 from backdoor_audit.report.paths import shown_command, shown_path, without_folders
 from backdoor_audit.report.terminal import headline
+from backdoor_audit.report.weighed import REMEDIES
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "backdoorAudit/v1"
+GITHUB_FINGERPRINT = "primaryLocationLineHash"
+"""The one that GitHub tells alerts apart by; of files without lines it would make the same for all results."""
+
+HELP = FRAMEWORKS[0].url
+"""Of a rule that speaks to no entry of a framework: why a model is validated at all."""
+
 INCOMPLETE = "complete"
+
+_LEVELS = {
+    **dict.fromkeys(("precondition", "power", INCOMPLETE), "warning"),
+    **dict.fromkeys(
+        ("false_negative_rate", "attack_success_rate_after", "robust_accuracy", "clean_accuracy_drop"), "note"
+    ),
+}
+"""Level of the rules of an audit where that is not an error: conditions and sight are warnings, remedies are notes."""
 
 _ROW = re.compile(r"-(?:from_)?(?:class_(\d+)|all_to_all)$")
 _REGION = {"startLine": 1}  # a model file has no lines; importers want one
@@ -78,7 +93,8 @@ def sarif(
     """A SARIF log with one run: a rule per audit and detector, a result per finding that is not a pass.
 
     A failed finding is an error, an inconclusive one a warning, as is a canary that was missed, which says nothing against the
-    model. A record that is no pass has at least one result. ``suppressed`` maps the node id of accepted findings to their
+    model. A repair or filter that does not hold is a note: it is no weakness of the model, and its rule has no security severity.
+    A record that is no pass has at least one result. ``suppressed`` maps the node id of accepted findings to their
     justification (default: what the record's baseline accepts); they stay in the log, marked. ``exit_code`` is what pytest
     ended with, or what it would have ended with if left out. Paths are relative to the folder of the run or lack their
     folders. The fingerprint of a result is the hash of rule, model and class: it changes with the model alone.
@@ -154,7 +170,6 @@ def _item(node_id: str) -> tuple[str, str, str]:
 def _result(record: Record, finding: Finding, rules: Sequence[str]) -> dict[str, Any]:
     rule = rule_of(finding)
     row = _item(finding.audit)[1] or ("" if finding.target_class is None else f"class_{finding.target_class}")
-    error = finding.verdict is Verdict.FAIL and finding.statistic != POWER
     numbers = {
         "statistic": finding.statistic,
         "value": finding.value,
@@ -169,10 +184,10 @@ def _result(record: Record, finding: Finding, rules: Sequence[str]) -> dict[str,
         "ruleId": rule,
         "ruleIndex": rules.index(rule),
         "kind": "fail",
-        "level": "error" if error else "warning",
+        "level": _level(finding),
         "message": {"text": _message(without_folders(finding.reason))},
         "locations": [_place(record, finding.audit)],
-        "partialFingerprints": {FINGERPRINT: _fingerprint(record, rule, row)},
+        "partialFingerprints": _fingerprints(record, rule, row),
         "properties": known,
     }
 
@@ -188,7 +203,7 @@ def _incomplete(record: Record, rules: Sequence[str]) -> dict[str, Any]:
         "level": "warning",
         "message": {"text": _message("; ".join(told) or headline(record))},
         "locations": [_place(record, "audit")],
-        "partialFingerprints": {FINGERPRINT: _fingerprint(record, INCOMPLETE, "")},
+        "partialFingerprints": _fingerprints(record, INCOMPLETE, ""),
     }
 
 
@@ -196,9 +211,17 @@ def _suppression(justification: str) -> dict[str, str]:
     return {"kind": "external", "status": "accepted", "justification": justification}
 
 
-def _fingerprint(record: Record, rule: str, row: str) -> str:
+def _level(finding: Finding) -> str:
+    if finding.statistic in REMEDIES:
+        return "note"
+    return "error" if finding.verdict is Verdict.FAIL and finding.statistic != POWER else "warning"
+
+
+def _fingerprints(record: Record, rule: str, row: str) -> dict[str, str]:
+    """The hash of rule, model and class, in full, and as GitHub takes it: a hash and which of several with that hash."""
     parts = (rule, str(record.subject.get("model_fingerprint", "")), row)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    found = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return {GITHUB_FINGERPRINT: f"{found[:16]}:1", FINGERPRINT: found}
 
 
 def _message(text: str) -> str:
@@ -240,22 +263,43 @@ def _references(record: Record, rule: str) -> tuple[Reference, ...]:
 def _rule(rule: str, references: Sequence[Reference]) -> dict[str, Any]:
     audit, _, name = rule.partition("/")
     question, meaning = QUESTIONS.get(audit, (f"The finding `{rule}` is inside its limit", "See the record."))
-    towards = "".join(f"\n- {entry.label} <{entry.url}>" for entry in references)
     short = _message(f"{question} ({name})" if name else question)
-    text = f"{meaning}\n\nEvidence towards:{towards}" if towards else meaning
-    described = {
+    tags = ["backdoor", *(entry.id for entry in references)]
+    severity = _severity(audit)
+    described: dict[str, Any] = {
         "id": rule,
+        "name": rule,
         "shortDescription": {"text": short},
         "fullDescription": {"text": meaning},
-        "help": {"text": text, "markdown": text},
-        "defaultConfiguration": {"level": "warning" if audit in ("precondition", "power", INCOMPLETE) else "error"},
-        "properties": {"tags": ["security", "backdoor", *(entry.id for entry in references)]},
+        "help": _help(question, meaning, references),
+        "helpUri": references[0].url if references else HELP,
+        "defaultConfiguration": {"level": _LEVELS.get(audit, "error")},
+        "properties": {"tags": ["security", *tags], "precision": "high", "security-severity": severity}
+        if severity
+        else {"tags": tags},
     }
     relationships = [
         {"target": {"id": entry.id, "toolComponent": {"name": entry.framework}}, "kinds": ["relevant"]}
         for entry in references
     ]
     return {**described, "relationships": relationships} if relationships else described
+
+
+def _severity(audit: str) -> str:
+    """What GitHub sorts alerts by, from 0 to 10: a hidden trigger is critical, a model that cannot be judged is of medium weight.
+
+    Empty for what is no weakness of the model.
+    """
+    return "" if _LEVELS.get(audit) == "note" or audit == "power" else "5.0" if audit in _LEVELS else "9.3"
+
+
+def _help(question: str, meaning: str, references: Sequence[Reference]) -> dict[str, str]:
+    """What a reader of an alert is told to do, as text and as Markdown."""
+    text, markdown = meaning, f"**{question}.**\n\n{meaning}"
+    if references:
+        text += "\n\nEvidence towards:" + "".join(f"\n- {entry.label} <{entry.url}>" for entry in references)
+        markdown += "\n\nEvidence towards:\n" + "".join(f"\n* [{entry.label}]({entry.url})" for entry in references)
+    return {"text": text, "markdown": markdown}
 
 
 def _taxonomies(references: Sequence[Reference]) -> list[dict[str, Any]]:

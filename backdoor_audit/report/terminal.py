@@ -1,55 +1,123 @@
-"""The closing section in the terminal: the verdict in words, then what is not a pass, then what was not tested."""
+"""The closing section in the terminal: verdict, trigger, evidence, remedies, what was not tested, what to do next, the page."""
 
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
+from backdoor_audit.report.next_step import next_step
+from backdoor_audit.report.weighed import Weighed, evidence, remedies, skipped, trigger_sentence
 
-_WIDTH = 110  # columns
+WIDEST = 110
+"""Columns of a line, of a wider terminal as well."""
+
+_LEAST = 60
+_MOST_SUBJECTS = 12  # of a model with very many classes; the page has all
 _WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}  # no line begins inside of a word
+_COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 
 Line = tuple[str, dict[str, bool]]
 
 
-def summary_lines(record: Record) -> list[Line]:
-    """Lines with their markup, in the order in which they are printed."""
-    colours = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
-    lines: list[Line] = [(headline(record), {colours[record.verdict]: True, "bold": True})]
-    lines += [(f"  measured: {text}", {}) for text in record.rates]
-    lines += [(f"  canary: {reason}", {"green": True}) for reason in canaries_seen(record)]
-    for finding in record.findings:
-        if finding.verdict is Verdict.PASS:
-            continue
-        value = ""
-        if finding.value is not None and finding.limit is not None:
-            value = f" [{finding.statistic} {finding.value:.3g}, limit {finding.limit:.3g}]"
-        lines.append((f"  {finding.verdict.value}: {finding.reason}{value}", {colours[finding.verdict]: True}))
-        lines.append((f"      {finding.audit}", {}))
+def summary_lines(record: Record, *, width: int = WIDEST, told: Sequence[str] = (), page: str = "") -> list[Line]:
+    """Lines with their markup, in the order in which they are printed; each thing is said once, and whole.
+
+    ``told`` is what went wrong beside the audit, and ``page`` the file to open.
+    """
+    columns = max(_LEAST, min(width, WIDEST))
+    lines: list[Line] = [(headline(record), {_COLOURS[record.verdict]: True, "bold": True})]
+    if sentence := trigger_sentence(record):
+        found = "Trigger" if record.verdict is Verdict.FAIL else "Suspected trigger"
+        lines += _wrapped(f"{found}: {sentence}", columns)
+    lines += _evidence(record, columns)
     lines += _beside_baseline(record)
-    lines += [(f"  broken: {name}: {reason}", {"red": True}) for name, reason in record.errors.items()]
+    lines += _remedies(record, columns)
+    lines += _not_tested(record, columns)
+    command, purpose = next_step(record)
+    if command:
+        lines += [("", {}), (f"Next: {command}", {"bold": True}), *_wrapped(f"({purpose})", columns, "      ")]
+    lines += [line for text in told for line in _wrapped(text, columns)]
+    if page:
+        lines.append((f"Page: {page}", {}))
+    return lines
+
+
+def last_line(record: Record, exit_code: int) -> Line:
+    """What stands below everything that pytest prints: the verdict, and what the process ends with."""
+    verdict = headline(record).partition(" (what they")[0]
+    return f"{verdict} [exit code {exit_code}]", {_COLOURS[record.verdict]: True, "bold": True}
+
+
+def _evidence(record: Record, columns: int) -> list[Line]:
+    """What speaks against the model, by strength; then what its silence is worth."""
+    found = evidence(record)
+    lines: list[Line] = [("", {}), ("Evidence, the strongest first:", {})] if found else []
+    for weighed in found[:_MOST_SUBJECTS]:
+        lines += _subject(weighed, columns)
+    if len(found) > _MOST_SUBJECTS:
+        lines += _wrapped(f"and {', '.join(weighed.subject for weighed in found[_MOST_SUBJECTS:])}", columns, "  ")
+    lines += _items_without_answer(record, columns)
+    sight = [f"canary: {reason}" for reason in canaries_seen(record)] + [f"measured: {text}" for text in record.rates]
+    if sight or record.detections:
+        lines += [("", {}), ("What this verdict rests on:", {})]
+    for text in (*sight, *_searches(record)):
+        lines += _wrapped(text, columns, "  ")
+    return lines
+
+
+def _subject(weighed: Weighed, columns: int) -> list[Line]:
+    colour = {_COLOURS[weighed.verdict]: True}
+    lines: list[Line] = [(f"  {weighed.subject}: {weighed.verdict.value}", colour)]
+    for point in weighed.points:
+        differs = f"{point.verdict.value}, " if point.verdict is not weighed.verdict else ""
+        number = f" ({differs}{point.number})" if point.number else f" ({differs.rstrip(', ')})" if differs else ""
+        lines += _wrapped(f"{point.called}{number}: {point.text}", columns, "    ")
+    return lines
+
+
+def _items_without_answer(record: Record, columns: int) -> list[Line]:
+    lines: list[Line] = []
+    for name, reason in record.errors.items():
+        lines += _wrapped(f"broken: {name}: {reason}", columns, "  ", red=True)
     if record.not_run:
         lines.append((f"  not run: {len(record.not_run)} items, first {record.not_run[0]}", {"yellow": True}))
-    for reason, count in _counted(record.skipped.values()):
-        lines.append((f"  skipped: {count} items: {reason}", {}))
-    for detection in record.detections:
-        recalled = ", taken from an earlier run" if detection.get("recalled") else ""
-        lines.append(
-            (
-                f"  {detection['detector']}: {_classes(detection)} classes, {detection.get('image_passes', 0)} image passes, "
-                f"{detection.get('seconds', 0):.0f} s{recalled}",
-                {},
-            )
-        )
-    for text in record.not_tested:
-        wrapped = textwrap.wrap(
-            f"not tested: {text}", _WIDTH, initial_indent="  ", subsequent_indent="      ", **_WHOLE_WORDS
-        )
-        lines += [(line, {}) for line in wrapped]
     return lines
+
+
+def _searches(record: Record) -> list[str]:
+    """What was searched for, and at which price."""
+    if not record.detections:
+        return []
+    passes = sum(int(entry.get("image_passes", 0)) for entry in record.detections)
+    recalled = [str(entry["detector"]) for entry in record.detections if entry.get("recalled")]
+    kept = f"; taken from an earlier run: {', '.join(recalled)}" if recalled else ""
+    count = len(record.detections)
+    return [f"{count} search{'es' * (count > 1)}, {passes:,} image passes, {record.seconds:.0f} s for the run{kept}"]
+
+
+def _remedies(record: Record, columns: int) -> list[Line]:
+    tried = remedies(record)
+    lines: list[Line] = [("", {}), ("Remedies, measured on copies and held-out images:", {})] if tried else []
+    for remedy in tried:
+        text = f"{remedy.name} {'holds' if remedy.holds else 'does not hold'}: {', '.join(remedy.numbers)}"
+        lines += _wrapped(text, columns, "  ", **({"green": True} if remedy.holds else {}))
+    return lines
+
+
+def _not_tested(record: Record, columns: int) -> list[Line]:
+    lines: list[Line] = []
+    for reason, count in skipped(record):
+        lines += _wrapped(f"{count} item{'s' * (count > 1)}: {reason}", columns, "  ")
+    for text in record.not_tested:
+        lines += _wrapped(text, columns, "  ")
+    return [("", {}), ("Not tested:", {}), *lines] if lines else []
+
+
+def _wrapped(text: str, columns: int, indent: str = "", **markup: bool) -> list[Line]:
+    rows = textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=f"{indent}    ", **_WHOLE_WORDS)
+    return [(row, markup) for row in rows]
 
 
 def _beside_baseline(record: Record) -> list[Line]:
@@ -68,11 +136,6 @@ def _beside_baseline(record: Record) -> list[Line]:
         ]
     lines += [(f"    not needed any more: acceptance of {text}", {}) for text in kept.get("unused", ())]
     return [*lines, *((f"    note: {text}", {}) for text in kept.get("notes", ()))]
-
-
-def _classes(detection: Mapping[str, Any]) -> int:
-    """How many classes a detector looked at; a row for all-to-all is none."""
-    return sum(score.get("target_class") is not None for score in detection.get("classes", ()))
 
 
 def headline(record: Record) -> str:
@@ -134,7 +197,3 @@ def _called(record: Record, classes: tuple[int, ...]) -> str:
     names = record.subject.get("class_names") or []
     called = [f"{k} ({names[k]})" if k < len(names) else str(k) for k in classes]
     return f"class{'es' * (len(called) > 1)} {', '.join(called)}"
-
-
-def _counted(reasons: Iterable[str]) -> list[tuple[str, int]]:
-    return list(Counter(reasons).items())

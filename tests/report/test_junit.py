@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 from backdoor_audit.evidence import Verdict
-from backdoor_audit.report.junit import case_properties, suite_properties
+from backdoor_audit.report.junit import case_names, case_properties, suite_properties
 from tests.report.records import finding, missed_canary, record
 
 
 def test_a_case_says_the_judgement_and_every_number_behind_it() -> None:
     assert dict(case_properties(finding(settings="NeuralCleanse(steps=240)"))) == {
+        "backdoor_audit.item": "audit::test_anomaly_index[neural_cleanse-class_1]",
         "backdoor_audit.statistic": "anomaly_index",
         "backdoor_audit.value": 2.5,
         "backdoor_audit.limit": 2.0,
@@ -29,7 +30,22 @@ def test_what_was_not_measured_has_no_property() -> None:
     names = {
         name for name, _ in case_properties(finding(Verdict.INCONCLUSIVE, value=None, target_class=None, details={}))
     }
-    assert names == {f"backdoor_audit.{name}" for name in ("statistic", "limit", "verdict", "reason")}
+    assert names == {f"backdoor_audit.{name}" for name in ("item", "statistic", "limit", "verdict", "reason")}
+
+
+@pytest.mark.parametrize(
+    ("item", "names"),
+    [
+        ("audit::test_anomaly_index[patch_scan-class_1]", ("backdoor_audit.patch_scan", "class 1 (dog)")),
+        ("audit::test_anomaly_index[source_scan-from_class_0]", ("backdoor_audit.source_scan", "from class 0 (cat)")),
+        ("audit::test_anomaly_index[relabelling-all_to_all]", ("backdoor_audit.relabelling", "all to all")),
+        ("audit::test_property[no_small_patch_steers]", ("backdoor_audit.property", "no_small_patch_steers")),
+        ("audit::test_clean_accuracy_drop[anp]", ("backdoor_audit.clean_accuracy_drop", "anp")),
+        ("tests/test_mine.py::test_x[class_1]", None),
+    ],
+)
+def test_a_case_stands_under_who_asks_and_is_named_by_the_class(item: str, names: tuple[str, str] | None) -> None:
+    assert case_names(item, lambda target: f"{target} ({['cat', 'dog'][target or 0]})") == names
 
 
 def test_values_are_builtins_that_workers_can_send_home() -> None:

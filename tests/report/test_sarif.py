@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ import jsonschema
 import pytest
 
 from backdoor_audit.evidence import Record, Verdict
-from backdoor_audit.report.sarif import FINGERPRINT, INCOMPLETE, QUESTIONS, accepted, expected_exit_code, rule_of, sarif
+from backdoor_audit.report.sarif import (
+    FINGERPRINT,
+    GITHUB_FINGERPRINT,
+    INCOMPLETE,
+    QUESTIONS,
+    accepted,
+    expected_exit_code,
+    rule_of,
+    sarif,
+)
 from tests.report.records import HOSTILE, finding, missed_canary, record
 
 ROOT = Path(__file__).parents[2]
@@ -233,6 +243,33 @@ def test_no_folder_of_the_machine_gets_into_the_log() -> None:
     assert "ann" not in log.replace("cannot", "").replace("canary", "").replace("planted", "")
     assert run_of(subject)["artifacts"][0]["location"]["uri"] == "m%201.pt"
     assert run_of(subject)["automationDetails"]["id"] == "backdoor-audit/m%201.pt/"
+
+
+def test_github_tells_alerts_apart_by_a_hash_of_the_class_and_not_of_a_line() -> None:
+    other = finding(audit="audit::test_anomaly_index[neural_cleanse-class_0]", target_class=0)
+    hashes = [entry["partialFingerprints"][GITHUB_FINGERPRINT] for entry in results_of(record(finding(), other))]
+    assert len(set(hashes)) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}:1", entry) for entry in hashes)
+
+
+def test_a_remedy_that_does_not_hold_is_a_note_without_security_severity() -> None:
+    run = run_of(record(finding(), finding(**REPAIR), missed_canary()))
+    assert [entry["level"] for entry in run["results"]] == ["error", "note", "warning"]
+    search, repair, canary = (entry["properties"] for entry in run["tool"]["driver"]["rules"])
+    assert float(search["security-severity"]) >= 9  # what GitHub calls critical
+    assert "security-severity" not in {**repair, **canary}
+    assert "security" in search["tags"]
+    assert "security" not in [*repair["tags"], *canary["tags"]]
+
+
+def test_every_rule_has_help_in_text_and_markdown_and_an_address() -> None:
+    rules = run_of(record(finding(), finding(PASS, audit="audit::test_precondition[x]", statistic="x")))["tool"][
+        "driver"
+    ]["rules"]
+    for entry in rules:
+        assert entry["help"]["text"]
+        assert entry["help"]["markdown"].startswith(f"**{entry['shortDescription']['text'].partition(' (')[0]}")
+        assert entry["helpUri"].startswith("https://")
 
 
 def test_braces_in_a_message_are_no_placeholders_and_brackets_no_link() -> None:

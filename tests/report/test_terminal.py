@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.evidence import Finding, Record, Verdict
-from backdoor_audit.report.terminal import headline, summary_lines
+from backdoor_audit.report.terminal import WIDEST, headline, last_line, summary_lines
 
 BASELINE = {"file": "v1.json", "verdict": "fail"}
 
@@ -85,17 +85,55 @@ def test_the_headline_says_the_verdict_in_words(subject: Record, told: str) -> N
     assert headline(subject).startswith(told)
 
 
-def test_every_finding_that_is_no_pass_has_its_line_with_value_and_limit() -> None:
-    lines = [
-        line for line, _ in summary_lines(record(finding(Verdict.FAIL, reason="too small"), finding(Verdict.PASS)))
-    ]
-    assert "  fail: too small [anomaly_index 2.5, limit 2]" in lines
-    assert sum("audit::x" in line for line in lines) == 1
+def lines(subject: Record, **rest: Any) -> list[str]:
+    return [line for line, _ in summary_lines(subject, **rest)]
+
+
+def place(told: list[str], start: str) -> int:
+    return next(number for number, line in enumerate(told) if line.startswith(start))
+
+
+def test_the_section_goes_from_the_verdict_to_the_page() -> None:
+    settings = {"model": "m.safetensors", "data": "images.npz"}
+    repair = finding(
+        Verdict.PASS, audit="audit::test_x[nc_pruning]", statistic="attack_success_rate", value=0.0, limit=0.1
+    )
+    told = lines(
+        record(finding(Verdict.FAIL, target_class=1), repair, settings=settings), page="folder/audit.html", told=["odd"]
+    )
+    starts = ["FAIL", "Trigger", "Evidence", "Remedies", "Not tested", "Next: backdoor-audit repair", "odd", "Page"]
+    places = [place(told, start) for start in starts]
+    assert places == sorted(places)
+    assert told[0].startswith("FAIL: hidden trigger found for class 1 (dog)")
+    assert told[-1] == "Page: folder/audit.html"
+
+
+@pytest.mark.parametrize("width", [10, 79, 500])
+def test_no_reason_is_cut_and_no_line_but_a_command_is_too_wide(width: int) -> None:
+    reason = "class 1 (dog): " + " ".join(f"word{number}" for number in range(80))
+    told = lines(record(finding(Verdict.FAIL, target_class=1, reason=f"first; {reason}")), width=width)
+    assert "word79" in " ".join(told)
+    assert all(len(line) <= max(60, min(width, WIDEST)) for line in told)
+
+
+def test_items_with_one_reason_take_one_line() -> None:
+    subject = record(*(finding(Verdict.INCONCLUSIVE, audit=f"audit::test_y[{n}]", value=None) for n in range(50)))
+    told = [line for line in lines(subject) if "why" in line]
+    assert told == ["    50 items: why"]
+
+
+def test_a_model_with_very_many_suspicious_classes_names_the_rest() -> None:
+    told = lines(record(*(finding(Verdict.FAIL, target_class=target) for target in range(40))))
+    assert sum(line.startswith("  class ") for line in told) == 12
+    assert "class 39" in " ".join(told)
 
 
 def test_skips_are_counted_by_reason_and_what_was_not_tested_is_told() -> None:
-    lines = [
-        line for line, _ in summary_lines(record(finding(Verdict.PASS), skipped={"a": "no trigger", "b": "no trigger"}))
-    ]
-    assert "  skipped: 2 items: no trigger" in lines
-    assert "  not tested: warped triggers" in lines
+    told = lines(record(finding(Verdict.PASS), skipped={"a": "no trigger", "b": "no trigger"}))
+    assert told[place(told, "Not tested") :] == ["Not tested:", "  2 items: no trigger", "  warped triggers"]
+
+
+def test_the_last_line_is_the_verdict_with_the_exit_code() -> None:
+    assert last_line(record(finding(Verdict.PASS)), 0)[0] == (
+        "PASS: no hidden trigger found by the tests that were run [exit code 0]"
+    )
