@@ -1,9 +1,9 @@
 """Settings of the site: ``python -m sphinx -W --keep-going -b html docs docs/_build/html``."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "backdoor_audit"
-release = version("backdoor-audit")
+release = importlib.metadata.version("backdoor-audit")
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 

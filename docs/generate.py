@@ -18,8 +18,9 @@ FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by `python docs/generate.py` from the code; change it there. -->"
 
 OPTIONS_INTRODUCTION = """\
-Every option has a long name that no other plugin uses (`--audit-model`) and a short one (`--model`), which is left out where your
-project or another plugin has taken it. The same keys, with underscores, go into `pyproject.toml`; the command line wins, unknown keys are errors:
+Every option has a long name that no other plugin uses (`--audit-model`) and a short one (`--model`), which is left
+out where your project or another plugin has taken it. The same keys, with underscores, go into `pyproject.toml`; the
+command line wins, unknown keys are errors:
 
 ```toml
 [tool.backdoor_audit]
@@ -29,20 +30,22 @@ min_accuracy = 0.9
 limits = { clean_accuracy_drop = 0.05 }
 ```
 
-Paths in the table are relative to the folder of `pyproject.toml`, those on the command line to the folder you are in. All of pytest's own options
-work beside them: `-k`, `--lf`, `-n 2`, `--collect-only`, `--junitxml` and the rest. `pytest --help` lists the options under "backdoor audit".
+Paths in the table are relative to the folder of `pyproject.toml`, those on the command line to the folder you are in.
+All of pytest's own options work beside them: `-k`, `--lf`, `-n 2`, `--collect-only`, `--junitxml` and the rest.
+`pytest --help` lists the options under "backdoor audit".
 
-A model on the command line runs the audits alone, or, with a path, the tests at that path (they can use the fixtures `classifier`,
-`clean_set` and `detection`); add the word `audit` for both. `model = "..."` in the table adds the audits to your own tests. `--audit`
-asks for the audits where the model is not a file: it runs them on the module that the project's own fixture `audited_model` returns."""
+A model on the command line runs the audits alone, or, with a path, the tests at that path (they can use the fixtures
+`classifier`, `clean_set` and `detection`); add the word `audit` for both. `model = "..."` in the table adds the audits
+to your own tests. `--audit` asks for the audits where the model is not a file: it runs them on the module that the
+project's own fixture `audited_model` returns."""
 
 LIMITS_INTRODUCTION = """\
-A finding is judged by a number beside its limit. `--audit-limit NAME=VALUE` sets one and may be repeated; so does `limits` in `[tool.backdoor_audit]`.
-Rates are fractions."""
+A finding is judged by a number beside its limit. `--audit-limit NAME=VALUE` sets one and may be repeated; so does
+`limits` in `[tool.backdoor_audit]`. Rates are fractions."""
 
 COMMANDS_INTRODUCTION = """\
-The gate is `pytest --model=PATH`. `backdoor-audit` does what is beside it. It ends with 0, with 1 if a command did its work and the answer
-is bad (`repair`: nothing held; `compare`: something is worse), and with 4 for wrong usage."""
+The gate is `pytest --model=PATH`. `backdoor-audit` does what is beside it. It ends with 0, with 1 if a command did its
+work and the answer is bad (`repair`: nothing held; `compare`: something is worse), and with 4 for wrong usage."""
 
 
 def options_page() -> str:
@@ -73,9 +76,7 @@ def commands_page() -> str:
         parser = parser_of(command)
         said = [parser.description or f"{command.HELP[0].upper()}{command.HELP[1:]}."]
         rows = [
-            (_names(action), (action.help or "") % vars(action))
-            for action in parser._actions
-            if action.dest != "help"
+            (_names(action), (action.help or "") % vars(action)) for action in parser._actions if action.dest != "help"
         ]
         parts += [f"## `backdoor-audit {command.NAME}`", *said, _table(("argument", "what it is"), rows)]
     return _page("Commands", *parts)
