@@ -71,7 +71,7 @@ def names_in(words: tuple[str, ...]) -> list[str]:
     return [word.partition("=")[0] for word in words if re.match(r"-{1,2}[a-zA-Z]", word)]
 
 
-def check_pytest(words: tuple[str, ...], known: set[str]) -> None:
+def check_pytest(words: tuple[str, ...], known: set[str], *, whole: bool) -> None:
     """Options that exist, with values that the audit takes, and files of this repository that are there."""
     assert [name for name in names_in(words) if name not in known | OTHERS] == []
     given, limits, rest = {}, {}, list(words)
@@ -80,7 +80,8 @@ def check_pytest(words: tuple[str, ...], known: set[str]) -> None:
         if name == "--audit-limit":
             limits.update([(value if equals else rest.pop(0)).split("=")])
         elif name in KEYS:
-            given[KEYS[name]] = value if equals else "true" if KEYS[name] in SWITCHES else rest.pop(0)
+            assert rest or equals or KEYS[name] in SWITCHES or not whole, f"{name} has no value"
+            given[KEYS[name]] = value if equals else "true" if KEYS[name] in SWITCHES else "".join(rest[:1]) or "..."
     build_options({key: value for key, value in given.items() if value != "..."}, limits, {}, ROOT)
 
 
@@ -124,7 +125,7 @@ def check(command: Command, known: set[str], *, whole: bool = True) -> None:
         if path.startswith(("fixtures/", "docs/", "benchmarks/")) and "_build" not in path:
             assert (ROOT / path).exists(), path
     if words[0] == "pytest":
-        check_pytest(words[1:], known)
+        check_pytest(words[1:], known, whole=whole)
     elif words[0] == "backdoor-audit":
         check_command(words[1:], whole=whole)
     elif words[:2] == ("python", "-m"):
@@ -168,6 +169,7 @@ def test_commands_in_the_running_text_exist(page: Path, pytest_options: set[str]
         "pip install -e '.[none]'",
         "curl example",
         "pip install . && pytest --modle=m",
+        "pytest --data=images/ --model",
     ],
 )
 def test_a_command_that_does_not_work_is_found(line: str, pytest_options: set[str]) -> None:
@@ -191,7 +193,7 @@ def test_what_is_quick_is_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ci_runs_what_contributors_are_told_to_run() -> None:
     told = {command.words for command in shell_commands(ROOT / "CONTRIBUTING.md") if "ruff" in command.words}
-    lines = re.findall(r"^(?:ruff|mypy|pytest|python) ?.*[^\\\n]$", CI, re.MULTILINE)
+    lines = re.findall(r"^(?:ruff|mypy|pytest|python)\b.*(?<!\\)$", CI, re.MULTILINE)
     ran = [command.words for line in lines for command in commands("", line)]
     assert len(told) == 2
     assert told <= set(ran)
@@ -255,14 +257,15 @@ def test_samples_are_valid_and_name_what_exists(block: Block) -> None:
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-@pytest.mark.parametrize(("backdoors", "verdict"), [((), "pass"), ((5,), "fail")])
-def test_the_audit_that_is_shown_as_ones_own_works(backdoors: tuple[int, ...], verdict: str) -> None:
+@pytest.mark.parametrize(("classes", "verdict"), [(8, "pass"), (10, "fail")])
+def test_the_audit_that_is_shown_as_ones_own_works(classes: int, verdict: str) -> None:
+    """Of ten rows the sample brightens the last two: nothing to a network that reads eight, a class to one that reads all."""
     (block,) = (block for block in blocks(DOCS / "how-to" / "own-audits.md") if block.language == "python")
     scope: dict[str, Any] = {}
     exec(compile(block.text, str(block), "exec"), scope)
     findings: list[Any] = []
-    subject = row_reader(classes=8, backdoors=backdoors)
-    scope["test_our_watermark_decides_nothing"](subject, row_images(classes=8, per_class=4), str, findings.append)
+    subject, clean = row_reader(classes=classes, size=10), row_images(classes=8, per_class=4, size=10)
+    scope["test_our_watermark_decides_nothing"](subject, clean, str, findings.append)
     assert [finding.verdict.value for finding in findings] == [verdict]
 
 
