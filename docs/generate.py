@@ -1,0 +1,127 @@
+"""Writes the pages that are made from the code: ``python docs/generate.py``. ``tests/test_docs.py`` compares them with it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from backdoor_audit.cli import COMMANDS, Command
+from backdoor_audit.commands.arguments import declare_bounds
+from backdoor_audit.evidence import Limits
+from backdoor_audit.options import OPTIONS, AuditOptions, Option
+
+FOLDER = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by `python docs/generate.py` from the code; change it there. -->"
+
+OPTIONS_INTRODUCTION = """\
+Every option has a long name that no other plugin uses (`--audit-model`) and a short one (`--model`), which is left
+out where your project or another plugin has taken it. The same keys, with underscores, go into `pyproject.toml`; the
+command line wins, unknown keys are errors:
+
+```toml
+[tool.backdoor_audit]
+data = "clean-images/"
+arch = "mypackage.models:build"
+min_accuracy = 0.9
+limits = { clean_accuracy_drop = 0.05 }
+```
+
+Paths in the table are relative to the folder of `pyproject.toml`, those on the command line to the folder you are in.
+All of pytest's own options work beside them: `-k`, `--lf`, `-n 2`, `--collect-only`, `--junitxml` and the rest.
+`pytest --help` lists the options under "backdoor audit".
+
+A model on the command line runs the audits alone, or, with a path, the tests at that path (they can use the fixtures
+`classifier`, `clean_set` and `detection`); add the word `audit` for both. `model = "..."` in the table adds the audits
+to your own tests. `--audit` asks for the audits where the model is not a file: it runs them on the module that the
+project's own fixture `audited_model` returns."""
+
+LIMITS_INTRODUCTION = """\
+A finding is judged by a number beside its limit. `--audit-limit NAME=VALUE` sets one and may be repeated; so does
+`limits` in `[tool.backdoor_audit]`. Rates are fractions."""
+
+COMMANDS_INTRODUCTION = """\
+The gate is `pytest --model=PATH`. `backdoor-audit` does what is beside it. It ends with 0, with 1 if a command did its
+work and the answer is bad (`repair`: nothing held; `compare`: something is worse), and with 4 for wrong usage."""
+
+
+def options_page() -> str:
+    """All options of the audit, from the table that the command line and ``pyproject.toml`` are read by."""
+    rows = [(f"`{option.flag}`, `{option.alias}`", f"`{option.metavar}`", _help(option)) for option in OPTIONS]
+    rows.append(("`--audit-limit`", "`NAME=VALUE`", "set a [limit](limits.md); may be repeated"))
+    rows.append(("`--audit`", "", "run the audits on the module that the fixture `audited_model` returns"))
+    return _page("Options", OPTIONS_INTRODUCTION, _table(("option", "value", "what it does"), rows))
+
+
+def limits_page() -> str:
+    """All limits, with the comments that stand above them in the code."""
+    rows, comment = [], []
+    for line in inspect.getsource(Limits).splitlines():
+        if found := re.fullmatch(r" +# (.*)", line):
+            comment.append(found[1])
+        elif found := re.fullmatch(r" +(\w+): float = ([\d.]+)", line):
+            rows.append((f"`{found[1]}`", found[2], " ".join(comment)))
+            comment = []
+    assert [row[0].strip("`") for row in rows] == [entry.name for entry in fields(Limits)]
+    return _page("Limits", LIMITS_INTRODUCTION, _table(("limit", "value", "where it comes from"), rows))
+
+
+def commands_page() -> str:
+    """All commands of ``backdoor-audit``, with their arguments."""
+    parts = [COMMANDS_INTRODUCTION]
+    for command in COMMANDS:
+        parser = parser_of(command)
+        said = [parser.description or f"{command.HELP[0].upper()}{command.HELP[1:]}."]
+        rows = [
+            (_names(action), (action.help or "") % vars(action)) for action in parser._actions if action.dest != "help"
+        ]
+        parts += [f"## `backdoor-audit {command.NAME}`", *said, _table(("argument", "what it is"), rows)]
+    return _page("Commands", *parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "options.md": options_page,
+    "limits.md": limits_page,
+    "commands.md": commands_page,
+}
+
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of one command, as ``backdoor-audit`` has it."""
+    parser = argparse.ArgumentParser(prog=f"backdoor-audit {command.NAME}")
+    declare_bounds(parser)
+    command.declare(parser)
+    return parser
+
+
+def _help(option: Option) -> str:
+    default = getattr(AuditOptions(), option.key)
+    told = "default" in option.help or default in ("", (), 0, 0.0)
+    return option.help if told else f"{option.help} (default: {default})"
+
+
+def _names(action: argparse.Action) -> str:
+    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+    value = value if isinstance(value, str) else " ".join(value)
+    if not action.option_strings:
+        return f"`{value}`"
+    shown = value if action.nargs != 0 else ""
+    needed = ", needed" if action.required else ""
+    return f"`{f'{action.option_strings[-1]} {shown}'.strip()}`{needed}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join((f"# {title}", NOTE, *parts)) + "\n"
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
