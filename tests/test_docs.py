@@ -235,6 +235,15 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     assert broken == []
 
 
+def test_a_link_of_the_site_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<a href="other.html#here">1</a><a href="#top">2</a><img src="no.png"><a href="https://x">3</a>'
+    )
+    (tmp_path / "other.html").write_text('<p id="here"></p><a href="index.html">4</a><a href="gone.html">5</a>')
+    found = runpy.run_path(str(DOCS / "check_links.py"))["broken"](tmp_path)
+    assert found == ["index.html: #top", "index.html: no.png", "other.html: gone.html"]
+
+
 @pytest.mark.parametrize("name", GENERATED["PAGES"])
 def test_a_page_made_from_the_code_is_that_of_the_code(name: str) -> None:
     assert text_of(DOCS / "reference" / name) == GENERATED["PAGES"][name](), "run: python docs/generate.py"
