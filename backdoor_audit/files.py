@@ -101,7 +101,11 @@ def read_json(path: Path) -> Any:
 
     Objects and lists may lie 100 deep inside each other; numbers must be such that a float can hold them.
     """
-    text = read_text(path)
+    return parsed_json(read_text(path))
+
+
+def parsed_json(text: str) -> Any:
+    """The same for a text that was read already."""
     _refuse_deep(text)
     try:
         return json.loads(text, parse_constant=_no_constant, parse_int=_whole_number, parse_float=_finite)

@@ -204,7 +204,10 @@ def _switch(text: str) -> bool:
 
 OPTIONS: tuple[Option, ...] = (
     Option(
-        "model", _word, "PATH", "model file to audit: safetensors or a state dict (.pt, .pth); runs the shipped audits"
+        "model",
+        _word,
+        "PATH",
+        "model file (safetensors, torch.save, .pt2, ONNX) or Hugging Face folder to audit; runs the shipped audits",
     ),
     Option("data", _word, "SOURCE", "clean images: folder of class folders, .npz, or torchvision:NAME?root=DIR"),
     Option(
@@ -398,7 +401,11 @@ def check_paths(options: AuditOptions) -> None:
     """Raise `OptionError` for files that are not there, before anything slow is imported."""
     problems = []
     if options.model and (absence := _absence(options.model)):
-        problems.append(f"--audit-model: {_named(options.model)} {absence}; give a model file")
+        of_hub = absence == _IS_FOLDER and os.path.isfile(os.path.join(options.model, "config.json"))
+        without = " without config.json" if absence == _IS_FOLDER else ""
+        problems += [
+            f"--audit-model: {_named(options.model)} {absence}{without}; give a model file or a Hugging Face folder"
+        ] * (not of_hub)
     if not options.data:
         problems.append(
             "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, or "

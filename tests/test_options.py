@@ -109,8 +109,13 @@ def test_every_option_is_a_field_and_every_field_an_option() -> None:
 def test_a_missing_file_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         check_paths(AuditOptions(model=str(tmp_path), data=str(tmp_path / "none"), trigger=str(tmp_path / "t")))
-    for told in ("is a folder", "none does not exist", "--audit-trigger"):
+    for told in ("is a folder without config.json", "none does not exist", "--audit-trigger"):
         assert told in str(caught.value)
+
+
+def test_a_hugging_face_folder_may_be_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    check_paths(AuditOptions(model=str(tmp_path), data=str(tmp_path)))
 
 
 def test_the_table_is_read_from_pyproject(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.loading.refusals import Deadline, damaged, refuse_above
 
 _BLOCK = 1 << 20  # bytes read at once
@@ -52,16 +53,7 @@ class Archive:
         members in several folders. Members that are folders themselves are as good as absent: torch takes their content from
         memory that nobody has filled.
         """
-        start, length, count = _directory(file, size)
-        refuse_above(length * _PER_DIRECTORY_BYTE, "its list of members")
-        file.seek(start)
-        listed = file.read(length)
-        members: dict[bytes, Member] = {}
-        at = 0
-        while at < length:
-            member, at = _entry(listed, at, start)
-            if members.setdefault(member.name.lower(), member) is not member:
-                raise damaged(f"two members named {_shown(member.name)}")
+        members, count = _members(file, size)
         folders = {member.name.partition(b"/")[0] + b"/" for member in members.values()}
         if len(members) != count or len(folders) != 1:
             raise damaged(f"a zip archive of {count} members that lists {len(members)} in {len(folders)} folders")
@@ -103,6 +95,31 @@ def fill(file: BinaryIO, target: memoryview, deadline: Deadline) -> None:
         if not got:
             raise damaged("the file ends within a tensor")
         at += got
+
+
+def names_in(file: BinaryIO, size: int) -> frozenset[str]:
+    """The names of an archive's members without the first folder; none if it cannot be read, which its format is to say."""
+    try:
+        members, _ = _members(file, size)
+    except ModelFormatError:
+        return frozenset()
+    names = (name.decode("utf-8", "replace") for name in members)
+    return frozenset(name.partition("/")[2] or name for name in names)
+
+
+def _members(file: BinaryIO, size: int) -> tuple[dict[bytes, Member], int]:
+    """Members by name in small letters, and how many the archive says it has."""
+    start, length, count = _directory(file, size)
+    refuse_above(length * _PER_DIRECTORY_BYTE, "its list of members")
+    file.seek(start)
+    listed = file.read(length)
+    members: dict[bytes, Member] = {}
+    at = 0
+    while at < length:
+        member, at = _entry(listed, at, start)
+        if members.setdefault(member.name.lower(), member) is not member:
+            raise damaged(f"two members named {_shown(member.name)}")
+    return members, count
 
 
 def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Models in files written by ``torch.save``: found among other things in a dict, read without running their code."""
+"""Files written by ``torch.save`` (and the data of TorchScript archives), read without running their code."""
 
 from __future__ import annotations
 
@@ -8,36 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.loading.archive import Archive, fill
+from backdoor_audit.loading.containers import is_module
 from backdoor_audit.loading.foreign import contained
-from backdoor_audit.loading.pickled import Storage, StoredTensor, Unpickler, kind_of
+from backdoor_audit.loading.pickled import Storage, StoredTensor, Unpickler
 from backdoor_audit.loading.refusals import Deadline, damaged, odd_tensor, refuse_above, torchscript
-
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "netC",  # WaNet, Input-aware, LIRA, BppAttack
-    "clsmodel",  # LIRA
-    "classifier",
-    "classifier_state_dict",
-    "classifier_state",
-    "weights",
-)
-"""Keys under which training scripts put the classifier, in the order in which they are looked for."""
 
 Fetch = Callable[[Storage, memoryview], None]
 """Puts the bytes of a storage into a place of exactly its size."""
 
-_DEEPEST = 8  # a pickled dict may contain itself
 _PICKLE_PER_BYTE = 16  # bytes of memory: 537 MB of pickle at the stated bound
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the files of torch before 1.6
 _PROTOCOL = 1001
@@ -45,79 +29,74 @@ _PROTOCOL = 1001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What a file holds, by name and without its numbers; ``notes`` tell what was unwrapped."""
+    """What a file holds, without its numbers. ``strangers`` are classes and functions in it that are not known.
 
-    stored: Mapping[str, StoredTensor]
-    notes: tuple[str, ...]
+    ``program``: the file is a TorchScript archive, of which only the data were read.
+    """
+
+    content: object
+    strangers: tuple[str, ...]
+    program: bool
+    deadline: Deadline
     _fetch: Fetch
 
-    def described(self) -> dict[str, Tensor]:
-        """The tensors without data: what a network can be compared with before memory is taken.
-
-        Raises `ModelFormatError`, without the file's name, for tensors that are of no use.
-        """
-        for name, tensor in self.stored.items():
-            if tensor.oddity:
-                raise odd_tensor(name, tensor.oddity)
-        return {
-            name: torch.empty(tensor.size, dtype=tensor.dtype, device="meta") for name, tensor in self.stored.items()
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
         """The tensors themselves; those that share a storage in the file share it here. Nothing else in the file is read.
 
         Raises `ModelFormatError`, without the file's name, if the file is damaged or they take more than the bounds.
         """
-        storages = {tensor.storage.key: tensor.storage for tensor in self.stored.values() if tensor.storage}
+        storages = {tensor.storage.key: tensor.storage for tensor in stored.values() if tensor.storage}
         needed = sum(storage.nbytes for storage in storages.values())
-        needed += 2 * 4 * sum(tensor.numel for tensor in self.stored.values())
+        needed += 2 * 4 * sum(tensor.numel for tensor in stored.values())
         refuse_above(needed, "its tensors as 32-bit floats")
         raw = {key: torch.empty(storage.nbytes, dtype=torch.uint8) for key, storage in storages.items()}
         for key, storage in storages.items():
             if storage.nbytes:
                 self._fetch(storage, raw[key].numpy().data)
-        return {name: _viewed(tensor, raw) for name, tensor in self.stored.items()}
+        return {name: _viewed(tensor, raw) for name, tensor in stored.items()}
+
+
+def described(stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """The tensors without data: what a network can be compared with before memory is taken.
+
+    Raises `ModelFormatError`, without the file's name, for tensors that are of no use.
+    """
+    for name, tensor in stored.items():
+        if tensor.oddity:
+            raise odd_tensor(name, tensor.oddity)
+    return {name: torch.empty(tensor.size, dtype=tensor.dtype, device="meta") for name, tensor in stored.items()}
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Saved]:
-    """The tensors by name of a ``torch.save`` file, which stays open in the block; nothing in it is executed.
+    """What a ``torch.save`` file holds; it stays open in the block, and nothing in it is executed.
 
-    Raises `ModelFormatError`, without the file's name, for a file that needs code to load, is damaged, holds no tensors by
-    name, or takes more memory or time than the bounds.
+    Raises `ModelFormatError`, without the file's name, for a file that needs code to load, is damaged, or takes more memory or
+    time than the bounds.
     """
     size, deadline = path.stat().st_size, Deadline()
     with path.open("rb") as file:
-        is_archive = file.read(2) == b"PK"
-        file.seek(0)
-        content, fetch = (_archived if is_archive else _legacy)(file, size, deadline)
-        stored, notes = _unwrapped(content)
-        yield Saved(stored, notes, fetch)
+        yield read(file, size, deadline)
 
 
-def executed(path: Path) -> tuple[dict[str, Tensor] | nn.Module, tuple[str, ...]]:
-    """Tensors by name, or a whole module, of a file that is unpickled in full, and notes on what was unwrapped.
-
-    **That runs whatever code its author put in.** Raises `ModelFormatError` as `opened` does.
-    """
-    content, notes = _unwrapped(_unpickled(path))
-    if isinstance(content, nn.Module):
-        return content, notes
-    return {key: value.detach() for key, value in content.items()}, notes
+def read(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
+    """The same for a file that is open, of ``size`` bytes."""
+    is_archive = file.read(2) == b"PK"
+    file.seek(0)
+    return (_archived if is_archive else _legacy)(file, size, deadline)
 
 
-def _unpickled(path: Path) -> object:
+def unpickled(path: Path) -> object:
+    """The content of a file that is unpickled in full. **That runs whatever code its author put in.**"""
     with contained("unpickling failed", "its classes must be importable here"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on old protocols and storages are not for the user of a gate
         with path.open("rb") as file:  # a path would be judged by its ending
             return torch.load(file, map_location="cpu", weights_only=False)
 
 
-def _archived(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fetch]:
+def _archived(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
     """The zip format of torch 1.6 and later: the pickle and each storage are members."""
     archive = Archive.open(file, size)
-    if archive.find("constants.pkl"):
-        raise torchscript()
     pickled, order = archive.find("data.pkl"), archive.find("byteorder")
     if pickled is None:
         raise damaged("a zip archive without data.pkl")
@@ -136,10 +115,14 @@ def _archived(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fe
             reversed_ = torch.frombuffer(target, dtype=torch.uint8).view(-1, storage.dtype.itemsize)
             reversed_.copy_(reversed_.flip(1))
 
-    return unpickler.load(), fetch
+    program = archive.find("constants.pkl") is not None
+    content = unpickler.load()
+    if program and not is_module(content):
+        raise torchscript("its tensors have no names")
+    return Saved(content, tuple(unpickler.strangers), program, deadline, fetch)
 
 
-def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fetch]:
+def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
     """The format before: five pickles, then the storages, each after the number of its elements."""
     unpickler = Unpickler(file, size, deadline)
     if unpickler.load() != _MAGIC or unpickler.load() != _PROTOCOL:
@@ -164,7 +147,7 @@ def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> tuple[object, Fetc
         file.seek(places[storage.key])
         fill(file, target, deadline)
 
-    return content, fetch
+    return Saved(content, tuple(unpickler.strangers), False, deadline, fetch)
 
 
 def _viewed(tensor: StoredTensor, raw: Mapping[str, Tensor]) -> Tensor:
@@ -174,36 +157,3 @@ def _viewed(tensor: StoredTensor, raw: Mapping[str, Tensor]) -> Tensor:
     whole = raw[tensor.storage.key]
     whole = whole[: len(whole) // tensor.dtype.itemsize * tensor.dtype.itemsize].view(tensor.dtype)
     return whole.as_strided(tensor.size, tensor.stride, tensor.offset)
-
-
-def _unwrapped(content: object) -> tuple[Any, tuple[str, ...]]:
-    """The dict of tensors inside of other dicts, or a whole module, and notes on the way to it."""
-    notes: list[str] = []
-    for _ in range(_DEEPEST):
-        if isinstance(content, torch.jit.ScriptModule):
-            raise torchscript()
-        if isinstance(content, nn.Module):
-            return content, (*notes, f"whole pickled module {type(content).__name__}")
-        if not isinstance(content, Mapping):
-            raise ModelFormatError(f"holds a {kind_of(content)}; accepted: a state_dict, or a dict with one in it")
-        if content and all(_named(key, value) for key, value in content.items()):
-            return content, tuple(notes)
-        key = next((key for key in WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module))), None)
-        if key is None:
-            raise ModelFormatError(f"{_found(content)}; accepted: a state_dict, or one under {', '.join(WRAPPERS)}")
-        notes.append(f"unwrapped {key}")
-        content = content[key]
-    raise ModelFormatError(f"dicts nested deeper than {_DEEPEST}; accepted: a state_dict, or a dict with one in it")
-
-
-def _found(content: Mapping[object, object]) -> str:
-    others = [(key, value) for key, value in content.items() if not _named(key, value)]
-    if not others:
-        return "holds an empty dict"
-    shown = ", ".join(f"{str(key)[:40]} ({kind_of(value)})" for key, value in others[:5])
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    return f"no tensors by name: found {shown}{more}"
-
-
-def _named(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, (Tensor, StoredTensor))

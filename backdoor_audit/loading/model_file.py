@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from backdoor_audit.classifier import Classifier, refuse_bad_weights
 from backdoor_audit.errors import ModelFormatError, OptionError
 from backdoor_audit.files import UnreadableError, refuse_special
-from backdoor_audit.loading import checkpoint, safetensors_file
-from backdoor_audit.loading.architecture import build_architecture, load_state, refuse_misfit, strip_prefixes
+from backdoor_audit.loading import hugging_face
+from backdoor_audit.loading.archive import names_in
 from backdoor_audit.loading.foreign import contained
-from backdoor_audit.loading.refusals import odd_tensor, refuse_above
-from backdoor_audit.printable import printable
+from backdoor_audit.loading.format import Asked, Network
+from backdoor_audit.loading.formats import FORMATS, unknown
+from backdoor_audit.loading.header import header_normalization, header_shape
+from backdoor_audit.loading.refusals import refuse_above
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -40,17 +40,14 @@ The two of CIFAR-10 differ in how the spread was averaged, and both are in wide 
 takes GTSRB as it is and uses ``half`` for MNIST.
 """
 
-_LARGEST_HEADER = 100_000_000  # safetensors' own limit, bytes
-_LARGEST_SIDE = 4096
-_MOST_CHANNELS = 64
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """A network read from a file, in evaluation mode, and what the file or the user said about it.
 
     ``image_shape`` (c, h, w) is None where nobody gave it. ``mean`` and ``std`` are empty where nobody gave them.
-    ``fingerprint`` is the SHA-256 of the file. ``notes`` tell what was assumed or taken off on the way.
+    ``fingerprint`` is the SHA-256 of the file, or of a folder's files. ``notes`` tell what was assumed or taken off on the way.
+    ``class_names`` are those in the file, in the order of the scores; empty where it has none.
     """
 
     module: nn.Module
@@ -60,6 +57,7 @@ class LoadedModel:
     std: tuple[float, ...]
     fingerprint: str
     notes: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
     def classifier(
         self, image_shape: tuple[int, int, int] | None = None, device: torch.device | str = "cpu"
@@ -97,11 +95,11 @@ def load_model(
     normalization: str | None = None,
     allow_pickle: bool = False,
 ) -> LoadedModel:
-    """The network in a safetensors or ``torch.save`` file; which of the two is read off its content, not its name.
+    """The network in a file or folder of one of `FORMATS`; which it is, is read off its content, not its name.
 
     The file is taken as hostile: nothing in it is executed or imported, and its header only picks from our tables.
     ``allow_pickle`` gives that up: **the file's own code is then executed**, and a whole pickled module is accepted.
-    Mean and std win over the named preset of `NORMALIZATIONS`, which wins over the file's header.
+    Mean and std win over the named preset of `NORMALIZATIONS`, which wins over what the file says.
 
     Raises `ModelFormatError`, one line that begins with the path, if the file cannot be read, takes more memory or time
     than `bounds.current` allows, does not fit the architecture, or holds weights that are not finite; `OptionError` if the
@@ -111,18 +109,27 @@ def load_model(
     chosen = normalization_of(mean, std, normalization)
     try:
         with contained("cannot be read"):
-            network = _read(path, arch, num_classes, allow_pickle)
+            network = _read(_asked(path, arch, num_classes, allow_pickle))
             refuse_bad_weights(network.module)
             module = network.module.float().eval()
-            image_shape = _header_shape(network.header)
-            final_mean, final_std = chosen or _header_normalization(network.header)
+            image_shape = header_shape(network.header) or network.hints.image_shape
+            final_mean, final_std = chosen or header_normalization(network.header)
             fingerprint = _fingerprint(path)
     except ModelFormatError as error:
         raise ModelFormatError(f"{path}: {error}") from None
-    notes = network.notes
+    notes, hints = network.notes, network.hints
+    if not final_mean and chosen is None:
+        final_mean, final_std = NORMALIZATIONS[hints.preset] if hints.preset else (hints.mean, hints.std)
+        if final_mean:
+            notes += (f"normalisation: mean {_shown(final_mean)}, std {_shown(final_std)}, {hints.whose}",)
     if not final_mean:
         notes += ("normalisation: none given, the network sees pixels in [0, 1]",)
-    return LoadedModel(module, network.architecture, image_shape, final_mean, final_std, fingerprint, notes)
+    if hints.class_names:
+        more = " and more" if len(hints.class_names) > 5 else ""
+        notes += (f"class names in the file: {', '.join(hints.class_names[:5])}{more}",)
+    return LoadedModel(
+        module, network.architecture, image_shape, final_mean, final_std, fingerprint, notes, hints.class_names
+    )
 
 
 def load_classifier(
@@ -157,104 +164,29 @@ def load_classifier(
         raise ModelFormatError(f"{path}: {error}") from None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Network:
-    """A module with the file's weights, and what the file said beside them."""
-
-    module: nn.Module
-    architecture: str
-    notes: tuple[str, ...]
-    header: Mapping[str, str] = field(default_factory=dict)
+def _read(asked: Asked) -> Network:
+    wanted = next((format for format in FORMATS if format.recognises(asked)), None)
+    if wanted is None:
+        raise ModelFormatError(unknown(asked))
+    return wanted.read(asked)
 
 
-def _read(path: Path, arch: str | None, num_classes: int | None, allow_pickle: bool) -> _Network:
+def _asked(path: Path, arch: str | None, num_classes: int | None, allow_pickle: bool) -> Asked:
+    asked = Asked(path=path, arch=arch, num_classes=num_classes, allow_pickle=allow_pickle)
+    if os.path.isdir(path):
+        return asked
     try:
         size = refuse_special(path)
     except UnreadableError as error:
         what = f"not a file that can be read ({error})" if os.path.lexists(path) else "no such file"
-        raise ModelFormatError(f"{what}; give --model the path of a safetensors or torch.save file") from None
+        raise ModelFormatError(f"{what}; give --model the path of a model file or of a Hugging Face folder") from None
     refuse_above(size, "the file")
     with path.open("rb") as file:
         start = file.read(16)
-    if not start:
-        raise ModelFormatError("the file is empty; copy it again from its source")
-    if start.startswith((b"PK\x03\x04", b"\x80")) and not _is_safetensors(start, size):
-        return (_executed if allow_pickle else _checkpoint)(path, arch, num_classes)
-    if _is_safetensors(start, size) or path.suffix == ".safetensors":
-        return _safetensors(path, arch, num_classes)
-    if start.startswith(b"version https://"):
-        raise ModelFormatError("a Git LFS pointer instead of the model; run git lfs pull")
-    raise ModelFormatError(
-        f"neither safetensors nor torch.save (begins with {start[:8]!r}); convert it to safetensors, "
-        "safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
-    )
-
-
-def _safetensors(path: Path, arch: str | None, num_classes: int | None) -> _Network:
-    tensors, header = safetensors_file.read(path)
-    state, said = _as_float32(tensors), header.get("architecture", "")
-    module, architecture = build_architecture(arch, state, header=said, num_classes=num_classes)
-    notes = load_state(module, state, architecture)
-    if arch and said and said != arch:
-        notes += (f"--arch={arch} instead of {printable(said[:60])} in the header",)
-    return _Network(module, architecture, notes, header)
-
-
-def _checkpoint(path: Path, arch: str | None, num_classes: int | None) -> _Network:
-    """The network is built and compared with the file before any number is read."""
-    with checkpoint.opened(path) as saved:
-        described = saved.described()
-        module, architecture = build_architecture(arch, described, num_classes=num_classes)
-        refuse_misfit(module, strip_prefixes(described, module.state_dict())[0], architecture)
-        notes = load_state(module, _as_float32(saved.tensors()), architecture)
-        return _Network(module, architecture, saved.notes + notes)
-
-
-def _executed(path: Path, arch: str | None, num_classes: int | None) -> _Network:
-    content, notes = checkpoint.executed(path)
-    if isinstance(content, nn.Module):
-        _refuse_odd_tensors(content.state_dict())
-        notes += (f"--arch={arch} not needed",) if arch else ()
-        return _Network(content, type(content).__name__, notes)
-    state = _as_float32(content)
-    module, architecture = build_architecture(arch, state, num_classes=num_classes)
-    return _Network(module, architecture, notes + load_state(module, state, architecture))
-
-
-def _is_safetensors(start: bytes, size: int) -> bool:
-    header = int.from_bytes(start[:8], "little")
-    return start[8:9] == b"{" and header <= min(size - 8, _LARGEST_HEADER)
-
-
-def _as_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not state:
-        raise ModelFormatError("holds no tensors; accepted: the state_dict of a classifier")
-    _refuse_odd_tensors(state)
-    try:
-        return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    except (RuntimeError, NotImplementedError):
-        found = sorted({str(tensor.dtype) for tensor in state.values()})
-        raise ModelFormatError(f"tensors of {', '.join(found)}; save the model as float32 or float16") from None
-
-
-def _refuse_odd_tensors(state: Mapping[str, object]) -> None:
-    for name, tensor in state.items():
-        if isinstance(tensor, Tensor) and (what := _oddity(tensor)):
-            raise odd_tensor(name, what)
-
-
-def _oddity(tensor: Tensor) -> str:
-    if tensor.is_quantized:
-        return "quantised"
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return "sparse or nested"
-    if tensor.is_complex():
-        return "complex"
-    if tensor.is_meta:
-        return "without data (a meta tensor)"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"a {tuple(tensor.shape)} view of less data"
-    return ""
+        if not start:
+            raise ModelFormatError("the file is empty; copy it again from its source")
+        members = names_in(file, size) if start.startswith(b"PK") else frozenset()
+    return replace(asked, size=size, start=start, members=members)
 
 
 def normalization_of(
@@ -277,46 +209,14 @@ def normalization_of(
     return (tuple(mean), tuple(std)) if mean else None
 
 
-def _header_shape(header: Mapping[str, str]) -> tuple[int, int, int] | None:
-    text = header.get("image_shape")
-    if text is None:
-        return None
-    parts = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})x([0-9]{1,4})", text)
-    if parts is not None:
-        channels, height, width = (int(part) for part in parts.groups())
-        if 1 <= channels <= _MOST_CHANNELS and 1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE:
-            return channels, height, width
-    raise ModelFormatError(
-        f"image_shape {text[:40]!r} in the header; accepted: CHANNELSxHEIGHTxWIDTH such as 3x32x32, with at most "
-        f"{_MOST_CHANNELS} channels and {_LARGEST_SIDE} px"
-    )
-
-
-def _header_normalization(header: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = _header_numbers(header, "mean"), _header_numbers(header, "std")
-    if len(mean) != len(std) or any(value <= 0 for value in std):
-        raise ModelFormatError(
-            f"mean {mean} and std {std} in the header; accepted: as many of each, std above 0; or give --mean, --std"
-        )
-    return mean, std
-
-
-def _header_numbers(header: Mapping[str, str], key: str) -> tuple[float, ...]:
-    text = header.get(key, "")
-    try:
-        numbers = tuple(float(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        numbers = (math.nan,)
-    if len(numbers) > _MOST_CHANNELS or not all(math.isfinite(number) for number in numbers):
-        raise ModelFormatError(
-            f"{key} {text[:40]!r} in the header; accepted: finite numbers between commas; or give --mean, --std"
-        )
-    return numbers
+def _shown(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers)
 
 
 def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in hugging_face.files_of(path) if path.is_dir() else (path,):
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

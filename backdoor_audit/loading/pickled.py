@@ -4,7 +4,8 @@ torch's own reader of untrusted pickles follows them closely enough to be led as
 allocates what ``bytearray(N)`` asks for, copies what is multiplied by reference. A process of its own would bound that, at two
 seconds of imports for every file, and not on every system. This reader needs none: it knows the instructions that torch knows,
 has no recursion, takes memory in proportion to the file, and describes a tensor until somebody wants its numbers. Functions and
-classes stand in its result as names.
+classes stand in its result as names, objects as the name of their class with what the file says of them. What a file wants to
+have called is refused unless it is known to give a plain value.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import math
 import pickle
 import re
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.loading.inert import DICTS, INERT, SETS
 from backdoor_audit.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
 from backdoor_audit.tensor_file import MOST_DIMENSIONS
 
@@ -55,6 +57,7 @@ _QUANTISED = frozenset({torch.qint8, torch.qint32, torch.quint8, torch.quint4x2,
 _PARAMETER = "torch.nn.parameter.Parameter"
 _PARAMETERS = frozenset({_PARAMETER, "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
 _EMPTY_TENSOR = "without data"
+NAMESPACE = "argparse.Namespace"
 
 _REBUILDS = {  # arguments before the optional ones
     "torch._utils._rebuild_tensor": 4,
@@ -70,25 +73,6 @@ _ODD = {
     "torch._utils._rebuild_device_tensor_from_numpy": "of another kind of device",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "of another kind of device",
 }
-_OTHERS = frozenset(
-    {
-        "collections.OrderedDict",
-        "collections.Counter",
-        "torch.Size",
-        "torch.device",
-        "torch.serialization._get_layout",
-        "_codecs.encode",
-        "builtins.bytearray",
-        "builtins.set",
-        "builtins.complex",
-        "torch._tensor._rebuild_from_type_v2",
-        "torch.per_tensor_affine",
-        "torch.per_tensor_symmetric",
-        "torch.per_channel_affine",
-        "torch.per_channel_symmetric",
-        "torch.per_channel_affine_float_qparams",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,9 +108,18 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
-    """A function or a class that torch allows in a file of tensors, or what it would return; only its name is kept."""
+    """A function or a class, or what a known one would return; only its name is kept. ``known`` ones may be called."""
 
     name: str
+    known: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """An object of a class that was not imported: the name of the class, and the attributes that the file gives it."""
+
+    kind: str
+    attributes: dict[object, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +132,7 @@ class OtherKey:
         return self.shown
 
 
-_ALLOWED = _OTHERS | _PARAMETERS | _REBUILDS.keys() | _ODD.keys()
+_ALLOWED = _PARAMETERS | _REBUILDS.keys() | _ODD.keys()
 _CONSTANTS: dict[bytes, object] = {
     pickle.NONE: None,
     pickle.NEWTRUE: True,
@@ -158,10 +151,14 @@ _VALUES = frozenset(
 
 
 class Unpickler:
-    """Reads one pickle after the other from a file of ``size`` bytes; ``storages`` are those that they named."""
+    """Reads one pickle after the other from a file of ``size`` bytes; ``storages`` are those that they named.
+
+    ``strangers`` are the functions and classes in them that are not known, none of which was to be called.
+    """
 
     def __init__(self, file: BinaryIO, size: int, deadline: Deadline) -> None:
         self.storages: dict[str, Storage] = {}
+        self.strangers: dict[str, None] = {}
         self._file, self._size, self._deadline = file, size, deadline
         self._most = bounds.current().memory
         self._spent = 0
@@ -170,9 +167,9 @@ class Unpickler:
         self._memo: dict[int, object] = {}
 
     def load(self) -> object:
-        """The next pickle: dicts, lists, tuples, texts, numbers, `StoredTensor` and `Named`.
+        """The next pickle: dicts, lists, tuples, texts, numbers, `StoredTensor`, `Instance` and `Named`.
 
-        Raises `ModelFormatError` if it is damaged, names what is not torch's own, or takes more than the bounds.
+        Raises `ModelFormatError` if it is damaged, calls what is not known, or takes more than the bounds.
         """
         self._stack, self._marked, self._memo = [], [], {}
         try:
@@ -233,14 +230,14 @@ class Unpickler:
             function, arguments = self._top(2)
             if not isinstance(function, Named) or type(arguments) is not tuple:
                 raise damaged("a pickle that calls what is no function")
-            stack[-2:] = [self._new(function.name, arguments, made=code == pickle.NEWOBJ)]
+            stack[-2:] = [self._new(function, arguments, made=code == pickle.NEWOBJ)]
         elif code in _TUPLES:
             stack[-_TUPLES[code] :] = [tuple(self._top(_TUPLES[code]))]
         elif code == pickle.TUPLE:
             items = tuple(self._from_mark())
             self._stack.append(items)
         elif code == pickle.BINPERSID:
-            stack.append(self._storage(stack.pop()))
+            stack.append(self._persistent(stack.pop()))
         elif code == pickle.SETITEM:
             self._extend(self._top(2), dict)
         elif code == pickle.SETITEMS:
@@ -263,7 +260,9 @@ class Unpickler:
             target.extend(items)
         elif isinstance(target, dict) and kind is dict and len(items) % 2 == 0:
             target.update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
-        else:
+        elif isinstance(target, Instance):  # a kind of dict or list: what it holds is of no use
+            return
+        elif not isinstance(target, Named) or not target.known:
             raise damaged(f"a pickle that fills a {type(target).__name__} as if it were a {kind.__name__}")
 
     def _build(self, target: object, state: object) -> None:
@@ -272,13 +271,24 @@ class Unpickler:
             found = self._rebuilt("torch._utils._rebuild_tensor", state)
             target.oddity, target.storage, target.dtype = found.oddity, found.storage, found.dtype
             target.offset, target.size, target.stride = found.offset, found.size, found.stride
-        elif not isinstance(target, (dict, Named)):
+        elif isinstance(target, Instance):
+            target.attributes = _attributes(state)
+        elif not isinstance(target, (dict, list, Named)):
             raise not_tensors_alone(f"attributes of a {type(target).__name__}")
 
-    def _new(self, name: str, arguments: tuple[object, ...], *, made: bool) -> object:
-        """What torch gets from calling ``name``, or, if ``made``, from its ``__new__``."""
-        if name == "collections.OrderedDict":
-            return {} if made else self._ordered(arguments)
+    def _new(self, function: Named, arguments: tuple[object, ...], *, made: bool) -> object:
+        """What torch gets from calling a function, or, if ``made``, from the ``__new__`` of a class."""
+        name = function.name
+        if not function.known:
+            if not made or arguments:
+                raise needs_code(name)
+            return Instance(name)
+        if name in DICTS or name in SETS or name == "collections.OrderedDict":
+            return self._filled(name, arguments, made=made)
+        return Instance(name) if name == NAMESPACE and not arguments else self._of_torch(name, arguments)
+
+    def _of_torch(self, name: str, arguments: tuple[object, ...]) -> object:
+        """A tensor, a shape, or what is only named."""
         if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple):
             return arguments[0]
         if name in _REBUILDS or name in _ODD:
@@ -289,6 +299,14 @@ class Unpickler:
             return self._of_type(arguments)
         empty = _TENSOR.fullmatch(name) and not arguments
         return StoredTensor(_EMPTY_TENSOR) if empty else Named(name.rpartition(".")[2])
+
+    def _filled(self, name: str, arguments: tuple[object, ...], *, made: bool) -> object:
+        """A kind of dict, or a set as the list of its members, which nobody looks up."""
+        if name == "collections.OrderedDict":
+            return {} if made else self._ordered(arguments)
+        if name in DICTS:
+            return self._ordered(tuple(entry for entry in arguments[:1] if isinstance(entry, dict)))
+        return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], list) else Named("set")
 
     def _of_type(self, arguments: tuple[object, ...]) -> object:
         """A tensor with attributes, or one of a class of its own."""
@@ -324,12 +342,16 @@ class Unpickler:
             return StoredTensor("conjugate or negated in passing")
         storage, offset, size, stride = arguments[:4]
         dtype = arguments[6] if needed == 7 else storage.dtype if isinstance(storage, Storage) else None
-        return _tensor(storage, offset, size, stride, dtype)
+        return tensor_of(storage, offset, size, stride, dtype)
 
-    def _storage(self, place: object) -> Storage:
+    def _persistent(self, place: object) -> Storage | Named:
+        if isinstance(place, tuple) and len(place) == 4 and place[0] == "module" and isinstance(place[1], Named):
+            return place[1]  # in old files classes of modules come with their source
         if not isinstance(place, tuple) or len(place) not in {5, 6} or place[0] != "storage":
             raise damaged("a pickle that refers to something else than numbers")
         kind, key, numel = place[1], place[2], place[4]
+        if isinstance(kind, Named) and not kind.known:
+            raise needs_code(kind.name)
         named = _STORAGE.fullmatch(kind.name) if isinstance(kind, Named) else None
         if named is None or not isinstance(key, str) or type(numel) is not int or not 0 <= numel < 2**58:
             raise damaged("a pickle that does not say where its numbers are")
@@ -348,9 +370,10 @@ class Unpickler:
             return _DTYPES[name]
         storage = _STORAGE.fullmatch(name)
         known = name in _ALLOWED or _TENSOR.fullmatch(name) or (storage is not None and storage[1] in _STORAGES)
-        if not known:
-            raise needs_code(name)
-        return Named(name)
+        if known or INERT.fullmatch(name):
+            return Named(name)
+        self.strangers[name] = None
+        return Named(name, known=False)
 
     def _line(self) -> str:
         line = self._file.readline(_LONGEST_NAME)
@@ -392,8 +415,8 @@ class Unpickler:
         return items
 
 
-def _tensor(storage: object, offset: object, size: object, stride: object, dtype: object) -> StoredTensor:
-    """A description that fits its storage."""
+def tensor_of(storage: object, offset: object, size: object, stride: object, dtype: object) -> StoredTensor:
+    """A description that fits its storage. Raises `ModelFormatError` for any other."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise damaged("a tensor without its numbers")
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
@@ -421,9 +444,17 @@ def _key(key: object) -> object:
 
 def kind_of(value: object) -> str:
     """What a user calls a value of a pickle that was read."""
-    if isinstance(value, Named):
-        return value.name[:40]
+    if isinstance(value, (Named, Instance)):
+        name = value.name if isinstance(value, Named) else value.kind
+        return name.rpartition(".")[2][:40]
     return "Tensor" if isinstance(value, StoredTensor) else type(value).__name__
+
+
+def _attributes(state: object) -> dict[object, object]:
+    """What BUILD would set, or nothing where a class would have made sense of it itself. Not copied: it may be given often."""
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    found = [part for part in parts if isinstance(part, dict)]
+    return found[-1] if found else {}
 
 
 def _with_attributes(tensor: object, states: tuple[object, ...]) -> object:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from backdoor_audit import bounds, tensor_file
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError
 
-RESAVE = (
-    "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), or pass "
-    "--audit-allow-pickle, which executes the file's code"
-)
+_RESAVED = "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
+RESAVE = f"{_RESAVED}, or pass --audit-allow-pickle, which executes the file's code"
 
 
 def damaged(found: str) -> ModelFormatError:
@@ -29,14 +28,25 @@ def not_tensors_alone(found: str) -> ModelFormatError:
     return ModelFormatError(f"a pickle that cannot be read as tensors alone ({found}); {RESAVE}")
 
 
-def torchscript() -> ModelFormatError:
-    """The error for a program."""
-    return ModelFormatError(f"a TorchScript archive, which is a program; {RESAVE.partition(', or')[0]}")
+def torchscript(why: str) -> ModelFormatError:
+    """The error for a program of which not even the tensors can be used."""
+    return ModelFormatError(f"a TorchScript archive, which is a program that is not run here; {why}; {_RESAVED}")
 
 
 def odd_tensor(name: str, what: str) -> ModelFormatError:
     """The error for a tensor that no network here can take."""
+    if what == "quantised":
+        return ModelFormatError(
+            f"{name[:80]} is quantised, and integers have no gradient; audit the float network that it was made from"
+        )
     return ModelFormatError(f"{name[:80]} is {what}; save the model with ordinary float32 or float16 tensors")
+
+
+def refuse_quantised(names: Iterable[str]) -> None:
+    """Raise `ModelFormatError` if one of these names is that of a quantised layer's weights."""
+    for name in names:
+        if "_packed_params" in name:
+            raise odd_tensor(name, "quantised")
 
 
 def refuse_above(needed: int, what: str) -> None:

@@ -12,7 +12,16 @@ from backdoor_audit import tensor_file
 from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError
+from backdoor_audit.loading.architecture import architecture_of
+from backdoor_audit.loading.containers import Candidate
 from backdoor_audit.loading.foreign import contained
+from backdoor_audit.loading.format import Asked, Format, Network
+from backdoor_audit.loading.hints import Hints
+from backdoor_audit.loading.placing import Source, place
+from backdoor_audit.loading.tensors import as_float32
+from backdoor_audit.printable import printable
+
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit, bytes
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -24,6 +33,28 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return tensor_file.read(path)
     except UnreadableError as error:
         raise ModelFormatError(f"not a readable safetensors file ({error}); check that it is complete") from None
+
+
+def _recognises(asked: Asked) -> bool:
+    length = int.from_bytes(asked.start[:8], "little")
+    whole = asked.start[8:9] == b"{" and length <= min(asked.size - 8, _LARGEST_HEADER)
+    return whole or (
+        asked.path.suffix == ".safetensors" and not asked.start.startswith((b"PK\x03\x04", b"\x80", b"version "))
+    )
+
+
+def _network(asked: Asked) -> Network:
+    tensors, header = read(asked.path)
+    said = header.get("architecture", "")
+    architecture = architecture_of(asked.arch, header=said, num_classes=asked.num_classes)
+    source = Source((Candidate((), as_float32(tensors)),), dict, dict)
+    built, notes = place(source, architecture)
+    if asked.arch and said and said != asked.arch:
+        notes += (f"--arch={asked.arch} instead of {printable(said[:60])} in the header",)
+    return Network(built.module, architecture.name, notes + built.notes, header, Hints().or_else(built))
+
+
+FORMAT = Format("safetensors", _recognises, _network)
 
 
 def save_classifier(

@@ -21,6 +21,7 @@ from backdoor_audit import bounds
 from backdoor_audit.errors import AuditError, ModelFormatError
 from backdoor_audit.loading import checkpoint, load_classifier, load_model, save_classifier
 from backdoor_audit.loading.architecture import build_architecture, strip_prefixes
+from backdoor_audit.loading.containers import candidates
 from backdoor_audit.networks import build_network
 from tests.loading import hostile
 from tests.loading.hostile import ORDERED, archived, legacy, number, storage, tensor, text
@@ -149,8 +150,9 @@ def test_attributes_that_would_change_a_tensor_are_refused(tmp_path):
 
 def loaded(path):
     with checkpoint.opened(path) as saved:
-        saved.described()
-        return saved.tensors()
+        found = candidates(saved.content)[0].tensors
+        checkpoint.described(found)
+        return saved.tensors(found)
 
 
 THREE = struct.pack("<3f", 1, 2, 3)
