@@ -106,8 +106,9 @@ class Audited:
         if self.module is not None:
             mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
             return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+        loaded = self.loaded  # whose errors name the file already
         try:
-            return self.loaded.classifier(shape, self.device)
+            return loaded.classifier(shape, self.device)
         except ModelFormatError as error:
             raise ModelFormatError(f"{options.model}: {error}") from None
 

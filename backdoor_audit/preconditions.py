@@ -32,6 +32,7 @@ _BATCH = 256
 _SMALL = 8  # images of a batch that is scored many times
 _PLAIN = (bool, int, float, str, type(None))
 _LONGEST = 300  # characters of a reason that is not ours
+_SURE = 0.5  # what a trained sigmoid gives the class of an image
 _SLOW = 120  # seconds that the preconditions may take before that is worth a line
 
 
@@ -67,14 +68,21 @@ def logits_finite(classifier: Classifier, clean: CleanSet, min_accuracy: float) 
 
 
 def scores_are_logits(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
-    """The network does not end in a softmax: on probabilities, gradients are flat and triggers cannot be inverted."""
+    """The network does not end in a softmax or sigmoid: on probabilities, gradients are flat and triggers cannot be inverted."""
     del min_accuracy
-    scores = (classifier.logits(batch) for batch in _batches(clean.images[:PROBE_IMAGES]))
-    if all(bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all()) for rows in scores):
+    softmax, sigmoid, largest = True, True, []
+    for rows in (
+        classifier.logits(batch) for batch in _batches(clean.images[:PROBE_IMAGES])
+    ):  # classes may be very many
+        softmax &= bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
+        sigmoid &= bool(((rows > 0) & (rows <= 1)).all())
+        largest.append(rows.amax(dim=1).cpu())
+    if softmax or (sigmoid and float(torch.cat(largest).median()) > _SURE):
+        how, name = ("each row sums to 1", "softmax") if softmax else ("each lies between 0 and 1", "sigmoid")
         return inconclusive(
             "logits",
-            "the model's scores are probabilities (each row sums to 1), so gradients are too flat to search a trigger; "
-            "drop the final softmax in the factory given to --arch",
+            f"the model's scores are probabilities ({how}), so gradients are too flat to search a trigger; drop the final {name} "
+            "in the factory given to --arch",
         )
     return passed("logits", "scores are not probabilities")
 

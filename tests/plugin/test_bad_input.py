@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] =
     "a whole pickled module": (
         saved("m.pt", lambda file: torch.save(torch.nn.Linear(2, 2), file)),
         ("--model=m.pt", DATA, ARCH),
-        "safetensors",
+        "does not fit toy:network: ",
     ),
     "no architecture": (None, (MODEL, DATA), "pass --arch=NAME"),
     "an unknown architecture": (None, (MODEL, DATA, "--arch=small_cnm"), "small_cnn"),
@@ -131,6 +131,7 @@ def test_bad_input_is_one_line_and_exit_code_4(project: pytest.Pytester, run: Ru
     assert len(lines) == 1, lines
     assert lines[0].startswith("ERROR: backdoor_audit: ")
     assert told in lines[0]
+    assert lines[0].count(told) == 1 or not told.endswith(": ")  # a path is told once
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert not (project.path / "backdoor-audit-report").exists()
 
