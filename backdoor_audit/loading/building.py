@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from backdoor_audit.loading.fitting import refuse_misfit
 from backdoor_audit.loading.foreign import contained
+from backdoor_audit.loading.refusals import refuse_above
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +40,7 @@ def built_to_fit(make: Callable[[], nn.Module], state: Mapping[str, Tensor], nam
         with WithoutMemory():  # sizes come from a stranger's file: compare before any memory is taken
             fitting = make()
         refuse_misfit(fitting, state, name)
+        refuse_above(2 * 4 * sum(tensor.numel() for tensor in state.values()), "its tensors as 32-bit floats")
         return make()
 
 

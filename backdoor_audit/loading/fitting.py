@@ -23,8 +23,7 @@ _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_
 _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
 _AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:\w*_)?(?:loss|losses|criterion|criteria|metrics?|accuracy|acc|auroc|f1)(?:_?\w*)\..+|(?:.*\.)?n_averaged|"
-    r"epochs?|steps?|global_step|iterations?",
+    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step",
     re.IGNORECASE,
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
@@ -49,7 +48,8 @@ class Fit(Generic[T]):
     def averaged(self) -> bool:
         """Whether the place says that these weights are averages over training."""
         named = any(_AVERAGED.search(part) for part in (*self.candidate.path, self.prefix))
-        return named or any(name.endswith("n_averaged") for name in self.candidate.tensors)
+        beside = (name.removesuffix("n_averaged") for name in self.candidate.tensors if name.endswith("n_averaged"))
+        return named or any(self.prefix.startswith(place) for place in beside)
 
     def told(self) -> tuple[str, ...]:
         """What was unwrapped, stripped and left out."""
@@ -187,7 +187,24 @@ def _fit(candidate: Candidate[T], prefix: str, names: Collection[str], beside: S
         if len(ends) == 1:  # the head lies elsewhere: backbone.conv1.weight, head.fc.weight
             state[name] = left.pop(ends[0])
             notes += (f"{ends[0][:80]} taken for {name}",)
+    layer = _only_layer([name for name in missing if name not in state])
+    beside_it = _only_layer([key for key in left if not _BESIDE.fullmatch(key)])
+    if layer and beside_it and _is_matrix(left[f"{beside_it}.weight"]):  # a backbone without its head, and a head
+        for part in ("weight", "bias"):
+            state[f"{layer}.{part}"] = left.pop(f"{beside_it}.{part}")
+        notes += (f"{beside_it[:80]} taken for {layer}",)
     return Fit(candidate, prefix, state, tuple(left), notes)
+
+
+def _only_layer(names: Sequence[str]) -> str:
+    """The one layer whose weight and bias these are, or an empty string."""
+    layers = {name.rpartition(".")[0] for name in names}
+    parts = sorted(name.rpartition(".")[2] for name in names)
+    return layers.pop() if len(layers) == 1 and parts == ["bias", "weight"] else ""
+
+
+def _is_matrix(tensor: Tensor | StoredTensor) -> bool:
+    return len(tensor.size if isinstance(tensor, StoredTensor) else tensor.shape) == 2
 
 
 def _identity(entry: tuple[str, Any]) -> tuple[object, ...]:

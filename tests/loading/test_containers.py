@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.loading import load_model
-from backdoor_audit.networks import build_network
+from backdoor_audit.loading.architecture import build_architecture
+from backdoor_audit.networks import NETWORKS, SmallCNN, build_network
 
 NONE = "normalisation: none given, the network sees pixels in [0, 1]"
 
@@ -73,6 +75,10 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
             ),
         ),
         (
+            {key.replace("linear.", "classifier.") if "linear" in key else f"net.{key}": STATE[key] for key in STATE},
+            ("classifier taken for linear", "stripped prefix net."),
+        ),
+        (
             {key.replace("features.0.", "features.0._orig_mod."): value for key, value in STATE.items()},
             ("stripped what wrapped 6 names (_orig_mod. or the like)",),
         ),
@@ -105,6 +111,13 @@ def test_averaged_weights_win_over_raw_ones_and_that_is_told(content, where, tmp
     model = loaded(content, tmp_path / "m.pt")
     assert holds(model, STATE)
     assert any(note.startswith(f"averaged weights under {where} taken, not those under ") for note in model.notes)
+
+
+def test_an_average_beside_its_network_is_known_by_its_counter(tmp_path):
+    content = {**prefixed("net.", OTHER), **prefixed("mean."), "mean.n_averaged": torch.tensor(3)}
+    model = loaded(content, tmp_path / "m.pt")
+    assert holds(model, STATE)
+    assert "averaged weights under the top level, mean.* taken, not those under the top level, net.*" in model.notes
 
 
 def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
@@ -298,3 +311,13 @@ def test_modules_that_mean_very_many_by_reference_take_no_time(tmp_path):
     torch.save(inner, tmp_path / "m.pt")
     with pytest.raises(ModelFormatError, match="modules that hold each other without end"):
         load_model(tmp_path / "m.pt", arch="small_cnn")
+
+
+def test_a_network_above_the_bound_is_not_built(monkeypatch):
+    state = build_network("small_cnn", num_classes=5, in_channels=1, width=96).state_dict()
+    described = {key: value.to("meta") for key, value in state.items()}
+    made = []
+    monkeypatch.setitem(NETWORKS, "small_cnn", lambda **sizes: made.append(sizes) or SmallCNN(**sizes))
+    with bounds.allowing(bounds.Bounds(memory=2**21)), pytest.raises(ModelFormatError, match="32-bit floats may take"):
+        build_architecture("small_cnn", described)
+    assert made == [{}, {"width": 96, "in_channels": 1, "num_classes": 5}]  # both without memory
