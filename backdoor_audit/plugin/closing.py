@@ -13,7 +13,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.plugin.recording import Recorder
 from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import PAGE, RECORD
-from backdoor_audit.report.terminal import last_line, summary_lines
+from backdoor_audit.report.terminal import WIDEST, last_line, summary_lines
 
 _TOLD_BY_PYTEST = ("failed", "skipped")
 """Categories of pytest whose reports get blocks and lines at the end."""
@@ -35,7 +35,7 @@ class Closing:
             return
         terminalreporter.section("backdoor audit")
         told = [printable(line) for line in self.recorder.told]
-        width = terminalreporter._tw.fullwidth - 1
+        width = terminalreporter._tw.fullwidth - 1 if terminalreporter.isatty else WIDEST
         for line, markup in summary_lines(record, width=width, told=told, page=self._page()):
             terminalreporter.write_line(line, **markup)
 
