@@ -41,6 +41,7 @@ class Pace:
         self.meter = Meter(tell=self._told)
         self.plan: Plan | None = None
         self.began = time.monotonic()
+        self.asked = False  # whether the plan was made, or could not be
         self._shown = False  # whether what is told now gets past pytest's capture
         self._drawn = False
         self._due, self._share_due = self.began + EVERY, self.began
@@ -51,17 +52,22 @@ class Pace:
         with watched_by(self.meter):
             yield
 
-    def announced(self, run: Audit, items: Sequence[str]) -> list[str]:
-        """Make the plan of these items; what to say of it before they begin."""
+    def announce(self, run: Audit, items: Sequence[str]) -> None:
+        """Make the plan of these items and tell it, in one process of a run."""
         from backdoor_audit.effort import plan
 
+        self.asked = True
         with watched_by(None):
             self.plan = plan(run, items)
         self.began = time.monotonic()
         self._due = self.began + EVERY
-        if self.plan is None:
-            return [f"backdoor_audit: {_counted(len(items), 'item')}; how long they take could not be measured"]
-        return [f"backdoor_audit: {line}" for line in (_cost(self.plan, len(items)), *_advice(self.plan, run)) if line]
+        told = [f"{_counted(len(items), 'item')}; how long they take could not be measured"]
+        if self.plan is not None:
+            told = [_cost(self.plan, len(items)), *_advice(self.plan, run)]
+        with suppress(OSError, ValueError):  # nobody reads any more
+            if self._is_first():
+                for line in told:
+                    self._say(line)
 
     def left(self) -> tuple[float, float] | None:
         """The share of the run that is done, in [0, 1], and the seconds that it still takes; None without a plan."""
@@ -97,7 +103,7 @@ class Pace:
             else:
                 self._due = now + EVERY
                 if self._my_turn():
-                    self._say(terminal)
+                    self._say(self._line(bar=False))
 
     def _draw(self, terminal: Any) -> None:
         if not self._drawn:
@@ -115,8 +121,8 @@ class Pace:
                 terminal.rewrite("", erase=True)
                 terminal.write("\r")
 
-    def _say(self, terminal: Any) -> None:
-        line = f"backdoor_audit: {self._line(bar=False)}"
+    def _say(self, text: str) -> None:
+        line, terminal = f"backdoor_audit: {text}", self._terminal()
         if terminal is None:  # a worker: its standard output belongs to execnet
             print(line, file=sys.stderr, flush=True)
             return
@@ -145,6 +151,16 @@ class Pace:
                     for name, count in state["passes"].items():
                         passes[name] = max(count, passes.get(name, 0.0))
         return passes, finished
+
+    def _is_first(self) -> bool:
+        """Whether no other worker has told the plan."""
+        if self.shared is None:
+            return True
+        with suppress(FileExistsError):
+            self.shared.mkdir(exist_ok=True)
+            (self.shared / "announced").touch(exist_ok=False)
+            return True
+        return False
 
     def _my_turn(self) -> bool:
         """Whether no other worker has told the same just now."""

@@ -50,7 +50,7 @@ def test_the_verdict_is_the_last_line_however_quiet_pytest_is(run: Run, options:
     assert result.outlines[-1] == "PASS: no hidden trigger found by the tests that were run [exit code 0]"
 
 
-def test_the_cost_is_told_before_the_first_item(run: Run) -> None:
+def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
     (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
     assert told.startswith("backdoor_audit: 35 items, 4 searches, ")
     assert " image passes at " in told
