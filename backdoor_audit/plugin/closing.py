@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Closing:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None]:
         """The section of the audit; what it says of judged items pytest does not say once more."""
-        with _without_judged(terminalreporter) if self._is_short() else _as_it_is():
+        with _without_judged(terminalreporter) if self._is_short() else nullcontext():
             yield
         record = self.recorder.record
         if record is None:
@@ -58,11 +58,6 @@ class Closing:
         typed = map(str, self.config.invocation_params.args)
         option = self.config.option
         return option.verbose <= 0 and option.tbstyle == "auto" and not any(word.startswith("-r") for word in typed)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 @contextmanager

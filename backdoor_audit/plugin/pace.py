@@ -1,4 +1,4 @@
-"""How long a run takes, told before and while it works: one line at the start, then a bar or a line now and then."""
+"""How long a run takes, told before its searches and while it works: one line first, then a bar or a line now and then."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pace:
         self.asked = False  # whether the plan was made, or could not be
         self._shown = False  # whether what is told now gets past pytest's capture
         self._drawn = False
-        self._due, self._share_due = self.began + EVERY, self.began
+        self._last = self._share_due = self.began
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -59,8 +59,7 @@ class Pace:
         self.asked = True
         with watched_by(None):
             self.plan = plan(run, items)
-        self.began = time.monotonic()
-        self._due = self.began + EVERY
+        self.began = self._last = time.monotonic()
         told = [f"{_counted(len(items), 'item')}; how long they take could not be measured"]
         if self.plan is not None:
             told = [_cost(self.plan, len(items)), *_advice(self.plan, run)]
@@ -93,17 +92,16 @@ class Pace:
             with suppress(OSError):
                 self.shared.mkdir(exist_ok=True)
                 write_text(self.shared / f"{self.worker}.json", json.dumps(state))
-        if not self._shown or not meter.piece or now < self._due:
-            return
         terminal = self._terminal()
+        live = terminal is not None and terminal.isatty
+        if not self._shown or not meter.piece or now - self._last < (REDRAWN if live else EVERY):
+            return
+        self._last = now
         with suppress(OSError, ValueError):  # nobody reads any more
-            if terminal is not None and terminal.isatty:
-                self._due = now + REDRAWN
+            if live:
                 self._draw(terminal)
-            else:
-                self._due = now + EVERY
-                if self._my_turn():
-                    self._say(self._line(bar=False))
+            elif self._my_turn():
+                self._say(self._line(bar=False))
 
     def _draw(self, terminal: Any) -> None:
         if not self._drawn:
