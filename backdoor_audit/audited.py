@@ -197,6 +197,15 @@ class Audited:
         with self.in_budget(), self.once("the preconditions"):
             return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
 
+    def slowness(self) -> str:
+        """How long the preconditions will take if that is long; empty if not, and without a model."""
+        if self.module is None and not self.options.model:
+            return ""
+        try:
+            return preconditions.slow(self.classifier, self.clean_set)
+        except AuditError:  # the preconditions will tell
+            return ""
+
     @property
     def unmet(self) -> str:
         """Why nothing that is found on this model means anything, or an empty string."""

@@ -25,7 +25,6 @@ from backdoor_audit.run import Audit
 from backdoor_audit.twins import LIBRARY, TwinRecipe, seen_size
 
 TWINS = "the training of reference twins"
-PRECONDITIONS = "the preconditions"
 CANARIES = "the search for canaries"
 
 _A_LOOK, _A_MEASUREMENT = 0.1, 2.0  # s in which the speed is measured
@@ -35,7 +34,6 @@ _TRAINING = 1.5  # what an image costs in training, where weights have gradients
 _SEARCHING = 1.2  # what a pass costs in a search, with what is done to images and triggers
 _INVERTING = 1.05  # the same in Neural Cleanse, whose batches are large
 _REPAIRING = 2.0  # the same in a repair, which trains in small batches
-_SMALL_BATCHES = 2.0  # the same in preconditions
 _REPAIR = 8_000  # image passes of one repair at 500 clean images
 _FILTER = 15_000  # those of fitting and trying a filter
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
@@ -86,7 +84,7 @@ class Plan:
 
 
 def plan(run: Audit, items: Sequence[str]) -> Plan | None:
-    """The plan of a run for these items, by their node ids; None if the model cannot be measured.
+    """The plan of a run for these items, by their node ids, without the preconditions; None if the model cannot be measured.
 
     Where a first look says that the run takes long, the speed is measured for a while longer.
     """
@@ -182,7 +180,6 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterat
     twins = _Twins(recipe, run, pace, patience)
     kept = run.store.has
     clean, classes, shape = len(run.clean_set), run.num_classes, run.clean_set.image_shape
-    yield _piece(PRECONDITIONS, 2.4 * clean, _SMALL_BATCHES * pace)
     compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
     searched = 0.0
     for detector in wanted.detectors:
@@ -255,4 +252,4 @@ def _of_library(run: Audit, patience: float) -> float:
 def quick_seconds(made: Plan, run: Audit) -> float:
     """What the same run would take with the quick profile, which leaves out all that needs reference twins."""
     plain = {f"the search of {entry.name}" for entry in (*run.detectors, *run.properties) if not entry.needs_twins}
-    return sum(piece.seconds for piece in made.pieces if piece.name in plain | {PRECONDITIONS})
+    return sum(piece.seconds for piece in made.pieces if piece.name in plain)

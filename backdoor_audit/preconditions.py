@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -34,6 +35,7 @@ _SMALL = 8  # images of a batch that is scored many times
 _PLAIN = (bool, int, float, str, type(None))
 _LONGEST = 300  # characters of a reason that is not ours
 _SURE = 0.5  # what a trained sigmoid gives the class of an image
+_SLOW = 120  # seconds that the preconditions may take before that is worth a line
 
 
 def passed(statistic: str, reason: str, *, value: float | None = None, limit: float | None = None) -> Finding:
@@ -294,6 +296,22 @@ def check(classifier: Classifier, clean: CleanSet, *, min_accuracy: float = 0.0)
             told = printable(f"{type(error).__name__}: {error}")[:_LONGEST]
             findings[name] = inconclusive(name, f"not checked: {told}")
     return findings
+
+
+def slow(classifier: Classifier, clean: CleanSet) -> str:
+    """How long the preconditions are going to take, if that is long, else an empty string. Calls the model once."""
+    batch = clean.images[:_SMALL]
+    began = time.perf_counter()
+    classifier.logits(batch)
+    each = (time.perf_counter() - began) / len(batch)
+    probed = min(len(clean), PROBE_IMAGES) * (3 + len(_alternatives(classifier, batch)))
+    seconds = each * (2 * len(clean) + probed + 2 * min(len(clean), REPEATED_IMAGES) + REPEATS * _SMALL)
+    if seconds < _SLOW:
+        return ""
+    return (
+        f"the model takes {each:.2g} s per image: the preconditions alone will take about {seconds / 60:.0f} minutes; "
+        "--audit-budget bounds a run, --audit-max-images makes it shorter"
+    )
 
 
 def unmet(findings: Sequence[Finding]) -> str:

@@ -223,7 +223,7 @@ class Audit(Asked):
         return self.options.inconclusive == "fail"
 
     def forewarned(self) -> list[str]:
-        """What to know before a long wait: what was not read, what this run cannot judge."""
+        """What to know before a long wait: what was not read, what this run cannot judge, how long it takes to begin."""
         lines = [f"clean images: {note}" for note in self.clean_set.notes]
         if self.module is None and not self.options.model:
             return lines
@@ -235,7 +235,8 @@ class Audit(Asked):
                 f"and the run ends inconclusive; judged are the preconditions, {', '.join(judged)}, and repairs of a trigger "
                 "that these find or --audit-trigger gives"
             )
-        return lines
+        slow = self.slowness()
+        return [*lines, slow] if slow else lines
 
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""

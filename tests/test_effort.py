@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backdoor_audit.classifier import Classifier
-from backdoor_audit.effort import PRECONDITIONS, TWINS, plan, seconds_per_pass
+from backdoor_audit.effort import TWINS, plan, seconds_per_pass
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.run import Audit
@@ -29,8 +29,7 @@ def names(run: Audit, items: list[str]) -> list[str]:
 def test_a_whole_run_has_a_piece_for_everything_it_does(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     found = names(run, run.item_names())
-    assert found[:4] == [
-        PRECONDITIONS,
+    assert found[:3] == [
         "the search of neural_cleanse",
         TWINS,
         "the search of patch_scan in reference twins",
@@ -42,14 +41,14 @@ def test_a_whole_run_has_a_piece_for_everything_it_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "pieces"),
     [
-        (["audit::test_precondition[accuracy]"], [PRECONDITIONS]),
+        (["audit::test_precondition[accuracy]"], []),
         (
             ["audit::test_anomaly_index[smooth-class_1]"],
-            [PRECONDITIONS, TWINS, "the search of smooth in reference twins", "the search of smooth"],
+            [TWINS, "the search of smooth in reference twins", "the search of smooth"],
         ),
         (
             ["audit::test_property[a_no_op_trigger_changes_nothing]"],
-            [PRECONDITIONS, "the search of a_no_op_trigger_changes_nothing"],
+            ["the search of a_no_op_trigger_changes_nothing"],
         ),
     ],
 )
@@ -67,7 +66,7 @@ def test_work_that_is_kept_costs_nothing_more(tmp_path: Path) -> None:
     after = plan(run_of(tmp_path, profile="quick", steps=3), items)
     assert before is not None
     assert after is not None
-    assert [piece.kept for piece in (*before.pieces, *after.pieces)] == [False, False, False, True]
+    assert [piece.kept for piece in (*before.pieces, *after.pieces)] == [False, True]
     assert after.passes < before.passes
 
 
@@ -78,7 +77,7 @@ def test_the_pieces_are_called_as_the_run_calls_them(tmp_path: Path) -> None:
         for _ in run.judge_all():
             pass
     assert made is not None
-    assert {piece.name for piece in made.pieces if not piece.on_demand} == set(meter.finished)
+    assert {piece.name for piece in made.pieces if not piece.on_demand} == meter.finished - {"the preconditions"}
 
 
 def test_a_model_that_sleeps_is_slower_by_that(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from backdoor_audit.errors import AuditError, BudgetSpentError, ModelError, Mode
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.inversion import TriggerInversion
-from backdoor_audit.preconditions import PRECONDITIONS, check
+from backdoor_audit.preconditions import PRECONDITIONS, check, slow
 from tests.subjects import row_images, row_reader, seeded
 
 SHAPE = (1, 8, 8)
@@ -525,6 +525,12 @@ def test_the_time_budget_is_asked_between_the_batches_of_a_precondition():
 def test_what_a_search_has_found_is_still_measured_when_its_time_is_over():
     with budget.until(time.time() - 1):
         assert len(row_reader().predict(row_images().images)) == 160
+
+
+def test_a_model_that_will_take_long_is_told_beforehand():
+    asleep = subject(lambda inner, images: (time.sleep(0.2), inner(images))[1])
+    assert "s per image: the preconditions alone will take about" in slow(asleep, row_images(per_class=1000))
+    assert slow(row_reader(), row_images()) == ""
 
 
 class Machine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.plugin.recording import Recorder
 from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import PAGE, RECORD
-from backdoor_audit.report.terminal import last_line, summary_lines
+from backdoor_audit.report.terminal import WIDEST, last_line, summary_lines
 
 _TOLD_BY_PYTEST = ("failed", "skipped")
 """Categories of pytest whose reports get blocks and lines at the end."""
@@ -28,14 +28,14 @@ class Closing:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None]:
         """The section of the audit; what it says of judged items pytest does not say once more."""
-        with _without_judged(terminalreporter) if self._is_short() else _as_it_is():
+        with _without_judged(terminalreporter) if self._is_short() else nullcontext():
             yield
         record = self.recorder.record
         if record is None:
             return
         terminalreporter.section("backdoor audit")
         told = [printable(line) for line in self.recorder.told]
-        width = terminalreporter._tw.fullwidth - 1
+        width = terminalreporter._tw.fullwidth - 1 if terminalreporter.isatty else WIDEST
         for line, markup in summary_lines(record, width=width, told=told, page=self._page()):
             terminalreporter.write_line(line, **markup)
 
@@ -58,11 +58,6 @@ class Closing:
         typed = map(str, self.config.invocation_params.args)
         option = self.config.option
         return option.verbose <= 0 and option.tbstyle == "auto" and not any(word.startswith("-r") for word in typed)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 @contextmanager

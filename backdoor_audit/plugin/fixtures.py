@@ -105,14 +105,14 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
     from backdoor_audit.detectors import DETECTORS
 
     name = getattr(request, "param", DETECTORS[0].name)
-    with _session(request.config).pace.shown():
+    with _session(request.config).working(audit_run):
         return audit_run.detection(name)
 
 
 @pytest.fixture
 def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.Outcome:
     """What came of one property; the search runs once for all workers."""
-    with _session(request.config).pace.shown():
+    with _session(request.config).working(audit_run):
         return audit_run.asked(request.param)
 
 
@@ -133,7 +133,7 @@ def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> 
 
     if not reason:
         try:
-            with _session(request.config).pace.shown():
+            with _session(request.config).working(audit_run):
                 reason = not_applicable(audit_run.repair(request.param))
         except AuditError as error:
             pytest.fail(f"inconclusive: {error}", pytrace=False)
@@ -152,7 +152,7 @@ def nothing_flagged(audit_run: Audit) -> bool:
 def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
     """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
     try:
-        with _session(request.config).pace.shown():
+        with _session(request.config).working(audit_run):
             finding = audit_run.filtering(request.param)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
@@ -164,7 +164,7 @@ def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
 @pytest.fixture
 def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sighting, ...]:
     """What the detectors made of one kind of canary: class by class and dose by dose."""
-    with _session(request.config).pace.shown():
+    with _session(request.config).working(audit_run):
         return audit_run.sightings(request.param)
 
 

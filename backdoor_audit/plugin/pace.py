@@ -1,4 +1,4 @@
-"""How long a run takes, told before and while it works: one line at the start, then a bar or a line now and then."""
+"""How long a run takes, told before its searches and while it works: one line first, then a bar or a line now and then."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ class Pace:
         self.meter = Meter(tell=self._told)
         self.plan: Plan | None = None
         self.began = time.monotonic()
+        self.asked = False  # whether the plan was made, or could not be
         self._shown = False  # whether what is told now gets past pytest's capture
         self._drawn = False
-        self._due, self._share_due = self.began + EVERY, self.began
+        self._last = self._share_due = self.began
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -51,17 +52,21 @@ class Pace:
         with watched_by(self.meter):
             yield
 
-    def announced(self, run: Audit, items: Sequence[str]) -> list[str]:
-        """Make the plan of these items; what to say of it before they begin."""
+    def announce(self, run: Audit, items: Sequence[str]) -> None:
+        """Make the plan of these items and tell it, in one process of a run."""
         from backdoor_audit.effort import plan
 
+        self.asked = True
         with watched_by(None):
             self.plan = plan(run, items)
-        self.began = time.monotonic()
-        self._due = self.began + EVERY
-        if self.plan is None:
-            return [f"backdoor_audit: {_counted(len(items), 'item')}; how long they take could not be measured"]
-        return [f"backdoor_audit: {line}" for line in (_cost(self.plan, len(items)), *_advice(self.plan, run)) if line]
+        self.began = self._last = time.monotonic()
+        told = [f"{_counted(len(items), 'item')}; how long they take could not be measured"]
+        if self.plan is not None:
+            told = [_cost(self.plan, len(items)), *_advice(self.plan, run)]
+        with suppress(OSError, ValueError):  # nobody reads any more
+            if self._is_first():
+                for line in told:
+                    self._say(line)
 
     def left(self) -> tuple[float, float] | None:
         """The share of the run that is done, in [0, 1], and the seconds that it still takes; None without a plan."""
@@ -87,17 +92,16 @@ class Pace:
             with suppress(OSError):
                 self.shared.mkdir(exist_ok=True)
                 write_text(self.shared / f"{self.worker}.json", json.dumps(state))
-        if not self._shown or not meter.piece or now < self._due:
-            return
         terminal = self._terminal()
+        live = terminal is not None and terminal.isatty
+        if not self._shown or not meter.piece or now - self._last < (REDRAWN if live else EVERY):
+            return
+        self._last = now
         with suppress(OSError, ValueError):  # nobody reads any more
-            if terminal is not None and terminal.isatty:
-                self._due = now + REDRAWN
+            if live:
                 self._draw(terminal)
-            else:
-                self._due = now + EVERY
-                if self._my_turn():
-                    self._say(terminal)
+            elif self._my_turn():
+                self._say(self._line(bar=False))
 
     def _draw(self, terminal: Any) -> None:
         if not self._drawn:
@@ -115,8 +119,8 @@ class Pace:
                 terminal.rewrite("", erase=True)
                 terminal.write("\r")
 
-    def _say(self, terminal: Any) -> None:
-        line = f"backdoor_audit: {self._line(bar=False)}"
+    def _say(self, text: str) -> None:
+        line, terminal = f"backdoor_audit: {text}", self._terminal()
         if terminal is None:  # a worker: its standard output belongs to execnet
             print(line, file=sys.stderr, flush=True)
             return
@@ -145,6 +149,16 @@ class Pace:
                     for name, count in state["passes"].items():
                         passes[name] = max(count, passes.get(name, 0.0))
         return passes, finished
+
+    def _is_first(self) -> bool:
+        """Whether no other worker has told the plan."""
+        if self.shared is None:
+            return True
+        with suppress(FileExistsError):
+            self.shared.mkdir(exist_ok=True)
+            (self.shared / "announced").touch(exist_ok=False)
+            return True
+        return False
 
     def _my_turn(self) -> bool:
         """Whether no other worker has told the same just now."""

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
@@ -118,19 +118,7 @@ class AuditSession:
             with warnings.catch_warnings(), self._gradients():
                 warnings.simplefilter("default")  # a stranger's network may warn, however strict the project is
                 self.run.check()
-            if module is not None and self.items:
-                self._announce_late(self.run)
         return self.run
-
-    def _announce_late(self, run: Audit) -> None:
-        """Tell the plan once a fixture has handed over the model."""
-        terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        lines = self.pace.announced(run, self.items)
-        if self.is_controller and terminal is not None:
-            with self.pace.shown():
-                terminal.ensure_newline()
-                for line in lines:
-                    terminal.write_line(line)
 
     @property
     def report(self) -> Path:
@@ -214,34 +202,27 @@ class AuditSession:
         if CHANNEL in self.config.stash and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, interrupt)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Every process makes its plan of the items; the one with the terminal tells it, see `pytest_report_collectionfinish`."""
-        self.items = [item.nodeid for item in session.items if item.nodeid.startswith(f"{AUDIT}::")]
-        if not self.is_controller and self.items and self._knows_model:
-            self.pace.announced(self.start(), self.items)
-
-    def pytest_report_collectionfinish(self) -> list[str]:
+    def pytest_report_header(self) -> list[str]:
         """What to know before a long wait."""
-        if self.config.option.collectonly or not self.items or not self._knows_model:
+        if not self.is_controller or self.run is None or self.config.option.collectonly:
             return []
-        run = self.start()
-        return [*(f"backdoor_audit: {line}" for line in run.forewarned()), *self.pace.announced(run, self.items)]
+        return [f"backdoor_audit: {line}" for line in self.run.forewarned()]
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """The same where workers collect: once, as all have the same items."""
-        terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        if self.items or terminal is None:
-            return
-        self.items = [name for name in ids if name.startswith(f"{AUDIT}::")]
-        for line in self.pytest_report_collectionfinish():
-            terminal.write_line(line)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Keep which items there are, for the plan."""
+        self.items = [item.nodeid for item in session.items if item.nodeid.startswith(f"{AUDIT}::")]
 
-    @property
-    def _knows_model(self) -> bool:
-        """Whether the model is here yet; a fixture gives it to the first item that asks."""
-        return self.run is not None and (self.run.module is not None or bool(self.options.model))
+    @contextmanager
+    def working(self, run: Audit) -> Iterator[None]:
+        """A block of work that may take minutes. Before the first one the terminal says how long all of it takes.
+
+        That is inside an item and after the preconditions: whatever a model does while it is measured is this item's, and a
+        model that cannot be judged is not searched.
+        """
+        with self.pace.shown():
+            if self.items and not self.pace.asked and not run.unmet:
+                self.pace.announce(run, self.items)
+            yield
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -161,6 +161,7 @@ def test_bad_input_is_one_line_with_workers_too(run: Run) -> None:
     result = run(None, MODEL, DATA, "-n", "2", process=True)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: backdoor_audit: clean.safetensors: *pass --arch=NAME*"])
+    assert result.stderr.str().count("clean.safetensors") == 1
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_canary_that_is_missed_makes_silence_inconclusive(
     result.stdout.fnmatch_lines(
         [
             "*INCONCLUSIVE: no hidden trigger found, but a planted one was not found either*",
-            "*fail: this audit could not have seen a badnets trigger on this model*",
+            "*this audit could not have seen a badnets trigger on this model*",
         ]
     )
     record = record_of(project)
@@ -100,7 +100,7 @@ def test_a_canary_that_cannot_be_implanted_is_inconclusive(
     result = run("clean", "--canary", "--canary-targets=2")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*INCONCLUSIVE: no hidden trigger found, but none could be planted*", "*inconclusive: no badnets canary*"]
+        ["*INCONCLUSIVE: no hidden trigger found, but none could be planted*", "*no badnets canary*"]
     )
     assert record_of(project).power is Verdict.INCONCLUSIVE
 

@@ -71,7 +71,7 @@ def test_what_is_accepted_does_not_stop_a_run_until_it_expires(
     baseline("2001-01-01")
     result = run("backdoored", FILE)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*the acceptance by Ada expired on 2001-01-01*"])
+    result.stdout.fnmatch_lines(["*expired: *by Ada until 2001-01-01*"])
 
 
 @pytest.mark.usefixtures("baseline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 from xml.etree import ElementTree
@@ -49,8 +50,9 @@ def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: p
     result.stdout.fnmatch_lines(
         [
             "*PASS: no hidden trigger found*",
-            "*not tested: *blended*",
-            "*not tested: the quick profile leaves out every detector that needs reference models*",
+            "Not tested:",
+            "*blended*",
+            "*the quick profile leaves out every detector that needs reference*",
         ]
     )
     record = stored(project)
@@ -87,7 +89,10 @@ def test_the_record_is_rendered_for_machines_as_well(
         "error"
     ]
     assert log["runs"][0]["invocations"][0]["exitCode"] == 1
-    assert (project.path / "summary.md").read_text().strip() == (report / "audit.md").read_text().strip()
+    text = (report / "audit.md").read_text()
+    shown = [line for line in text.splitlines() if line.startswith("<img ")]
+    assert (project.path / "summary.md").read_text().split() == text.replace("\n".join(shown), "").split()
+    assert all((report / file).is_file() for file in re.findall('src="([^"]+)"', shown[0]))
     suite = ElementTree.parse(project.path / "junit.xml").getroot()
     about = {entry.get("name"): entry.get("value") for entry in suite.findall(".//testsuite/properties/property")}
     assert (about["backdoor_audit.verdict"], about["backdoor_audit.flagged_classes"]) == ("fail", "3")
@@ -279,8 +284,9 @@ def test_junit_has_one_case_per_item_with_its_numbers(project: pytest.Pytester, 
     run("backdoored", "--junitxml=junit.xml")
     cases = ElementTree.parse(project.path / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == ITEMS
-    assert {case.get("classname") for case in cases} == {"audit"}
-    case = next(case for case in cases if case.get("name") == INDEX.format(3).removeprefix("audit::"))
+    assert {str(case.get("classname")).partition(".")[0] for case in cases} == {"backdoor_audit"}
+    wanted = {"classname": "backdoor_audit.neural_cleanse", "name": "class 3"}
+    case = next(case for case in cases if wanted.items() <= case.attrib.items())
     properties = {entry.get("name"): entry.get("value") for entry in case.findall(".//property")}
     assert properties["backdoor_audit.verdict"] == "fail"
     assert float(properties["backdoor_audit.value"] or 0) > 2

@@ -50,14 +50,10 @@ def test_the_verdict_is_the_last_line_however_quiet_pytest_is(run: Run, options:
     assert result.outlines[-1] == "PASS: no hidden trigger found by the tests that were run [exit code 0]"
 
 
-def test_the_cost_is_told_before_the_first_item_and_workers_tell_it_once(run: Run) -> None:
-    result = run("clean", process=True)
-    (told,) = [line for line in result.outlines if line.startswith("backdoor_audit: ")]
+def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
+    (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
     assert told.startswith("backdoor_audit: 35 items, 4 searches, ")
     assert " image passes at " in told
-    apart = run("clean", "-n", "2", process=True)
-    assert sum(" image passes at " in line for line in apart.outlines) == 1
-    assert apart.outlines[-1].startswith("PASS")
 
 
 def test_without_a_terminal_a_line_now_and_then_says_how_far_the_run_is(
@@ -72,13 +68,18 @@ def test_what_a_list_of_items_costs_is_not_asked(run: Run) -> None:
     assert "image passes" not in run("clean", "--collect-only").stdout.str()
 
 
-def test_cases_of_a_junit_file_are_grouped_by_detector_and_question(project: pytest.Pytester, run: Run) -> None:
-    run("clean", "--junitxml=junit.xml", "-n", "1", process=True)
+def test_with_workers_the_cost_is_told_once_the_verdict_is_last_and_junit_cases_are_grouped(
+    project: pytest.Pytester, run: Run
+) -> None:
+    result = run("clean", "--junitxml=junit.xml", "-n", "2", process=True)
+    assert sum(" image passes at " in line for line in result.outlines) == 1
+    assert result.outlines[-1].startswith("PASS")
     cases = ElementTree.parse(project.path / "junit.xml").getroot().findall(".//testcase")
     named = {(case.get("classname"), case.get("name")) for case in cases}
     assert ("backdoor_audit.neural_cleanse", "class 3") in named
     assert ("backdoor_audit.precondition", "accuracy") in named
     assert len(named) == len(cases)
+    assert list(project.path.glob(".pytest_cache/d/backdoor_audit/pace-*")) == []
 
 
 def test_the_rest_is_reckoned_from_the_plan_and_from_how_right_it_was() -> None:
