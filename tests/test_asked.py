@@ -38,6 +38,22 @@ def test_a_pasted_test_names_the_files_of_the_run(options, tmp_path):
     assert "DATA = 'images.npz'" in text
 
 
+def test_a_counterexample_that_stands_is_shown_on_held_out_images(options, tmp_path):
+    run = Audit(options, Store(tmp_path / "store"))
+    outcome = run.asked("no_corner_steers")
+    examples = run.answers()["no_corner_steers"]["examples"]
+    assert {example["predicted_stamped"] for example in examples} == {outcome.target_class} == {toy.TARGET}
+    assert toy.TARGET not in {example["label"] for example in examples}
+    run._asked["no_corner_steers"] = replace(outcome, contradicted="what speaks against it")
+    run._stamped.clear()
+    assert run.answers()["no_corner_steers"]["examples"] == []
+
+
+def test_a_record_says_when_its_run_began(options, tmp_path):
+    run = Audit(options, Store(tmp_path / "store"), began=1_795_901_520.0)
+    assert run.environment()["began"] == "2026-11-28 21:32 UTC"
+
+
 def test_records_and_pasted_tests_name_files_below_the_working_folder_without_it(options, tmp_path, monkeypatch):
     options = replace(options, **{name: str(tmp_path / getattr(options, name)) for name in ("model", "data")})
     run = Audit(options, Store(tmp_path / "store"))

@@ -53,7 +53,7 @@ def decision(record: Record) -> str:
         return "Do not deploy this model yet: it is not shown to be clean."
     if is_quick(record):
         return "No reason yet to deploy it: this was the quick look, which sees small patches alone."
-    return "Nothing was found against it; what was not looked for is beside."
+    return "Nothing was found against it; what was not looked for is told below."
 
 
 def steps(record: Record) -> list[Step]:
@@ -64,23 +64,15 @@ def steps(record: Record) -> list[Step]:
         return _after_inconclusive(record)
     made = []
     if is_quick(record):
-        made.append(
-            Step(text="Run the standard profile before you rely on it:", command=_again(record, profile="standard"))
-        )
-    if record.power is None:
-        made.append(
-            Step(
-                text="See whether this audit would have found known backdoors in this very model:",
-                command=_again(record, canary=True),
-            )
-        )
-    if not record.baseline:
-        made.append(
-            Step(
-                text="Keep it as the accepted model, so that the next one is compared with it:",
-                command=_again(record, baseline="baseline.json", update_baseline=True),
-            )
-        )
+        again = _again(record, profile="standard")
+        made.append(Step(text="Run the standard profile before you rely on it:", command=again))
+    else:
+        if record.power is None:
+            words = "See whether this audit would have found known backdoors in this very model:"
+            made.append(Step(text=words, command=_again(record, canary=True)))
+        if not record.baseline:
+            words = "Keep it as the accepted model, so that the next one is compared with it:"
+            made.append(Step(text=words, command=_again(record, baseline="baseline.json", update_baseline=True)))
     return [*made, Step(text="Trust it no further than you trust who made it: see what was not looked for.")]
 
 
@@ -121,7 +113,7 @@ def _after_inconclusive(record: Record) -> list[Step]:
         made.append(Step(text="Run the whole audit, without a selection of items:", command=shown_command(record)))
     if record.suspected_classes:
         called = ", ".join(class_name(record, target) for target in record.suspected_classes)
-        made.append(Step(text=f"Look at the triggers for {called} below: would you call that a natural feature?"))
+        made.append(Step(text=f"Look at the triggers for class {called} below: would you call that a natural feature?"))
     if not unmet and not record.errors and not record.not_run:
         more = "standard" if is_quick(record) else "thorough"
         if record.settings.get("profile") != more:

@@ -14,7 +14,8 @@ from backdoor_audit.report.null_chart import null_chart
 
 WEIGHED = "consensus"
 """The detector that weighs others together and searches for nothing itself."""
-_GROUPS = {"flag it": "yes", "nearly": "nearly", "see nothing": "no"}
+_GROUPS = {"flag it": "yes", "nearly do": "nearly", "see nothing": "no"}
+_PLAINLY = 1.2  # limits; nearer to one it takes more digits to tell on which side
 _CLOSE = 0.75  # of the limit
 _FEWEST = 10  # clean models that a calibration is fitted to, at least
 _TELLING = (1e-9, 1 - 1e-6)  # p-values between which the distribution that they were taken from can be told
@@ -51,7 +52,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
     if top is not None and top.value is not None:
         detection = detection_of(record, top)
         called = _row(record, top)
-        far = f"{called[:1].upper()}{called[1:]}: {distance(top.value, limit)}; {rarity(top, detection, clean)}."
+        far = f"{called[:1].upper()}{called[1:]} {distance(top.value, limit)}; {rarity(top, detection, clean)}."
         if clean is not None:
             detector = str(detection.get("detector", ""))
             chart = null_chart(f"{prefix}null", clean, detector=detector, limit=limit, value=top.value, called=called)
@@ -59,7 +60,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
         chart=chart,
         far=far,
         agreement=_agreement(record, top),
-        rates=record.rates or ["How often this audit is right with this profile has not been measured."],
+        rates=record.rates or ["how often this audit is right with this profile is not known"],
     )
 
 
@@ -85,12 +86,13 @@ def distance(index: float, limit: float) -> str:
     if not limit > 0:
         return f"index {index:.3g}, limit {limit:.3g}"
     if index > limit:
-        words = f"{index / limit:.1f} times as far from the other classes as the limit allows"
+        ratio = index / limit
+        words = f"{ratio:.{1 if ratio >= _PLAINLY else 2}f} times as far as the limit allows"
     elif index > 0:
-        words = f"{index / limit:.0%} of the way from the usual class to the limit"
+        words = f"{index / limit:.0%} as far as the limit allows"
     else:
-        words = "no further out than the usual class"
-    return f"{words} (index {index:.2f}, limit {limit:.3g})"
+        words = "no further than the usual class"
+    return f"stands out {words} (index {index:.2f}, limit {limit:.3g})"
 
 
 def rarity(finding: Finding, detection: Mapping[str, Any], clean: CleanModels | None) -> str:
@@ -121,8 +123,9 @@ def _row(record: Record, finding: Finding) -> str:
     item = bracket(finding.audit)
     if "-from_class_" in item:
         return f"images of class {class_name(record, _source(item))}"
-    called = class_name(record, finding.target_class)
-    return called if finding.target_class is None else f"class {called}"
+    if finding.target_class is None:
+        return "sending every class elsewhere"
+    return f"class {class_name(record, finding.target_class)}"
 
 
 def _source(item: str) -> int | None:
@@ -164,6 +167,8 @@ def _told_by_p_values(rows: Sequence[tuple[float, float]]) -> CleanModels | None
 
 def _agreement(record: Record, top: Finding | None) -> list[tuple[str, str]]:
     """Which searches, each by itself, say the same of the class that stands out most: those that do, nearly do, and do not."""
+    if top is not None and top.verdict is Verdict.PASS:
+        return [("flag or nearly flag a class", _nearest(record))]
     if top is None or (top.target_class is None and str(detection_of(record, top).get("detector")) not in ONE_ROW):
         return []
     groups: dict[str, list[str]] = {words: [] for words in _GROUPS}
@@ -187,6 +192,14 @@ def _agreement(record: Record, top: Finding | None) -> list[tuple[str, str]]:
     return [*((words, ", ".join(names)) for words, names in groups.items() if names), *weighed]
 
 
+def _nearest(record: Record) -> str:
+    """The searches that come near to the limit for any class, where none flags one."""
+    limit, every = index_limit(record), [str(entry["detector"]) for entry in record.detections]
+    found = [entry for entry in record.findings if entry.statistic == INDEX and _group(entry, limit) != "see nothing"]
+    near = dict.fromkeys(bracket(entry.audit).partition("-")[0] for entry in found)
+    return f"{', '.join(near)}, of {len(every)}" if near else f"none of {len(every)}"
+
+
 def _best(record: Record, detection: Mapping[str, Any], target: int | None) -> Finding | None:
     """What a detector has against a class, the worst of it; None if it says nothing of the class."""
     mine = [
@@ -202,7 +215,7 @@ def _group(finding: Finding, limit: float) -> str:
     if finding.verdict is Verdict.FAIL:
         return "flag it"
     near = finding.verdict is Verdict.INCONCLUSIVE or (finding.value or 0.0) > _CLOSE * limit
-    return "nearly" if near else "see nothing"
+    return "nearly do" if near else "see nothing"
 
 
 def _suspicion(finding: Finding) -> tuple[int, float]:

@@ -28,7 +28,7 @@ from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, class_n
 from backdoor_audit.report.paths import shown_command, without_folders
 from backdoor_audit.report.question import Question, questions
 from backdoor_audit.report.sarif import accepted
-from backdoor_audit.report.terminal import canaries_seen, headline
+from backdoor_audit.report.terminal import headline
 
 MOST_ITEMS = 1500  # rows; of longer runs the page lists what is not a pass, the record holds all
 _RATES = (STEERED, "false_negative_rate", "attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop")
@@ -93,7 +93,6 @@ class Section:
     activations: Sequence[Activation]
     repairs: Sequence[Repair]
     repair_plot: str
-    power: Sequence[str]
     sight: Sequence[Finding]
     properties: Sequence[Property]
     baseline: Mapping[str, Any] | None
@@ -146,7 +145,6 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         sizes=sizes(record),
         repairs=repairs(record, prefix),
         repair_plot=repair_plot(record, prefix),
-        power=canaries_seen(record),
         sight=[entry for entry in record.findings if entry.statistic == POWER],
         baseline=record.baseline,
         items=sorted(listed, key=lambda entry: WORST_FIRST.index(entry.verdict)),
@@ -201,7 +199,8 @@ def _lead(record: Record) -> list[str]:
     top = most_suspicious(record)
     refuted = [entry for entry in worst if entry.statistic == STEERED]
     ordered = [*refuted[:1], *([top] if top in worst else []), *worst]
-    return list(dict.fromkeys(without_folders(entry.reason) for entry in ordered if entry is not None))[:_LEADING]
+    reasons = [*(entry.reason for entry in ordered if entry is not None), *record.errors.values()]
+    return list(dict.fromkeys(map(without_folders, reasons)))[:_LEADING]
 
 
 def _tone(record: Record) -> str:

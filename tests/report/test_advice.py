@@ -38,7 +38,7 @@ def test_each_verdict_has_its_sentence() -> None:
     unsure = [finding(Verdict.INCONCLUSIVE)]
     assert decision(flagged()) == "Do not deploy this model."
     assert decision(flagged(findings=unsure)) == "Do not deploy this model yet: it is not shown to be clean."
-    assert decision(clean()).startswith("Nothing was found against it; what was not looked for")
+    assert decision(clean()).startswith("Nothing was found against it; what was not looked for is told")
     assert decision(clean("quick")).startswith("No reason yet to deploy it: this was the quick look")
 
 

@@ -49,9 +49,10 @@ def searched(null: SteeringNull, *, deviation: float, verdict: Verdict = Verdict
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        (5.0, "2.5 times as far from the other classes as the limit allows (index 5.00, limit 2)"),
-        (1.5, "75% of the way from the usual class to the limit (index 1.50, limit 2)"),
-        (-0.4, "no further out than the usual class (index -0.40, limit 2)"),
+        (5.0, "stands out 2.5 times as far as the limit allows (index 5.00, limit 2)"),
+        (1.5, "stands out 75% as far as the limit allows (index 1.50, limit 2)"),
+        (2.06, "stands out 1.03 times as far as the limit allows (index 2.06, limit 2)"),
+        (-0.4, "stands out no further than the usual class (index -0.40, limit 2)"),
     ],
 )
 def test_an_index_is_told_in_words(index: float, words: str) -> None:
@@ -64,7 +65,7 @@ def test_a_p_value_is_never_smaller_than_the_clean_models_can_tell() -> None:
     assert most_suspicious(record).details["p_value"] < 1e-6  # type: ignore[union-attr]
     far = certainty(record, "").far
     assert f"below 1 in {null.models} go as far ({null.models} were measured)" in far
-    assert far.startswith("Class 3 (sign 3): ")
+    assert far.startswith("Class 3 (sign 3) stands out 6.5 times as far")
 
 
 def test_what_some_clean_models_do_is_told_with_their_share() -> None:
@@ -118,16 +119,24 @@ def test_searches_that_agree_are_named_and_what_only_weighs_them_stands_apart() 
     told = dict(certainty(whole_record(5, findings=findings), "").agreement)
     assert told == {
         "flag it": "patch_scan, source_scan (from class 1 (sign 1)), the property no small patch steers",
-        "nearly": "additive",
+        "nearly do": "additive",
         "see nothing": "smooth",
         "all weighed together": "yes",
     }
 
 
+def test_of_a_model_that_passes_the_searches_that_came_near_are_named() -> None:
+    far = whole_record(5, infected=())
+    assert certainty(far, "").agreement == [("flag or nearly flag a class", "none of 9")]
+    near = [finding(Verdict.PASS, audit="audit::test_anomaly_index[additive-class_3]", value=1.8, target_class=3)]
+    told = certainty(whole_record(5, infected=(), findings=near), "").agreement
+    assert told == [("flag or nearly flag a class", "additive, of 9")]
+
+
 def test_measured_rates_are_told_or_that_there_are_none() -> None:
     record = searched(OWN, deviation=6.0)
     assert certainty(record, "").rates == ["its detectors flag 0 of 13 clean networks"]
-    assert "has not been measured" in certainty(replace(record, rates=[]), "").rates[0]
+    assert "is not known" in certainty(replace(record, rates=[]), "").rates[0]
 
 
 def test_a_record_without_a_search_says_so() -> None:

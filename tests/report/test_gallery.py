@@ -63,4 +63,4 @@ def test_a_suspicion_without_a_picture_has_a_card_all_the_same() -> None:
     )
     (card,) = cards(Page(page({"a": whole_record(3, findings=[found], exhibits={}, properties=[])})))
     assert "inconclusive" in card.text
-    assert "1.1 times as far from the other classes" in card.text
+    assert "1.10 times as far as the limit allows" in card.text
