@@ -38,7 +38,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
     count = argument(whole_number(1))
     parser.usage = (
-        "backdoor-audit fleet MODEL [MODEL ...] --data SOURCE --out PLACE [options] [-- option of the gate ...]\n"
+        "backdoor-audit fleet [-h] MODEL [MODEL ...] --data SOURCE --out PLACE [options] [-- option of the gate ...]\n"
         "       backdoor-audit fleet --from PLACE"
     )
     parser.description = (
