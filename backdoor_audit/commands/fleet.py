@@ -38,7 +38,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
     count = argument(whole_number(1))
     parser.usage = (
-        "backdoor-audit fleet MODEL [MODEL ...] --data SOURCE --out PLACE [options] [-- option of the gate ...]\n"
+        "backdoor-audit fleet [-h] MODEL [MODEL ...] --data SOURCE --out PLACE [options] [-- option of the gate ...]\n"
         "       backdoor-audit fleet --from PLACE"
     )
     parser.description = (
@@ -54,19 +54,40 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", metavar="PLACE", help="audit nothing: draw the page of what is there")
     parser.add_argument("--jobs", type=count, metavar="N", help="models at once (default: 1; with --address all)")
     parser.add_argument("--shard", type=argument(_shard), metavar="I/N", help="the I-th of N shares of the models only")
-    parser.add_argument("--cache", type=Path, default=Path(".pytest_cache"), metavar="DIR", help="finished work that all "
-        "share, above all reference models (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--retries", type=argument(whole_number(0)), default=2, metavar="N", help="how often to begin again "
-        "when a process, worker or machine is lost (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--time-limit", type=argument(duration), default=0.0, metavar="TIME", help="end the gate of a model "
-        "after this time: 30m, 2h (default: no bound)")  # fmt: skip
-    parser.add_argument("--address", metavar="ADDRESS", help="run on this Ray cluster: auto, host:port, or local for one "
-        "of its own")  # fmt: skip
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(".pytest_cache"),
+        metavar="DIR",
+        help="finished work that all share, above all reference models (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--retries",
+        type=argument(whole_number(0)),
+        default=2,
+        metavar="N",
+        help="how often to begin again when a process, worker or machine is lost (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=argument(duration),
+        default=0.0,
+        metavar="TIME",
+        help="end the gate of a model after this time: 30m, 2h (default: no bound)",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="run on this Ray cluster: auto, host:port, or local for one of its own"
+    )
     parser.add_argument(
         "--cpus-per-model", type=argument(_share), default=1.0, metavar="X", help="of a Ray task (default: 1)"
     )
-    parser.add_argument("--gpus-per-model", type=argument(_share), default=0.0, metavar="X", help="GPUs of a model, or a share "
-        "of one as 0.5 (default: as the machine has them; with --address none)")  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-model",
+        type=argument(_share),
+        default=0.0,
+        metavar="X",
+        help="GPUs of a model, or a share of one as 0.5 (default: as the machine has them; with --address none)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -69,7 +69,7 @@ class Processes:
 
 
 class Ray:
-    """Tasks of a Ray cluster. ``address`` is its address, or ``local`` for one of its own on this machine."""
+    """Tasks of a Ray cluster. ``address`` is what Ray takes for one; ``local`` is one of its own on this machine."""
 
     def __init__(self, address: str, *, places: int, cpus: float, gpus: float) -> None:
         try:
@@ -78,7 +78,7 @@ class Ray:
             raise OptionError("--address needs Ray; pip install 'backdoor-audit[fleet]', or leave it out") from None
         self.places, self._ray = places, ray
         try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level="error")
         except Exception as error:  # Ray raises many kinds, plain ones as well
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise OptionError(f"--address: no Ray cluster at {address} ({told})") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +105,3 @@ def asked(place: Path) -> list[dict[str, object]]:
     """What the gate was asked, in order."""
     log = place / "asked.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def with_errors(kept: Record) -> Record:
-    return replace(kept, errors={"audit": "the run had not ended"})
