@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.drawn import BlockRounding
-from backdoor_audit.errors import BudgetSpentError, OptionError
+from backdoor_audit.errors import AuditError, BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Verdict
 from backdoor_audit.exhibits import exhibit
 from backdoor_audit.properties import (
@@ -171,7 +172,8 @@ class Asked(Searched):
             trigger = drawn.trigger(self.classifier.image_shape) if drawn else None
             self._stamped[name] = []
             if trigger is not None and not isinstance(trigger, BlockRounding):
-                self._stamped[name] = exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"]
+                with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
+                    self._stamped[name] = exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"]
         return self._stamped[name]
 
     def _test(self, outcome: Outcome) -> str | None:

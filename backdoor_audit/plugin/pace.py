@@ -172,7 +172,8 @@ class Pace:
         return True
 
     def _terminal(self) -> Any:
-        return self.config.pluginmanager.getplugin("terminalreporter")
+        """Where to write; None in a worker, whose reporter writes into nothing."""
+        return self.config.pluginmanager.getplugin("terminalreporter") if self.shared is None else None
 
 
 def left(plan: Plan, passes: dict[str, float], finished: set[str], elapsed: float) -> tuple[float, float]:

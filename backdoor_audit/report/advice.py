@@ -44,7 +44,7 @@ class Best:
 
 def decision(record: Record) -> str:
     """Whether to use this model, in one sentence."""
-    if record.baseline and record.verdict is not Verdict.PASS and record.baseline["verdict"] == Verdict.PASS.value:
+    if _answered_for(record):
         return "Use it only as long as those stand who answer for what is no pass."
     if record.verdict is Verdict.FAIL:
         found = record.flagged_classes or record.flagged_all_to_all
@@ -58,6 +58,11 @@ def decision(record: Record) -> str:
 
 def steps(record: Record) -> list[Step]:
     """What to do, in order."""
+    if _answered_for(record):
+        return [
+            Step(text="Make sure that those named below, under the accepted model, still answer for it."),
+            Step(text="Mend what they answer for before their acceptance expires."),
+        ]
     if record.verdict is Verdict.FAIL:
         return _after_fail(record)
     if record.verdict is Verdict.INCONCLUSIVE:
@@ -183,6 +188,12 @@ def repair_command(record: Record, method: str) -> str:
 def _again(record: Record, **other: object) -> str:
     """The command of the run with other settings."""
     return shown_command(replace(record, settings={**record.settings, **other}))
+
+
+def _answered_for(record: Record) -> bool:
+    """Whether somebody answers for all that is no pass, and nothing is worse than in the accepted model."""
+    kept = record.baseline
+    return bool(kept and record.verdict is not Verdict.PASS and kept["verdict"] == Verdict.PASS.value)
 
 
 def is_quick(record: Record) -> bool:

@@ -9,7 +9,6 @@ from backdoor_audit.evidence import STEERED, Finding, Record, Verdict
 from backdoor_audit.report.certainty import WEIGHED, distance, index_limit
 from backdoor_audit.report.exhibition import Example, Exhibit, Property
 from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, bracket, class_name
-from backdoor_audit.report.paths import without_folders
 
 _PAIRS = 3  # on the first screen
 
@@ -95,11 +94,6 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
             )
         )
     return sorted(made, key=lambda card: (WORST_FIRST.index(card.verdict), -(card.index or 0.0)))
-
-
-def source_reason(finding: Finding) -> str:
-    """What a search by source class said."""
-    return without_folders(finding.reason)
 
 
 def _by_source(finding: Finding) -> bool:

@@ -72,7 +72,7 @@ def test_with_workers_the_cost_is_told_once_the_verdict_is_last_and_junit_cases_
     project: pytest.Pytester, run: Run
 ) -> None:
     result = run("clean", "--junitxml=junit.xml", "-n", "2", process=True)
-    assert sum(" image passes at " in line for line in result.outlines) == 1
+    assert sum(" image passes at " in line for line in result.errlines) == 1
     assert result.outlines[-1].startswith("PASS")
     cases = ElementTree.parse(project.path / "junit.xml").getroot().findall(".//testcase")
     named = {(case.get("classname"), case.get("name")) for case in cases}

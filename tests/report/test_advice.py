@@ -139,5 +139,13 @@ def test_what_could_not_be_judged_is_mended_first() -> None:
     assert steps(partial)[0].command.startswith("pytest --model=models/m.safetensors")
 
 
+def test_where_somebody_answers_for_what_is_no_pass_nothing_is_to_be_blocked() -> None:
+    record = whole_record(5)
+    accepted = whole_record(5, baseline={**(record.baseline or {}), "verdict": "pass"})
+    assert decision(accepted).startswith("Use it only as long as")
+    assert [step for step in steps(accepted) if "Block" in step.text or step.command] == []
+    assert "Block" in steps(record)[0].text
+
+
 def test_a_hash_is_shown_by_its_ends() -> None:
     assert short_hash("0123456789" * 6) == "01234567…56789"
