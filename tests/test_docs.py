@@ -40,7 +40,7 @@ CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 LANGUAGES = {"sh", "python", "toml", "yaml", "json", "text"}
 MEMBERS = {"{toctree}", "{include}", "{eval-rst}"}
 PLAIN = {"ruff", "mypy", "exit", "echo", "export", ".", ".ci/run"}
-OTHERS = {"--check", "--keep-going", "--lf"}
+OTHERS = {"--check", "--keep-going", "--lf", "--wait"}
 """Options of other programs, and of a plugin of pytest that may be switched off."""
 
 SWITCHES = {option.key for option in OPTIONS if option.switch}
@@ -127,7 +127,9 @@ def check(command: Command, known: set[str], *, whole: bool = True) -> None:
     if words[0] == "pytest":
         check_pytest(words[1:], known, whole=whole)
     elif words[0] == "backdoor-audit":
-        check_command(words[1:], whole=whole)
+        own, _, of_gate = " ".join(words[1:]).partition(" -- ")  # what stands behind is for the gate
+        check_command(tuple(own.split(" ")), whole=whole)
+        check_pytest(tuple(of_gate.split()), known, whole=False)
     elif words[:2] == ("python", "-m"):
         check_module(words[2:])
     elif words[0] == "python":
