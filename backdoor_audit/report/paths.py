@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from backdoor_audit.evidence import Record
 from backdoor_audit.report.reproduction import reproduction_command
 
-_FILES = ("model", "data", "trigger", "reference", "baseline", "corpus")
+_FILES = ("model", "data", "trigger", "reference", "baseline", "corpus", "class_names")
 _ABSOLUTE = re.compile(r"(?<![\w.:/\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+([^\s/\\:'\"<>|]*)")
 
 RECORD, PAGE, MARKDOWN, SARIF = "audit.json", "audit.html", "audit.md", "audit.sarif"
