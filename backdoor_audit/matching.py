@@ -146,5 +146,5 @@ def _sign_test(successes: int, n: int) -> float:
     """The probability of so many heads or more of ``n`` fair coins."""
     if not n:
         return 1.0
-    total = sum(math.comb(n, k) for k in range(successes, n + 1))
-    return float(total / 2**n)
+    ways = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(successes, n + 1))
+    return math.fsum(math.exp(logarithm - n * math.log(2)) for logarithm in ways)

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from backdoor_audit.data import load_clean_set
+from backdoor_audit.errors import DataFormatError
 from tests.clean_images import image_file, message_of
 
 LABELS = {"a/0.png": "cat", "1.png": "ant", "b c.png": "cat"}
@@ -88,10 +89,11 @@ def test_a_folder_with_metadata_is_read_by_it(name, pictures):
         ("[]", "line 1; accepted: {"),
         ('{"file_name": "1.png"}', "line 1; accepted: {"),
         ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
+        (r'{"file_name": "a\u0000b", "label": 1}', "1 rows without a path that a file can have"),
     ],
 )
 def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictures):
     (pictures / "metadata.jsonl").write_text(line)
-    with pytest.raises(Exception, match=r"metadata\.jsonl: ") as caught:
+    with pytest.raises(DataFormatError) as caught:
         load_clean_set(pictures)
     assert message in str(caught.value)

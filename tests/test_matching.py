@@ -75,6 +75,6 @@ def test_a_few_images_are_no_evidence():
 
 
 def test_the_sign_test_is_the_binomial_tail():
-    assert _sign_test(8, 10) == (comb(10, 8) + comb(10, 9) + 1) / 2**10
+    assert _sign_test(8, 10) == pytest.approx((comb(10, 8) + comb(10, 9) + 1) / 2**10)
     assert _sign_test(0, 0) == 1
     assert _sign_test(3000, 5000) < 1e-40

@@ -34,13 +34,13 @@ _pillow_open = Image.open
 
 
 def begins_as_picture(path: Path) -> bool:
-    """Whether a regular file begins with the mark of a PNG, JPEG, GIF, WebP, TIFF or BMP picture. Raises `OSError`."""
+    """Whether a regular file begins with the mark of a PNG, JPEG, GIF, WebP, TIFF or BMP picture."""
     try:
         size = refuse_special(path)
-    except UnreadableError:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except (UnreadableError, OSError):
         return False
-    with path.open("rb") as file:
-        start = file.read(16)
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     bmp = start[:2] == b"BM" and int.from_bytes(start[2:6], "little") == size  # two letters alone may be a text
     return start.startswith(_MARKS) or webp or bmp

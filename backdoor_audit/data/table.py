@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,10 +43,10 @@ def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that ``metadata.csv`` or ``metadata.jsonl`` names, by ``file_name`` and ``label``. Raises `DataFormatError`."""
     table = next(folder / name for name in _METADATA if (folder / name).is_file())
     rows = _json_rows(table, reading) if table.suffix == ".jsonl" else _rows(table, reading)
-    listed_files = {(folder / name).resolve() for name, _ in rows}
+    named = {os.path.normpath(folder / name) for name, _ in rows}
     try:
         for path in files_within(folder, reading):
-            if path != table and path.resolve() not in listed_files:
+            if path != table and os.path.normpath(path) not in named:
                 reading.leave(str(path.relative_to(folder)))
     except OSError as error:
         raise DataFormatError(f"{folder}: cannot be read ({error.strerror or error})") from None

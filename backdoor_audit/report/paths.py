@@ -6,10 +6,11 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from backdoor_audit import options
 from backdoor_audit.evidence import Record
 from backdoor_audit.report.reproduction import reproduction_command
 
-_FILES = ("model", "data", "trigger", "reference", "twins", "baseline", "corpus")
+_FILES = tuple(name for name in options.FILES if name != "report")
 _ABSOLUTE = re.compile(r"(?<![\w.:/\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+([^\s/\\:'\"<>|]*)")
 
 RECORD, PAGE, MARKDOWN, SARIF = "audit.json", "audit.html", "audit.md", "audit.sarif"
