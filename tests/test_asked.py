@@ -33,7 +33,7 @@ def options(tmp_path, monkeypatch):
 def test_a_pasted_test_names_the_files_of_the_run(options, tmp_path):
     run = Audit(options, Store(tmp_path / "store"))
     assert run.asked("no_corner_steers").verdict is Verdict.FAIL
-    text = run.answers()["no_corner_steers"]["test"]
+    text = run.answer("no_corner_steers")["test"]
     assert "MODEL = 'backdoored.safetensors'" in text
     assert "DATA = 'images.npz'" in text
 
@@ -41,12 +41,12 @@ def test_a_pasted_test_names_the_files_of_the_run(options, tmp_path):
 def test_a_counterexample_that_stands_is_shown_on_held_out_images(options, tmp_path):
     run = Audit(options, Store(tmp_path / "store"))
     outcome = run.asked("no_corner_steers")
-    examples = run.answers()["no_corner_steers"]["examples"]
+    examples = run.answer("no_corner_steers")["examples"]
     assert {example["predicted_stamped"] for example in examples} == {outcome.target_class} == {toy.TARGET}
     assert toy.TARGET not in {example["label"] for example in examples}
     run._asked["no_corner_steers"] = replace(outcome, contradicted="what speaks against it")
     run._stamped.clear()
-    assert run.answers()["no_corner_steers"]["examples"] == []
+    assert run.answer("no_corner_steers")["examples"] == []
 
 
 def test_a_record_says_when_its_run_began(options, tmp_path):
@@ -58,7 +58,7 @@ def test_records_and_pasted_tests_name_files_below_the_working_folder_without_it
     options = replace(options, **{name: str(tmp_path / getattr(options, name)) for name in ("model", "data")})
     run = Audit(options, Store(tmp_path / "store"))
     run.asked("no_corner_steers")
-    assert str(tmp_path) not in run.answers()["no_corner_steers"]["test"]
+    assert str(tmp_path) not in run.answer("no_corner_steers")["test"]
     assert (run.settings()["model"], run.settings()["data"]) == ("backdoored.safetensors", "images.npz")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")  # as a test beside the audit may do

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.preconditions import PRECONDITIONS
 from tests.plugin.conftest import BASE, Run
 
 WILD = """
@@ -459,7 +460,7 @@ def test_paths_that_nobody_typed_do_not_take_the_place_of_the_audit(
     project.makepyfile(test_own=NOTHING_RAN)
     monkeypatch.setenv("PYTEST_ADDOPTS", "test_own.py")
     result = run("clean", "-k", "precondition")
-    result.assert_outcomes(passed=10, deselected=25)
+    result.assert_outcomes(passed=len(PRECONDITIONS), deselected=25)
 
 
 def test_paths_that_were_typed_run_alone_and_the_summary_says_so(project: pytest.Pytester, run: Run) -> None:
@@ -470,7 +471,7 @@ def test_paths_that_were_typed_run_alone_and_the_summary_says_so(project: pytest
 
 def test_a_folder_called_audit_does_not_take_the_place_of_the_audit(project: pytest.Pytester, run: Run) -> None:
     project.mkdir("audit").joinpath("test_own.py").write_text(NOTHING_RAN)
-    run("clean", "audit", "-k", "precondition").assert_outcomes(passed=10, deselected=25)
+    run("clean", "audit", "-k", "precondition").assert_outcomes(passed=len(PRECONDITIONS), deselected=25)
 
 
 def test_an_option_without_a_model_that_reaches_the_audit_is_refused(project: pytest.Pytester, run: Run) -> None:

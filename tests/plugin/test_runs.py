@@ -14,6 +14,7 @@ from backdoor_audit import Trigger, Verdict
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.preconditions import PRECONDITIONS
 from backdoor_audit.run import Audit
 from backdoor_audit.store import Store
 from tests.plugin import toy
@@ -211,7 +212,7 @@ def test_an_item_can_be_run_again_by_its_node_id(project: pytest.Pytester, run: 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=1)
     result = run("backdoored", "audit::test_precondition")
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=len(PRECONDITIONS))
 
 
 def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
@@ -220,7 +221,7 @@ def test_an_unknown_node_id_runs_nothing(run: Run) -> None:
 
 def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> None:
     result = run("clean", "-k", "precondition")
-    result.assert_outcomes(passed=10, deselected=3 + toy.CLASSES + ON_TRIGGERS)
+    result.assert_outcomes(passed=len(PRECONDITIONS), deselected=3 + toy.CLASSES + ON_TRIGGERS)
     assert stored(project)["verdict"] == "inconclusive"
     assert INDEX.format(0) in stored(project)["not_run"]
 

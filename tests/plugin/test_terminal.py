@@ -52,7 +52,7 @@ def test_the_verdict_is_the_last_line_however_quiet_pytest_is(run: Run, options:
 
 def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
     (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
-    assert told.startswith("backdoor_audit: 35 items, 4 searches, ")
+    assert told.startswith("backdoor_audit: 36 items, 4 searches, ")
     assert " image passes at " in told
 
 
