@@ -133,7 +133,7 @@ class Classifier:
         except ModelFormatError as error:
             raise ModelError(str(error)) from None
         except BaseException as error:
-            if _from_outside(error):
+            if from_outside(error):
                 raise
             raise _ended(error, "in its forward pass") from None
 
@@ -298,7 +298,7 @@ def own_code(when: str) -> Iterator[None]:
     except (KeyboardInterrupt, AuditError):
         raise
     except BaseException as error:
-        if _from_outside(error):
+        if from_outside(error):
             raise
         raise _ended(error, when) from None
 
@@ -315,7 +315,7 @@ def _first_line(error: BaseException) -> str:
         return ""
 
 
-def _from_outside(error: BaseException) -> bool:
+def from_outside(error: BaseException) -> bool:
     """Whether a signal handler raised this while the model's code ran."""
     handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
     step = error.__traceback__

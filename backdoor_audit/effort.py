@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from backdoor_audit import surroundings
-from backdoor_audit.classifier import Classifier, autocast, own_code
+from backdoor_audit.classifier import Classifier, autocast, from_outside, own_code
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Consensus, Detector, NeuralCleanse
 from backdoor_audit.networks import build_network
@@ -95,7 +95,9 @@ def plan(run: Audit, items: Sequence[str]) -> Plan | None:
             made = Plan(tuple(_pieces(run, wanted, pace, patience)), pace)
             if made.seconds < _SHORT:
                 break
-    except Exception:  # a model that fails here fails its preconditions, and those tell
+    except Exception as error:  # a model that fails here fails its preconditions, and those tell
+        if from_outside(error):
+            raise
         return None
     return made
 

@@ -17,17 +17,20 @@ from torch import Tensor
 from backdoor_audit import store
 from backdoor_audit.anew import Likeness
 from backdoor_audit.errors import AuditError, DataFormatError
+from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Packed
 
 Result = TypeVar("Result")
 
 _NAME = "references of backdoor_audit 1"
+_NO_FILE = (OSError, ValueError, SafetensorError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class References:
     """Finished work on clean images ``data`` (their fingerprint), for a number of ``classes`` and a ``seed``.
 
+    ``code`` is the fingerprint of the package that made them: what another version found in twins may mean something else.
     ``entries`` are packed results by their `store.key`; ``architectures`` are those that have twins of their own here, with what
     to call them. ``digest`` is that of the file, ``source`` its path; both are empty before there is one.
     """
@@ -37,6 +40,7 @@ class References:
     seed: int
     entries: Mapping[str, Packed] = field(default_factory=dict)
     architectures: Sequence[tuple[Likeness, str]] = ()
+    code: str = field(default_factory=code_fingerprint)
     digest: str = ""
     source: str = ""
 
@@ -54,19 +58,20 @@ class References:
             return None
         try:
             return unpack(packed)
-        except (LookupError, TypeError, ValueError, RuntimeError, AuditError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, AuditError) as error:
             raise DataFormatError(f"{self.source}: an entry cannot be used ({error}); make the file again") from None
 
     def refuse(self, *, data: str, classes: int, seed: int) -> None:
-        """Raise `DataFormatError` if they were made for other images, other classes or another seed."""
+        """Raise `DataFormatError` if they were made for other images, other classes, another seed or by other code."""
         different = [
             *["other clean images, or another number of them"] * (self.data != data),
             *[f"{self.classes} classes, not {classes}"] * (self.classes != classes),
             *[f"seed {self.seed}, not {seed}"] * (self.seed != seed),
+            *["another version of backdoor_audit"] * (self.code != code_fingerprint()),
         ]
         if different:
             told = " and ".join(different)
-            raise DataFormatError(f"{self.source}: made for {told}; make it again with backdoor-audit references")
+            raise DataFormatError(f"{self.source}: made with {told}; make it again with backdoor-audit references")
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises `OSError`."""
@@ -79,6 +84,7 @@ class References:
             "data": self.data,
             "classes": self.classes,
             "seed": self.seed,
+            "code": self.code,
             "architectures": [[known.structure, known.behaviour, called] for known, called in self.architectures],
             "entries": entries,
         }
@@ -89,11 +95,15 @@ class References:
         """The file that `save` wrote, within the bound on memory. Raises `DataFormatError` for anything else."""
         try:
             packed, digest = store.checked(path, _NAME)
-        except (OSError, ValueError, SafetensorError) as error:
-            told = getattr(error, "strerror", None) or str(error)
+            return cls._of(packed, digest, str(path))
+        except _NO_FILE as error:
+            told = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             raise DataFormatError(
                 f"{path}: no reference networks ({told}); a file written by backdoor-audit references is accepted"
             ) from None
+
+    @classmethod
+    def _of(cls, packed: Packed, digest: str, source: str) -> References:
         values = packed.values
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in packed.tensors.items():
@@ -104,6 +114,8 @@ class References:
             for name, entry in values["entries"].items()
         }
         architectures = [
-            (Likeness(structure, tuple(behaviour)), called) for structure, behaviour, called in values["architectures"]
+            (Likeness(structure, tuple(behaviour)), str(called))
+            for structure, behaviour, called in values["architectures"]
         ]
-        return cls(values["data"], values["classes"], values["seed"], entries, architectures, digest, str(path))
+        known = (values["data"], values["classes"], values["seed"])
+        return cls(*known, entries, architectures, values["code"], digest, source)

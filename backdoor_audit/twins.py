@@ -121,7 +121,8 @@ class Twins:
     def unpack(cls, packed: Packed, *, like: Classifier | None = None, device: torch.device | str = "cpu") -> Twins:
         """From the store, onto a device; the weights are those that were packed, bit for bit.
 
-        ``like`` is the audited model, whose architecture its own twins have.
+        ``like`` is the audited model, whose architecture its own twins have. Raises `ValueError` for any network but that and
+        those of `NETWORKS`.
         """
         classifiers = []
         for number, twin in enumerate(packed.values["twins"]):
@@ -129,6 +130,8 @@ class Twins:
             state = {
                 name.removeprefix(start): tensor for name, tensor in packed.tensors.items() if name.startswith(start)
             }
+            if twin["architecture"] not in (OWN, *NETWORKS):
+                raise ValueError("a network that is none of ours")  # a name from a file: no code that it could point to
             if twin["architecture"] == OWN and like is not None:
                 network, architecture = like.copy().module, OWN
                 with own_code("when weights were put into a copy"):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from backdoor_audit import prepare as module
+from backdoor_audit import references
 from backdoor_audit import searched as searching
 from backdoor_audit.anew import Likeness
 from backdoor_audit.classifier import Classifier
@@ -19,7 +20,7 @@ from backdoor_audit.prepare import prepare
 from backdoor_audit.references import References
 from backdoor_audit.run import Audit
 from backdoor_audit.searched import portable
-from backdoor_audit.store import Packed, Store, as_stored, key
+from backdoor_audit.store import Packed, Store, as_stored, key, write
 from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE, Twins
 from tests.subjects import COLOURS, colour_images, random_network
 
@@ -46,7 +47,7 @@ def run_of(classifier, tmp_path, **options):
     )
 
 
-def made(classifier, *, data=IMAGES.fingerprint, classes=COLOURS, seed=0, accuracies=SURE):
+def made(classifier, *, data=IMAGES.fingerprint, classes=COLOURS, seed=0, accuracies=SURE, **more):
     """What `prepare` leaves of one model of this architecture, with twins that learned nothing."""
     twins = Twins((classifier, classifier), accuracies, kind=OWN_ARCHITECTURE.kind(classifier))
     twins = dataclasses.replace(twins, classifiers=tuple(named(entry) for entry in twins.classifiers))
@@ -55,7 +56,7 @@ def made(classifier, *, data=IMAGES.fingerprint, classes=COLOURS, seed=0, accura
     detector = next(entry for entry in searching.DETECTORS if entry.name == "smooth")
     entries = {key(parts): twins.pack(), key({**parts, "natural": detector}): FOUND.pack()}
     entries = {name: as_stored(packed) for name, packed in entries.items()}
-    return References(data, classes, seed, entries, [(likeness, "small")])
+    return References(data, classes, seed, entries, [(likeness, "small")], **more)
 
 
 def named(classifier):
@@ -118,9 +119,10 @@ def test_finished_searches_beside_other_twins_are_not_taken(file, tmp_path):
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"data": "0" * 64}, "made for other clean images, or another number of them; make it again"),
-        ({"classes": 9}, f"made for 9 classes, not {COLOURS}"),
-        ({"seed": 3}, "made for seed 3, not 0"),
+        ({"data": "0" * 64}, "made with other clean images, or another number of them; make it again"),
+        ({"classes": 9}, f"made with 9 classes, not {COLOURS}"),
+        ({"seed": 3}, "made with seed 3, not 0"),
+        ({"code": "older"}, "made with another version of backdoor_audit"),
     ],
 )
 def test_a_file_for_another_run_is_refused_before_any_work(tmp_path, other, told):
@@ -162,6 +164,27 @@ def test_a_file_that_is_not_what_was_written_is_refused_in_one_line(file, damage
     assert told in str(caught.value)
     assert "a file written by backdoor-audit references is accepted" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"entries": [1]}, {"entries": {"a": 3}}, {"entries": {}, "architectures": [1]}, []]
+)
+def test_values_of_another_form_are_refused_in_one_line(tmp_path, values):
+    path = tmp_path / "t.safetensors"
+    write(path, references._NAME, Packed({}, values))
+    with pytest.raises(DataFormatError, match="no reference networks"):
+        References.load(path)
+
+
+def test_a_file_cannot_name_code(file, tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    read = References.load(file)
+    parts = portable(OWN_ARCHITECTURE, read.name_of(Likeness.of(PLAIN)))
+    packed = read.entries[key(parts)]
+    packed.values["twins"][0]["architecture"] = "planted:make"
+    with pytest.raises(DataFormatError, match="a network that is none of ours"):
+        read.recall(parts, Twins.unpack)
 
 
 def test_an_entry_of_another_form_is_refused_in_one_line(file):

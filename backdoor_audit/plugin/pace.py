@@ -63,7 +63,7 @@ class Pace:
         told = [f"{_counted(len(items), 'item')}; how long they take could not be measured"]
         if self.plan is not None:
             told = [_cost(self.plan, len(items)), *_advice(self.plan, run)]
-        with suppress(OSError, ValueError):  # nobody reads any more
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads any more
             if self._is_first():
                 for line in told:
                     self._say(line)
@@ -97,7 +97,7 @@ class Pace:
         if not self._shown or not meter.piece or now - self._last < (REDRAWN if live else EVERY):
             return
         self._last = now
-        with suppress(OSError, ValueError):  # nobody reads any more
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads any more
             if live:
                 self._draw(terminal)
             elif self._my_turn():
@@ -115,7 +115,7 @@ class Pace:
         if self._drawn:
             self._drawn = False
             terminal = self._terminal()
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
                 terminal.rewrite("", erase=True)
                 terminal.write("\r")
 
