@@ -133,12 +133,16 @@ def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, t
     from backdoor_audit.source import code_fingerprint
 
     models = listed(options.models)
+    mine = share(models, *options.shard) if options.shard else models
+    if not mine:
+        number, shares = options.shard
+        raise OptionError(f"--shard: share {number} of {shares} is empty, of {len(models)} models; ask for fewer shares")
     if not options.data.startswith("torchvision:") and not os.path.exists(options.data):
         raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders or an .npz file")
     settings = settings_digest(options.data, options.passed_on, code_fingerprint())
     manifest = Manifest(settings=settings, data=options.data, models=models)
     results.write_manifest(manifest)
-    return manifest, share(models, *options.shard) if options.shard else models
+    return manifest, mine
 
 
 def _audit(options: argparse.Namespace, results: Results, manifest: Manifest, models: tuple[Model, ...]) -> None:

@@ -45,7 +45,7 @@ def listed(given: Sequence[Path]) -> tuple[Model, ...]:
     names = [named(file.stem) for file in files.values()]
     twice = Counter(name.lower() for name in names)
     return tuple(
-        Model(name if twice[name.lower()] == 1 else f"{name}-{_short(str(file))}", file)
+        Model(name if twice[name.lower()] == 1 else _told_apart(name, file), file)
         for name, file in zip(names, files.values(), strict=True)
     )
 
@@ -104,7 +104,13 @@ def _is_file(name: str) -> bool:
 
 def named(stem: str) -> str:
     """A text as the name of a folder: plain letters, digits, dots and dashes, none of them hidden or above."""
-    return _ODD.sub("_", stem).strip(".")[:_LONGEST] or "model"
+    return _ODD.sub("_", stem).strip(".")[:_LONGEST].rstrip(".") or "model"
+
+
+def _told_apart(name: str, file: Path) -> str:
+    """The name with a mark of the file's path, together no longer than a name may be."""
+    mark = f"-{_short(str(file))}"
+    return named(name)[: _LONGEST - len(mark)].rstrip(".") + mark
 
 
 def _short(text: str) -> str:

@@ -181,6 +181,22 @@ def test_a_folder_stands_for_its_model_files_and_equal_names_stay_apart(
     assert len(found) == 3
 
 
+def test_long_equal_names_stay_apart_and_are_found_again(
+    place: Path, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem = f"{'x' * 70}.{'y' * 30}"  # the dot is where the name is cut to make room
+    for folder, says in (("one", "good 0"), ("two", "bad 1")):
+        (place / folder).mkdir()
+        (place / folder / f"{stem}.pt").write_text(says)
+        (place / folder / f"{'z' * 79}.{folder}.pt").write_text("good 0")
+    assert fleet("one", "two") == 1
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    found = rows(capsys)
+    assert sorted(found.values()) == ["fail", "pass", "pass", "pass"]
+    assert max(map(len, found)) <= 80
+
+
 def test_results_may_lie_at_an_address(
     place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +223,7 @@ def test_results_may_lie_at_an_address(
         (["empty", "--data=images.npz", "--out=out"], "no model file in this folder"),
         (["a.pt", "--data=images.npz", "--out=nothing://x"], "--out: nothing://x"),
         (["a.pt", "--data=images.npz", "--out=out", "--shard=3/2"], "must be I/N"),
+        (["a.pt", "--data=images.npz", "--out=out", "--shard=2/3"], "share 2 of 3 is empty, of 1 models"),
         (["a.pt", "--data=images.npz", "--out=out", "--", "--model=b.pt"], "--model=b.pt behind --"),
         (["a.pt", "--data=images.npz", "--out=out", "--", "--audit-report=x"], "--audit-report=x behind --"),
         (["a.pt", "--data=images.npz", "--out=images.npz"], "images.npz"),
