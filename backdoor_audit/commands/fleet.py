@@ -42,11 +42,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "       backdoor-audit fleet --from PLACE"
     )
     parser.description = (
-        "Audit every MODEL (a file, or a folder of model files) as `pytest --model` does, and keep the evidence in PLACE, a "
+        "Audit every MODEL (a file, a Hugging Face folder, or a folder of them) as `pytest --model` does, and keep the evidence in PLACE, a "
         "folder or an address of fsspec. What is behind -- goes to every gate. Finished audits of the same file, images and "
         "options are not done again. Exit code 0 only if every model passed."
     )
-    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model file, or a folder of them")
+    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model, or a folder of them")
     parser.add_argument("--data", metavar="SOURCE", help=help_of("data"))
     parser.add_argument(
         "--out", metavar="PLACE", help="where to keep the evidence: a folder, or an address as s3://..."

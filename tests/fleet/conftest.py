@@ -19,7 +19,7 @@ import json, os, pathlib, shutil, signal, sys, time
 given = dict(text.partition("=")[::2] for text in sys.argv[1:])
 model, report = pathlib.Path(given["--audit-model"]), pathlib.Path(given["--audit-report"])
 here = pathlib.Path(__file__).parent
-says = model.read_text().split()
+says = (model / "config.json" if model.is_dir() else model).read_text().split()
 with (here / "asked.jsonl").open("a") as log:
     log.write(json.dumps({"model": model.stem, "arguments": sys.argv[1:], "pid": os.getpid(),
                           "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "step": os.environ.get("GITHUB_STEP_SUMMARY")}) + "\\n")
