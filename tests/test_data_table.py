@@ -116,5 +116,7 @@ def test_metadata_of_a_folder_does_not_lead_out_of_it(way, pictures):
 
 def test_metadata_may_name_a_file_by_a_path_that_stays_in_the_folder(pictures):
     names = ["a/../1.png", str(pictures / "a" / "0.png")]
-    (pictures / "metadata.csv").write_text("file_name,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names)))
+    (pictures / "metadata.csv").write_text(
+        "file_name,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
+    )
     assert len(load_clean_set(pictures)) == 2

@@ -1,18 +1,16 @@
-"""Which models a fleet has, what each is called, and what its audit depends on."""
+"""Which models a fleet has, and what each is called."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import read_table
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2", ".tar", ".th", ".pkl")
 """Of model files, in any case, where a folder of them is given."""
@@ -23,7 +21,6 @@ _CONFIG = "config.json"
 
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST = 80  # characters of a name
-_CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +91,6 @@ def _holds_models(folder: Path) -> bool:
 def share(models: Sequence[Model], number: int, shares: int) -> tuple[Model, ...]:
     """The models of one of so many shares; they count from 1."""
     return tuple(models[number - 1 :: shares])
-
-
-def content(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files below a folder. Raises `OSError`."""
-    digest = hashlib.sha256()
-    if not path.is_dir():
-        _add(digest, path)
-        return digest.hexdigest()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0".encode("utf-8", "surrogateescape"))
-        digest.update(content(file).encode())
-    return digest.hexdigest()
-
-
-def settings_digest(data: str, options: Sequence[str], code: str) -> str:
-    """SHA-256 of what all audits of a fleet have in common: images, options of the gate with the files they name, its code."""
-    here = Path.cwd()
-    project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
-    table = read_table(project)
-    named = [text.partition("=")[2] or text for text in options]
-    named += [str(project / value) for value in table.values() if isinstance(value, str)]
-    parts: Mapping[str, object] = {
-        "data": data if data.startswith("torchvision:") else content(Path(data)),
-        "options": [*options, os.environ.get("PYTEST_ADDOPTS", "")],
-        "table": json.dumps(table, sort_keys=True, default=str),
-        "files": {name: content(Path(name)) for name in named if name != data and _is_file(name)},
-        "code": code,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def key(model: Model, settings: str) -> str:
-    """SHA-256 of what one audit depends on. Raises `OSError`."""
-    return hashlib.sha256(f"{content(model.file)}:{settings}".encode()).hexdigest()
-
-
-def _add(digest: hashlib._Hash, file: Path) -> None:
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return os.path.isfile(name)
-    except ValueError:  # a null byte
-        return False
 
 
 def named(stem: str) -> str:
