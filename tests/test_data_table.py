@@ -97,3 +97,26 @@ def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictu
     with pytest.raises(DataFormatError) as caught:
         load_clean_set(pictures)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["above", "absolute", "file link", "folder link"])
+def test_metadata_of_a_folder_does_not_lead_out_of_it(way, pictures):
+    folder = pictures / "set"
+    image_file(folder / "own.png", (7, 0, 0))
+    (folder / "file link").symlink_to(pictures / "1.png")
+    (folder / "folder link").symlink_to(pictures / "a")
+    inner = {"above": "../1.png", "absolute": str(pictures / "1.png"), "folder link": "folder link/0.png"}.get(way, way)
+    (folder / "metadata.csv").write_text(f"file_name,label\nown.png,cat\n{inner},ant\n")
+    message = message_of(folder)
+    assert message.startswith(f"metadata.csv row 2 names {inner!r}, which is not below the folder; ")
+    named = folder / "named.csv"
+    named.write_text((folder / "metadata.csv").read_text())
+    assert len(load_clean_set(named)) == 2
+
+
+def test_metadata_may_name_a_file_by_a_path_that_stays_in_the_folder(pictures):
+    names = ["a/../1.png", str(pictures / "a" / "0.png")]
+    (pictures / "metadata.csv").write_text(
+        "file_name,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
+    )
+    assert len(load_clean_set(pictures)) == 2

@@ -42,11 +42,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "       backdoor-audit fleet --from PLACE"
     )
     parser.description = (
-        "Audit every MODEL (a file, or a folder of model files) as `pytest --model` does, and keep the evidence in PLACE, a "
+        "Audit every MODEL (a file, a Hugging Face folder, or a folder of them) "
+        "as `pytest --model` does, and keep the evidence in PLACE, a "
         "folder or an address of fsspec. What is behind -- goes to every gate. Finished audits of the same file, images and "
-        "options are not done again. Exit code 0 only if every model passed."
+        "options are not done again, unless --arch names code of your own. Exit code 0 only if every model passed."
     )
-    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model file, or a folder of them")
+    parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model, or a folder of them")
     parser.add_argument("--data", metavar="SOURCE", help=help_of("data"))
     parser.add_argument(
         "--out", metavar="PLACE", help="where to keep the evidence: a folder, or an address as s3://..."
@@ -92,6 +93,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Audit the fleet and draw its page; 0 only if every model passed. Raises `AuditError` for wrong input."""
+    from backdoor_audit.fleet.depends import expanded
     from backdoor_audit.fleet.results import PAGE, results_at
 
     if options.source is not None:
@@ -108,14 +110,14 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             "fleet: models, --data=SOURCE and --out=PLACE are needed; or --from=PLACE to draw the page again"
         )
-    refused = [text for text in options.passed_on if _ITS_OWN.match(text)]
+    refused = [text for text in expanded(options.passed_on) if _ITS_OWN.match(text)]
     if refused:
         raise OptionError(f"{refused[0]} behind --: the fleet gives model, data and report to every gate itself")
     results = results_at(options.out)
-    manifest, mine = _planned(options, results)
+    manifest, mine, own_code = _planned(options, results)
     with _ended_by_signals():
         try:
-            _audit(options, results, manifest, mine)
+            _audit(options, results, manifest, mine, own_code)
         except KeyboardInterrupt:
             print("interrupted; finished audits are kept: the same command goes on", file=sys.stderr)
             return NOT_ALL_PASS
@@ -126,31 +128,45 @@ def run(options: argparse.Namespace) -> int:
     return _summed_up(results, manifest, mine, drawn=not options.shard)
 
 
-def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, tuple[Model, ...]]:
-    """The whole fleet, and the models of this share. What is audited is written down before the first audit."""
-    from backdoor_audit.fleet.models import listed, settings_digest, share
+def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, tuple[Model, ...], str]:
+    """The whole fleet, the models of this share, and an ``--arch`` of own code; written down before the first audit."""
+    from backdoor_audit.fleet.depends import common
+    from backdoor_audit.fleet.models import listed, share
     from backdoor_audit.fleet.results import Manifest
     from backdoor_audit.source import code_fingerprint
 
     models = listed(options.models)
+    mine = share(models, *options.shard) if options.shard else models
+    if not mine:
+        number, shares = options.shard
+        raise OptionError(
+            f"--shard: share {number} of {shares} is empty, of {len(models)} models; ask for fewer shares"
+        )
     if not options.data.startswith("torchvision:") and not os.path.exists(options.data):
         raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders or an .npz file")
-    settings = settings_digest(options.data, options.passed_on, code_fingerprint())
-    manifest = Manifest(settings=settings, data=options.data, models=models)
+    found = common(options.data, options.passed_on, code_fingerprint())
+    manifest = Manifest(settings=found.settings, data=options.data, models=models)
     results.write_manifest(manifest)
-    return manifest, share(models, *options.shard) if options.shard else models
+    return manifest, mine, found.own_code
 
 
-def _audit(options: argparse.Namespace, results: Results, manifest: Manifest, models: tuple[Model, ...]) -> None:
+def _audit(
+    options: argparse.Namespace, results: Results, manifest: Manifest, models: tuple[Model, ...], own_code: str
+) -> None:
+    from backdoor_audit.fleet.depends import key
     from backdoor_audit.fleet.driving import Drive
     from backdoor_audit.fleet.gate import order_for
-    from backdoor_audit.fleet.models import key
     from backdoor_audit.fleet.outcome import finished
     from backdoor_audit.fleet.table import shown_on
 
     keys = {model.name: key(model, manifest.settings) for model in models}
     left = [model for model in models if not finished(results.job(model.name), keys[model.name], results)]
-    if len(left) < len(models):
+    if len(left) < len(models) and own_code:
+        print(
+            printable(f"--arch={own_code} is code of your own, which may have changed: finished audits are done again")
+        )
+        left = list(models)
+    elif len(left) < len(models):
         print(f"{len(models) - len(left)} of {len(models)} models are audited already")
     if not left:
         return

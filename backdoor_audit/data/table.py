@@ -50,7 +50,21 @@ def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
                 reading.leave(str(path.relative_to(folder)))
     except OSError as error:
         raise DataFormatError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    _refuse_outside(rows, folder, table, reading)
     return _read(rows, folder, folder, wish, reading)
+
+
+def _refuse_outside(rows: Rows, folder: Path, table: Path, reading: Reading) -> None:
+    """Raise `DataFormatError` where a folder's own table leads out of the folder, by ``..``, an absolute path or a link."""
+    top = os.path.join(os.path.realpath(folder), "")
+    for number, (name, _) in enumerate(rows, 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        if name and "\0" not in name and not os.path.realpath(folder / name).startswith(top):
+            raise DataFormatError(
+                f"{folder}: {table.name} row {number} names {name[:160]!r}, which is not below the folder; accepted: names of "
+                "files in it, or give a FILE.csv, whose paths may lie anywhere"
+            )
 
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:

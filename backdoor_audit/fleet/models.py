@@ -1,53 +1,91 @@
-"""Which models a fleet has, what each is called, and what its audit depends on."""
+"""Which models a fleet has, and what each is called."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import read_table
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
-"""Of model files, where a folder of them is given."""
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2", ".tar", ".th", ".pkl")
+"""Of model files, in any case, where a folder of them is given."""
+
+_NO_MODELS = re.compile(r"\..*|readme.*|licen[cs]e.*|.*\.(?:md|txt|json)", re.IGNORECASE | re.DOTALL)
+_CONFIG = "config.json"
+"""What makes a folder one model, as Hugging Face keeps it."""
 
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST = 80  # characters of a name
-_CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model file and the name of its folder in the results."""
+    """A model, a file or a folder as Hugging Face keeps it, and the name of its folder in the results."""
 
     name: str
     file: Path
 
 
 def listed(given: Sequence[Path]) -> tuple[Model, ...]:
-    """The models of a command line; a folder stands for the model files in it. Raises `OptionError` for what is not there."""
+    """The models of a command line; a folder stands for the models in it. Raises `OptionError` for what is not there.
+
+    Nothing in a folder is left out in silence: what is neither a model nor a note beside models is wrong usage.
+    """
     files: dict[str, Path] = {}
     for path in given:
-        inside = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise OptionError(f"{path}: no model file in this folder; accepted: {', '.join(SUFFIXES)}")
+        inside = _inside(path) if path.is_dir() and not _is_folder_model(path) else [path]
         files.update((os.path.abspath(file), file) for file in inside)
-    missing = [str(file) for file in files.values() if not file.is_file()]
+    missing = [str(file) for file in files.values() if not (file.is_file() or _is_folder_model(file))]
     if missing:
         more = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise OptionError(f"{missing[0]} is not a file{more}; give model files, or folders of them")
-    names = [named(file.stem) for file in files.values()]
+    names = [named(Path(place).name if file.is_dir() else file.stem) for place, file in files.items()]
     twice = Counter(name.lower() for name in names)
     return tuple(
-        Model(name if twice[name.lower()] == 1 else f"{name}-{_short(str(file))}", file)
+        Model(name if twice[name.lower()] == 1 else _told_apart(name, file), file)
         for name, file in zip(names, files.values(), strict=True)
     )
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The models in a folder, sorted. Raises `OptionError` if there are none, and for a file that may be one but is not read."""
+    found, strange = [], []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if _is_folder_model(entry):
+                found.append(entry)
+            elif _holds_models(entry):
+                strange.append(f"{entry} is a folder with model files, give it as a MODEL of its own")
+        elif entry.suffix.lower() in SUFFIXES:
+            found.append(entry)
+        elif not _NO_MODELS.fullmatch(entry.name):
+            strange.append(f"{entry} is no model file by its ending")
+    if strange:
+        more = f" (and {len(strange) - 1} others)" if len(strange) > 1 else ""
+        raise OptionError(
+            f"{strange[0]}{more}; accepted in a folder of models: {', '.join(SUFFIXES)}, folders with {_CONFIG}, and "
+            "beside them README*, LICENSE*, *.md, *.txt, *.json, hidden files"
+        )
+    if not found:
+        raise OptionError(
+            f"{folder}: no model file in this folder; accepted: {', '.join(SUFFIXES)}, folders with {_CONFIG}"
+        )
+    return found
+
+
+def _is_folder_model(path: Path) -> bool:
+    return (path / _CONFIG).is_file()
+
+
+def _holds_models(folder: Path) -> bool:
+    return any(Path(name).suffix.lower() in SUFFIXES for _, _, names in os.walk(folder) for name in names)
 
 
 def share(models: Sequence[Model], number: int, shares: int) -> tuple[Model, ...]:
@@ -55,56 +93,15 @@ def share(models: Sequence[Model], number: int, shares: int) -> tuple[Model, ...
     return tuple(models[number - 1 :: shares])
 
 
-def content(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files below a folder. Raises `OSError`."""
-    digest = hashlib.sha256()
-    if not path.is_dir():
-        _add(digest, path)
-        return digest.hexdigest()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0".encode("utf-8", "surrogateescape"))
-        digest.update(content(file).encode())
-    return digest.hexdigest()
-
-
-def settings_digest(data: str, options: Sequence[str], code: str) -> str:
-    """SHA-256 of what all audits of a fleet have in common: images, options of the gate with the files they name, its code."""
-    here = Path.cwd()
-    project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
-    table = read_table(project)
-    named = [text.partition("=")[2] or text for text in options]
-    named += [str(project / value) for value in table.values() if isinstance(value, str)]
-    parts: Mapping[str, object] = {
-        "data": data if data.startswith("torchvision:") else content(Path(data)),
-        "options": [*options, os.environ.get("PYTEST_ADDOPTS", "")],
-        "table": json.dumps(table, sort_keys=True, default=str),
-        "files": {name: content(Path(name)) for name in named if name != data and _is_file(name)},
-        "code": code,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def key(model: Model, settings: str) -> str:
-    """SHA-256 of what one audit depends on. Raises `OSError`."""
-    return hashlib.sha256(f"{content(model.file)}:{settings}".encode()).hexdigest()
-
-
-def _add(digest: hashlib._Hash, file: Path) -> None:
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return os.path.isfile(name)
-    except ValueError:  # a null byte
-        return False
-
-
 def named(stem: str) -> str:
     """A text as the name of a folder: plain letters, digits, dots and dashes, none of them hidden or above."""
-    return _ODD.sub("_", stem).strip(".")[:_LONGEST] or "model"
+    return _ODD.sub("_", stem).strip(".")[:_LONGEST].rstrip(".") or "model"
+
+
+def _told_apart(name: str, file: Path) -> str:
+    """The name with a mark of the file's path, together no longer than a name may be."""
+    mark = f"-{_short(str(file))}"
+    return named(name)[: _LONGEST - len(mark)].rstrip(".") + mark
 
 
 def _short(text: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backdoor_audit.evidence import Record, Verdict
-from backdoor_audit.fleet.models import Model, key
+from backdoor_audit.fleet.depends import key
+from backdoor_audit.fleet.models import Model
 from backdoor_audit.fleet.results import Job, Manifest, Results
 from backdoor_audit.report.naming import class_name
 from backdoor_audit.report.terminal import headline
@@ -135,8 +136,8 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 def _not_of_this_fleet(job: Job, manifest: Manifest, model: Model) -> str:
     if job.settings != manifest.settings:
         return "its record is of other images, options or code; audit it again"
-    if Path(model.file).is_file() and key(model, job.settings) != job.key:
-        return "the model file is another one than was audited; audit it again"
+    if Path(model.file).exists() and key(model, job.settings) != job.key:
+        return "the model, or the config.json beside it, is another one than was audited; audit it again"
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backdoor_audit.cli import main
@@ -19,7 +20,7 @@ import json, os, pathlib, shutil, signal, sys, time
 given = dict(text.partition("=")[::2] for text in sys.argv[1:])
 model, report = pathlib.Path(given["--audit-model"]), pathlib.Path(given["--audit-report"])
 here = pathlib.Path(__file__).parent
-says = model.read_text().split()
+says = (model / "config.json" if model.is_dir() else model).read_text().split()
 with (here / "asked.jsonl").open("a") as log:
     log.write(json.dumps({"model": model.stem, "arguments": sys.argv[1:], "pid": os.getpid(),
                           "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "step": os.environ.get("GITHUB_STEP_SUMMARY")}) + "\\n")
@@ -57,6 +58,11 @@ def detections(*p_values: float | None) -> list[dict[str, object]]:
     ]
 
 
+def write_images(file: Path, value: int = 0) -> None:
+    """Two images of one colour."""
+    np.savez(file, images=np.full((2, 4, 4, 3), value, np.uint8), labels=np.arange(2))
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with images and the fake gate."""
@@ -64,7 +70,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(gate, "GATE", (str(tmp_path / "gate.py"),))
     monkeypatch.setenv("PYTEST_ADDOPTS", "")
     (tmp_path / "gate.py").write_text(FAKE)
-    (tmp_path / "images.npz").write_text("images")
+    write_images(tmp_path / "images.npz")
     records: dict[str, Record] = {
         "good": record(finding(Verdict.PASS, value=0.4), detections=detections(0.5, 0.9)),
         "bad": record(finding(Verdict.FAIL, value=3.5), detections=detections(0.0001, 0.3)),

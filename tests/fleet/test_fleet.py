@@ -15,7 +15,7 @@ import pytest
 
 from backdoor_audit.cli import main
 from backdoor_audit.fleet import leash
-from tests.fleet.conftest import Fleet, asked
+from tests.fleet.conftest import Fleet, asked, write_images
 
 Models = Callable[..., None]
 
@@ -92,13 +92,25 @@ def test_another_model_other_images_or_options_and_altered_evidence_are_audited_
     if change == "model":
         models(a="good  0")
     elif change == "data":
-        (place / "images.npz").write_text("others")
+        write_images(place / "images.npz", 9)
     elif change == "record":
         (place / "out" / "a" / "audit.json").write_text((place / "bad.json").read_text())
     elif change == "job":
         (place / "out" / "a" / "job.json").write_text("{}")
     assert fleet("a.pt", *(["--", "--audit-seed=1"] if change == "options" else [])) == 0
     assert len(asked(place)) == 2
+
+
+def test_finished_work_is_never_taken_where_the_network_is_code_of_ones_own(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0", b="good 0")
+    for arch, counts in (("own.module:factory", (2, 4)), ("resnet18", (6, 6)), ("torchvision:vgg11", (8, 8))):
+        for count in counts:
+            capsys.readouterr()
+            assert fleet("a.pt", "b.pt", "--", f"--arch={arch}") == 0
+            assert len(asked(place)) == count
+            assert capsys.readouterr().out.count("is code of your own") == (count == 4)
 
 
 def test_an_earlier_record_does_not_stand_for_a_model_that_cannot_be_audited_any_more(
@@ -161,7 +173,7 @@ def test_a_page_drawn_later_counts_no_record_of_other_images_or_another_file(
     assert fleet("a.pt", "b.pt") == 0
     assert main(["fleet", "--from", "out"]) == 0
     models(a="good  0")
-    (place / "images.npz").write_text("others")
+    write_images(place / "images.npz", 9)
     assert fleet("a.pt", "b.pt", "--shard=2/2") == 0
     capsys.readouterr()
     assert main(["fleet", "--from", "out"]) == 1
@@ -179,6 +191,22 @@ def test_a_folder_stands_for_its_model_files_and_equal_names_stay_apart(
     found = rows(capsys)
     assert sorted(name.partition("-")[0] for name in found) == ["A", "a", "b"]
     assert len(found) == 3
+
+
+def test_long_equal_names_stay_apart_and_are_found_again(
+    place: Path, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem = f"{'x' * 70}.{'y' * 30}"  # the dot is where the name is cut to make room
+    for folder, says in (("one", "good 0"), ("two", "bad 1")):
+        (place / folder).mkdir()
+        (place / folder / f"{stem}.pt").write_text(says)
+        (place / folder / f"{'z' * 79}.{folder}.pt").write_text("good 0")
+    assert fleet("one", "two") == 1
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    found = rows(capsys)
+    assert sorted(found.values()) == ["fail", "pass", "pass", "pass"]
+    assert max(map(len, found)) <= 80
 
 
 def test_results_may_lie_at_an_address(
@@ -207,6 +235,7 @@ def test_results_may_lie_at_an_address(
         (["empty", "--data=images.npz", "--out=out"], "no model file in this folder"),
         (["a.pt", "--data=images.npz", "--out=nothing://x"], "--out: nothing://x"),
         (["a.pt", "--data=images.npz", "--out=out", "--shard=3/2"], "must be I/N"),
+        (["a.pt", "--data=images.npz", "--out=out", "--shard=2/3"], "share 2 of 3 is empty, of 1 models"),
         (["a.pt", "--data=images.npz", "--out=out", "--", "--model=b.pt"], "--model=b.pt behind --"),
         (["a.pt", "--data=images.npz", "--out=out", "--", "--audit-report=x"], "--audit-report=x behind --"),
         (["a.pt", "--data=images.npz", "--out=images.npz"], "images.npz"),

@@ -1,0 +1,183 @@
+"""What an audit of a fleet depends on: while none of it has changed, finished work stands."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from backdoor_audit.data import load_clean_set, names_from
+from backdoor_audit.data.folder import files_within
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.errors import OptionError
+from backdoor_audit.files import UnreadableError, read_text, refuse_special
+from backdoor_audit.fleet.models import Model
+from backdoor_audit.networks import NETWORKS
+from backdoor_audit.options import FILES, OPTIONS, AuditOptions, build_options, read_table
+from backdoor_audit.properties import corpus_folder
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same module under its older name
+    import tomli as tomllib
+
+_CHUNK = 2**20  # bytes
+_PROJECT = ("conftest.py", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+_SECTIONS = {"tox.ini": "pytest", "setup.cfg": "tool:pytest"}
+_WRITTEN = ("--junitxml", "--junit-xml", "--log-file", "--basetemp", "--rootdir", "--confcutdir", "--html")
+"""Options of pytest that name what a run writes, or a folder that is only a bound."""
+
+_MADE = {"__pycache__", ".pytest_cache", ".git"}
+_IMAGES = ("resize", "channels", "max_images", "seed", "class_names", "class_order", "memory", "reading_time", "arch")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all audits of a fleet depend on: ``settings`` is its SHA-256, ``own_code`` an ``--arch`` of the user's own code."""
+
+    settings: str
+    own_code: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"behind --: {message}")
+
+
+def expanded(options: Sequence[str]) -> list[str]:
+    """The options with those in files that ``@FILE`` names, as pytest reads them. Raises `OptionError`."""
+    parser = _Parser(fromfile_prefix_chars="@", add_help=False, allow_abbrev=False, prefix_chars="\0")
+    parser.add_argument("all", nargs="*")
+    found: list[str] = parser.parse_args(list(options)).all
+    return found
+
+
+def common(data: str, options: Sequence[str], code: str) -> Common:
+    """Read what all audits have in common: images, options, and files that these name. Raises `AuditError`, `OSError`."""
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+    table = read_table(project)
+    given = expanded([*_project_options(here), *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options])
+    asked = _asked(given, table, project)
+    files = {name: content(Path(name)) for name in _named([*given, *options]) if os.path.exists(name)}
+    for key in set(FILES) - {"model", "data", "report"}:
+        if isinstance(value := table.get(key), str) and os.path.exists(project / value):
+            files[f"[table] {key}"] = content(project / value)
+    corpus = corpus_folder("", Path())
+    parts: Mapping[str, object] = {
+        "data": _images(data, asked),
+        "options": [*options, "", *given],
+        "table": json.dumps(table, sort_keys=True, default=str),
+        "files": files,
+        "corpus": content(corpus) if corpus else "",
+        "project": [
+            [content(folder / name) if (folder / name).is_file() else "" for name in _PROJECT]
+            for folder in (here, *here.parents)
+        ],
+        "code": code,
+    }
+    settings = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
+    return Common(settings, asked.arch if _is_own(asked.arch) else "")
+
+
+def key(model: Model, settings: str) -> str:
+    """SHA-256 of what one audit depends on: the model, and the config.json beside it. Raises `OSError`."""
+    beside = model.file.parent / "config.json"
+    config = content(beside) if beside.is_file() and not model.file.is_dir() else ""
+    return hashlib.sha256(f"{content(model.file)}:{config}:{settings}".encode()).hexdigest()
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder, links followed, in bounded time.
+
+    Raises `OSError` for what cannot be read, `DataFormatError` when the time is over.
+    """
+    reading = Reading.begun(str(path))
+    if not path.is_dir():
+        return _digest(path, reading)
+    digest = hashlib.sha256()
+    for file in files_within(path, reading, follow=True):
+        inner = file.relative_to(path)
+        if not _MADE.intersection(inner.parts):
+            digest.update(os.fsencode(f"{inner.as_posix()}\0"))
+            digest.update(_digest(file, reading).encode())
+    return digest.hexdigest()
+
+
+def _digest(file: Path, reading: Reading) -> str:
+    try:
+        refuse_special(file)
+    except UnreadableError as error:  # a broken link, a pipe: there is nothing to read
+        return str(error)
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            reading.check_time()
+    return digest.hexdigest()
+
+
+def _images(data: str, asked: AuditOptions) -> list[object]:
+    """The clean images as every gate reads them, and the names by which a model's own file may order their classes."""
+    clean = load_clean_set(
+        data,
+        resize=(asked.resize[0], asked.resize[1]) if asked.resize else None,
+        channels=asked.channels or None,
+        most=asked.max_images,
+        seed=asked.seed,
+        class_names=names_from(asked.class_names) if asked.class_names else None,
+        class_order=asked.class_order,
+    )
+    return [clean.fingerprint, clean.class_names]
+
+
+def _asked(given: Sequence[str], table: Mapping[str, Any], project: Path) -> AuditOptions:
+    """The options that decide how images are read and whose code the network is."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for option in OPTIONS:
+        if option.key in _IMAGES:
+            parser.add_argument(option.flag, option.alias, dest=option.key)
+    known = vars(parser.parse_known_args(list(given))[0])
+    line = {name: value for name, value in known.items() if value is not None}
+    return build_options(line, {}, {name: table[name] for name in _IMAGES if name in table}, project)
+
+
+def _project_options(here: Path) -> list[str]:
+    """The ``addopts`` of the nearest file of pytest's settings."""
+    for folder in (here, *here.parents):
+        for name in _PROJECT[1:]:
+            try:
+                text = read_text(folder / name)
+                if name == "pyproject.toml":
+                    found = tomllib.loads(text)["tool"]["pytest"]["ini_options"].get("addopts", "")
+                else:
+                    parser = configparser.ConfigParser(interpolation=None, strict=False)
+                    parser.read_string(text)
+                    found = parser[_SECTIONS.get(name, "pytest")].get("addopts", "")
+                return list(map(str, found)) if isinstance(found, list) else shlex.split(str(found))
+            except (UnreadableError, ValueError, KeyError, TypeError, AttributeError, configparser.Error):
+                continue  # no settings of pytest there; what pytest cannot read itself, every gate tells
+    return []
+
+
+def _named(options: Sequence[str]) -> list[str]:
+    """All that may be a path in options: ``FILE``, ``--x=FILE``, ``-xFILE``, ``@FILE``, ``FILE::test``."""
+    found = []
+    for before, text in zip(("", *options), options, strict=False):
+        if before in _WRITTEN or text.partition("=")[0] in _WRITTEN:
+            continue
+        whole = (text, text.partition("=")[2], text.removeprefix("@"), text[2:] * text.startswith("-"))
+        found += [part for word in whole for part in (word, word.partition("::")[0]) if part and "\0" not in part]
+    return sorted(set(found))
+
+
+def _is_own(arch: str) -> bool:
+    return bool(arch) and arch not in NETWORKS and not arch.startswith(("torchvision:", "timm:"))

@@ -1,0 +1,47 @@
+"""Which models a command line names: nothing in a folder is left out in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.fleet.models import SUFFIXES, listed, named
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One model of every ending, one as Hugging Face keeps it, and what may lie beside them."""
+    for suffix in (*SUFFIXES, ".PT"):
+        (tmp_path / f"m{len(suffix)}{suffix}").touch()
+    for name in (".hidden", "README", "readme.rst", "notes.md", "notes.txt", "rates.json", "LICENSE-MIT"):
+        (tmp_path / name).touch()
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.svg").touch()
+    (tmp_path / "vit-1.5").mkdir()
+    (tmp_path / "vit-1.5" / "config.json").touch()
+    (tmp_path / "vit-1.5" / "model.safetensors").touch()
+    return tmp_path
+
+
+def test_a_folder_stands_for_all_models_that_the_gate_reads(folder: Path) -> None:
+    found = listed([folder])
+    assert {model.file.suffix for model in found} == {*SUFFIXES, ".PT", ".5"}
+    assert len({model.name.lower() for model in found}) == len(SUFFIXES) + 2
+    assert next(model.name for model in found if model.file.is_dir()) == "vit-1.5"
+    assert all(named(model.name) == model.name for model in found)
+
+
+def test_a_folder_with_a_config_is_one_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "vit-1.5")
+    assert [(model.name, model.file) for model in listed([Path()])] == [("vit-1.5", Path())]
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "model.onnx.data", "noending", "deep/er/m.pt"])
+def test_what_may_be_a_model_and_is_not_read_is_wrong_usage(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    with pytest.raises(OptionError, match=str(folder / name.partition("/")[0])) as caught:
+        listed([folder])
+    assert len(str(caught.value).splitlines()) == 1
