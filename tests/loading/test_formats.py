@@ -358,17 +358,51 @@ def test_a_processor_that_does_not_rescale_or_flips_colours_is_followed(folder):
         ({"hidden_size": 32}, "the weights do not fit the vit of config.json: "),
         ({"num_hidden_layers": 1}, "the weights do not fit the vit of config.json: 16 extra ("),
         ({"num_hidden_layers": 3}, "the weights do not fit the vit of config.json: 16 missing ("),
-        ({"model_type": "nope"}, "nope is no image classifier that transformers"),
-        ({"model_type": "bert"}, "bert is no image classifier that transformers"),
-        ({"model_type": "x", "auto_map": {"AutoModel": "code.Net"}}, "x is no image classifier that transformers"),
+        ({"model_type": "nope"}, "nope is none of the image classifiers of transformers that are built here"),
+        ({"model_type": "bert"}, "bert is none of the image classifiers of transformers that are built here"),
         ({"quantization_config": {}}, "the network of config.json is quantised"),
-        ({"use_pretrained_backbone": True}, "config.json asks for a backbone from elsewhere"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_line(change, said, folder):
     (folder[0] / "config.json").write_text(json.dumps({**VIT, **change}))
     (folder[0] / "code.py").write_text("raise SystemExit('imported')")
     assert refusal(folder[0], arch=None).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "weights.pt"}}, "model_args"),
+        ({"model_type": "timm_wrapper", "architecture": "hf-hub:someone/net"}, ""),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation"),
+        ({"_attn_implementation": {"": "someone/kernel"}}, "_attn_implementation"),
+        ({"_attn_implementation_internal": "someone/kernel"}, "_attn_implementation_internal"),
+        ({"_attn_implementation_autoset": "someone/kernel"}, "_attn_implementation_autoset"),
+        ({"experts_implementation": "someone/kernel"}, "experts_implementation"),
+        ({"_experts_implementation_internal": "a/b"}, "_experts_implementation_internal"),
+        ({"use_pretrained_backbone": {"a": 1}}, "use_pretrained_backbone"),
+        ({"backbone": "resnet18"}, "backbone"),
+        ({"use_timm_backbone": [0]}, "use_timm_backbone"),
+        ({"auto_map": {"AutoModel": "code.Net"}}, "auto_map"),
+        ({"a": [{"b": [{"trust_remote_code": True}]}]}, "trust_remote_code"),
+        ({"backbone_config": {"checkpoint_path": "weights.pt"}}, "checkpoint_path"),
+    ],
+)
+def test_a_configuration_that_asks_for_something_from_elsewhere_is_refused(change, key, tmp_path, monkeypatch):
+    without(monkeypatch, "transformers")  # which is not even asked
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**VIT, **change}))
+    said = refusal(tmp_path, arch=None)
+    assert said.startswith(
+        f"config.json: {key} asks for code or files from elsewhere" if key else "timm_wrapper is none"
+    )
+    assert said.endswith("pass --arch=package.module:factory with the weights file itself")
+
+
+def test_a_network_of_transformers_takes_no_kernel_but_its_own(folder):
+    told = {**VIT, "_attn_implementation_autoset": True, "backbone": None, "auto_map": {}}
+    (folder[0] / "config.json").write_text(json.dumps(told))
+    assert load_model(folder[0]).module.network.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize(
