@@ -69,11 +69,9 @@ def unpickled_candidates(content: object) -> list[Candidate[Tensor]]:
     return found
 
 
-def is_module(value: object) -> bool:
-    """Whether an object was a module: one of PyTorch, or of a TorchScript program."""
-    if not isinstance(value, Instance):
-        return False
-    return value.kind.startswith("__torch__.") or ("_modules" in value.attributes and "_parameters" in value.attributes)
+def _is_module(value: object) -> bool:
+    """Whether an object was a module of PyTorch."""
+    return isinstance(value, Instance) and "_modules" in value.attributes and "_parameters" in value.attributes
 
 
 def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
@@ -86,7 +84,7 @@ def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, o
             continue
         seen.add(id(part))
         if isinstance(part, Instance):
-            if is_module(part):
+            if _is_module(part):
                 yield path, part
                 continue
             part = part.attributes
@@ -124,14 +122,11 @@ def _module_tensors(module: Instance, deadline: Deadline | None) -> Iterator[tup
 
 def _contents(module: Instance) -> tuple[list[tuple[str, StoredTensor]], list[tuple[str, Instance]]]:
     attributes = module.attributes
-    if module.kind.startswith("__torch__."):
-        entries = [(key, value) for key, value in attributes.items() if isinstance(key, str)]
-    else:
-        passing = attributes.get("_non_persistent_buffers_set")
-        left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
-        groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
-        pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
-        entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
+    passing = attributes.get("_non_persistent_buffers_set")
+    left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
+    groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
+    entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
     tensors = [(key, value) for key, value in entries if isinstance(value, StoredTensor)]
     return tensors, [(key, value) for key, value in entries if isinstance(value, Instance)]
 

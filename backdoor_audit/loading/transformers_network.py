@@ -19,7 +19,7 @@ from backdoor_audit.loading.refusals import odd_tensor, refuse_above
 _LARGEST = 1_000_000  # a whole number in a configuration
 _REPEATED = ("layers", "depth", "depths", "blocks", "stages")  # of which each has tensors of its own
 _PLAIN = frozenset(
-    [
+    {
         "beit",
         "bit",
         "convnext",
@@ -49,7 +49,7 @@ _PLAIN = frozenset(
         "swinv2",
         "vit",
         "vit_msn",
-    ]
+    }
 )
 """Kinds whose code is all in transformers: they take no network, kernel or file from elsewhere."""
 

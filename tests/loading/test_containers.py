@@ -6,6 +6,7 @@ import pathlib
 import sys
 import types
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -236,19 +237,29 @@ def test_a_pickled_module_without_a_name_for_it_says_what_to_pass(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["script", "trace"])
-def test_the_tensors_of_a_torchscript_program_are_read_and_it_is_not_run(make, tmp_path):
+def test_a_torchscript_program_is_refused_whose_weights_alone_would_fit(make, tmp_path):
     module = network().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.jit.script(module) if make == "script" else torch.jit.trace(module, torch.zeros(1, 1, 8, 8))
         program.save(str(tmp_path / "m.pt"))
-    model = load_model(tmp_path / "m.pt", arch="small_cnn")
-    assert holds(model, module.state_dict())
-    assert any(note.startswith("a TorchScript program: ") for note in model.notes)
-    with pytest.raises(
-        ModelFormatError, match="a TorchScript archive, which is a program that is not run here; pass --arch"
-    ):
-        load_model(tmp_path / "m.pt")
+    for options in ({"arch": "small_cnn"}, {"arch": "small_cnn", "allow_pickle": True}, {}):
+        with pytest.raises(
+            ModelFormatError, match=r"a TorchScript archive, which is a program: .*torch\.jit\.load\(f\)"
+        ):
+            load_model(tmp_path / "m.pt", **options)
+
+
+def test_the_data_of_a_torchscript_program_without_its_code_are_no_module(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(network().eval()).save(str(tmp_path / "m.pt"))
+    with zipfile.ZipFile(tmp_path / "m.pt") as old, zipfile.ZipFile(tmp_path / "n.pt", "w") as new:
+        for name in old.namelist():
+            if not name.endswith("constants.pkl"):
+                new.writestr(name, old.read(name))
+    with pytest.raises(ModelFormatError, match=r"loading it would run (?:__torch__|torch\.jit)"):
+        load_model(tmp_path / "n.pt", arch="small_cnn")
 
 
 def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
