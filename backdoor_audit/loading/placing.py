@@ -65,6 +65,7 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
 
 
 def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Built:
+    fit.refuse_strange(architecture.name)
     described, _ = folded(source.described(fit.state), architecture.reference)
     result = built(architecture, described)
     refuse_misfit(result.module, described, architecture.name)

@@ -159,6 +159,51 @@ def test_a_layer_that_the_network_does_not_have_is_refused_not_left_out(tmp_path
         loaded({**STATE, "gate.weight": torch.zeros(1)}, tmp_path / "m.pt")
 
 
+BRANCH = {f"trojan.{key}": torch.zeros(2, 2) for key in ("conv.weight", "out.weight")}
+
+
+@pytest.mark.parametrize(
+    ("beside", "strange"),
+    [
+        (
+            BRANCH,
+            "2 tensors outside of net.* may be layers that it does not have (trojan.conv.weight, trojan.out.weight)",
+        ),
+        ({"gate.scale": torch.zeros(5)}, "1 tensors outside of net.* may be layers"),
+        (
+            {f"trojan.{key}": value.new_zeros(1) for key, value in STATE.items()},
+            " may be layers",
+        ),  # names as the network's
+        ({f"ema.{key}": value.new_zeros(1) for key, value in STATE.items()}, " may be layers"),
+    ],
+)
+def test_a_branch_beside_the_network_is_refused_not_left_out(beside, strange, tmp_path):
+    with pytest.raises(ModelFormatError) as caught:
+        loaded({**prefixed("net."), **beside}, tmp_path / "m.pt")
+    assert strange in str(caught.value)
+    with pytest.raises(ModelFormatError, match="may be layers"):
+        build_architecture("small_cnn", {**prefixed("net."), **beside})
+
+
+def test_what_training_keeps_beside_a_network_is_left_out_and_told(tmp_path):
+    content = {
+        **prefixed("a.net."),
+        "a.criterion.weight": torch.zeros(5),
+        "optimizer.exp_avg": torch.zeros(5),
+        "val_metrics.total": torch.zeros(1),
+        "a.ema.linear.weight": STATE["linear.weight"],
+    }
+    model = loaded(content, tmp_path / "m.pt")
+    assert holds(model, STATE)
+    assert any(note.startswith("left out, ") and note.count(",") == 4 for note in model.notes)
+
+
+def test_a_network_in_very_many_places_is_one_line(tmp_path):
+    content = {key: value for number in range(65) for key, value in prefixed(f"n{number}.").items()}
+    with pytest.raises(ModelFormatError, match="65 places hold equally many of the network's tensors; at most 64 here"):
+        loaded(content, tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize(
     "beside",
     [
