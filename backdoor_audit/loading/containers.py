@@ -1,9 +1,9 @@
-"""Where in a checkpoint the tensors of a network may lie: in any dict by name, or in an object that was pickled whole."""
+"""Where in a checkpoint the tensors of a network may lie: in any dict by name, in lists too, or in a pickled object."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -75,7 +75,7 @@ def _is_module(value: object) -> bool:
 
 
 def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
-    """Dicts inside of dicts and objects, each once, outer ones first; modules as they are."""
+    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are."""
     seen: set[int] = set()
     queue: deque[tuple[tuple[str, ...], object]] = deque([((), content)])
     while queue:
@@ -88,12 +88,18 @@ def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, o
                 yield path, part
                 continue
             part = part.attributes
-        if not isinstance(part, Mapping):
+        if isinstance(part, Mapping):
+            yield path, part
+            inner: Iterable[tuple[object, object]] = part.items()
+        elif isinstance(part, (list, tuple)):
+            inner = enumerate(part)
+        else:
             continue
-        yield path, part
         if len(path) < _DEEPEST:
             queue.extend(
-                ((*path, str(key)), value) for key, value in part.items() if isinstance(value, (Mapping, Instance))
+                ((*path, str(key)), value)
+                for key, value in inner
+                if isinstance(value, (Mapping, Instance, list, tuple)) and value
             )
 
 

@@ -99,14 +99,13 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
     places = [(candidate, prefix) for score, candidate, prefix in scored if score == best]
     if len(places) > _MOST_PLACES:
         raise ModelFormatError(
-            f"{len(places)} places hold equally many of the network's tensors; at most {_MOST_PLACES} here: save the one to audit alone"
+            f"{len(places)} places hold equally many of the network's tensors; at most {_MOST_PLACES} here; save one alone"
         )
+    averages = [(candidate, prefix) for _, candidate, prefix in scored if _AVERAGED.search(prefix)]
     found: dict[tuple[object, ...], Fit[T]] = {}
     for candidate, prefix in places:
         beside = [other for whose, other in places if whose is candidate and other != prefix and 2 * best > len(wanted)]
-        sets = [
-            other for _, whose, other in scored if whose is candidate and other != prefix and _AVERAGED.search(other)
-        ]
+        sets = [other for whose, other in averages if whose is candidate and other != prefix]
         fit = _fit(candidate, prefix, set(names), beside, sets[:_MOST_PLACES], deadline)
         found.setdefault(tuple(sorted(map(_identity, fit.state.items()))), fit)
     return list(found.values())

@@ -58,7 +58,12 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             fit, result = fitting[0]
             notes = fit.told()
             if group is groups[0] and groups[1]:
-                notes += (f"averaged weights under {fit.where} taken, not those under {groups[1][0].where}",)
+                others = " and ".join(other.where for other in groups[1][:3])
+                notes = (
+                    f"two sets of weights: the averaged ones under {fit.where} audited, those under {others} are NOT audited; "
+                    "ship the same ones",
+                    *notes,
+                )
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]

@@ -45,7 +45,7 @@ def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
     result: tuple[Built, tuple[str, ...]] = place(source, architecture)
     named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
-    notes: tuple[str, ...] = (*named, *result[1], *result[0].notes, *hints.notes)
+    notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)
     return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
 
 

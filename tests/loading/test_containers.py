@@ -87,7 +87,8 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
             {"meta": {}, "message_hub": {}, "state_dict": STATE, "ema_state_dict": prefixed("module.", OTHER)},
             (
                 "unwrapped state_dict",
-                "averaged weights under state_dict taken, not those under ema_state_dict, module.*",
+                "two sets of weights: the averaged ones under state_dict audited, those under ema_state_dict, module.* are NOT "
+                "audited; ship the same ones",
             ),
         ),
     ],
@@ -111,14 +112,18 @@ def test_the_mapping_that_fits_is_found_and_what_was_done_is_told(content, notes
 def test_averaged_weights_win_over_raw_ones_and_that_is_told(content, where, tmp_path):
     model = loaded(content, tmp_path / "m.pt")
     assert holds(model, STATE)
-    assert any(note.startswith(f"averaged weights under {where} taken, not those under ") for note in model.notes)
+    assert model.notes[0].startswith(f"two sets of weights: the averaged ones under {where} audited, those under ")
+    assert model.notes[0].endswith(" are NOT audited; ship the same ones")
 
 
 def test_an_average_beside_its_network_is_known_by_its_counter(tmp_path):
     content = {**prefixed("net.", OTHER), **prefixed("mean."), "mean.n_averaged": torch.tensor(3)}
     model = loaded(content, tmp_path / "m.pt")
     assert holds(model, STATE)
-    assert "averaged weights under the top level, mean.* taken, not those under the top level, net.*" in model.notes
+    assert model.notes[0] == (
+        "two sets of weights: the averaged ones under the top level, mean.* audited, those under the top level, net.* are NOT "
+        "audited; ship the same ones"
+    )
 
 
 def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
@@ -134,6 +139,8 @@ def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
         {"model": STATE, "teacher": OTHER},
         {**prefixed("student."), **prefixed("teacher.", OTHER)},
         {"ema_a": STATE, "ema_b": OTHER},
+        {"models": [STATE], "old": OTHER},
+        {"models": ({"a": [STATE]}, 1), "old": OTHER},
     ],
 )
 def test_two_sets_that_fit_are_refused_where_no_rule_decides(content, tmp_path):
@@ -141,6 +148,14 @@ def test_two_sets_that_fit_are_refused_where_no_rule_decides(content, tmp_path):
         ModelFormatError, match=r"2 sets of weights fit small_cnn, under .* and under .*save the one to audit alone"
     ):
         loaded(content, tmp_path / "m.pt")
+
+
+def test_the_one_set_may_lie_in_a_list(tmp_path):
+    model = loaded(
+        {"models": [3, STATE], "optimizers": [{"state": {0: {"exp_avg": torch.zeros(2)}}}]}, tmp_path / "m.pt"
+    )
+    assert holds(model, STATE)
+    assert model.notes[:2] == ("unwrapped models", "unwrapped 1")
 
 
 def test_the_same_tensors_in_two_places_are_one_set(tmp_path):
@@ -328,8 +343,8 @@ def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
     assert model.architecture == "preact_resnet18"
     assert model.mean == (0.4914, 0.4822, 0.4465)
     assert model.notes[:3] == (
-        "architecture preact_resnet18, as the file says",
         "unwrapped model",
+        "architecture preact_resnet18, as the file says",
         "the file says: model preactresnet18, num_classes 4, image size 32x32x3, data cifar10",
     )
     given = loaded(content, tmp_path / "m.pt", mean=(0.5,), std=(0.5,), arch="preact_resnet18")

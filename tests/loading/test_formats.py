@@ -245,6 +245,22 @@ def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
     assert load_model(tmp_path, arch="small_cnn").fingerprint != before
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            lambda state: {"models": [state], "old": dict(state)},
+            "pytorch_model.bin holds 2 sets of tensors, under old and under models.0",
+        ),
+        (lambda state: {"state_dict": state, "beside": nn.ReLU}, "holds more than tensors: loading it would run"),
+    ],
+)
+def test_weights_of_a_folder_that_leave_a_choice_are_refused(content, said, tmp_path):
+    torch.save(content(network().state_dict()), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path).startswith(said)
+
+
 VIT = {
     "model_type": "vit",
     "architectures": ["ViTForImageClassification"],
