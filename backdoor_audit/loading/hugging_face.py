@@ -64,6 +64,11 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
         raise ModelFormatError(
             "a folder whose config.json names no network (model_type or architecture); pass --arch=NAME"
         )
+    if "," in name:
+        raise ModelFormatError(
+            f"config.json: architecture {name[:60]!r} adds sizes, which only the command line may: "
+            "--arch=timm:NAME,img_size=N"
+        )
     try:
         import timm  # noqa: F401, PLC0415 - an extra
     except ImportError:

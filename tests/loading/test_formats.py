@@ -234,6 +234,23 @@ def test_a_folder_of_timm_loads_with_its_classes_and_its_normalisation(tmp_path)
     assert (loaded.mean, loaded.std, loaded.image_shape) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (3, 160, 160))
 
 
+def test_sizes_of_a_timm_network_come_from_the_command_line_alone(tmp_path):
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit,img_size=9999"}')
+    assert refusal(tmp_path, arch=None).startswith("config.json: architecture 'test_vit,img_size=9999' adds sizes")
+
+
+def test_a_timm_network_takes_no_memory_before_its_tensors_fit(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    real, made = timm.create_model, []
+    monkeypatch.setattr(timm, "create_model", lambda *names, **sizes: made.append(real(*names, **sizes)) or made[-1])
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "vit_base_patch16_224"}')
+    assert refusal(tmp_path, arch=None).startswith("does not fit timm:vit_base_patch16_224")
+    assert made
+    assert all(parameter.is_meta for module in made for parameter in module.parameters() if parameter.ndim == 4)
+
+
 def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
     state = {key: value.contiguous() for key, value in network().state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
