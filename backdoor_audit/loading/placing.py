@@ -56,7 +56,7 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             )
         if fitting:
             fit, result = fitting[0]
-            notes = fit.told()
+            notes: tuple[str, ...] = fit.told()
             if group is groups[0] and groups[1]:
                 others = " and ".join(other.where for other in groups[1][:3])
                 notes = (
