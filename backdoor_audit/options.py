@@ -211,7 +211,7 @@ OPTIONS: tuple[Option, ...] = (
         "model",
         _word,
         "PATH",
-        "model file (safetensors, torch.save, .pt2, ONNX) or Hugging Face folder to audit; runs the shipped audits",
+        "model file (safetensors, torch.save, ONNX) or Hugging Face folder to audit; runs the shipped audits",
     ),
     Option(
         "data",

@@ -1,4 +1,4 @@
-"""Files written by ``torch.save`` (and the data of TorchScript archives), read without running their code."""
+"""Files written by ``torch.save``, read without running their code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.loading.archive import Archive, fill
-from backdoor_audit.loading.containers import is_module
 from backdoor_audit.loading.foreign import contained
 from backdoor_audit.loading.pickled import Storage, StoredTensor, Unpickler
 from backdoor_audit.loading.refusals import Deadline, damaged, odd_tensor, refuse_above, torchscript
@@ -29,14 +28,10 @@ _PROTOCOL = 1001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What a file holds, without its numbers. ``strangers`` are classes and functions in it that are not known.
-
-    ``program``: the file is a TorchScript archive, of which only the data were read.
-    """
+    """What a file holds, without its numbers. ``strangers`` are classes and functions in it that are not known."""
 
     content: object
     strangers: tuple[str, ...]
-    program: bool
     deadline: Deadline
     _fetch: Fetch
 
@@ -111,6 +106,8 @@ def unpickled(path: Path) -> object:
 def _archived(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
     """The zip format of torch 1.6 and later: the pickle and each storage are members."""
     archive = Archive.open(file, size)
+    if archive.find("constants.pkl") is not None:
+        raise torchscript()
     pickled, order = archive.find("data.pkl"), archive.find("byteorder")
     if pickled is None:
         raise damaged("a zip archive without data.pkl")
@@ -129,11 +126,8 @@ def _archived(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
             reversed_ = torch.frombuffer(target, dtype=torch.uint8).view(-1, storage.dtype.itemsize)
             reversed_.copy_(reversed_.flip(1))
 
-    program = archive.find("constants.pkl") is not None
     content = unpickler.load()
-    if program and not is_module(content):
-        raise torchscript("its tensors have no names")
-    return Saved(content, tuple(unpickler.strangers), program, deadline, fetch)
+    return Saved(content, tuple(unpickler.strangers), deadline, fetch)
 
 
 def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
@@ -161,7 +155,7 @@ def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
         file.seek(places[storage.key])
         fill(file, target, deadline)
 
-    return Saved(content, tuple(unpickler.strangers), False, deadline, fetch)
+    return Saved(content, tuple(unpickler.strangers), deadline, fetch)
 
 
 def _viewed(tensor: StoredTensor, raw: Mapping[str, Tensor]) -> Tensor:

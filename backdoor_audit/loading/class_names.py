@@ -10,6 +10,7 @@ from backdoor_audit.data import names_in
 from backdoor_audit.errors import AuditError
 from backdoor_audit.files import UnreadableError, read_json
 from backdoor_audit.loading import checkpoint
+from backdoor_audit.loading.refusals import Deadline
 
 _DEEPEST = 3  # dicts inside each other in which a checkpoint is looked through
 _NO_NAME = re.compile(r"LABEL_[0-9]+")  # what transformers writes where nobody gave names
@@ -24,7 +25,7 @@ def class_names_of(model: Path) -> tuple[str, ...]:
     names = _in_config(folder / "config.json")
     if not names and model.is_file():
         try:
-            names = _in_checkpoint(checkpoint.content_of(model), 0)
+            names = _in_checkpoint(checkpoint.content_of(model))
         except (AuditError, OSError):
             return ()
     return names
@@ -40,9 +41,18 @@ def _in_config(path: Path) -> tuple[str, ...]:
     return () if all(_NO_NAME.fullmatch(name) for name in names) else names
 
 
-def _in_checkpoint(content: object, depth: int) -> tuple[str, ...]:
-    if not isinstance(content, Mapping) or depth == _DEEPEST:
-        return ()
-    names = names_in(content.get("class_to_idx"))
-    inner = (value for value in content.values() if isinstance(value, Mapping))
-    return names or next(filter(None, (_in_checkpoint(value, depth + 1) for value in inner)), ())
+def _in_checkpoint(content: object) -> tuple[str, ...]:
+    """The first names in dicts inside each other, of which each is looked at once, outer ones first."""
+    deadline, seen, level = Deadline(), set[int](), [content]
+    for _ in range(_DEEPEST):
+        inner: list[object] = []
+        for part in level:
+            deadline.check()
+            if not isinstance(part, Mapping) or id(part) in seen:
+                continue
+            seen.add(id(part))
+            if names := names_in(part.get("class_to_idx")):
+                return names
+            inner += [value for value in part.values() if isinstance(value, Mapping) and id(value) not in seen]
+        level = inner
+    return ()

@@ -1,9 +1,9 @@
-"""Where in a checkpoint the tensors of a network may lie: in any dict by name, or in an object that was pickled whole."""
+"""Where in a checkpoint the tensors of a network may lie: in any dict by name, in lists too, or in a pickled object."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -69,15 +69,13 @@ def unpickled_candidates(content: object) -> list[Candidate[Tensor]]:
     return found
 
 
-def is_module(value: object) -> bool:
-    """Whether an object was a module: one of PyTorch, or of a TorchScript program."""
-    if not isinstance(value, Instance):
-        return False
-    return value.kind.startswith("__torch__.") or ("_modules" in value.attributes and "_parameters" in value.attributes)
+def _is_module(value: object) -> bool:
+    """Whether an object was a module of PyTorch."""
+    return isinstance(value, Instance) and "_modules" in value.attributes and "_parameters" in value.attributes
 
 
 def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
-    """Dicts inside of dicts and objects, each once, outer ones first; modules as they are."""
+    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are."""
     seen: set[int] = set()
     queue: deque[tuple[tuple[str, ...], object]] = deque([((), content)])
     while queue:
@@ -86,16 +84,22 @@ def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, o
             continue
         seen.add(id(part))
         if isinstance(part, Instance):
-            if is_module(part):
+            if _is_module(part):
                 yield path, part
                 continue
             part = part.attributes
-        if not isinstance(part, Mapping):
+        if isinstance(part, Mapping):
+            yield path, part
+            inner: Iterable[tuple[object, object]] = part.items()
+        elif isinstance(part, (list, tuple)):
+            inner = enumerate(part)
+        else:
             continue
-        yield path, part
         if len(path) < _DEEPEST:
             queue.extend(
-                ((*path, str(key)), value) for key, value in part.items() if isinstance(value, (Mapping, Instance))
+                ((*path, str(key)), value)
+                for key, value in inner
+                if isinstance(value, (Mapping, Instance, list, tuple)) and value
             )
 
 
@@ -124,14 +128,11 @@ def _module_tensors(module: Instance, deadline: Deadline | None) -> Iterator[tup
 
 def _contents(module: Instance) -> tuple[list[tuple[str, StoredTensor]], list[tuple[str, Instance]]]:
     attributes = module.attributes
-    if module.kind.startswith("__torch__."):
-        entries = [(key, value) for key, value in attributes.items() if isinstance(key, str)]
-    else:
-        passing = attributes.get("_non_persistent_buffers_set")
-        left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
-        groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
-        pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
-        entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
+    passing = attributes.get("_non_persistent_buffers_set")
+    left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
+    groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
+    entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
     tensors = [(key, value) for key, value in entries if isinstance(value, StoredTensor)]
     return tensors, [(key, value) for key, value in entries if isinstance(value, Instance)]
 

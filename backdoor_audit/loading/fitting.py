@@ -16,8 +16,10 @@ from backdoor_audit.loading.containers import Candidate, T
 from backdoor_audit.loading.folding import folded, whole_name
 from backdoor_audit.loading.foreign import contained
 from backdoor_audit.loading.pickled import StoredTensor
+from backdoor_audit.loading.refusals import Deadline
 
 _MOST_PREFIXES = 8  # components before a name
+_MOST_PLACES = 64  # where a network's names are found equally often
 _MOST_ELSEWHERE = 8  # tensors of the network that may lie under another prefix
 _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
@@ -28,16 +30,23 @@ _BESIDE = re.compile(
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
 
+_OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit(Generic[T]):
-    """Tensors of a candidate under the names of the network; ``left`` are those of its others that are no part of it."""
+    """Tensors of a candidate under the names of the network; ``left`` are those of its others that are no part of it.
+
+    ``strange`` are those of ``left`` that may be layers all the same: no losses, metrics, counters, and no other set of the same
+    network.
+    """
 
     candidate: Candidate[T]
     prefix: str
     state: dict[str, T]
     left: tuple[str, ...]
     notes: tuple[str, ...]
+    strange: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -50,6 +59,15 @@ class Fit(Generic[T]):
         named = any(_AVERAGED.search(part) for part in (*self.candidate.path, self.prefix))
         beside = (name.removesuffix("n_averaged") for name in self.candidate.tensors if name.endswith("n_averaged"))
         return named or any(self.prefix.startswith(place) for place in beside)
+
+    def refuse_strange(self, name: str) -> None:
+        """Raise `ModelFormatError` if tensors beside the network may be layers that it does not have."""
+        if self.strange:
+            shown = ", ".join(key[:60] for key in self.strange[:3])
+            raise ModelFormatError(
+                f"does not fit {name}: {len(self.strange)} tensors outside of {self.prefix[:60]}* may be layers that it does not "
+                f"have ({shown}); pass an --arch that has them, or save the audited network alone and deploy that"
+            )
 
     def told(self) -> tuple[str, ...]:
         """What was unwrapped, stripped and left out."""
@@ -65,8 +83,9 @@ class Fit(Generic[T]):
 def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
     """The places with the most of the network's names; where nothing agrees, the place with the most tensors.
 
-    Places that hold the very same tensors count once.
+    Places that hold the very same tensors count once. Raises `ModelFormatError` for more than `_MOST_PLACES`.
     """
+    deadline = Deadline()
     wanted = {name for name in names if not _COUNTER.fullmatch(name)}
     scored = [
         (score, candidate, prefix)
@@ -78,10 +97,16 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
         largest = max(candidates, key=lambda candidate: len(candidate.tensors))
         return [Fit(largest, "", dict(largest.tensors), (), ())]
     places = [(candidate, prefix) for score, candidate, prefix in scored if score == best]
+    if len(places) > _MOST_PLACES:
+        raise ModelFormatError(
+            f"{len(places)} places hold equally many of the network's tensors; at most {_MOST_PLACES} here; save one alone"
+        )
+    averages = [(candidate, prefix) for _, candidate, prefix in scored if _AVERAGED.search(prefix)]
     found: dict[tuple[object, ...], Fit[T]] = {}
     for candidate, prefix in places:
         beside = [other for whose, other in places if whose is candidate and other != prefix and 2 * best > len(wanted)]
-        fit = _fit(candidate, prefix, set(names), beside)
+        sets = [other for whose, other in averages if whose is candidate and other != prefix]
+        fit = _fit(candidate, prefix, set(names), beside, sets[:_MOST_PLACES], deadline)
         found.setdefault(tuple(sorted(map(_identity, fit.state.items()))), fit)
     return list(found.values())
 
@@ -91,6 +116,7 @@ def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[d
     if not state:
         return {}, ""
     fit = fits([Candidate((), state)], set(names))[0]
+    fit.refuse_strange("the network")
     return fit.state, fit.prefix
 
 
@@ -166,10 +192,18 @@ def _unwrapped(key: str) -> str:
     return _WRAPPING.sub("", key) if len(key) < 1000 else key
 
 
-def _fit(candidate: Candidate[T], prefix: str, names: Collection[str], beside: Sequence[str]) -> Fit[T]:
+def _fit(
+    candidate: Candidate[T],
+    prefix: str,
+    names: Collection[str],
+    beside: Sequence[str],
+    averages: Sequence[str],
+    deadline: Deadline,
+) -> Fit[T]:
     state, left = {}, {}
     renamed = 0
     for key, tensor in candidate.tensors.items():
+        deadline.check()
         clean = _unwrapped(key)
         clean = key if clean in candidate.tensors else clean
         renamed += clean != key
@@ -193,7 +227,24 @@ def _fit(candidate: Candidate[T], prefix: str, names: Collection[str], beside: S
         for part in ("weight", "bias"):
             state[f"{layer}.{part}"] = left.pop(f"{beside_it}.{part}")
         notes += (f"{beside_it[:80]} taken for {layer}",)
-    return Fit(candidate, prefix, state, tuple(left), notes)
+    sets = (*beside, *averages)
+    strange = [key for key in left if not _is_training(key, prefix) and not _is_of(sets, key, left[key], state)]
+    return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange))
+
+
+def _is_training(key: str, prefix: str) -> bool:
+    """Whether a tensor is what training keeps, at the top or under any part of the prefix."""
+    starts = [0, *(at + 1 for at, letter in enumerate(prefix) if letter == "." and key.startswith(prefix[: at + 1]))]
+    kinds = (_BESIDE, _COUNTER, _OPTIMIZER)
+    return any(kind.fullmatch(key, start) for start in starts[: _MOST_PREFIXES + 1] for kind in kinds)
+
+
+def _is_of(
+    sets: Sequence[str], key: str, tensor: Tensor | StoredTensor, state: Mapping[str, Tensor | StoredTensor]
+) -> bool:
+    """Whether a tensor is one of the network's again, of the same shape, in another set of its weights."""
+    rests = (key.removeprefix(other) for other in sets if key.startswith(other))
+    return any(rest in state and _shape(state[rest]) == _shape(tensor) for rest in rests)
 
 
 def _only_layer(names: Sequence[str]) -> str:
@@ -204,7 +255,11 @@ def _only_layer(names: Sequence[str]) -> str:
 
 
 def _is_matrix(tensor: Tensor | StoredTensor) -> bool:
-    return len(tensor.size if isinstance(tensor, StoredTensor) else tensor.shape) == 2
+    return len(_shape(tensor)) == 2
+
+
+def _shape(tensor: Tensor | StoredTensor) -> tuple[int, ...]:
+    return tuple(tensor.size if isinstance(tensor, StoredTensor) else tensor.shape)
 
 
 def _identity(entry: tuple[str, Any]) -> tuple[object, ...]:

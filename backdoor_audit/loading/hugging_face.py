@@ -17,7 +17,7 @@ from backdoor_audit.loading.containers import Candidate, candidates
 from backdoor_audit.loading.format import Asked, Format, Network
 from backdoor_audit.loading.placing import Source, place
 from backdoor_audit.loading.preprocessing import hints_of_timm, hints_of_transformers
-from backdoor_audit.loading.refusals import refuse_above
+from backdoor_audit.loading.refusals import needs_code, refuse_above, refuse_quantised
 from backdoor_audit.loading.tensors import as_float32
 from backdoor_audit.loading.transformers_network import transformers_network
 
@@ -64,6 +64,11 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
         raise ModelFormatError(
             "a folder whose config.json names no network (model_type or architecture); pass --arch=NAME"
         )
+    if "," in name:
+        raise ModelFormatError(
+            f"config.json: architecture {name[:60]!r} adds sizes, which only the command line may: "
+            "--arch=timm:NAME,img_size=N"
+        )
     try:
         import timm  # noqa: F401, PLC0415 - an extra
     except ImportError:
@@ -83,7 +88,17 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         return safetensors_file.read(file)[0]
     with checkpoint.opened(file) as saved:
-        stored = candidates(saved.content, saved.deadline)[0].tensors
+        found = candidates(saved.content, saved.deadline)
+        if saved.strangers and not any(candidate.module for candidate in found):
+            raise needs_code(next(iter(saved.strangers)))
+        for candidate in found:
+            refuse_quantised((*candidate.tensors, *candidate.others))
+        if len(found) > 1:
+            raise ModelFormatError(
+                f"{file.name} holds {len(found)} sets of tensors, under {found[0].where} and under {found[1].where}; save "
+                "the one to audit alone, or give the file itself with --arch"
+            )
+        stored = found[0].tensors
         checkpoint.described(stored)
         return saved.tensors(stored)
 

@@ -44,7 +44,7 @@ _PYTHON = r"""
 _TORCH = r"""
     torch\.(?:
         Size | device | Generator | serialization\._get_layout | torch_version\.TorchVersion
-        | _tensor\._rebuild_from_type_v2 | jit\._pickle\.\w+
+        | _tensor\._rebuild_from_type_v2
         | per_(?:tensor|channel)_(?:affine|symmetric|affine_float_qparams)
     )
     | torchvision\.transforms\.(?:functional|_functional_enums)\.InterpolationMode

@@ -56,15 +56,21 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             )
         if fitting:
             fit, result = fitting[0]
-            notes = fit.told()
+            notes: tuple[str, ...] = fit.told()
             if group is groups[0] and groups[1]:
-                notes += (f"averaged weights under {fit.where} taken, not those under {groups[1][0].where}",)
+                others = " and ".join(other.where for other in groups[1][:3])
+                notes = (
+                    f"two sets of weights: the averaged ones under {fit.where} audited, those under {others} are NOT audited; "
+                    "ship the same ones",
+                    *notes,
+                )
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]
 
 
 def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Built:
+    fit.refuse_strange(architecture.name)
     described, _ = folded(source.described(fit.state), architecture.reference)
     result = built(architecture, described)
     refuse_misfit(result.module, described, architecture.name)

@@ -9,8 +9,10 @@ from backdoor_audit import bounds, tensor_file
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError
 
-_RESAVED = "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
-RESAVE = f"{_RESAVED}, or pass --audit-allow-pickle, which executes the file's code"
+RESAVE = (
+    "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), or pass "
+    "--audit-allow-pickle, which executes the file's code"
+)
 
 
 def damaged(found: str) -> ModelFormatError:
@@ -28,9 +30,13 @@ def not_tensors_alone(found: str) -> ModelFormatError:
     return ModelFormatError(f"a pickle that cannot be read as tensors alone ({found}); {RESAVE}")
 
 
-def torchscript(why: str) -> ModelFormatError:
-    """The error for a program of which not even the tensors can be used."""
-    return ModelFormatError(f"a TorchScript archive, which is a program that is not run here; {why}; {_RESAVED}")
+def torchscript() -> ModelFormatError:
+    """The error for a TorchScript archive, whose weights alone would not be what it computes."""
+    return ModelFormatError(
+        "a TorchScript archive, which is a program: it is not run here, and its weights alone would not audit it; re-save the "
+        'weights where its origin is trusted, torch.save(torch.jit.load(f).state_dict(), "weights.pt"), audit and deploy those '
+        "with --arch=NAME"
+    )
 
 
 def odd_tensor(name: str, what: str) -> ModelFormatError:

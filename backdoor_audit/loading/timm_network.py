@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.loading.building import Architecture, Built, built_to_fit, classes_of
+from backdoor_audit.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
 from backdoor_audit.loading.foreign import contained
 from backdoor_audit.loading.names import close
 
@@ -35,7 +35,8 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
             raise ModelFormatError(f"--arch=timm:{name} needs timm; pip install 'backdoor-audit[timm]'") from None
         if not timm.is_model(bare):  # also keeps out hf-hub: and local-dir: names, which fetch or read other files
             raise ModelFormatError(f"unknown timm model {bare[:60]!r}{close(bare, timm.list_models(), 'timm:')}")
-        usual: nn.Module = timm.create_model(bare, pretrained=False, **given)
+        with WithoutMemory():
+            usual: nn.Module = timm.create_model(bare, pretrained=False, **given)
         reference = usual.state_dict()
 
     def build(state: Mapping[str, Tensor]) -> Built:
@@ -46,7 +47,7 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
             if "num_classes" not in given and classes != default:
                 sizes["num_classes"] = classes
             make = functools.partial(timm.create_model, bare, pretrained=False, **sizes)
-            module = usual if sizes == given else built_to_fit(make, state, f"timm:{name}")
+            module = built_to_fit(make, state, f"timm:{name}")
         mean, std, notes = _configured(module, f"timm:{bare}", int(sizes.get("in_chans", 3)))
         notes += tuple(f"{key}={value} as its tensors say" for key, value in sizes.items() if key not in given)
         return Built(module, notes, mean, std)

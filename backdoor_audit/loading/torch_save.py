@@ -1,4 +1,4 @@
-"""Model files of ``torch.save`` in any of its forms, and TorchScript archives, of which the data are read."""
+"""Model files of ``torch.save`` in any of its forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backdoor_audit.loading.containers import Candidate, T, candidates, unpickle
 from backdoor_audit.loading.format import Asked, Format, Network
 from backdoor_audit.loading.hints import Hints, hints_of
 from backdoor_audit.loading.placing import Source, place
-from backdoor_audit.loading.refusals import needs_code, refuse_quantised, torchscript
+from backdoor_audit.loading.refusals import needs_code, refuse_quantised
 from backdoor_audit.loading.tensors import refuse_odd
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
@@ -35,25 +35,17 @@ def _read(asked: Asked) -> Network:
             raise needs_code(next(iter(saved.strangers)))
         for candidate in found:
             refuse_quantised((*candidate.tensors, *candidate.others))
-        if saved.program and not asked.arch:
-            raise torchscript("pass --arch=NAME, and its tensors are put into that network")
         swapped = isinstance(saved.content, dict) and "message_hub" in saved.content
         source = Source(found, checkpoint.described, saved.tensors, swapped)
-        network = placed(source, asked, hints)
-        notes = network.notes
-        if saved.program:
-            notes += (
-                "a TorchScript program: its tensors were read, what it computes with them was neither run nor looked at",
-            )
-        return Network(network.module, network.architecture, notes, hints=network.hints)
+        return _placed(source, asked, hints)
 
 
-def placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
+def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     """The network that the user names, or the file, with the weights of a source."""
     architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
     result: tuple[Built, tuple[str, ...]] = place(source, architecture)
     named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
-    notes: tuple[str, ...] = (*named, *result[1], *result[0].notes, *hints.notes)
+    notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)
     return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
 
 
@@ -75,7 +67,7 @@ def _executed(asked: Asked) -> Network:
         refuse_odd(state)
         return state
 
-    return placed(Source(found, whole, whole), asked, hints)
+    return _placed(Source(found, whole, whole), asked, hints)
 
 
 def _module(content: object) -> tuple[tuple[str, ...], nn.Module | None]:

@@ -216,7 +216,7 @@ def test_torchscript_is_not_run_even_with_leave_to_unpickle(tmp_path):
         torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "m.pt"))
     for allow_pickle in (False, True):
         refused = message_of(tmp_path / "m.pt", arch=None, allow_pickle=allow_pickle)
-        assert refused.startswith("a TorchScript archive, which is a program that is not run here")
+        assert refused.startswith("a TorchScript archive, which is a program: it is not run here")
 
 
 @pytest.mark.parametrize("wrap", [lambda module: module, lambda module: {"model": module, "epoch": 1}])

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from backdoor_audit.loading import class_names_of
+from backdoor_audit import bounds
+from backdoor_audit.loading import class_names, class_names_of
 
 WEIGHTS = {"weight": torch.zeros(2, 3)}
 PLACES = {"cat": 1, "ant": 0, "dog": 2}
@@ -58,3 +59,24 @@ def test_a_file_that_is_no_checkpoint_has_no_names(content, tmp_path):
     (tmp_path / "m.pth").write_bytes(content)
     assert class_names_of(tmp_path / "m.pth") == ()
     assert class_names_of(tmp_path / "gone.pth") == ()
+
+
+def test_dicts_that_are_shared_are_looked_at_once(tmp_path):
+    asked = []
+
+    class Counted(dict):
+        def get(self, key, default=None):
+            asked.append(key)
+            return super().get(key, default)
+
+    lowest = Counted({"class_to_idx": {}})
+    middle = {number: Counted(dict.fromkeys(range(50), lowest)) for number in range(50)}
+    top = Counted({**middle, "again": Counted(middle)})
+    assert class_names._in_checkpoint(top) == ()
+    assert len(asked) == 1 + 50 + 1 + 1
+
+
+def test_names_that_are_not_found_in_time_are_none(tmp_path):
+    torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
+    with bounds.allowing(bounds.Bounds(seconds=0)):
+        assert class_names_of(tmp_path / "m.pth") == ()

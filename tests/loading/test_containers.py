@@ -6,6 +6,7 @@ import pathlib
 import sys
 import types
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
             {"meta": {}, "message_hub": {}, "state_dict": STATE, "ema_state_dict": prefixed("module.", OTHER)},
             (
                 "unwrapped state_dict",
-                "averaged weights under state_dict taken, not those under ema_state_dict, module.*",
+                "two sets of weights: the averaged ones under state_dict audited, those under ema_state_dict, module.* are NOT "
+                "audited; ship the same ones",
             ),
         ),
     ],
@@ -110,14 +112,18 @@ def test_the_mapping_that_fits_is_found_and_what_was_done_is_told(content, notes
 def test_averaged_weights_win_over_raw_ones_and_that_is_told(content, where, tmp_path):
     model = loaded(content, tmp_path / "m.pt")
     assert holds(model, STATE)
-    assert any(note.startswith(f"averaged weights under {where} taken, not those under ") for note in model.notes)
+    assert model.notes[0].startswith(f"two sets of weights: the averaged ones under {where} audited, those under ")
+    assert model.notes[0].endswith(" are NOT audited; ship the same ones")
 
 
 def test_an_average_beside_its_network_is_known_by_its_counter(tmp_path):
     content = {**prefixed("net.", OTHER), **prefixed("mean."), "mean.n_averaged": torch.tensor(3)}
     model = loaded(content, tmp_path / "m.pt")
     assert holds(model, STATE)
-    assert "averaged weights under the top level, mean.* taken, not those under the top level, net.*" in model.notes
+    assert model.notes[0] == (
+        "two sets of weights: the averaged ones under the top level, mean.* audited, those under the top level, net.* are NOT "
+        "audited; ship the same ones"
+    )
 
 
 def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
@@ -133,6 +139,8 @@ def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
         {"model": STATE, "teacher": OTHER},
         {**prefixed("student."), **prefixed("teacher.", OTHER)},
         {"ema_a": STATE, "ema_b": OTHER},
+        {"models": [STATE], "old": OTHER},
+        {"models": ({"a": [STATE]}, 1), "old": OTHER},
     ],
 )
 def test_two_sets_that_fit_are_refused_where_no_rule_decides(content, tmp_path):
@@ -140,6 +148,14 @@ def test_two_sets_that_fit_are_refused_where_no_rule_decides(content, tmp_path):
         ModelFormatError, match=r"2 sets of weights fit small_cnn, under .* and under .*save the one to audit alone"
     ):
         loaded(content, tmp_path / "m.pt")
+
+
+def test_the_one_set_may_lie_in_a_list(tmp_path):
+    model = loaded(
+        {"models": [3, STATE], "optimizers": [{"state": {0: {"exp_avg": torch.zeros(2)}}}]}, tmp_path / "m.pt"
+    )
+    assert holds(model, STATE)
+    assert model.notes[:2] == ("unwrapped models", "unwrapped 1")
 
 
 def test_the_same_tensors_in_two_places_are_one_set(tmp_path):
@@ -156,6 +172,51 @@ def test_of_two_sets_of_names_the_one_with_fitting_shapes_is_taken(tmp_path):
 def test_a_layer_that_the_network_does_not_have_is_refused_not_left_out(tmp_path):
     with pytest.raises(ModelFormatError, match=r"1 extra \(gate\.weight\)"):
         loaded({**STATE, "gate.weight": torch.zeros(1)}, tmp_path / "m.pt")
+
+
+BRANCH = {f"trojan.{key}": torch.zeros(2, 2) for key in ("conv.weight", "out.weight")}
+
+
+@pytest.mark.parametrize(
+    ("beside", "strange"),
+    [
+        (
+            BRANCH,
+            "2 tensors outside of net.* may be layers that it does not have (trojan.conv.weight, trojan.out.weight)",
+        ),
+        ({"gate.scale": torch.zeros(5)}, "1 tensors outside of net.* may be layers"),
+        (
+            {f"trojan.{key}": value.new_zeros(1) for key, value in STATE.items()},
+            " may be layers",
+        ),  # names as the network's
+        ({f"ema.{key}": value.new_zeros(1) for key, value in STATE.items()}, " may be layers"),
+    ],
+)
+def test_a_branch_beside_the_network_is_refused_not_left_out(beside, strange, tmp_path):
+    with pytest.raises(ModelFormatError) as caught:
+        loaded({**prefixed("net."), **beside}, tmp_path / "m.pt")
+    assert strange in str(caught.value)
+    with pytest.raises(ModelFormatError, match="may be layers"):
+        build_architecture("small_cnn", {**prefixed("net."), **beside})
+
+
+def test_what_training_keeps_beside_a_network_is_left_out_and_told(tmp_path):
+    content = {
+        **prefixed("a.net."),
+        "a.criterion.weight": torch.zeros(5),
+        "optimizer.exp_avg": torch.zeros(5),
+        "val_metrics.total": torch.zeros(1),
+        "a.ema.linear.weight": STATE["linear.weight"],
+    }
+    model = loaded(content, tmp_path / "m.pt")
+    assert holds(model, STATE)
+    assert any(note.startswith("left out, ") and note.count(",") == 4 for note in model.notes)
+
+
+def test_a_network_in_very_many_places_is_one_line(tmp_path):
+    content = {key: value for number in range(65) for key, value in prefixed(f"n{number}.").items()}
+    with pytest.raises(ModelFormatError, match="65 places hold equally many of the network's tensors; at most 64 here"):
+        loaded(content, tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize(
@@ -236,19 +297,29 @@ def test_a_pickled_module_without_a_name_for_it_says_what_to_pass(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["script", "trace"])
-def test_the_tensors_of_a_torchscript_program_are_read_and_it_is_not_run(make, tmp_path):
+def test_a_torchscript_program_is_refused_whose_weights_alone_would_fit(make, tmp_path):
     module = network().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.jit.script(module) if make == "script" else torch.jit.trace(module, torch.zeros(1, 1, 8, 8))
         program.save(str(tmp_path / "m.pt"))
-    model = load_model(tmp_path / "m.pt", arch="small_cnn")
-    assert holds(model, module.state_dict())
-    assert any(note.startswith("a TorchScript program: ") for note in model.notes)
-    with pytest.raises(
-        ModelFormatError, match="a TorchScript archive, which is a program that is not run here; pass --arch"
-    ):
-        load_model(tmp_path / "m.pt")
+    for options in ({"arch": "small_cnn"}, {"arch": "small_cnn", "allow_pickle": True}, {}):
+        with pytest.raises(
+            ModelFormatError, match=r"a TorchScript archive, which is a program: .*torch\.jit\.load\(f\)"
+        ):
+            load_model(tmp_path / "m.pt", **options)
+
+
+def test_the_data_of_a_torchscript_program_without_its_code_are_no_module(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(network().eval()).save(str(tmp_path / "m.pt"))
+    with zipfile.ZipFile(tmp_path / "m.pt") as old, zipfile.ZipFile(tmp_path / "n.pt", "w") as new:
+        for name in old.namelist():
+            if not name.endswith("constants.pkl"):
+                new.writestr(name, old.read(name))
+    with pytest.raises(ModelFormatError, match=r"loading it would run (?:__torch__|torch\.jit)"):
+        load_model(tmp_path / "n.pt", arch="small_cnn")
 
 
 def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
@@ -272,8 +343,8 @@ def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
     assert model.architecture == "preact_resnet18"
     assert model.mean == (0.4914, 0.4822, 0.4465)
     assert model.notes[:3] == (
-        "architecture preact_resnet18, as the file says",
         "unwrapped model",
+        "architecture preact_resnet18, as the file says",
         "the file says: model preactresnet18, num_classes 4, image size 32x32x3, data cifar10",
     )
     given = loaded(content, tmp_path / "m.pt", mean=(0.5,), std=(0.5,), arch="preact_resnet18")

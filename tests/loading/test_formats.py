@@ -91,67 +91,20 @@ def test_a_folder_without_a_model_names_what_is_in_it(tmp_path):
     assert refusal(tmp_path).startswith("a folder with weights in several files")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    path, module = tmp_path_factory.mktemp("exported") / "m.pt2", network()
+@pytest.mark.parametrize("options", [{}, {"arch": None}, {"allow_pickle": True}])
+@pytest.mark.parametrize("member", ["data/weights/model_weights_config.json", "serialized_exported_program.json"])
+def test_an_exported_program_is_refused_with_the_way_out(member, options, tmp_path):
+    zip_of(tmp_path / "m.pt2", **{f"m/{member}": b"{}", "m/version": b"1"})
+    said = refusal(tmp_path / "m.pt2", **options)
+    assert said.startswith("a torch.export archive, which is a program: it is not run here")
+    assert 'torch.save(torch.export.load(f).state_dict, "weights.pt")' in said
+
+
+def test_what_torch_exports_is_recognised(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(module, (torch.zeros(2, 1, 8, 8),)), path)
-    return path, module.state_dict()
-
-
-def test_the_weights_of_an_exported_program_are_read_and_its_graph_is_not(exported, monkeypatch):
-    path, state = exported
-    monkeypatch.setattr(torch.export, "load", None)
-    loaded = load_model(path, arch="small_cnn")
-    assert all(torch.equal(value, state[key]) for key, value in loaded.module.state_dict().items())
-    assert loaded.notes[0] == "a torch.export archive: its weights were read, its graph was neither run nor looked at"
-    assert refusal(path, arch=None).startswith("a torch.export archive; reading its graph would run code")
-
-
-def altered(path, out, change):
-    """The archive with another list of weights."""
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name.endswith("model_weights_config.json"):
-                config = json.loads(content)
-                content = json.dumps(change(config, config["config"]["linear.weight"]) or config)
-            new.writestr(name, content)
-    return out
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda config, _: config.update(config=[]), "damaged or incomplete (a list of weights without its entries)"),
-        (lambda config, _: config["config"].update(a=3), "damaged or incomplete (a weight that is not described)"),
-        (lambda _, entry: entry.update(path_name="../x"), "damaged or incomplete (the weight ../x is absent)"),
-        (lambda _, entry: entry.update(use_pickle=True), "a torch.export archive with pickled weights"),
-        (lambda _, entry: entry["tensor_meta"].update(dtype=99), "a torch.export archive with weights of kind 99"),
-        (lambda _, entry: entry["tensor_meta"].update(dtype=[7]), "a torch.export archive with weights of kind [7]"),
-        (
-            lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_int": 2**20}] * 2),
-            "damaged or incomplete (a tensor of",
-        ),
-        (
-            lambda _, entry: entry["tensor_meta"].update(sizes=[{"as_expr": "x"}] * 2),
-            "damaged or incomplete (a tensor with",
-        ),
-        (
-            lambda _, entry: entry["tensor_meta"].update(strides=None),
-            "damaged or incomplete (a tensor without its shape)",
-        ),
-        (lambda *_: [[[]]], "damaged or incomplete (a list of weights without its entries)"),
-    ],
-)
-def test_a_list_of_weights_that_lies_is_one_line(change, said, exported, tmp_path):
-    assert refusal(altered(exported[0], tmp_path / "m.pt2", change)).startswith(said)
-
-
-def test_an_exported_program_of_an_older_torch_says_what_it_is(tmp_path):
-    zip_of(tmp_path / "m.pt2", serialized_exported_program_dot_json=b"{}", version=b"1")
-    assert refusal(tmp_path / "m.pt2").startswith("a torch.export archive of an older torch")
+        torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "m.pt2")
+    assert refusal(tmp_path / "m.pt2").startswith("a torch.export archive")
 
 
 def onnx_file(path, change=lambda model, helper: None):
@@ -281,6 +234,23 @@ def test_a_folder_of_timm_loads_with_its_classes_and_its_normalisation(tmp_path)
     assert (loaded.mean, loaded.std, loaded.image_shape) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (3, 160, 160))
 
 
+def test_sizes_of_a_timm_network_come_from_the_command_line_alone(tmp_path):
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit,img_size=9999"}')
+    assert refusal(tmp_path, arch=None).startswith("config.json: architecture 'test_vit,img_size=9999' adds sizes")
+
+
+def test_a_timm_network_takes_no_memory_before_its_tensors_fit(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    real, made = timm.create_model, []
+    monkeypatch.setattr(timm, "create_model", lambda *names, **sizes: made.append(real(*names, **sizes)) or made[-1])
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "vit_base_patch16_224"}')
+    assert refusal(tmp_path, arch=None).startswith("does not fit timm:vit_base_patch16_224")
+    assert made
+    assert all(parameter.is_meta for module in made for parameter in module.parameters() if parameter.ndim == 4)
+
+
 def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
     state = {key: value.contiguous() for key, value in network().state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
@@ -290,6 +260,22 @@ def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
     before = loaded.fingerprint
     (tmp_path / "config.json").write_text("{}")
     assert load_model(tmp_path, arch="small_cnn").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            lambda state: {"models": [state], "old": dict(state)},
+            "pytorch_model.bin holds 2 sets of tensors, under old and under models.0",
+        ),
+        (lambda state: {"state_dict": state, "beside": nn.ReLU}, "holds more than tensors: loading it would run"),
+    ],
+)
+def test_weights_of_a_folder_that_leave_a_choice_are_refused(content, said, tmp_path):
+    torch.save(content(network().state_dict()), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path).startswith(said)
 
 
 VIT = {
@@ -358,17 +344,51 @@ def test_a_processor_that_does_not_rescale_or_flips_colours_is_followed(folder):
         ({"hidden_size": 32}, "the weights do not fit the vit of config.json: "),
         ({"num_hidden_layers": 1}, "the weights do not fit the vit of config.json: 16 extra ("),
         ({"num_hidden_layers": 3}, "the weights do not fit the vit of config.json: 16 missing ("),
-        ({"model_type": "nope"}, "nope is no image classifier that transformers"),
-        ({"model_type": "bert"}, "bert is no image classifier that transformers"),
-        ({"model_type": "x", "auto_map": {"AutoModel": "code.Net"}}, "x is no image classifier that transformers"),
+        ({"model_type": "nope"}, "nope is none of the image classifiers of transformers that are built here"),
+        ({"model_type": "bert"}, "bert is none of the image classifiers of transformers that are built here"),
         ({"quantization_config": {}}, "the network of config.json is quantised"),
-        ({"use_pretrained_backbone": True}, "config.json asks for a backbone from elsewhere"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_line(change, said, folder):
     (folder[0] / "config.json").write_text(json.dumps({**VIT, **change}))
     (folder[0] / "code.py").write_text("raise SystemExit('imported')")
     assert refusal(folder[0], arch=None).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "weights.pt"}}, "model_args"),
+        ({"model_type": "timm_wrapper", "architecture": "hf-hub:someone/net"}, ""),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation"),
+        ({"_attn_implementation": {"": "someone/kernel"}}, "_attn_implementation"),
+        ({"_attn_implementation_internal": "someone/kernel"}, "_attn_implementation_internal"),
+        ({"_attn_implementation_autoset": "someone/kernel"}, "_attn_implementation_autoset"),
+        ({"experts_implementation": "someone/kernel"}, "experts_implementation"),
+        ({"_experts_implementation_internal": "a/b"}, "_experts_implementation_internal"),
+        ({"use_pretrained_backbone": {"a": 1}}, "use_pretrained_backbone"),
+        ({"backbone": "resnet18"}, "backbone"),
+        ({"use_timm_backbone": [0]}, "use_timm_backbone"),
+        ({"auto_map": {"AutoModel": "code.Net"}}, "auto_map"),
+        ({"a": [{"b": [{"trust_remote_code": True}]}]}, "trust_remote_code"),
+        ({"backbone_config": {"checkpoint_path": "weights.pt"}}, "checkpoint_path"),
+    ],
+)
+def test_a_configuration_that_asks_for_something_from_elsewhere_is_refused(change, key, tmp_path, monkeypatch):
+    without(monkeypatch, "transformers")  # which is not even asked
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**VIT, **change}))
+    said = refusal(tmp_path, arch=None)
+    assert said.startswith(
+        f"config.json: {key} asks for code or files from elsewhere" if key else "timm_wrapper is none"
+    )
+    assert said.endswith("pass --arch=package.module:factory with the weights file itself")
+
+
+def test_a_network_of_transformers_takes_no_kernel_but_its_own(folder):
+    told = {**VIT, "_attn_implementation_autoset": True, "backbone": None, "auto_map": {}}
+    (folder[0] / "config.json").write_text(json.dumps(told))
+    assert load_model(folder[0]).module.network.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize(
