@@ -45,8 +45,8 @@ def compared(row: Row) -> list[Detection]:
 def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
     """The distribution from clean models with twins of one kind.
 
-    A tail fitted to a few models is too light: with fewer than `FEW`, no cut is below that of networks with batch norm, which
-    differ least.
+    A tail fitted to a few models is too light: with fewer than `FEW`, no cut is below that of small networks with batch norm
+    beside twins of ours, which differ least.
     """
     makers = {"strangers": "published by other people", "zoo": "of the zoo", "population": "of its population"}
     counts = {maker: sum(row["maker"] == maker for row in rows) for maker in makers}
@@ -55,13 +55,20 @@ def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
     null = fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
     if len(rows) >= FEW:
         return null
-    floor = shipped_null("normalised")
+    floor = shipped_null("library")
     fits = {
         name: max((null, floor), key=lambda entry, name=name: entry.cut(name, FITTED)).fits[name]  # type: ignore[misc]
         for name in null.fits
     }
     growth = {name: max(null.growth.get(name, 0.0), floor.growth.get(name, 0.0)) for name in fits}
     return replace(null, fits=fits, growth=growth)
+
+
+def _made_by(rows: Sequence[Row]) -> str:
+    """Who trained the models, in words."""
+    strange = sum(row["maker"] == "strangers" for row in rows)
+    theirs = "published by other people"
+    return theirs if strange == len(rows) else f"{strange} {theirs} and {len(rows) - strange} of our own zoo"
 
 
 def flagged(row: Row, null: SteeringNull) -> list[str]:
@@ -150,7 +157,7 @@ def main() -> None:
         rate = Rate(len(alarms), len(judged))
         print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
-        which = f"{WHICH[twins]}, published by other people, each by a calibration that has not seen it"
+        which = f"{WHICH[twins]}, {_made_by(rows)}, each by a calibration that has not seen it"
         rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
     for twins, rows in few.items() if measured else ():
         # no model of ours is so large that only library twins fit it: what small ones with batch norm show stands for it
