@@ -134,9 +134,10 @@ class Searched(Audited):
                 progress=self.progress,
             )
 
-        unpack = partial(Twins.unpack, like=like, device=self.device)
-        if (made := self._made(recipe, {}, unpack)) is not None:
+        from_file = partial(Twins.from_file, like=like, device=self.device)
+        if (made := self._made(recipe, {}, from_file)) is not None:
             return replace(made.proven(self.clean_set), source=self.options.twins)
+        unpack = partial(Twins.unpack, like=like, device=self.device)
         return self.store.recall(self.twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
 
     def _made(

@@ -118,11 +118,20 @@ class Twins:
         return Packed(tensors, values)
 
     @classmethod
+    def from_file(cls, packed: Packed, *, like: Classifier, device: torch.device | str = "cpu") -> Twins:
+        """The same from a file that somebody else may have made: networks are ours or the audited one, whatever it names.
+
+        Raises `ValueError` for any other name, which would be code.
+        """
+        if any(twin["architecture"] not in (OWN, *NETWORKS) for twin in packed.values["twins"]):
+            raise ValueError("a network that is none of ours")
+        return cls.unpack(packed, like=like, device=device)
+
+    @classmethod
     def unpack(cls, packed: Packed, *, like: Classifier | None = None, device: torch.device | str = "cpu") -> Twins:
         """From the store, onto a device; the weights are those that were packed, bit for bit.
 
-        ``like`` is the audited model, whose architecture its own twins have. Raises `ValueError` for any network but that and
-        those of `NETWORKS`.
+        ``like`` is the audited model, whose architecture its own twins have.
         """
         classifiers = []
         for number, twin in enumerate(packed.values["twins"]):
@@ -130,8 +139,6 @@ class Twins:
             state = {
                 name.removeprefix(start): tensor for name, tensor in packed.tensors.items() if name.startswith(start)
             }
-            if twin["architecture"] not in (OWN, *NETWORKS):
-                raise ValueError("a network that is none of ours")  # a name from a file: no code that it could point to
             if twin["architecture"] == OWN and like is not None:
                 network, architecture = like.copy().module, OWN
                 with own_code("when weights were put into a copy"):

@@ -184,7 +184,7 @@ def test_a_file_cannot_name_code(file, tmp_path, monkeypatch):
     packed = read.entries[key(parts)]
     packed.values["twins"][0]["architecture"] = "planted:make"
     with pytest.raises(DataFormatError, match="a network that is none of ours"):
-        read.recall(parts, Twins.unpack)
+        read.recall(parts, lambda packed: Twins.from_file(packed, like=PLAIN))
 
 
 def test_an_entry_of_another_form_is_refused_in_one_line(file):
