@@ -131,6 +131,11 @@ def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, 
         lines.append(
             "the quick profile leaves out every detector that needs reference models: only small patches are seen"
         )
+    elif settings.get("twins"):
+        lines.append(
+            f"whether the reference networks of {settings['twins']} are clean: whoever made the file decides what counts as "
+            "natural"
+        )
     return lines
 
 

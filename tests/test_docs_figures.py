@@ -63,6 +63,14 @@ def test_models_of_strangers_with_the_calibration_that_ships() -> None:
     assert told(sum(bool(entry["stopped"]) for entry in clean), len(clean)) in DETECTION
 
 
+def test_clean_models_of_the_report_half_with_batch_norm() -> None:
+    models = stored(RESULTS / "verdicts.json")["models"]
+    judged = [entry for entry in models if entry["half"] == "report" and entry["twins"] == "normalised"]
+    assert [bool(entry["attack"]) for entry in judged] == [False] * 4
+    assert [list(entry["stopped"]) for entry in judged if entry["stopped"]] == [["source_scan"]]
+    assert "On four models of the report half with batch norm it flags one" in squeezed(DETECTION)
+
+
 def asked() -> dict[bool, list[dict[str, Any]]]:
     """What was asked of clean (False) and of backdoored subjects (True) of the report half: verdicts and classes by property."""
     rows = stored(RESULTS / "properties-report.json")["subjects"]

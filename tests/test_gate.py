@@ -310,6 +310,9 @@ def test_a_detector_without_an_answer_hides_no_blind_spot_and_a_race_is_told() -
         "triggers that do not show early in a search: c: 43 classes raced",
     ]
     assert _not_tested([], {"profile": "quick"})[0].startswith("the quick profile")
+    (told,) = _not_tested([], {"twins": "t.safetensors"})
+    assert told.startswith("whether the reference networks of t.safetensors are clean")
+    assert _not_tested([], {"twins": ""}) == []
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ def declare_seed(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def declare_making(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the arguments of a command that makes a file from clean images; ``what`` is the help of ``--out``."""
+    declare_data(parser)
+    declare_out(parser, what)
+    declare_store(parser)
+    declare_seed(parser)
+    declare_force(parser)
+    declare_reading(parser)
+
+
 def declare_store(parser: argparse.ArgumentParser) -> None:
     """Add ``--store``, the folder of finished work."""
     parser.add_argument("--store", type=Path, metavar="DIR", help="keep finished work here, to go on after a stop")

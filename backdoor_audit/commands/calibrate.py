@@ -8,12 +8,7 @@ import tempfile
 from pathlib import Path
 
 from backdoor_audit.commands.arguments import (
-    declare_data,
-    declare_force,
-    declare_out,
-    declare_reading,
-    declare_seed,
-    declare_store,
+    declare_making,
     reading,
     refuse_to_replace,
     writing,
@@ -35,12 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "distribution that --audit-reference reads. At least ten models with the same classes."
     )
     parser.add_argument("--clean-models", required=True, type=Path, metavar="DIR", help="folder of clean model files")
-    declare_data(parser)
-    declare_out(parser, "where to write it (JSON)")
-    declare_store(parser)
-    declare_seed(parser)
-    declare_force(parser)
-    declare_reading(parser)
+    declare_making(parser, "where to write it (JSON)")
 
 
 def run(options: argparse.Namespace) -> int:

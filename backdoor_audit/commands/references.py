@@ -7,12 +7,7 @@ import tempfile
 from pathlib import Path
 
 from backdoor_audit.commands.arguments import (
-    declare_data,
-    declare_force,
-    declare_out,
-    declare_reading,
-    declare_seed,
-    declare_store,
+    declare_making,
     reading,
     refuse_to_replace,
     writing,
@@ -32,12 +27,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "machine. The weights of MODEL are not used. Whoever can change the file can change verdicts: keep it with the images."
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help="a model file of each architecture")
-    declare_data(parser)
-    declare_out(parser, "where to write it (safetensors)")
-    declare_store(parser)
-    declare_seed(parser)
-    declare_force(parser)
-    declare_reading(parser)
+    declare_making(parser, "where to write it (safetensors)")
 
 
 def run(options: argparse.Namespace) -> int:
