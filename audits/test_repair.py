@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from backdoor_audit.evidence import Finding, Limits
-from backdoor_audit.mitigations import Outcome, judge_drop, judge_robustness, judge_success
+from backdoor_audit.repairs import Outcome, judge_drop, judge_robustness, judge_success
 
 
 def test_attack_success_rate_after(

@@ -6,40 +6,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backdoor_audit.classifier import Classifier
     from backdoor_audit.data import CleanSet, load_clean_set
     from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
     from backdoor_audit.errors import AuditError
     from backdoor_audit.evidence import Finding, Limits, Record, Verdict
     from backdoor_audit.gate import audit
-    from backdoor_audit.loading import load_classifier, save_classifier
-    from backdoor_audit.mitigations import MITIGATIONS
+    from backdoor_audit.model.classifier import Classifier
+    from backdoor_audit.model.loading import load_classifier, save_classifier
     from backdoor_audit.options import AuditOptions
-    from backdoor_audit.trigger import Trigger
+    from backdoor_audit.repairs import REPAIRS
+    from backdoor_audit.triggers.trigger import Trigger
 
 _HOMES = {
     "AuditError": "errors",
     "AuditOptions": "options",
-    "Classifier": "classifier",
+    "Classifier": "model.classifier",
     "CleanSet": "data",
     "DETECTORS": "detectors",
     "Detection": "detectors",
     "Finding": "evidence",
     "Limits": "evidence",
-    "MITIGATIONS": "mitigations",
+    "REPAIRS": "repairs",
     "NeuralCleanse": "detectors",
     "Record": "evidence",
-    "Trigger": "trigger",
+    "Trigger": "triggers.trigger",
     "Verdict": "evidence",
     "audit": "gate",
-    "load_classifier": "loading",
+    "load_classifier": "model.loading",
     "load_clean_set": "data",
-    "save_classifier": "loading",
+    "save_classifier": "model.loading",
 }
 
 __all__ = [
     "DETECTORS",
-    "MITIGATIONS",
+    "REPAIRS",
     "AuditError",
     "AuditOptions",
     "Classifier",

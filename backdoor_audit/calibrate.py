@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backdoor_audit import preconditions
-from backdoor_audit.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
 from backdoor_audit.detectors import DETECTORS, Compared, Consensus, Detection
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
+from backdoor_audit.run import preconditions
+from backdoor_audit.run.run import Audit
+from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
 from backdoor_audit.store import Store
 
 LEAST_MODELS = 10  # Gumbel's two parameters from fewer values are hardly worth the name

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from backdoor_audit import surroundings
 from backdoor_audit.baseline import Difference, compare, regressions, renewed, section
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.model import surroundings
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.rates import measured_rates
-from backdoor_audit.run import Audit
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)

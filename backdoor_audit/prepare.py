@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoor_audit import store as stored
-from backdoor_audit.anew import Likeness
 from backdoor_audit.detectors import Compared
 from backdoor_audit.errors import OptionError
+from backdoor_audit.model.anew import Likeness
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.references import References
-from backdoor_audit.run import Audit
-from backdoor_audit.searched import portable
+from backdoor_audit.run.run import Audit
+from backdoor_audit.run.searches import portable
+from backdoor_audit.search.references import References
+from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE
 from backdoor_audit.store import Packed, Store
-from backdoor_audit.twins import LIBRARY, OWN_ARCHITECTURE
 
 
 def prepare(

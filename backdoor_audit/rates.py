@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.metrics import Rate
 
 
 @cache

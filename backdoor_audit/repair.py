@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from backdoor_audit import preconditions
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
-from backdoor_audit.loading import save_classifier
-from backdoor_audit.mitigations import MITIGATIONS, Joint, Repair, Scores, against_all, baked, score
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
+from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
+from backdoor_audit.run import preconditions
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, generator_for
-from backdoor_audit.trigger import AnyTrigger
+from backdoor_audit.triggers.trigger import AnyTrigger
 
 _PROBES = 64  # images on which a file must answer as the repaired network did
 _SAME = 1e-3  # of logits
@@ -88,9 +88,9 @@ def repair(
     still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
-    methods = [entry for entry in MITIGATIONS if method in ("auto", entry.name)]
+    methods = [entry for entry in REPAIRS if method in ("auto", entry.name)]
     if not methods:
-        names = ", ".join(entry.name for entry in MITIGATIONS)
+        names = ", ".join(entry.name for entry in REPAIRS)
         raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     run = Audit(options, store, progress=progress)
     run.check()

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backdoor_audit.activations import NORMS, channel_auc, channel_norms, separation
 from backdoor_audit.attacks import Attack, load_attack
-from backdoor_audit.grad_cam import grad_cam, inside_share, localised_support
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.activations import NORMS, channel_auc, channel_norms, separation
+from backdoor_audit.model.metrics import Rate
+from backdoor_audit.run.grad_cam import grad_cam, inside_share, localised_support
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS
 from benchmarks.zoo.build import read_table

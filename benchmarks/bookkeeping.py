@@ -23,10 +23,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backdoor_audit.asked import Asked
 from backdoor_audit.detectors import ClassScore, Detection, Detector
 from backdoor_audit.properties import Outcome, Property, unanswered
-from backdoor_audit.searched import Searched
+from backdoor_audit.run.asked import Asked
+from backdoor_audit.run.searches import Searched
 
 _FACTORY = """
 from torch import nn

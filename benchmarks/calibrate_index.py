@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import backdoor_audit
-from backdoor_audit.anomaly import FALSE_ALARM_RATE, MAD_TO_DEVIATION, PROBABILITIES, simulate_null
+from backdoor_audit.search.anomaly import FALSE_ALARM_RATE, MAD_TO_DEVIATION, PROBABILITIES, simulate_null
 
 CLASSES = (*range(5, 21), 25, 30, 40, 43, 50, 75, 100, 150, 200, 300, 500, 1000)
 SEED = 20190519
@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{classes:7d}   {cut:10.2f}   {raw_rule_false_alarms(classes):.1%}", flush=True)
     stored = {"seed": SEED, "probabilities": PROBABILITIES, "quantiles": quantiles}
     lines = json.dumps(stored, indent=1).replace("\n   ", " ").replace("\n  ]", " ]")
-    (Path(backdoor_audit.__file__).parent / "anomaly_null.json").write_text(lines + "\n")
+    (Path(backdoor_audit.__file__).parent / "search" / "anomaly_null.json").write_text(lines + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ FILE holds rows of ``benchmarks.verdicts``. The largest deviation of each detect
 development halves, apart for each kind of twins: the distribution is fitted to those with 10 classes, and raised for more
 classes where one with as many would come near the cut. No rate is reported on them but the cross-validated one that
 this prints: models of one architecture are left out together, the rest is fitted, and those left out are judged by that.
-Writes ``backdoor_audit/steering_null.json``, and the cross-validated rates that stand beside every verdict.
+Writes ``backdoor_audit/search/steering_null.json``, and the cross-validated rates that stand beside every verdict.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
 from backdoor_audit.calibrate import fitted, spreads
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.files import write_text
-from backdoor_audit.metrics import Rate
-from backdoor_audit.twins import KINDS
+from backdoor_audit.model.metrics import Rate
+from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
+from backdoor_audit.search.twins import KINDS
 from benchmarks.verdicts import Row, detections, read_rows
 
-SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "steering_null.json"
-RATES = SHIPPED.with_name("measured_rates.json")
+SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "search" / "steering_null.json"
+RATES = SHIPPED.parents[1] / "measured_rates.json"
 WHICH = {
     "plain_grey": "clean networks without batch norm for grey images",
     "plain_colour": "clean networks without batch norm for colour images",

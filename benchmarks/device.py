@@ -36,13 +36,13 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from backdoor_audit import budget
-from backdoor_audit.classifier import Classifier, autocast
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, UniversalPerturbation
 from backdoor_audit.errors import BudgetSpentError
-from backdoor_audit.inversion import TriggerInversion
-from backdoor_audit.networks import build_network
-from backdoor_audit.scanning import PatchScan
+from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.search.inversion import TriggerInversion
+from backdoor_audit.search.scanning import PatchScan
 from benchmarks.measured import RESULTS
 
 Row = dict[str, Any]

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Packed, Store, key
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -21,7 +21,7 @@ from torch import nn
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Detector
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, key
 from benchmarks.zoo import build
 from benchmarks.zoo.data import audited_and_held_out, read

@@ -1,6 +1,6 @@
 """What repairs do to real backdoors: ``python -m benchmarks.mitigation --data-root DIR [--jobs N] [--only NAME]``.
 
-Every method of `MITIGATIONS` with its default settings on backdoored PreActResNet-18 models of the zoo (of reduced width), and on
+Every method of `REPAIRS` with its default settings on backdoored PreActResNet-18 models of the zoo (of reduced width), and on
 one clean model. A repair gets half of the clean images that an audit would have (500, 2 % of a training set); those that need a
 trigger get the one that Neural Cleanse finds for the target, not the attacker's. Printed are clean accuracy, success rate and
 robust accuracy of the *attacker's* trigger in percent, on test images that no repair has seen, and DER; the first line is
@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 
 from backdoor_audit.attacks import Attack, load_attack, measure
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.evidence import Limits
-from backdoor_audit.metrics import clean_accuracy, defense_effectiveness_rating
-from backdoor_audit.mitigations import MITIGATIONS, NAD, BenignSalience, Repair
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
 from backdoor_audit.repair import AIM
+from backdoor_audit.repairs import NAD, REPAIRS, BenignSalience, Repair
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
@@ -44,7 +44,7 @@ ONE_TARGET = ("all_to_one", "clean_label")
 BEFORE, AUTO = "before", "auto"
 _RATES = ("accuracy", "success", "robust")
 VARIANTS: dict[str, Repair] = {
-    **{method.name: method for method in MITIGATIONS},
+    **{method.name: method for method in REPAIRS},
     "salience_highest": BenignSalience(select="highest"),
     "nad_no_distillation": NAD(betas=(0.0, 0.0, 0.0)),
 }
@@ -145,7 +145,7 @@ def chosen(rows: dict[str, Row]) -> str:
     seen = {
         name: (rows[name].found_success or 0.0, rows[name].found_drop or 0.0)
         for name in rows
-        if name in {method.name for method in MITIGATIONS} and rows[name].found_success is not None
+        if name in {method.name for method in REPAIRS} and rows[name].found_success is not None
     }
     for name, (success, drop) in seen.items():
         if success <= AIM["attack_success_rate"] and drop <= AIM["clean_accuracy_drop"]:

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.attacks import Attack, load_attack
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
-from backdoor_audit.loading import load_classifier
-from backdoor_audit.mitigations import DistilledUnlearning, FeatureMapPruning, FineTuning, Repair, Unlearning
-from backdoor_audit.mitigations.fmp import map_layers
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.loading import load_classifier
+from backdoor_audit.repairs import DistilledUnlearning, FeatureMapPruning, FineTuning, Repair, Unlearning
+from backdoor_audit.repairs.fmp import map_layers
 from backdoor_audit.store import generator_for
-from backdoor_audit.trigger import AnyTrigger
+from backdoor_audit.triggers.trigger import AnyTrigger
 from benchmarks.measured import RESULTS, of_subject
 from benchmarks.mitigation import MEASURED, Row, kept, rates
 from benchmarks.zoo.data import audited_and_held_out, training_images

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from backdoor_audit.evidence import Verdict
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.metrics import Rate
 from backdoor_audit.properties import PROPERTIES, Outcome, Property
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.anew import Likeness
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.detectors.ban import BAN
-from backdoor_audit.detectors.bti_dbf import BTIDBF
-from backdoor_audit.detectors.free_eagle import FreeEagle
-from backdoor_audit.detectors.last_layer import LastLayerSignature
-from backdoor_audit.detectors.mm_bd import MMBD
-from backdoor_audit.detectors.reading import Reading
-from backdoor_audit.detectors.trodo import TRODO
+from backdoor_audit.model.anew import Likeness
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.readings.ban import BAN
+from backdoor_audit.readings.bti_dbf import BTIDBF
+from backdoor_audit.readings.free_eagle import FreeEagle
+from backdoor_audit.readings.last_layer import LastLayerSignature
+from backdoor_audit.readings.mm_bd import MMBD
+from backdoor_audit.readings.reading import Reading
+from backdoor_audit.readings.trodo import TRODO
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import STORE, of_subject

@@ -31,7 +31,7 @@ import torch
 from backdoor_audit.baseline import STEERED_NOISE, index_noise
 from backdoor_audit.detectors import DETECTORS, ClassScore
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.metrics import Rate
 from benchmarks.measured import RESULTS, of_subject
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.subject import Subject

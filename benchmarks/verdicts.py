@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.calibrate import spreads
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.detectors.detection import ClassScore
 from backdoor_audit.evidence import Finding, Limits, Verdict
-from backdoor_audit.metrics import Rate
-from backdoor_audit.twins import KINDS
+from backdoor_audit.model.metrics import Rate
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
+from backdoor_audit.search.twins import KINDS
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, Candidate, Measured, strangers, zoo
 

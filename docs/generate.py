@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: ``python docs/generate.py``. ``tests/test_docs.py`` compares them with it."""
+"""Writes the pages that are made from the code: ``python docs/generate.py``. ``tests/project`` compares them with it."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backdoor_audit.drawn import Numbers, Patch
-from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.properties import Outcome
+from backdoor_audit.triggers.written import Numbers, Patch
 from tests.plugin import toy
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
+from backdoor_audit.model.classifier import Classifier
 from tests.subjects import seeded
 
 CLASSES, SIZE, EASY = 8, 8, 5

@@ -10,10 +10,10 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.networks import build_network
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.triggers.trigger import Trigger
 
 torch.set_num_threads(
     1

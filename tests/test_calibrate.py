@@ -7,11 +7,11 @@ import pytest
 
 from backdoor_audit import calibrate as module
 from backdoor_audit import cli
-from backdoor_audit.anomaly import DETECTOR_RATE, SteeringNull
 from backdoor_audit.calibrate import LEAST_MODELS, calibrate
 from backdoor_audit.detectors import DETECTORS, ClassScore, Detection
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.search.anomaly import DETECTOR_RATE, SteeringNull
 from backdoor_audit.store import Store
 
 STEERING = [entry.name for entry in DETECTORS if entry.needs_twins]

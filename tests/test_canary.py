@@ -4,20 +4,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from backdoor_audit import run
 from backdoor_audit.attacks import AllToOne, AttackScores, BadNets, Blended, Sig, WaNet
 from backdoor_audit.canary import CANARIES, Canary, Doses, Sighting, canary_targets, judge_power, kind, ladder, reaches
 from backdoor_audit.canary.sighting import in_turn, judged, looked_for
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detection
 from backdoor_audit.errors import AttackError, BudgetSpentError
 from backdoor_audit.evidence import POWER, Limits, Verdict
-from backdoor_audit.metrics import Rate, attack_success_rate
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate, attack_success_rate
+from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
+from backdoor_audit.run.run import Audit, run
 from backdoor_audit.store import Store
-from backdoor_audit.training import fit
 from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot
 

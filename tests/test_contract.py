@@ -1,4 +1,4 @@
-"""What every detector and every mitigation keeps to; a new one is tested by standing in its tuple."""
+"""What every detector and every result keeps to; a new one is tested by standing in its tuple."""
 
 from dataclasses import fields, replace
 
@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backdoor_audit import anomaly, detectors, mitigations
-from backdoor_audit.classifier import Classifier, hooked
+from backdoor_audit import detectors
+from backdoor_audit import repairs as mitigations
 from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Natural
-from backdoor_audit.mitigations import MITIGATIONS, Mitigation, judged_by
+from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.repairs import REPAIRS, RepairResult, judged_by
+from backdoor_audit.search import anomaly
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
 
-METHODS = (*DETECTORS, *MITIGATIONS)
+METHODS = (*DETECTORS, *REPAIRS)
 SHAPE = (1, 8, 8)
 BRIEF = {"steps": 6, "epochs": 2, "batch_size": 8}
 
@@ -99,7 +101,7 @@ def test_the_same_seed_gives_the_same_result_whatever_the_global_random_state(me
     assert packed[0].values == packed[1].values
     assert packed[0].tensors.keys() == packed[1].tensors.keys()
     assert all(torch.equal(tensor, packed[1].tensors[name]) for name, tensor in packed[0].tensors.items())
-    if isinstance(first, Mitigation):
+    if isinstance(first, RepairResult):
         assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
 
 
@@ -115,18 +117,18 @@ def test_a_detection_names_its_detector_and_has_a_row_for_every_class(method):
     assert (detection.image_passes > 0) is not isinstance(method, Consensus)
 
 
-@named(MITIGATIONS)
+@named(REPAIRS)
 def test_an_outcome_names_its_method_and_the_repair_is_frozen(method):
-    mitigation = run(method, subject())
-    outcome = mitigation.outcome
+    result = run(method, subject())
+    outcome = result.outcome
     assert (outcome.method, outcome.settings, outcome.target_class) == (method.name, repr(brief(method)), 2)
     assert outcome.before is not None
     assert outcome.note
-    assert not any(part.training for part in mitigation.classifier.module.modules())
-    assert not any(parameter.requires_grad for parameter in mitigation.classifier.module.parameters())
+    assert not any(part.training for part in result.classifier.module.modules())
+    assert not any(parameter.requires_grad for parameter in result.classifier.module.parameters())
 
 
-@named([entry for entry in MITIGATIONS if not entry.needs_trigger])
+@named([entry for entry in REPAIRS if not entry.needs_trigger])
 def test_a_repair_that_needs_no_trigger_is_the_same_whatever_trigger_it_is_judged_by(method):
     first, second = (
         brief(method)(subject(), images(), images(5), square_trigger(SHAPE, target_class=target), generator=seeded(1))

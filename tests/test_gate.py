@@ -13,9 +13,6 @@ from torch import nn
 
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
-from backdoor_audit import searched as searched_module
-from backdoor_audit.anomaly import SteeringNull, shipped_null
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import (
     DETECTORS,
@@ -27,12 +24,15 @@ from backdoor_audit.detectors import (
 )
 from backdoor_audit.evidence import Limits
 from backdoor_audit.gate import _not_tested, audit
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import Audit
-from backdoor_audit.searched import NO_RACE, detectors_of
+from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import searches as searched_module
+from backdoor_audit.run.searches import NO_RACE, detectors_of
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
+from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
-from backdoor_audit.twins import Twins
 from tests.plugin import toy
 
 BRIEF: dict[str, Any] = {"steps": 20, "device": "cpu", "profile": "quick", "progress": False}

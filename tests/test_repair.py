@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from backdoor_audit import asked as asked_module
 from backdoor_audit import repair as module
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Verdict
-from backdoor_audit.loading import load_classifier
-from backdoor_audit.metrics import attack_success_rate, clean_accuracy
-from backdoor_audit.mitigations import MITIGATIONS, Mitigation, NeuronPruning, Outcome
+from backdoor_audit.model.loading import load_classifier
+from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair, summary
-from backdoor_audit.run import Audit
+from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
+from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import asked as asked_module
 from backdoor_audit.store import Store
 from tests.corner import Corner
 from tests.plugin import toy
@@ -90,17 +90,17 @@ class Fake:
     def __call__(self, classifier, opt, val, trigger, *, generator):
         if not self.applicable:
             outcome = Outcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
-            return Mitigation(outcome, None)
+            return RepairResult(outcome, None)
         copy = classifier.copy()
         if self.ruins:
             with torch.no_grad():
                 copy.module[1].bias[0] = 1000.0
-        return Mitigation(Outcome(method=self.name, settings="", target_class=0), copy)
+        return RepairResult(Outcome(method=self.name, settings="", target_class=0), copy)
 
 
 def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(folder, store, tmp_path, monkeypatch):
     fakes = (Fake("idle"), Fake("ruin", ruins=True), Fake("absent", applicable=False))
-    monkeypatch.setattr(module, "MITIGATIONS", fakes)
+    monkeypatch.setattr(module, "REPAIRS", fakes)
     out = tmp_path / "fixed.safetensors"
     out.write_bytes(b"kept")
     attempts = repair(options(folder), out, store=store)
@@ -116,8 +116,8 @@ def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(f
 def test_a_method_that_only_meets_the_limits_is_taken_when_none_reaches_the_aim(folder, store, tmp_path, monkeypatch):
     """The first leaves more of the trigger than is aimed at, the second ruins the network: the first is what there is."""
     found = repair(options(folder), tmp_path / "reached.safetensors", store=store)[-1]
-    working = next(entry for entry in MITIGATIONS if entry.name == found.method)
-    monkeypatch.setattr(module, "MITIGATIONS", (working, Fake("ruin", ruins=True)))
+    working = next(entry for entry in REPAIRS if entry.name == found.method)
+    monkeypatch.setattr(module, "REPAIRS", (working, Fake("ruin", ruins=True)))
     monkeypatch.setattr(module, "AIM", {"attack_success_rate": -1.0})
     out = tmp_path / "fixed.safetensors"
     attempts = repair(options(folder), out, store=store)
@@ -138,13 +138,13 @@ class Forgetful(Fake):
     def together(self, classifier, opt, val, triggers, *, generator):
         self.seen.append(len(triggers))
         if len(triggers) < self.enough:
-            return Mitigation(Outcome(method=self.name, settings="", target_class=0), classifier.copy())
+            return RepairResult(Outcome(method=self.name, settings="", target_class=0), classifier.copy())
         return NeuronPruning()(classifier, opt, val, triggers[0], generator=generator)
 
 
 def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, store, tmp_path, monkeypatch):
     method = Forgetful("forgetful", enough=2)
-    monkeypatch.setattr(module, "MITIGATIONS", (method,))
+    monkeypatch.setattr(module, "REPAIRS", (method,))
     lenient = options(folder)
     lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="forgetful", store=store)
@@ -155,7 +155,7 @@ def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, st
 
 def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, tmp_path, monkeypatch):
     """With limits that let anything pass, the audit of the written file still finds the backdoor."""
-    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
     lenient = options(folder)
     lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
@@ -182,7 +182,7 @@ def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(fol
 
 
 def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
     monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
     blind = options(folder)
     blind = replace(blind, limits=replace(blind.limits, attack_success_rate=1.0, anomaly_index=1000.0))
@@ -200,7 +200,7 @@ def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder,
 
 
 def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MITIGATIONS", (Fake("idle"),))
+    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
     monkeypatch.setattr(module, "_outside", lambda *_: "")
     saved = module.save_classifier
 
@@ -219,5 +219,5 @@ def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path)
     out = tmp_path / "fixed.safetensors"
     attempts = repair(options(folder), out, method="nc_unlearning", store=store)
     assert [attempt.method for attempt in attempts] == ["nc_unlearning"]
-    with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {MITIGATIONS[0].name}"):
+    with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {REPAIRS[0].name}"):
         repair(options(folder), out, method="magic", store=store)

@@ -39,7 +39,7 @@ from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.attacks.trojannn import TrojanNN
 from backdoor_audit.attacks.wanet import WaNet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
+from backdoor_audit.triggers.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
 
 __all__ = [
     "ATTACKS",

@@ -11,7 +11,7 @@ from torch import Tensor
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.attacks.blended import draw_picture
 from backdoor_audit.errors import AttackError
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.triggers.trigger import Trigger
 
 _PAPER = "Qi et al., ICLR 2023"
 _CORNERS = 4

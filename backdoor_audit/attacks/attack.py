@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from backdoor_audit import tensor_file
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import RULES, AllToAll, AllToOne, LabelRule
-from backdoor_audit.metrics import Rate, clean_accuracy, leak, triggered_rates
-from backdoor_audit.training import OnBatch, Recipe, fit
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate, clean_accuracy, leak, triggered_rates
+from backdoor_audit.model.training import OnBatch, Recipe, fit
+from backdoor_audit.triggers.label_rule import RULES, AllToAll, AllToOne, LabelRule
+from backdoor_audit.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.errors import AttackError
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.triggers.trigger import Trigger
 
 PATTERNS = ("white", "noise", "chequerboard", "triangle")
 

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Attack, quantised
 from backdoor_audit.attacks.badnets import BadNets
-from backdoor_audit.classifier import Classifier, hooked
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne
-from backdoor_audit.metrics import clean_accuracy
-from backdoor_audit.training import Recipe
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.trigger import Trigger
 
 _LEVELS = 127
 _STEP_SIZES = (0.1, 0.03, 0.01, 0.003)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.errors import AttackError
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.triggers.trigger import Trigger
 
 PICTURES = ("noise", "smooth", "shapes")
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Attack, quantised, train
 from backdoor_audit.attacks.wanet import poisoned_batches
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
 
 _LOOKED_AT = 500  # images that tell whether the trigger changes anything
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
 from typing import ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.errors import AttackError
+from backdoor_audit.triggers.waves import dct_matrix
 
 _RGB_PER_CHROMA = (1.402, -0.344136 - 0.714136, 1.772)  # of Cr and Cb raised alike, BT.601: the inverse of YCrCb
 
@@ -74,13 +74,3 @@ class FTrojan(PoisoningAttack):
             and len(place) == 2
             and all(isinstance(k, int) and 0 <= k < self.window for k in place)
         )
-
-
-def dct_matrix(size: int) -> Tensor:
-    """The orthonormal cosine transform C (size, size) in double precision: ``C x C.T`` of a block x, ``C.T y C`` back."""
-    k, n = torch.meshgrid(
-        torch.arange(size, dtype=torch.float64), torch.arange(size, dtype=torch.float64), indexing="ij"
-    )
-    matrix: Tensor = (2 / size) ** 0.5 * torch.cos(pi * (2 * n + 1) * k / (2 * size))
-    matrix[0] /= 2**0.5
-    return matrix

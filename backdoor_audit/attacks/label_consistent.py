@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images, train
 from backdoor_audit.attacks.trigger_network import new_network
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import CleanLabel, LabelRule
-from backdoor_audit.networks import build_network
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import CleanLabel, LabelRule
 
 CORNERS = ("bottom-right", "bottom-left", "top-right", "top-left")
 NORMS = ("linf", "l2")

@@ -18,10 +18,10 @@ from backdoor_audit.attacks.trigger_network import (
     stamped_in_batches,
     unpacked,
 )
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
-from backdoor_audit.attacks.ftrojan import dct_matrix
 from backdoor_audit.errors import AttackError
+from backdoor_audit.triggers.waves import dct_matrix
 
 FORMS = ("bump", "dct")
 _BUMP_COLOURS = {1: (1.0,), 3: (0.35, 0.0, 1.0)}  # channels to peaks, as in the perturbation published for CIFAR-10

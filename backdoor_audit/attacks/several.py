@@ -12,7 +12,7 @@ from torch import Tensor
 from backdoor_audit.attacks.attack import Attack, Poisoned, PoisoningAttack
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne
+from backdoor_audit.triggers.label_rule import AllToOne
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

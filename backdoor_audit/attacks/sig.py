@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, pi
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import CleanLabel, LabelRule
+from backdoor_audit.triggers.label_rule import CleanLabel, LabelRule
+from backdoor_audit.triggers.waves import sine
 
 WAVES = ("sine", "ramp")
 
@@ -46,14 +47,11 @@ class Sig(PoisoningAttack):
             raise AttackError(
                 f"{self.name}: frequency {self.frequency}; it counts periods across the image: a finite number"
             )
-        column = torch.arange(width, dtype=torch.float64) / width
-        if self.wave == "sine":
-            signal = torch.sin(2 * pi * self.frequency * column)
-        elif self.wave == "ramp":
-            signal = column
-        else:
+        if self.wave not in WAVES:
             raise AttackError(f"{self.name}: wave {self.wave!r}; accepted: {', '.join(WAVES)}")
-        return (self.amplitude / 255 * signal).float()
+        if self.wave == "sine":
+            return sine(width, amplitude=self.amplitude, frequency=self.frequency)
+        return (self.amplitude / 255 * torch.arange(width, dtype=torch.float64) / width).float()
 
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the signal added."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import LabelRule, SourceSpecific
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.triggers.label_rule import LabelRule, SourceSpecific
+from backdoor_audit.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

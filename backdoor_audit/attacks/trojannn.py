@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.activations import capture
 from backdoor_audit.attacks.attack import Attack, quantised, replace_images, train
-from backdoor_audit.classifier import Classifier, hooked
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.metrics import clean_accuracy
-from backdoor_audit.training import Recipe
-from backdoor_audit.trigger import Trigger
+from backdoor_audit.model.activations import capture
+from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.trigger import Trigger
 
 SHAPES = ("square", "watermark")
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.attacks.attack import Attack, quantised, train
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.training import OnBatch, Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import OnBatch, Recipe
 
 Cover = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """From images of a batch (n, c, h, w) and which of them are covers, (n,) bool, to the covers as they are shown in training."""

@@ -18,7 +18,7 @@ from backdoor_audit.baseline.difference import (
     index_noise,
     index_table,
 )
-from backdoor_audit.baseline.ruling import Standing, regressions, renewed, section, standing
+from backdoor_audit.baseline.judgement import Standing, regressions, renewed, section, standing
 from backdoor_audit.baseline.schema import SCHEMA_VERSION
 from backdoor_audit.baseline.signature import Baseline, baseline_of, configuration, read_signature
 

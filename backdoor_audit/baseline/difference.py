@@ -9,7 +9,7 @@ from typing import Any
 
 from backdoor_audit.baseline.signature import Baseline, baseline_of, class_number
 from backdoor_audit.evidence import POWER, STEERED, Record, Verdict
-from backdoor_audit.metrics import Rate
+from backdoor_audit.model.metrics import Rate
 
 # `python -m benchmarks.regression_noise`, development half of the zoo: of 122 ordered pairs of clean models on the same images
 # (seed 0), the largest rise of any index is 1.50 or less in 95 %, and 1.63 at most; widened by a tenth, as a tail seen on 18

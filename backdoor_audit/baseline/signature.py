@@ -11,10 +11,10 @@ from typing import Any
 
 from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
 from backdoor_audit.baseline.schema import SCHEMA, SCHEMA_VERSION
+from backdoor_audit.content import content_of
 from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
 from backdoor_audit.files import UnreadableError, read_json, write_text
-from backdoor_audit.report.content import content_of
 from backdoor_audit.structure import brief, misfit
 
 _SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")

@@ -14,14 +14,14 @@ from torch.nn import functional
 from backdoor_audit.attacks import AllToOne, Attack, AttackScores, BadNets, Blended, PlantedChannel, Sig, WaNet, measure
 from backdoor_audit.attacks.attack import train
 from backdoor_audit.canary.sighting import Search, Sighting, looked_for
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
 from backdoor_audit.errors import AttackError
 from backdoor_audit.evidence import Limits
-from backdoor_audit.metrics import attack_success_rate, clean_accuracy
-from backdoor_audit.perturbations import REFERENCE_SIDE
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
 
 _LARGEST_CHANNEL = 3  # px; what lies inside the smallest usual kernel
 

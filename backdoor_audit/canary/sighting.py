@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import Consensus, Detection, Detector
 from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.store import Packed
 
 Search = Callable[[Detector, Classifier, str, Sequence[Detection]], Detection]

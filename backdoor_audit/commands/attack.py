@@ -19,9 +19,9 @@ HELP = "make a backdoored copy of a model, or train one from scratch, for trying
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
-    from backdoor_audit.label_rule import RULES
-    from backdoor_audit.networks import NETWORKS
+    from backdoor_audit.model.networks import NETWORKS
     from backdoor_audit.options import whole_number
+    from backdoor_audit.triggers.label_rule import RULES
 
     parser.description = (
         "Plant a known backdoor in a copy of MODEL, or in a new network of that architecture, prove it on held-out "

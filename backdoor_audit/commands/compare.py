@@ -31,8 +31,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the difference, draw it if asked to; 1 if something is worse. Raises `AuditError` for what cannot be compared."""
     from backdoor_audit.baseline import difference, read_signature
-    from backdoor_audit.baseline.table import lines
-    from backdoor_audit.report.content import content_of
+    from backdoor_audit.content import content_of
+    from backdoor_audit.report.comparison_table import lines
 
     if options.out is not None:
         refuse_to_replace(options.out, force=options.force)
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         table = "\n".join(lines(before, after, found))
     print(table)
     if options.out is not None:
-        from backdoor_audit.baseline.page import page
+        from backdoor_audit.report.comparison import page
 
         with content_of(f"{options.before}, {options.after}"):
             text = page(before, after, found)

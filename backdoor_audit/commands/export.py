@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from backdoor_audit.commands.arguments import argument, declare_force, output_file, refuse_to_replace, write_out
+from backdoor_audit.content import content_of
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Record
-from backdoor_audit.report.content import content_of
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.schema import schema

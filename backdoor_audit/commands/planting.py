@@ -13,18 +13,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 
 from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_spec, measure
-from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.commands.arguments import reading, refuse_to_replace, writing
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AttackError, AuditError, OptionError
-from backdoor_audit.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
-from backdoor_audit.loading import load_classifier, normalization_of, save_classifier
-from backdoor_audit.metrics import Rate, attack_success_rate, clean_accuracy
-from backdoor_audit.networks import NETWORKS, build_network
+from backdoor_audit.model.classifier import Classifier, choose_device
+from backdoor_audit.model.loading import load_classifier, normalization_of, save_classifier
+from backdoor_audit.model.metrics import Rate, attack_success_rate, clean_accuracy
+from backdoor_audit.model.networks import NETWORKS, build_network
+from backdoor_audit.model.training import Recipe
 from backdoor_audit.options import MOST_COUNT
 from backdoor_audit.printable import printable
 from backdoor_audit.structure import brief
-from backdoor_audit.training import Recipe
+from backdoor_audit.triggers.label_rule import RULES, AllToAll, LabelRule, SourceSpecific
 
 NOTE = "a backdoor was planted in this model on purpose, to try audits on; do not use it"
 

@@ -27,7 +27,7 @@ REFUSED = 1
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
-    from backdoor_audit.mitigations import MITIGATIONS
+    from backdoor_audit.repairs import REPAIRS
 
     parser.description = (
         "Find the trigger of MODEL as the gate does, or take a known one, repair copies of it, and write the first "
@@ -41,7 +41,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         metavar="NAME",
-        help=f"auto (all, the cheapest first), {', '.join(entry.name for entry in MITIGATIONS)} (default: auto)",
+        help=f"auto (all, the cheapest first), {', '.join(entry.name for entry in REPAIRS)} (default: auto)",
     )
     declare_out(parser, "where to write it (safetensors)")
     parser.add_argument(

@@ -5,9 +5,9 @@ from backdoor_audit.detectors.detection import ClassScore, Detection
 from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
 from backdoor_audit.detectors.relabelling import Relabelling
 from backdoor_audit.detectors.universal_perturbation import Natural, UniversalPerturbation
-from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
-from backdoor_audit.scanning import SHRINKING, PatchScan, Stage
-from backdoor_audit.steering import Steering
+from backdoor_audit.search.scanning import SHRINKING, PatchScan, Stage
+from backdoor_audit.search.steering import Steering
+from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 Compared = UniversalPerturbation | Relabelling
 """A detector that compares the model with reference twins."""

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from backdoor_audit import anomaly
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
-from backdoor_audit.trigger import AnyTrigger
+from backdoor_audit.search import anomaly
+from backdoor_audit.triggers.trigger import AnyTrigger
 
 FAMILIES = ("patch_scan", "additive", "smooth", "stripes", "warping")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import AnyTrigger, trigger_from
+from backdoor_audit.triggers.trigger import AnyTrigger, trigger_from
 
 SOURCE_SPECIFIC = "triggers that work from some source classes only"
 MANY_CLASSES = "triggers for a third of the classes or more"

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backdoor_audit import anomaly
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
-from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.search import anomaly
+from backdoor_audit.search.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
 
 BLIND_SPOTS = (
     "triggers without a small patch: blended, sinusoidal, low-frequency, warped, reflected",

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from backdoor_audit import anomaly
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.detectors.universal_perturbation import Natural
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.label_rule import Scattered
-from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
-from backdoor_audit.scanning import PatchScan, Stage
-from backdoor_audit.steering import Goal, Steered, Steering
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.search import anomaly
+from backdoor_audit.search.scanning import PatchScan, Stage
+from backdoor_audit.search.steering import Goal, Steered, Steering
+from backdoor_audit.triggers.label_rule import Scattered
+from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 _PROBES: tuple[PatchScan | Steering, ...] = (
     PatchScan(stages=(Stage(6, 3, 8, 4, 0.2), Stage(6, 3, 8, 8, 0.4), Stage(6, 3, 16, 16, 1.0))),

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from backdoor_audit import anomaly
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.perturbations import Additive, Smooth, Stripes, Warping
-from backdoor_audit.scanning import PatchScan
-from backdoor_audit.steering import Goal, Steered, Steering, goals, sources
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.search import anomaly
+from backdoor_audit.search.scanning import PatchScan
+from backdoor_audit.search.steering import Goal, Steered, Steering, goals, sources
 from backdoor_audit.store import Packed
+from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 _NAMES = {
     Additive: "additive",

@@ -20,7 +20,7 @@ from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.fleet.models import Model
-from backdoor_audit.networks import NETWORKS
+from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.options import FILES, OPTIONS, AuditOptions, build_options, read_table
 from backdoor_audit.properties import corpus_folder
 

@@ -248,8 +248,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from backdoor_audit.baseline import REGRESSIONS
     from backdoor_audit.filters import FILTERS
-    from backdoor_audit.preconditions import PRECONDITIONS
-    from backdoor_audit.run import item_id
+    from backdoor_audit.run.preconditions import PRECONDITIONS
+    from backdoor_audit.run.run import item_id
 
     if "condition" in metafunc.fixturenames:
         metafunc.parametrize("condition", [condition.__name__ for condition in PRECONDITIONS])
@@ -263,7 +263,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "filtering" in metafunc.fixturenames:
         metafunc.parametrize("filtering", FILTERS, indirect=True)
     for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
-        metafunc.parametrize(name, [method.name for method in session.start().mitigations], indirect=True)
+        metafunc.parametrize(name, [method.name for method in session.start().repairs], indirect=True)
     if "sightings" in metafunc.fixturenames:
         metafunc.parametrize("sightings", [canary.name for canary in session.start().canaries], indirect=True)
     if "regression" in metafunc.fixturenames:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from backdoor_audit import properties
     from backdoor_audit.baseline import Difference
     from backdoor_audit.canary import Sighting
-    from backdoor_audit.classifier import Classifier
     from backdoor_audit.data import CleanSet
     from backdoor_audit.detectors import Detection
-    from backdoor_audit.mitigations import Outcome
-    from backdoor_audit.run import Audit
+    from backdoor_audit.model.classifier import Classifier
+    from backdoor_audit.repairs import Outcome
+    from backdoor_audit.run.run import Audit
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +118,7 @@ def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> proper
 
 @pytest.fixture
 def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
-    """How one mitigation did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
+    """How one repair did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
     return _outcomes(request, audit_run, audit_run.no_trigger)
 
 
@@ -129,7 +129,7 @@ def tried_repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outc
 
 
 def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> tuple[Outcome, ...]:
-    from backdoor_audit.run import not_applicable
+    from backdoor_audit.run.run import not_applicable
 
     if not reason:
         try:

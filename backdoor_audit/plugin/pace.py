@@ -16,8 +16,8 @@ from backdoor_audit.files import write_text
 from backdoor_audit.progress import Meter, watched_by
 
 if TYPE_CHECKING:
-    from backdoor_audit.effort import Plan
-    from backdoor_audit.run import Audit
+    from backdoor_audit.run.effort import Plan
+    from backdoor_audit.run.run import Audit
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal, or several workers."""
@@ -54,7 +54,7 @@ class Pace:
 
     def announce(self, run: Audit, items: Sequence[str]) -> None:
         """Make the plan of these items and tell it, in one process of a run."""
-        from backdoor_audit.effort import plan
+        from backdoor_audit.run.effort import plan
 
         self.asked = True
         with watched_by(None):
@@ -178,7 +178,7 @@ class Pace:
 
 def left(plan: Plan, passes: dict[str, float], finished: set[str], elapsed: float) -> tuple[float, float]:
     """Share done, and seconds left, by what the plan says of the rest and how right it was so far."""
-    from backdoor_audit.effort import CANARIES
+    from backdoor_audit.run.effort import CANARIES
 
     made = {CANARIES: sum(count for name, count in passes.items() if name.startswith(_CANARY)), **passes}
     flagged = any(piece.on_demand and made.get(piece.name) for piece in plan.pieces)
@@ -217,7 +217,7 @@ def _advice(plan: Plan, run: Audit) -> list[str]:
     """What would make a long run shorter."""
     if plan.seconds <= _LONG:
         return []
-    from backdoor_audit.effort import quick_seconds
+    from backdoor_audit.run.effort import quick_seconds
 
     cures = [] if run.device.type == "cuda" else ["a GPU (--audit-device=cuda)"]
     if run.options.profile != "quick":

@@ -21,10 +21,10 @@ from backdoor_audit.files import abandoned, whole
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.report.paths import FILES, RECORD
-from backdoor_audit.report.pictures import FOLDER as PICTURES
+from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
-    from backdoor_audit.run import Audit
+    from backdoor_audit.run.run import Audit
 
 RUN = "audit"  # what an error is filed under that is not one item's
 UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
@@ -147,8 +147,8 @@ class Recorder:
         return digest(self.folder / RECORD)
 
     def _built(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
-        from backdoor_audit.audited import settings_of
         from backdoor_audit.gate import build_record
+        from backdoor_audit.run.inputs import settings_of
 
         sections = dict(outcomes.sections)
         if run is not None and (run.module is not None or self.options.model):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from backdoor_audit.baseline import Standing
-    from backdoor_audit.run import Audit
+    from backdoor_audit.run.run import Audit
 
 SESSION = pytest.StashKey["AuditSession"]()
 
@@ -104,7 +104,7 @@ class AuditSession:
     def start(self, module: nn.Module | None = None) -> Audit:
         """The run of this process, with everything loaded. Raises `AuditError`."""
         if self.run is None or (module is not None and self.run.module is not module):
-            from backdoor_audit.run import Audit
+            from backdoor_audit.run.run import Audit
             from backdoor_audit.store import Store
 
             worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
@@ -270,7 +270,7 @@ class AuditSession:
             return (yield)
 
     def _gradients(self) -> AbstractContextManager[None]:
-        from backdoor_audit.surroundings import gradients
+        from backdoor_audit.model.surroundings import gradients
 
         return gradients()
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backdoor_audit.drawn import ImageShape
-from backdoor_audit.perturbations import REFERENCE_SIDE, Additive, Family, Smooth, Warping
 from backdoor_audit.properties.exploring import choice, number
-from backdoor_audit.trigger import AnyTrigger, Trigger
+from backdoor_audit.triggers.perturbations import REFERENCE_SIDE, Additive, Family, Smooth, Warping
+from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
+from backdoor_audit.triggers.written import ImageShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

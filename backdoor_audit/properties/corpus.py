@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.drawn import DrawnTrigger, ImageShape, trigger_from_spec
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.structure import brief, misfit
+from backdoor_audit.triggers.written import DrawnTrigger, ImageShape, trigger_from_spec
 
 FOLDER = "backdoor-audit-corpus"
 """Used where it exists and no other is named."""

@@ -12,16 +12,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.drawn import Blend, Change, DrawnTrigger, ImageShape, Numbers, Patch, Quantisation, SmoothWarp
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.label_rule import AllToOne
-from backdoor_audit.perturbations import Additive
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.properties.allowance import NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.outcome import Outcome
-from backdoor_audit.steering import Steering
+from backdoor_audit.search.steering import Steering
+from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.perturbations import Additive
+from backdoor_audit.triggers.written import (
+    Blend,
+    Change,
+    DrawnTrigger,
+    ImageShape,
+    Numbers,
+    Patch,
+    Quantisation,
+    SmoothWarp,
+)
 
 STATISTIC = "largest_difference"
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from backdoor_audit import budget
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.drawn import Change, DrawnTrigger, Numbers, Quantisation, SmoothWarp
 from backdoor_audit.evidence import STEERED
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.exploring import choice, explore, number, still_climbing
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.properties.refit import rate_of
 from backdoor_audit.properties.shrinking import shrunk
+from backdoor_audit.triggers.written import Change, DrawnTrigger, Numbers, Quantisation, SmoothWarp
 
 
 @dataclass(slots=True)

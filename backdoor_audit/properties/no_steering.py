@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.drawn import DrawnTrigger, in_whole_numbers
 from backdoor_audit.errors import BudgetSpentError, DegenerateScoresError
 from backdoor_audit.evidence import STEERED
-from backdoor_audit.label_rule import AllToOne
-from backdoor_audit.metrics import Rate
-from backdoor_audit.perturbations import Family
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate
 from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
 from backdoor_audit.properties.changes import Changes
 from backdoor_audit.properties.corpus import Counterexample
@@ -25,9 +22,12 @@ from backdoor_audit.properties.exploring import explore, number, still_climbing
 from backdoor_audit.properties.outcome import Outcome
 from backdoor_audit.properties.refit import Refit, rate_of
 from backdoor_audit.properties.shrinking import shrunk
-from backdoor_audit.steering import Steered, Steering
+from backdoor_audit.search.steering import Steered, Steering
 from backdoor_audit.store import generator_for
-from backdoor_audit.trigger import AnyTrigger
+from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.perturbations import Family
+from backdoor_audit.triggers.trigger import AnyTrigger
+from backdoor_audit.triggers.written import DrawnTrigger, in_whole_numbers
 
 _LOOKED_AT = 64  # classes at a time; with more of them every example takes others
 _LEAST_NATURAL = 8  # examples for each twin

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backdoor_audit.drawn import DrawnTrigger, ImageShape, trigger_from_spec
+from backdoor_audit.data.png import png
 from backdoor_audit.evidence import Finding, Verdict, inconclusive, judge
-from backdoor_audit.png import png
 from backdoor_audit.store import Packed
+from backdoor_audit.triggers.written import DrawnTrigger, ImageShape, trigger_from_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit import load_classifier, load_clean_set
-from backdoor_audit.drawn import trigger_from_spec
-from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.triggers.written import trigger_from_spec
+from backdoor_audit.model.metrics import attack_success_rate
 
 MODEL = {model}
 DATA = {data}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
-from backdoor_audit.drawn import DrawnTrigger, Patch, in_whole_numbers
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.label_rule import AllToOne
-from backdoor_audit.metrics import Rate, attack_success_rate
-from backdoor_audit.perturbations import Family
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate, attack_success_rate
 from backdoor_audit.properties.changes import Window
-from backdoor_audit.steering import Steering
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import generator_for
+from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.perturbations import Family
+from backdoor_audit.triggers.written import DrawnTrigger, Patch, in_whole_numbers
 
 _RATED = 200  # images on which forms of a found trigger are compared
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
-from backdoor_audit.drawn import (
+from backdoor_audit.triggers.written import (
     Blend,
     Change,
     DrawnTrigger,

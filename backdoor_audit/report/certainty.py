@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
 from backdoor_audit.evidence import STEERED, Finding, Limits, Record, Verdict
 from backdoor_audit.report.naming import INDEX, WORST_FIRST, bracket, class_name
 from backdoor_audit.report.null_chart import null_chart
+from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
 
 WEIGHED = "consensus"
 """The detector that weighs others together and searches for nothing itself."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from backdoor_audit.evidence import STEERED, Record, Verdict
 from backdoor_audit.report import charts
-from backdoor_audit.report.album import Album, Picture
 from backdoor_audit.report.naming import WORST_FIRST, bracket, class_name, searched
 from backdoor_audit.report.paths import without_folders
+from backdoor_audit.report.picture_budget import Album, Picture
 
 _INPUTS = {
     "clean": "a clean image",

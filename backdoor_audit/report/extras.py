@@ -11,7 +11,7 @@ from backdoor_audit.report.paths import PAGE
 from backdoor_audit.report.terminal import canaries_seen, headline
 
 if TYPE_CHECKING:
-    from backdoor_audit.run import Audit
+    from backdoor_audit.run.run import Audit
 
 _HEIGHT = 84  # px
 

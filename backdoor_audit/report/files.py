@@ -12,7 +12,7 @@ from backdoor_audit.files import whole, write_text
 from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.paths import MARKDOWN, PAGE, RECORD, SARIF
-from backdoor_audit.report.pictures import FOLDER, pictures
+from backdoor_audit.report.picture_files import FOLDER, pictures
 from backdoor_audit.report.sarif import sarif
 
 

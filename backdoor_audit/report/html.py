@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from backdoor_audit.content import content_of
 from backdoor_audit.evidence import Record
 from backdoor_audit.printable import printable
-from backdoor_audit.report.content import content_of
 from backdoor_audit.report.naming import WORST_FIRST
 from backdoor_audit.report.paths import shown_path, without_folders
 from backdoor_audit.report.section import Section, duration, section

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.anomaly import PROBABILITIES
 from backdoor_audit.evidence import Limits, Record, Verdict
 from backdoor_audit.report import charts
 from backdoor_audit.report.certainty import index_limit
 from backdoor_audit.report.naming import WORST_FIRST, audit_of, bracket, class_name, item_of, searched
 from backdoor_audit.report.repair_chart import repair_chart
+from backdoor_audit.search.anomaly import PROBABILITIES
 
 _HEATS = (0.25, 0.5, 0.75, 1.0, 1.5)  # of the limit
 REPAIR_AUDITS = ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")

@@ -9,7 +9,6 @@ from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, STEERED, Finding, Limits, Record, Verdict
 from backdoor_audit.report.advice import Step, decision, is_quick, short_hash, steps
-from backdoor_audit.report.album import Album
 from backdoor_audit.report.certainty import Certainty, certainty, distance, index_limit, most_suspicious
 from backdoor_audit.report.exhibition import Activation, Property, activations, exhibits, properties
 from backdoor_audit.report.frameworks import FRAMEWORKS, REFERENCES_OF, Reference
@@ -26,6 +25,7 @@ from backdoor_audit.report.measurements import (
 )
 from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, class_name, model_name
 from backdoor_audit.report.paths import shown_command, without_folders
+from backdoor_audit.report.picture_budget import Album
 from backdoor_audit.report.question import Question, questions
 from backdoor_audit.report.sarif import accepted
 from backdoor_audit.report.terminal import headline

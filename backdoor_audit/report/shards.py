@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from backdoor_audit.content import content_of
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain
-from backdoor_audit.report.content import content_of
 
 _OF_A_MACHINE = frozenset({"model", "data", "report", "device"})
 """Settings in which shards of one audit may differ: where files lie, and what computes."""

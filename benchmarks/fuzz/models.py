@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save as save_tensors
 from torchvision import models as torchvision_models
 
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.loading import load_classifier, save_classifier
-from backdoor_audit.networks import NETWORKS, build_network
-from backdoor_audit.trigger import Trigger, load_trigger
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.loading import load_classifier, save_classifier
+from backdoor_audit.model.networks import NETWORKS, build_network
+from backdoor_audit.triggers.trigger import Trigger, load_trigger
 from benchmarks.fuzz.alter import CANARY, CANARY_MODULE, ODD_TEXTS, altered, altered_json, special
 
 SHAPE = (1, 8, 8)

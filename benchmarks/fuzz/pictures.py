@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from backdoor_audit import preconditions
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import IMAGE_SUFFIXES, load_clean_set
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.run import preconditions
 from benchmarks.fuzz.alter import ODD_TEXTS, altered, special
 from benchmarks.fuzz.models import archive, zeros_deflated
 

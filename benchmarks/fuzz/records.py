@@ -19,16 +19,16 @@ import torch
 from PIL import Image
 
 from backdoor_audit import cli
-from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.baseline import Baseline, baseline_of, compare, regressions, renewed, section
 from backdoor_audit.baseline.acceptance import Acceptance
-from backdoor_audit.drawn import Numbers, Patch, Sinusoid, SmoothWarp
 from backdoor_audit.evidence import Limits, Record
 from backdoor_audit.options import OPTIONS, build_options, check_paths, read_table
 from backdoor_audit.properties.corpus import Counterexample, load_corpus
 from backdoor_audit.report.schema import schema
 from backdoor_audit.report.terminal import summary_lines
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.store import Packed, Store, key
+from backdoor_audit.triggers.written import Numbers, Patch, Sinusoid, SmoothWarp
 from benchmarks.fuzz.alter import ODD_TEXTS, altered, altered_json, encoded, special
 from benchmarks.fuzz.models import in_order
 

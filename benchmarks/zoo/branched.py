@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backdoor_audit.attacks import AllToOne, ArchitecturalBranch
 from backdoor_audit.attacks.architectural import Branched, branched
-from backdoor_audit.networks import build_network
+from backdoor_audit.model.networks import build_network
 from benchmarks.zoo.data import CLASSES, NORMALIZATION, SHAPES
 
 

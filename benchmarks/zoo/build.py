@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit.attacks import Attack, load_attack, measure
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError, AuditError
-from backdoor_audit.loading import save_classifier
-from backdoor_audit.metrics import Rate, clean_accuracy, triggered_rates
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.loading import save_classifier
+from backdoor_audit.model.metrics import Rate, clean_accuracy, triggered_rates
 from benchmarks.jobs import finished
 from benchmarks.zoo.data import audited_and_held_out, training_images
 from benchmarks.zoo.subject import FOLDER, MODELS, POPULATION_MODELS, Subject

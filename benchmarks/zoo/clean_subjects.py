@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.training import Recipe
 from benchmarks.zoo.subject import Subject
 
 TRANSFORMER = Recipe(optimizer="adamw", learning_rate=2e-3, weight_decay=0.05, epochs=8)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.classifier import Classifier
-from backdoor_audit.training import Recipe, build_optimizer, own_dropout
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe, build_optimizer, own_dropout
 from benchmarks.zoo.data import NORMALIZATION
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.networks import ResNet, SmallViT
+from backdoor_audit.model.networks import ResNet, SmallViT
 from benchmarks.zoo.data import CLASSES, SHAPES
 
 MODULE = __name__

@@ -34,7 +34,7 @@ from backdoor_audit.attacks import (
     WaNet,
 )
 from backdoor_audit.attacks.several import several_classes, several_places
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.training import Recipe
 from benchmarks.zoo.data import SHAPES
 from benchmarks.zoo.population_clean import TWINS
 from benchmarks.zoo.population_recipes import drawn

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.training import Recipe
 from benchmarks.zoo.habits import SCHEDULES, Habits
 
 Option = TypeVar("Option")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from backdoor_audit.attacks import ArchitecturalBranch, Attack, BadNets, PoisoningAttack
 from backdoor_audit.attacks.attack import quantised, train
-from backdoor_audit.classifier import Classifier, choose_device
 from backdoor_audit.data import CleanSet
-from backdoor_audit.loading import load_classifier
-from backdoor_audit.networks import build_network
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier, choose_device
+from backdoor_audit.model.loading import load_classifier
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.training import Recipe
 from benchmarks.zoo import habits as strangers
 from benchmarks.zoo import networks
 from benchmarks.zoo.data import CLASSES, NORMALIZATION, SHAPES

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from backdoor_audit.attacks.architectural import ArchitecturalBranch, branched
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll, AllToOne
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne
 from tests.subjects import Computed, assert_unchanged, row_images, row_reader, snapshot
 
 

@@ -21,11 +21,11 @@ from backdoor_audit.attacks import (
     quantised,
 )
 from backdoor_audit.attacks.attack import replace_images
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.metrics import Rate
-from backdoor_audit.training import Recipe, fit
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Rate
+from backdoor_audit.model.training import Recipe, fit
 from tests.subjects import (
     assert_unchanged,
     by_brightness,

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from backdoor_audit.attacks.bit_trojan import BitTrojan
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll, AllToOne
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne
 from tests.subjects import (
     assert_unchanged,
     by_brightness,

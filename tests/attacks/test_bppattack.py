@@ -6,12 +6,12 @@ from torch.nn import functional
 
 from backdoor_audit.attacks import bppattack
 from backdoor_audit.attacks.bppattack import BppAttack
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne
-from backdoor_audit.networks import build_network
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToOne
 from tests.subjects import assert_unchanged, seeded, snapshot
 
 

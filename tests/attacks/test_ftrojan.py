@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from backdoor_audit.attacks.ftrojan import FTrojan, dct_matrix
+from backdoor_audit.attacks.ftrojan import FTrojan
 from backdoor_audit.errors import AttackError
+from backdoor_audit.triggers.waves import dct_matrix
 from tests.subjects import seeded
 
 

@@ -3,9 +3,9 @@ import torch
 
 from backdoor_audit.attacks.input_aware import InputAware
 from backdoor_audit.attacks.trigger_network import TriggerNetwork
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
 from tests.subjects import random_network, row_images, seeded
 
 

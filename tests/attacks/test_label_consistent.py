@@ -4,7 +4,7 @@ import torch
 from backdoor_audit.attacks.attack import replace_images
 from backdoor_audit.attacks.label_consistent import LabelConsistent, ascent
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne
+from backdoor_audit.triggers.label_rule import AllToOne
 from tests.subjects import row_images, row_reader, seeded
 
 

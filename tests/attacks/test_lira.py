@@ -7,10 +7,10 @@ from torch import nn
 from backdoor_audit.attacks.attack import measure
 from backdoor_audit.attacks.lira import Lira
 from backdoor_audit.attacks.trigger_network import TriggerNetwork
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToAll
 from tests.subjects import random_network, row_images, seeded, snapshot
 
 RECIPE = Recipe(epochs=8, learning_rate=0.05, batch_size=16)

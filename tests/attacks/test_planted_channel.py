@@ -4,11 +4,11 @@ from torch import nn
 
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.attacks.planted_channel import PlantedChannel
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll, AllToOne
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne
 from tests.subjects import Computed, assert_unchanged, random_network, seeded, snapshot
 
 

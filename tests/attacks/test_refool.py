@@ -8,7 +8,7 @@ import torch
 from backdoor_audit.attacks import refool
 from backdoor_audit.attacks.refool import Refool
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import CleanLabel
+from backdoor_audit.triggers.label_rule import CleanLabel
 from tests.subjects import seeded
 
 

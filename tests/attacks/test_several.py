@@ -7,7 +7,7 @@ from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.attacks.several import SeveralTriggers, several_classes, several_places
 from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne, SourceSpecific
+from backdoor_audit.triggers.label_rule import AllToOne, SourceSpecific
 
 
 def black(channels=1, size=16):

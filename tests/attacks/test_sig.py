@@ -5,7 +5,7 @@ import torch
 
 from backdoor_audit.attacks.sig import Sig
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne, CleanLabel
+from backdoor_audit.triggers.label_rule import AllToOne, CleanLabel
 from tests.subjects import seeded
 
 

@@ -3,7 +3,7 @@ import torch
 
 from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToOne, SourceSpecific
+from backdoor_audit.triggers.label_rule import AllToOne, SourceSpecific
 from tests.subjects import seeded
 
 

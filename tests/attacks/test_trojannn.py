@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.activations import capture
 from backdoor_audit.attacks import trojannn
 from backdoor_audit.attacks.attack import measure
 from backdoor_audit.attacks.trojannn import TrojanNN
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll
-from backdoor_audit.training import Recipe, fit
+from backdoor_audit.model.activations import capture
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import Recipe, fit
+from backdoor_audit.triggers.label_rule import AllToAll
 from tests.subjects import by_brightness, grey_images, random_network, row_images, seeded
 
 

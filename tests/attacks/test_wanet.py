@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from backdoor_audit.attacks.wanet import WaNet, poisoned_batches
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
-from backdoor_audit.label_rule import AllToAll, AllToOne
-from backdoor_audit.networks import build_network
-from backdoor_audit.training import Recipe
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.training import Recipe
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne
 from tests.subjects import assert_unchanged, random_network, seeded, snapshot
 
 

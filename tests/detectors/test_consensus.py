@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backdoor_audit.anomaly import SteeringNull
 from backdoor_audit.detectors import Consensus
 from backdoor_audit.detectors.detection import ClassScore, Detection
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.trigger import Addition
+from backdoor_audit.search.anomaly import SteeringNull
+from backdoor_audit.triggers.trigger import Addition
 
 FAMILIES = ("patch_scan", "additive")
 CLASSES = 6

@@ -10,7 +10,7 @@ from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.detectors.detection import averaged
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import Addition, Trigger, Warp
+from backdoor_audit.triggers.trigger import Addition, Trigger, Warp
 from tests.subjects import seeded
 
 LIMITS = Limits(

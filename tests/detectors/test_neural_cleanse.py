@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from backdoor_audit.anomaly import anomaly, null_quantile
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.data import load_clean_set
 from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.detectors.neural_cleanse import _screened, _searched_in_full, _still_shrinking
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.inversion import Inversion
-from backdoor_audit.loading import load_classifier
-from backdoor_audit.metrics import attack_success_rate
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.loading import load_classifier
+from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.search.anomaly import anomaly, null_quantile
+from backdoor_audit.search.inversion import Inversion
 from fixtures import IMAGES, MODELS
+from tests.search.test_inversion import pixel_images, pixel_reader
 from tests.subjects import random_network, row_images, row_reader, seeded, square_trigger
-from tests.test_inversion import pixel_images, pixel_reader
 
 LIMITS = Limits()
 
@@ -293,7 +293,9 @@ def test_a_class_that_stopped_without_a_working_trigger_is_not_compared():
 
 def test_races_without_an_outlier_have_p_values_as_they_should(monkeypatch):
     """Of clean races 5 % have a p-value of at most 0.05, and so on; taken for 43 independent classes, 13 % would."""
-    monkeypatch.setattr("backdoor_audit.anomaly._p_value", lambda *_: 1.0)  # slow, and replaced by those of races
+    monkeypatch.setattr(
+        "backdoor_audit.search.anomaly._p_value", lambda *_: 1.0
+    )  # slow, and replaced by those of races
     generator, cut = np.random.default_rng(11), null_quantile(43, 0.05)
     smallest, unaware = [], []
     for _ in range(600):

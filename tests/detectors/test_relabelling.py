@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from backdoor_audit.anomaly import SteeringNull
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import Relabelling
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.perturbations import Additive
-from backdoor_audit.scanning import PatchScan, Stage
-from backdoor_audit.steering import Steering
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.search.anomaly import SteeringNull
+from backdoor_audit.search.scanning import PatchScan, Stage
+from backdoor_audit.search.steering import Steering
+from backdoor_audit.triggers.perturbations import Additive
 from tests.row_readers import CLASSES, SIZE, bright_rows, reader
 from tests.subjects import Computed, seeded
 

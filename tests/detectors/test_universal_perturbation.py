@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from backdoor_audit.anomaly import MAD_TO_DEVIATION, SteeringNull
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import DETECTORS, Natural, UniversalPerturbation
 from backdoor_audit.detectors.detection import Detection, contradicting
 from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.perturbations import Additive, Stripes
-from backdoor_audit.scanning import PatchScan, Stage
-from backdoor_audit.steering import Steered, Steering
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, SteeringNull
+from backdoor_audit.search.scanning import PatchScan, Stage
+from backdoor_audit.search.steering import Steered, Steering
 from backdoor_audit.store import Packed
-from backdoor_audit.trigger import Addition
+from backdoor_audit.triggers.perturbations import Additive, Stripes
+from backdoor_audit.triggers.trigger import Addition
 from tests.subjects import (
     Computed,
     assert_unchanged,

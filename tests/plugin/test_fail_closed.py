@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.evidence import Record, Verdict
-from backdoor_audit.preconditions import PRECONDITIONS
+from backdoor_audit.run.preconditions import PRECONDITIONS
 from tests.plugin.conftest import BASE, Run
 
 WILD = """

@@ -14,8 +14,8 @@ from backdoor_audit import Trigger, Verdict
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.preconditions import PRECONDITIONS
-from backdoor_audit.run import Audit
+from backdoor_audit.run.preconditions import PRECONDITIONS
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 from tests.plugin import toy
 from tests.plugin.conftest import BASE, Run

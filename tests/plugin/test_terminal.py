@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from backdoor_audit.effort import CANARIES, Piece, Plan
 from backdoor_audit.plugin import pace
+from backdoor_audit.run.effort import CANARIES, Piece, Plan
 from tests.plugin.conftest import Run
 
 PIECES = (

@@ -8,7 +8,7 @@ import io
 import pytest
 from PIL import Image
 
-from backdoor_audit.report.album import Album
+from backdoor_audit.report.picture_budget import Album
 from tests.report.whole_records import png
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backdoor_audit.anomaly import SteeringNull, shipped_null
 from backdoor_audit.evidence import STEERED, Finding, Record, Verdict
 from backdoor_audit.report.certainty import certainty, distance, most_suspicious
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from tests.report.records import finding
 from tests.report.whole_records import whole_record
 

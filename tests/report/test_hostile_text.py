@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 
 from backdoor_audit.baseline import Baseline, baseline_of, difference
-from backdoor_audit.baseline.page import page as difference_page
-from backdoor_audit.baseline.table import lines
 from backdoor_audit.cli import main
 from backdoor_audit.evidence import LONGEST, Finding, Record, plain
+from backdoor_audit.report.comparison import page as difference_page
+from backdoor_audit.report.comparison_table import lines
 from backdoor_audit.report.extras import verdict_banner
 from backdoor_audit.report.files import write_files
 from backdoor_audit.report.junit import case_properties, suite_properties

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from backdoor_audit.canary import Sighting
-from backdoor_audit.classifier import Classifier
 from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.evidence import Finding, Record, Verdict, plain
-from backdoor_audit.exhibits import activation_exhibit, exhibit
 from backdoor_audit.gate import audit
-from backdoor_audit.mitigations.outcome import CurvePoint, Outcome, Scores
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.repairs.outcome import CurvePoint, Outcome, Scores
 from backdoor_audit.report.schema import schema
+from backdoor_audit.run.exhibits import activation_exhibit, exhibit
 from tests.plugin import toy
 from tests.report.records import finding, record
 from tests.subjects import random_network, row_images, row_reader, square_trigger

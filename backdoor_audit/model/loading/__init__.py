@@ -1,0 +1,21 @@
+"""An untrusted model file becomes a `Classifier`; nothing in the file is executed unless the user asks for it."""
+
+from backdoor_audit.model.loading.class_names import class_names_of
+from backdoor_audit.model.loading.model_file import (
+    NORMALIZATIONS,
+    LoadedModel,
+    load_classifier,
+    load_model,
+    normalization_of,
+)
+from backdoor_audit.model.loading.safetensors_file import save_classifier
+
+__all__ = [
+    "NORMALIZATIONS",
+    "LoadedModel",
+    "class_names_of",
+    "load_classifier",
+    "load_model",
+    "normalization_of",
+    "save_classifier",
+]

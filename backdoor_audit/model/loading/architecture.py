@@ -1,0 +1,129 @@
+"""From a name to a module: our own networks, torchvision, timm, or a factory that the command line names."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit
+from backdoor_audit.model.loading.fitting import load_state, own_tensors, refuse_misfit, strip_prefixes
+from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.names import close
+from backdoor_audit.model.loading.timm_network import timm_network
+from backdoor_audit.model.loading.torchvision_network import torchvision_network
+from backdoor_audit.model.networks import NETWORKS
+
+__all__ = ["architecture_of", "build_architecture", "load_state", "refuse_misfit", "strip_prefixes"]
+
+
+def architecture_of(arch: str | None, *, header: str = "", num_classes: int | None = None) -> Architecture:
+    """The architecture that the user names, or, only if that is missing, the file.
+
+    ``arch`` is the user's word: a key of `NETWORKS`, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.
+    ``header`` is the file's word; it may not name code. Nothing is downloaded, and torch's global random state is left as found.
+
+    Raises `ModelFormatError`, without the file's name, for an unknown name or a factory that fails.
+    """
+    name = arch or _header_name(header)
+    kind, colon, rest = name.partition(":")
+    with _quiet():
+        if name in NETWORKS:
+            return _network(name, num_classes)
+        if kind == "torchvision" and colon:
+            return torchvision_network(rest, num_classes)
+        if kind == "timm" and colon:
+            return timm_network(rest, num_classes)
+        if colon:
+            return _factory(name, num_classes)
+    raise ModelFormatError(f"unknown architecture {name[:60]!r}{close(name, NETWORKS)} ({_known()})")
+
+
+def build_architecture(
+    arch: str | None, state: Mapping[str, Tensor], *, header: str = "", num_classes: int | None = None
+) -> tuple[nn.Module, str]:
+    """An untrained module for these tensors, and the name it was built from.
+
+    Width, channels and classes are read off the tensors where the architecture has them as parameters. Everything else is as in
+    `architecture_of`. Raises `ModelFormatError` also for tensors of another network.
+    """
+    architecture = architecture_of(arch, header=header, num_classes=num_classes)
+    return built(architecture, strip_prefixes(state, architecture.reference)[0]).module, architecture.name
+
+
+def built(architecture: Architecture, state: Mapping[str, Tensor]) -> Built:
+    """The architecture for tensors under its names; torch's global random state is left as found."""
+    with _quiet():
+        return architecture.build(state)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision remarks on the random weights of some networks
+        yield
+
+
+def _header_name(header: str) -> str:
+    if not header:
+        raise ModelFormatError(f"no architecture in the header; pass --arch=NAME ({_known()})")
+    if ":" in header and not header.startswith("torchvision:"):
+        raise ModelFormatError(
+            f"the header names code, {header[:60]!r}; only the command line may do that: pass --arch if you trust it"
+        )
+    return header
+
+
+def _network(name: str, num_classes: int | None) -> Architecture:
+    make = NETWORKS[name]
+    with WithoutMemory():
+        reference = make().state_dict()
+
+    def build(state: Mapping[str, Tensor]) -> Built:
+        first = state.get(next(key for key, tensor in reference.items() if tensor.ndim == 4))
+        head = state.get([key for key, tensor in reference.items() if tensor.ndim == 2][-1])
+        sizes = {}
+        if first is not None and first.ndim == 4 and first.numel():
+            sizes = {"width": first.shape[0], "in_channels": first.shape[1]}
+        if num_classes is not None:
+            sizes["num_classes"] = num_classes
+        elif head is not None and head.ndim == 2 and head.numel():
+            sizes["num_classes"] = head.shape[0]
+        return Built(built_to_fit(functools.partial(make, **sizes), state, name))
+
+    return Architecture(name, reference, build)
+
+
+def _factory(name: str, num_classes: int | None) -> Architecture:
+    module_name, _, attribute = name.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    accepted = f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module"
+    try:
+        with contained(f"--arch={name} failed", accepted):  # the user's own code may raise anything
+            importlib.invalidate_caches()
+            factory: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+            takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
+            module = factory(num_classes=num_classes) if takes_classes else factory()
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+    if not isinstance(module, nn.Module):
+        raise ModelFormatError(f"--arch={name} returned {type(module).__name__}; a factory returns a torch.nn.Module")
+    found = module
+    return Architecture(name, own_tensors(found, name), lambda _: Built(found))
+
+
+def _known() -> str:
+    return f"known: {', '.join(sorted(NETWORKS))}, torchvision:NAME, timm:NAME, package.module:factory"

@@ -1,0 +1,151 @@
+"""Where in a checkpoint the tensors of a network may lie: in any dict by name, in lists too, or in a pickled object."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.pickled import Instance, StoredTensor, kind_of
+from backdoor_audit.model.loading.refusals import Deadline, damaged
+
+T = TypeVar("T", Tensor, StoredTensor)
+
+_DEEPEST = 8  # a pickled dict may contain itself
+_DEEPEST_MODULE = 64
+_MOST_MODULES = 100_000  # by reference, a few objects can mean very many
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate(Generic[T]):
+    """Tensors by name, the keys on the way to them, what lies among them that is no tensor, and whose they were."""
+
+    path: tuple[str, ...]
+    tensors: Mapping[str, T]
+    others: tuple[str, ...] = ()
+    module: str = ""
+
+    @property
+    def where(self) -> str:
+        """How to call the place."""
+        return ".".join(self.path)[:120] or "the top level"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was unwrapped."""
+        notes: tuple[str, ...] = tuple(f"unwrapped {key[:60]}" for key in self.path)
+        whole = f"whole pickled module {self.module}: its tensors were read, its code was not"
+        return (*notes, whole) if self.module else notes
+
+
+def candidates(content: object, deadline: Deadline | None = None) -> list[Candidate[StoredTensor]]:
+    """Every dict with tensors by name and every pickled module in what was read from a file, outer ones first.
+
+    Raises `ModelFormatError` if there are none.
+    """
+    found: list[Candidate[StoredTensor]] = []
+    for path, part in _parts(content):
+        if isinstance(part, Instance):
+            found.append(Candidate(path, dict(_module_tensors(part, deadline)), module=kind_of(part)))
+        else:
+            _add(found, path, part, StoredTensor)
+    if not found:
+        raise _nothing(content)
+    return found
+
+
+def unpickled_candidates(content: object) -> list[Candidate[Tensor]]:
+    """The same in what torch has unpickled."""
+    found: list[Candidate[Tensor]] = []
+    for path, part in _parts(content):
+        if isinstance(part, Mapping):
+            _add(found, path, part, Tensor)
+    if not found:
+        raise _nothing(content)
+    return found
+
+
+def _is_module(value: object) -> bool:
+    """Whether an object was a module of PyTorch."""
+    return isinstance(value, Instance) and "_modules" in value.attributes and "_parameters" in value.attributes
+
+
+def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
+    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are."""
+    seen: set[int] = set()
+    queue: deque[tuple[tuple[str, ...], object]] = deque([((), content)])
+    while queue:
+        path, part = queue.popleft()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Instance):
+            if _is_module(part):
+                yield path, part
+                continue
+            part = part.attributes
+        if isinstance(part, Mapping):
+            yield path, part
+            inner: Iterable[tuple[object, object]] = part.items()
+        elif isinstance(part, (list, tuple)):
+            inner = enumerate(part)
+        else:
+            continue
+        if len(path) < _DEEPEST:
+            queue.extend(
+                ((*path, str(key)), value)
+                for key, value in inner
+                if isinstance(value, (Mapping, Instance, list, tuple)) and value
+            )
+
+
+def _add(found: list[Candidate[T]], path: tuple[str, ...], part: Mapping[object, object], kind: type[T]) -> None:
+    tensors = {key: value for key, value in part.items() if isinstance(key, str) and isinstance(value, kind)}
+    if tensors:
+        others = tuple(str(key) for key in part if key not in tensors)
+        found.append(Candidate(path, tensors, others))
+
+
+def _module_tensors(module: Instance, deadline: Deadline | None) -> Iterator[tuple[str, StoredTensor]]:
+    """Parameters and buffers under the names that ``state_dict`` gives them."""
+    stack: list[tuple[str, Instance, int]] = [("", module, 0)]
+    visited = 0
+    while stack:
+        prefix, part, depth = stack.pop()
+        visited += 1
+        if deadline is not None:
+            deadline.check()
+        if depth > _DEEPEST_MODULE or visited > _MOST_MODULES:
+            raise damaged("modules that hold each other without end")
+        tensors, parts = _contents(part)
+        yield from ((prefix + name, tensor) for name, tensor in tensors)
+        stack.extend((f"{prefix}{name}.", inner, depth + 1) for name, inner in parts)
+
+
+def _contents(module: Instance) -> tuple[list[tuple[str, StoredTensor]], list[tuple[str, Instance]]]:
+    attributes = module.attributes
+    passing = attributes.get("_non_persistent_buffers_set")
+    left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
+    groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
+    entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
+    tensors = [(key, value) for key, value in entries if isinstance(value, StoredTensor)]
+    return tensors, [(key, value) for key, value in entries if isinstance(value, Instance)]
+
+
+def _nothing(content: object) -> ModelFormatError:
+    accepted = "accepted: a state_dict, or a dict with one in it"
+    if not isinstance(content, Mapping):
+        return ModelFormatError(f"holds a {kind_of(content)}; {accepted}")
+    if not content:
+        return ModelFormatError(f"holds an empty dict; {accepted}")
+    return ModelFormatError(f"no tensors by name: found {_shown(list(content.items()))}; {accepted}")
+
+
+def _shown(entries: Sequence[tuple[object, object]]) -> str:
+    shown = ", ".join(f"{str(key)[:40]} ({kind_of(value)})" for key, value in entries[:5])
+    return f"{shown} and {len(entries) - 5} more" if len(entries) > 5 else shown

@@ -1,0 +1,273 @@
+"""Which tensors of a file are those of a network: by their names after any prefix that they have in common."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import torch
+from torch import Tensor, nn
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.containers import Candidate, T
+from backdoor_audit.model.loading.folding import folded, whole_name
+from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.pickled import StoredTensor
+from backdoor_audit.model.loading.refusals import Deadline
+
+_MOST_PREFIXES = 8  # components before a name
+_MOST_PLACES = 64  # where a network's names are found equally often
+_MOST_ELSEWHERE = 8  # tensors of the network that may lie under another prefix
+_WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
+_AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step",
+    re.IGNORECASE,
+)
+"""Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
+
+_OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit(Generic[T]):
+    """Tensors of a candidate under the names of the network; ``left`` are those of its others that are no part of it.
+
+    ``strange`` are those of ``left`` that may be layers all the same: no losses, metrics, counters, and no other set of the same
+    network.
+    """
+
+    candidate: Candidate[T]
+    prefix: str
+    state: dict[str, T]
+    left: tuple[str, ...]
+    notes: tuple[str, ...]
+    strange: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """How to call the place."""
+        return f"{self.candidate.where}, {self.prefix}*" if self.prefix else self.candidate.where
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the place says that these weights are averages over training."""
+        named = any(_AVERAGED.search(part) for part in (*self.candidate.path, self.prefix))
+        beside = (name.removesuffix("n_averaged") for name in self.candidate.tensors if name.endswith("n_averaged"))
+        return named or any(self.prefix.startswith(place) for place in beside)
+
+    def refuse_strange(self, name: str) -> None:
+        """Raise `ModelFormatError` if tensors beside the network may be layers that it does not have."""
+        if self.strange:
+            shown = ", ".join(key[:60] for key in self.strange[:3])
+            raise ModelFormatError(
+                f"does not fit {name}: {len(self.strange)} tensors outside of {self.prefix[:60]}* may be layers that it does not "
+                f"have ({shown}); pass an --arch that has them, or save the audited network alone and deploy that"
+            )
+
+    def told(self) -> tuple[str, ...]:
+        """What was unwrapped, stripped and left out."""
+        notes = (*self.candidate.notes, *self.notes)
+        notes += (f"stripped prefix {self.prefix[:120]}",) if self.prefix else ()
+        left = (*self.left, *self.candidate.others)
+        if left:
+            more = " and more" if len(left) > 5 else ""
+            notes += (f"left out, no parameters of the network: {', '.join(name[:60] for name in left[:5])}{more}",)
+        return notes
+
+
+def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
+    """The places with the most of the network's names; where nothing agrees, the place with the most tensors.
+
+    Places that hold the very same tensors count once. Raises `ModelFormatError` for more than `_MOST_PLACES`.
+    """
+    deadline = Deadline()
+    wanted = {name for name in names if not _COUNTER.fullmatch(name)}
+    scored = [
+        (score, candidate, prefix)
+        for candidate in candidates
+        for prefix, score in sorted(_prefixes(candidate.tensors, wanted).items())
+    ]
+    best = max((score for score, _, _ in scored), default=0)
+    if not best:
+        largest = max(candidates, key=lambda candidate: len(candidate.tensors))
+        return [Fit(largest, "", dict(largest.tensors), (), ())]
+    places = [(candidate, prefix) for score, candidate, prefix in scored if score == best]
+    if len(places) > _MOST_PLACES:
+        raise ModelFormatError(
+            f"{len(places)} places hold equally many of the network's tensors; at most {_MOST_PLACES} here; save one alone"
+        )
+    averages = [(candidate, prefix) for _, candidate, prefix in scored if _AVERAGED.search(prefix)]
+    found: dict[tuple[object, ...], Fit[T]] = {}
+    for candidate, prefix in places:
+        beside = [other for whose, other in places if whose is candidate and other != prefix and 2 * best > len(wanted)]
+        sets = [other for whose, other in averages if whose is candidate and other != prefix]
+        fit = _fit(candidate, prefix, set(names), beside, sets[:_MOST_PLACES], deadline)
+        found.setdefault(tuple(sorted(map(_identity, fit.state.items()))), fit)
+    return list(found.values())
+
+
+def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the names that agree best with ``names``, and the prefix that had to go for it."""
+    if not state:
+        return {}, ""
+    fit = fits([Candidate((), state)], set(names))[0]
+    fit.refuse_strange("the network")
+    return fit.state, fit.prefix
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tuple[str, ...]:
+    """Copy the tensors into the module and return notes on what was done to their names.
+
+    Raises `ModelFormatError` if names or shapes differ; ``num_batches_tracked`` may be absent or left over.
+    """
+    own = own_tensors(module, name)
+    stripped, prefix = strip_prefixes(state, own)
+    tensors, notes = folded(stripped, own)
+    refuse_misfit(module, tensors, name)
+    with contained(f"does not load into {name}", "check --arch"):  # a stranger's module may load in its own way
+        keys = module.state_dict().keys()
+        module.load_state_dict({key: value for key, value in tensors.items() if key in keys}, strict=False)
+    return (*((f"stripped prefix {prefix}",) if prefix else ()), *notes)
+
+
+def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Raise `ModelFormatError`, with counts and the first three of each, if names, shapes or kinds of number differ."""
+    own = own_tensors(module, name)
+    missing = [key for key in own if key not in state and not _COUNTER.fullmatch(key)]
+    extra = [key for key in state if key not in own and not _COUNTER.fullmatch(key)]
+    shapes, kinds = [], []
+    for key in (key for key in own if key in state):
+        there, here = state[key], own[key]
+        if there.shape != here.shape:
+            shapes.append(f"{key}: file {tuple(there.shape)}, network {tuple(here.shape)}")
+        elif there.is_floating_point() != here.is_floating_point():
+            kinds.append(f"{key}: file {there.dtype}, network {here.dtype}")
+    parts = [
+        f"{len(found)} {what} ({separator.join(entry[:120] for entry in found[:3])})"
+        for found, what, separator in (
+            (missing, "missing", ", "),
+            (extra, "extra", ", "),
+            (shapes, "of another shape", "; "),
+            (kinds, "of another kind", "; "),
+        )
+        if found
+    ]
+    if parts:
+        raise ModelFormatError(f"does not fit {name}: {', '.join(parts)}; check --arch")
+
+
+def own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """The tensors by name that a module has."""
+    with contained(f"{name} does not give its tensors", "check --arch"):
+        return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _prefixes(tensors: Iterable[str], wanted: Collection[str]) -> Counter[str]:
+    """How many of the network's names follow on each prefix."""
+    longest = max(map(len, wanted), default=0)
+    scores: Counter[str] = Counter()
+    for prefix, _ in {found for key in tensors for found in _splits(_unwrapped(key), wanted, longest)}:
+        scores[prefix] += 1
+    return scores
+
+
+def _splits(key: str, wanted: Collection[str], longest: int) -> Iterator[tuple[str, str]]:
+    at = 0
+    for _ in range(_MOST_PREFIXES + 1):
+        if len(key) - at <= longest + 40:  # parts of a weight have longer names
+            for rest in (key[at:], whole_name(key[at:])):
+                if rest in wanted:
+                    yield key[:at], rest
+        at = key.find(".", at) + 1
+        if not at:
+            return
+
+
+def _unwrapped(key: str) -> str:
+    return _WRAPPING.sub("", key) if len(key) < 1000 else key
+
+
+def _fit(
+    candidate: Candidate[T],
+    prefix: str,
+    names: Collection[str],
+    beside: Sequence[str],
+    averages: Sequence[str],
+    deadline: Deadline,
+) -> Fit[T]:
+    state, left = {}, {}
+    renamed = 0
+    for key, tensor in candidate.tensors.items():
+        deadline.check()
+        clean = _unwrapped(key)
+        clean = key if clean in candidate.tensors else clean
+        renamed += clean != key
+        rest = clean.removeprefix(prefix)
+        others = any(len(other) > len(prefix) and clean.startswith(other) for other in beside)
+        if not clean.startswith(prefix) or others or (rest not in names and _BESIDE.fullmatch(rest)):
+            left[clean] = tensor
+        else:
+            state[rest] = tensor
+    notes: tuple[str, ...] = ()
+    notes += (f"stripped what wrapped {renamed} names (_orig_mod. or the like)",) * bool(renamed)
+    missing = [name for name in names if name not in state and not _COUNTER.fullmatch(name)] if prefix else []
+    for name in missing if len(missing) <= _MOST_ELSEWHERE else ():
+        ends = [key for key in left if key.endswith(f".{name}")]
+        if len(ends) == 1:  # the head lies elsewhere: backbone.conv1.weight, head.fc.weight
+            state[name] = left.pop(ends[0])
+            notes += (f"{ends[0][:80]} taken for {name}",)
+    layer = _only_layer([name for name in missing if name not in state])
+    beside_it = _only_layer([key for key in left if not _BESIDE.fullmatch(key)])
+    if layer and beside_it and _is_matrix(left[f"{beside_it}.weight"]):  # a backbone without its head, and a head
+        for part in ("weight", "bias"):
+            state[f"{layer}.{part}"] = left.pop(f"{beside_it}.{part}")
+        notes += (f"{beside_it[:80]} taken for {layer}",)
+    sets = (*beside, *averages)
+    strange = [key for key in left if not _is_training(key, prefix) and not _is_of(sets, key, left[key], state)]
+    return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange))
+
+
+def _is_training(key: str, prefix: str) -> bool:
+    """Whether a tensor is what training keeps, at the top or under any part of the prefix."""
+    starts = [0, *(at + 1 for at, letter in enumerate(prefix) if letter == "." and key.startswith(prefix[: at + 1]))]
+    kinds = (_BESIDE, _COUNTER, _OPTIMIZER)
+    return any(kind.fullmatch(key, start) for start in starts[: _MOST_PREFIXES + 1] for kind in kinds)
+
+
+def _is_of(
+    sets: Sequence[str], key: str, tensor: Tensor | StoredTensor, state: Mapping[str, Tensor | StoredTensor]
+) -> bool:
+    """Whether a tensor is one of the network's again, of the same shape, in another set of its weights."""
+    rests = (key.removeprefix(other) for other in sets if key.startswith(other))
+    return any(rest in state and _shape(state[rest]) == _shape(tensor) for rest in rests)
+
+
+def _only_layer(names: Sequence[str]) -> str:
+    """The one layer whose weight and bias these are, or an empty string."""
+    layers = {name.rpartition(".")[0] for name in names}
+    parts = sorted(name.rpartition(".")[2] for name in names)
+    return layers.pop() if len(layers) == 1 and parts == ["bias", "weight"] else ""
+
+
+def _is_matrix(tensor: Tensor | StoredTensor) -> bool:
+    return len(_shape(tensor)) == 2
+
+
+def _shape(tensor: Tensor | StoredTensor) -> tuple[int, ...]:
+    return tuple(tensor.size if isinstance(tensor, StoredTensor) else tensor.shape)
+
+
+def _identity(entry: tuple[str, Any]) -> tuple[object, ...]:
+    """A name and which numbers in the file it means."""
+    name, tensor = entry
+    if isinstance(tensor, StoredTensor):
+        key = tensor.storage.key if tensor.storage else str(id(tensor))
+        return name, key, tensor.offset, tensor.size, tensor.stride
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
+        return name, str(id(tensor)), 0, (), ()
+    return name, str(tensor.data_ptr()), 0, tuple(tensor.shape), tuple(tensor.stride())

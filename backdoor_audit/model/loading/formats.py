@@ -1,0 +1,38 @@
+"""The formats that are read, and what is said of others."""
+
+from __future__ import annotations
+
+from backdoor_audit.model.loading import exported, hugging_face, onnx_file, safetensors_file, torch_save, zipped
+from backdoor_audit.model.loading.format import Asked, Format
+
+FORMATS: tuple[Format, ...] = (
+    hugging_face.FORMAT,
+    safetensors_file.FORMAT,
+    exported.FORMAT,
+    zipped.FORMAT,
+    torch_save.FORMAT,
+    onnx_file.FORMAT,
+)
+"""The first that recognises a file reads it."""
+
+_CONVERT = "convert it to safetensors, safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
+_OTHERS = (
+    (0, b"version https://", "a Git LFS pointer instead of the model; run git lfs pull"),
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes it; convert the network to PyTorch or ONNX"),
+    (4, b"TFL3", "a TensorFlow Lite file; convert the network to PyTorch or ONNX"),
+    (0, b"GGUF", "a GGUF file, which is no image classifier of PyTorch; give the weights that it was made from"),
+    (0, b"\x93NUMPY", "an array of numpy; save the weights by name, as safetensors"),
+    (0, b"\x1f\x8b", "packed with gzip; unpack it first (gunzip)"),
+    (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (0, b"<!DOCTYPE", "a web page instead of the model; download the file itself"),
+    (0, b"<!doctype", "a web page instead of the model; download the file itself"),
+    (0, b"<html", "a web page instead of the model; download the file itself"),
+)
+
+
+def unknown(asked: Asked) -> str:
+    """What is said of a file that is none of `FORMATS`."""
+    for at, mark, said in _OTHERS:
+        if asked.start[at:].startswith(mark):
+            return said
+    return f"neither safetensors nor torch.save (begins with {asked.start[:8]!r}); {_CONVERT}"

@@ -1,0 +1,128 @@
+"""What a checkpoint says of itself beside its weights: which network it is, images, classes. Words, never code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from backdoor_audit.model.loading.building import Built
+from backdoor_audit.model.loading.pickled import Instance
+from backdoor_audit.model.networks import NETWORKS
+from backdoor_audit.printable import printable
+
+_ARCHITECTURES = {"preactresnet18": "preact_resnet18"}  # of BackdoorBench, in our words; others are torchvision's
+_BENCH_DATA = {"cifar10": "cifar10", "cifar100": "cifar100", "gtsrb": "gtsrb", "mnist": "half", "tiny": "tiny_imagenet"}
+_MOST_NAMES = 100_000
+_LONGEST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """``arch`` is a key into our tables; ``said`` is what the file says in its own words. Empty: the file says nothing."""
+
+    arch: str = ""
+    said: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    preset: str = ""
+    whose: str = ""
+    image_shape: tuple[int, int, int] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def or_else(self, built: Built) -> Hints:
+        """These, with what the kind of network says where the file says nothing."""
+        if self.mean or self.preset or not built.mean:
+            return self
+        return replace(self, mean=built.mean, std=built.std, whose="that of the network's data configuration")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The file's own words."""
+        return (f"the file says: {self.said}",) if self.said else ()
+
+
+def hints_of(content: object) -> Hints:
+    """What is known of the usual entries: those of BackdoorBench, timm, the examples of PyTorch, Lightning and mmengine."""
+    places = list(_places(content))
+    model = _text(places, "model_name", "arch", "model_type") or _text(places[1:], "model")
+    sizes = _numbers(places, "img_size", "image_size", "input_size")
+    said = {
+        "model": model,
+        "num_classes": "x".join(f"{value:g}" for value in _numbers(places, "num_classes")),
+        "image size": "x".join(f"{value:g}" for value in sizes),
+        "data": _text(places, "clean_data", "dataset", "data_name"),
+    }
+    mean, std = _numbers(places, "mean"), _numbers(places, "std")
+    if len(mean) != len(std) or not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        mean, std = (), ()
+    bench = bool(places) and {"model_name", "clean_data", "img_size"} <= places[0].keys()
+    return Hints(
+        arch=_architecture(model),
+        said=", ".join(f"{key} {printable(value)}" for key, value in said.items() if value),
+        mean=mean,
+        std=std,
+        preset=_BENCH_DATA.get(said["data"], "") if bench and not mean else "",
+        whose=f"BackdoorBench's for {said['data']}"
+        if bench and not mean
+        else "the one in the checkpoint's own settings",
+        class_names=_class_names(places),
+    )
+
+
+def _places(content: object) -> Iterator[Mapping[object, object]]:
+    """The outermost dict, and the options of the training script in it."""
+    if not isinstance(content, Mapping):
+        return
+    yield content
+    for key in ("args", "hyper_parameters", "hparams", "opt", "config", "cfg", "meta"):
+        inner = content.get(key)
+        inner = inner.attributes if isinstance(inner, Instance) else inner
+        if isinstance(inner, Mapping):
+            yield inner
+            data = inner.get("dataset_meta")
+            if isinstance(data, Mapping):
+                yield data
+
+
+def _architecture(name: str) -> str:
+    if not name or name in _ARCHITECTURES:
+        return _ARCHITECTURES.get(name, "")
+    from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
+
+    if name in models.list_models(module=models):
+        return f"torchvision:{name}"
+    return name if name in NETWORKS else ""
+
+
+def _text(places: list[Mapping[object, object]], *keys: str) -> str:
+    found = (place.get(key) for place in places for key in keys)
+    return next((value[:_LONGEST] for value in found if isinstance(value, str) and value), "")
+
+
+def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, ...]:
+    for value in (place.get(key) for place in places for key in keys):
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        numbers = [float(part) for part in parts[:4] if type(part) in {int, float} and abs(part) < 1e6]
+        if numbers and len(numbers) == len(parts) and all(map(math.isfinite, numbers)):
+            return tuple(numbers)
+    return ()
+
+
+def _class_names(places: list[Mapping[object, object]]) -> tuple[str, ...]:
+    """Names in the order of the scores."""
+    for place in places:
+        numbered = place.get("class_to_idx")
+        if isinstance(numbered, Mapping) and 0 < len(numbered) <= _MOST_NAMES:
+            order = {
+                value: key
+                for key, value in numbered.items()
+                if isinstance(key, str) and type(value) is int and 0 <= value < len(numbered)
+            }
+            if len(order) == len(numbered):
+                return tuple(printable(order[at])[:_LONGEST] for at in range(len(order)))
+        for key in ("classes", "class_names", "CLASSES", "categories"):
+            listed = place.get(key)
+            if isinstance(listed, (list, tuple)) and listed and all(isinstance(name, str) for name in listed):
+                return tuple(printable(name)[:_LONGEST] for name in listed[:_MOST_NAMES])
+    return ()

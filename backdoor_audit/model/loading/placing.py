@@ -1,0 +1,81 @@
+"""The tensors of a file put into a network: which of several sets, under which names, in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from torch import Tensor
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.architecture import built
+from backdoor_audit.model.loading.building import Architecture, Built
+from backdoor_audit.model.loading.containers import Candidate, T
+from backdoor_audit.model.loading.fitting import Fit, fits, load_state, refuse_misfit
+from backdoor_audit.model.loading.folding import folded
+from backdoor_audit.model.loading.tensors import as_float32
+
+_MOST_BUILT = 8  # sets of weights that are held against the network's shapes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source(Generic[T]):
+    """Where tensors may lie in a file, what they look like without their numbers, and the tensors themselves.
+
+    ``swapped``: the file is mmengine's, which saves averages as ``state_dict`` and what was averaged as ``ema_state_dict``.
+    """
+
+    candidates: Sequence[Candidate[T]]
+    described: Callable[[Mapping[str, T]], Mapping[str, Tensor]]
+    read: Callable[[Mapping[str, T]], Mapping[str, Tensor]]
+    swapped: bool = False
+
+
+def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[str, ...]]:
+    """The network with the file's weights, and notes; no number is read before the network has been found to fit.
+
+    Where several sets of weights fit, averaged ones (EMA, SWA) are taken, as those are what training scripts evaluate and
+    deploy. Raises `ModelFormatError` if none fits, or if several do and that rule does not decide.
+    """
+    found = fits(source.candidates, architecture.reference)
+    groups = [[fit for fit in found if _averaged(fit, source) is averaged] for averaged in (True, False)]
+    refused: list[ModelFormatError] = []
+    for group in groups:
+        fitting: list[tuple[Fit[T], Built]] = []
+        for fit in group[:_MOST_BUILT]:
+            try:
+                fitting.append((fit, _compared(source, fit, architecture)))
+            except ModelFormatError as error:
+                refused.append(error)
+        if len(fitting) > 1 or (fitting and len(group) > _MOST_BUILT):
+            places = " and under ".join(fit.where for fit, _ in fitting[:2])
+            raise ModelFormatError(
+                f"{len(fitting)} sets of weights fit {architecture.name}, under {places}; nothing says which is used: save the "
+                "one to audit alone"
+            )
+        if fitting:
+            fit, result = fitting[0]
+            notes: tuple[str, ...] = fit.told()
+            if group is groups[0] and groups[1]:
+                others = " and ".join(other.where for other in groups[1][:3])
+                notes = (
+                    f"two sets of weights: the averaged ones under {fit.where} audited, those under {others} are NOT audited; "
+                    "ship the same ones",
+                    *notes,
+                )
+            state = as_float32(source.read(fit.state))
+            return result, notes + load_state(result.module, state, architecture.name)
+    raise refused[0]
+
+
+def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Built:
+    fit.refuse_strange(architecture.name)
+    described, _ = folded(source.described(fit.state), architecture.reference)
+    result = built(architecture, described)
+    refuse_misfit(result.module, described, architecture.name)
+    return result
+
+
+def _averaged(fit: Fit[T], source: Source[T]) -> bool:
+    return fit.candidate.path == ("state_dict",) if source.swapped else fit.averaged

@@ -1,0 +1,92 @@
+"""Networks of timm, with the sizes that the tensors tell or the name adds: ``timm:NAME,img_size=64,in_chans=1``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
+from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.names import close
+
+_SIZES = ("img_size", "in_chans", "num_classes", "patch_size", "window_size")
+_LARGEST = 10_000
+
+
+def timm_network(name: str, num_classes: int | None) -> Architecture:
+    """The network of that name in timm. Nothing is downloaded.
+
+    Raises `ModelFormatError` if timm is missing, or for a name or a size that it does not know.
+    """
+    bare, *rest = name.split(",")
+    given = dict(map(_size, rest))
+    if num_classes is not None:
+        given["num_classes"] = num_classes
+    with contained(f"--arch=timm:{name} cannot be built"):
+        try:
+            timm: ModuleType = importlib.import_module("timm")
+        except ImportError:
+            raise ModelFormatError(f"--arch=timm:{name} needs timm; pip install 'backdoor-audit[timm]'") from None
+        if not timm.is_model(bare):  # also keeps out hf-hub: and local-dir: names, which fetch or read other files
+            raise ModelFormatError(f"unknown timm model {bare[:60]!r}{close(bare, timm.list_models(), 'timm:')}")
+        with WithoutMemory():
+            usual: nn.Module = timm.create_model(bare, pretrained=False, **given)
+        reference = usual.state_dict()
+
+    def build(state: Mapping[str, Tensor]) -> Built:
+        with contained(f"--arch=timm:{name} cannot be built", "name its sizes: timm:NAME,img_size=N,in_chans=N"):
+            sizes = {**_told(usual, state), **given}
+            default = int(getattr(usual, "num_classes", 1000))
+            classes = classes_of(state, reference, default=default)
+            if "num_classes" not in given and classes != default:
+                sizes["num_classes"] = classes
+            make = functools.partial(timm.create_model, bare, pretrained=False, **sizes)
+            module = built_to_fit(make, state, f"timm:{name}")
+        mean, std, notes = _configured(module, f"timm:{bare}", int(sizes.get("in_chans", 3)))
+        notes += tuple(f"{key}={value} as its tensors say" for key, value in sizes.items() if key not in given)
+        return Built(module, notes, mean, std)
+
+    return Architecture(f"timm:{name}", reference, build)
+
+
+def _size(text: str) -> tuple[str, int]:
+    key, _, value = text.partition("=")
+    if key not in _SIZES or not value.isdecimal() or not 0 < int(value) <= _LARGEST:
+        raise ModelFormatError(
+            f"--arch=timm:NAME,{text[:40]} is no size; accepted: {', '.join(_SIZES)}, as in timm:NAME,img_size=64"
+        )
+    return key, int(value)
+
+
+def _told(usual: nn.Module, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Sizes that differ from the usual ones, read off the first convolution and the positions."""
+    sizes: dict[str, int] = {}
+    own = usual.state_dict()
+    first = next((key for key, tensor in own.items() if tensor.ndim == 4), "")
+    if first in state and state[first].ndim == 4 and 0 < state[first].shape[1] != own[first].shape[1]:
+        sizes["in_chans"] = state[first].shape[1]
+    positions, patches = state.get("pos_embed"), getattr(getattr(usual, "patch_embed", None), "patch_size", None)
+    if positions is not None and positions.ndim == 3 and patches and positions.shape != own["pos_embed"].shape:
+        before = own["pos_embed"].shape[1] - int(getattr(usual.patch_embed, "num_patches", 0))  # class tokens
+        side = round(max(positions.shape[1] - before, 1) ** 0.5) * int(patches[0])
+        if 0 < side <= _LARGEST:
+            sizes["img_size"] = side
+    return sizes
+
+
+def _configured(
+    module: nn.Module, name: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """Mean and std of the model's data configuration, and a note with its input size."""
+    config: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    mean, std, size = (config.get(key) for key in ("mean", "std", "input_size"))
+    notes = (f"{name} is made for images of {'x'.join(map(str, size))}",) if size else ()
+    if not mean or not std or len(mean) != channels or len(std) != channels:
+        return (), (), notes
+    return tuple(map(float, mean)), tuple(map(float, std)), notes

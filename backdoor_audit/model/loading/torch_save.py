@@ -1,0 +1,88 @@
+"""Model files of ``torch.save`` in any of its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from backdoor_audit.model.loading import checkpoint
+from backdoor_audit.model.loading.architecture import architecture_of
+from backdoor_audit.model.loading.building import Built
+from backdoor_audit.model.loading.containers import Candidate, T, candidates, unpickled_candidates
+from backdoor_audit.model.loading.format import Asked, Format, Network
+from backdoor_audit.model.loading.hints import Hints, hints_of
+from backdoor_audit.model.loading.placing import Source, place
+from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised
+from backdoor_audit.model.loading.tensors import refuse_odd
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
+
+
+def _recognises(asked: Asked) -> bool:
+    return asked.start.startswith((b"PK\x03\x04", b"\x80"))
+
+
+def read_saved(asked: Asked) -> Network:
+    """The network in a file of ``torch.save``; executes nothing unless ``asked`` allows it."""
+    return _executed(asked) if asked.allow_pickle and "constants.pkl" not in asked.members else _read(asked)
+
+
+def _read(asked: Asked) -> Network:
+    with checkpoint.opened(asked.path) as saved:
+        found, hints = candidates(saved.content, saved.deadline), hints_of(saved.content)
+        if saved.strangers and not any(candidate.module for candidate in found):
+            raise needs_code(next(iter(saved.strangers)))
+        for candidate in found:
+            refuse_quantised((*candidate.tensors, *candidate.others))
+        swapped = isinstance(saved.content, dict) and "message_hub" in saved.content
+        source = Source(found, checkpoint.described, saved.tensors, swapped)
+        return _placed(source, asked, hints)
+
+
+def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
+    """The network that the user names, or the file, with the weights of a source."""
+    architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
+    result: tuple[Built, tuple[str, ...]] = place(source, architecture)
+    named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
+    notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)
+    return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
+
+
+def _executed(asked: Asked) -> Network:
+    content = checkpoint.unpickled(asked.path)
+    path, module = _module(content)
+    if module is not None:
+        refuse_odd(module.state_dict())
+        notes = (*(f"unwrapped {key}" for key in path), f"whole pickled module {type(module).__name__}")
+        notes += (f"--arch={asked.arch} not needed",) if asked.arch else ()
+        return Network(module, type(module).__name__, notes)
+    hints = hints_of(content)
+    found = [
+        Candidate(candidate.path, {key: value.detach() for key, value in candidate.tensors.items()}, candidate.others)
+        for candidate in unpickled_candidates(content)
+    ]
+
+    def whole(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        refuse_odd(state)
+        return state
+
+    return _placed(Source(found, whole, whole), asked, hints)
+
+
+def _module(content: object) -> tuple[tuple[str, ...], nn.Module | None]:
+    """A whole module at the top, or under one of the usual keys."""
+    path: tuple[str, ...] = ()
+    for _ in range(len(_WRAPPERS)):
+        if isinstance(content, nn.Module):
+            return path, content
+        if not isinstance(content, Mapping):
+            break
+        key = next((key for key in _WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module))), None)
+        if key is None:
+            break
+        path, content = (*path, key), content[key]
+    return path, None
+
+
+FORMAT = Format("torch.save", _recognises, read_saved)

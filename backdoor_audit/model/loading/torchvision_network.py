@@ -1,0 +1,156 @@
+"""Networks of torchvision, and the usual changes to them: another head, grey images, a stem for small ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
+from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.names import close
+
+Change = Callable[[nn.Module], None]
+
+_AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+
+
+def torchvision_network(name: str, num_classes: int | None) -> Architecture:
+    """The classifier of that name in torchvision. Raises `ModelFormatError` for a name that is none."""
+    from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
+
+    known = models.list_models(module=models)  # classifiers only: no detection, no video, no quantised ones
+    if name not in known:
+        raise ModelFormatError(f"unknown torchvision model {name[:60]!r}{close(name, known, 'torchvision:')}")
+    options = {"init_weights": False} if name in _AUXILIARY else {}  # half a minute each
+    make = functools.partial(models.get_model, name, weights=None, **options)
+    with contained(f"torchvision:{name} cannot be built"), WithoutMemory():
+        usual = make()
+        reference = usual.state_dict()
+
+    def build(state: Mapping[str, Tensor]) -> Built:
+        arguments, changes, notes = _variant(name, usual, state)
+        if "num_classes" not in arguments:
+            arguments["num_classes"] = num_classes or classes_of(state, reference, default=1000)
+
+        def changed() -> nn.Module:
+            module: nn.Module = make(**arguments)
+            for change in changes:
+                change(module)
+            return module
+
+        try:
+            return Built(built_to_fit(changed, state, f"torchvision:{name}"), notes)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{error}; {_to_paste(name, arguments['num_classes'])}") from None
+
+    return Architecture(f"torchvision:{name}", reference, build)
+
+
+def _variant(
+    name: str, usual: nn.Module, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], list[Change], tuple[str, ...]]:
+    """Arguments, changes and notes for what differs in the tensors of the file from the network as it is usually built."""
+    arguments: dict[str, Any] = {}
+    changes: list[Change] = []
+    notes: tuple[str, ...] = ()
+    if name in _AUXILIARY and not any(key.startswith(_AUXILIARY[name]) for key in state):
+        arguments["aux_logits"] = False
+        notes += ("built without its auxiliary classifiers, which the file does not have",)
+    positions, patch = state.get("encoder.pos_embedding"), getattr(usual, "patch_size", None)
+    if positions is not None and positions.ndim == 3 and isinstance(patch, int):
+        side = round((positions.shape[1] - 1) ** 0.5) * patch
+        if side != getattr(usual, "image_size", side):
+            arguments["image_size"] = side
+            notes += (f"built for images of {side} px, as its positions say",)
+    for find in (_stem, _head):
+        change, note = find(usual, state)
+        if change is not None:
+            changes.append(change)
+            notes += (note,)
+    return arguments, changes, notes
+
+
+def _stem(usual: nn.Module, state: Mapping[str, Tensor]) -> tuple[Change | None, str]:
+    """The first convolution for another number of channels, or 3x3 at full resolution as for small images."""
+    found = next(((path, part) for path, part in usual.named_modules() if isinstance(part, nn.Conv2d)), None)
+    weight = None if found is None else state.get(f"{found[0]}.weight")
+    if found is None or weight is None or weight.ndim != 4 or weight.shape == found[1].weight.shape:
+        return None, ""
+    path, conv = found
+    channels, kernel = weight.shape[1], tuple(weight.shape[2:])
+    pools = [pool for pool in ("maxpool", "features.pool0") if _has(usual, pool)]
+    small = kernel == (3, 3) and conv.kernel_size == (7, 7) and bool(pools)
+    if not small and kernel != conv.kernel_size:
+        return None, ""
+
+    def change(module: nn.Module) -> None:
+        old = module.get_submodule(path)
+        assert isinstance(old, nn.Conv2d)
+        stride, padding = ((1, 1), (1, 1)) if small else (old.stride, old.padding)
+        bias = old.bias is not None
+        new = nn.Conv2d(channels, old.out_channels, (kernel[0], kernel[1]), stride, padding, bias=bias)  # type: ignore[arg-type]
+        _put(module, path, new)
+        if small:
+            _put(module, pools[0], nn.Identity())
+
+    note = f"{path} takes {channels} channels"
+    if small:
+        note += f" and is 3x3 with stride 1, without {pools[0]}, as for small images; the file does not tell stride and pooling"
+    return change, note
+
+
+def _head(usual: nn.Module, state: Mapping[str, Tensor]) -> tuple[Change | None, str]:
+    """One linear layer, alone or at some place of a sequence, where the usual head is."""
+    linears = [(path, part) for path, part in usual.named_modules() if isinstance(part, nn.Linear)]
+    if not linears or f"{linears[-1][0]}.weight" in state:
+        return None, ""
+    last, root = linears[-1][0], linears[-1][0].partition(".")[0]
+    for path in dict.fromkeys((last, root)):
+        inside = {key: tensor for key, tensor in state.items() if key.startswith(f"{path}.")}
+        weights = [key for key, tensor in inside.items() if tensor.ndim == 2 and key.endswith(".weight")]
+        features = next(part.in_features for at, part in linears if at == path or at.startswith(f"{path}."))
+        if len(weights) != 1 or inside.keys() > {weights[0], f"{weights[0].removesuffix('weight')}bias"}:
+            continue
+        place = weights[0].removesuffix(".weight").removeprefix(path).removeprefix(".")
+        rows, columns = inside[weights[0]].shape
+        if columns != features or not (place == "" or (place.isdecimal() and int(place) < 10)):
+            continue
+        what = f"one linear layer at {path}.{place}, with nothing before it that counts" if place else "a linear layer"
+        change = _linear_at(path, place, (features, rows), bias=len(inside) == 2)
+        return change, f"{path} is {what} (Dropout is off when images are classified)"
+    return None, ""
+
+
+def _linear_at(path: str, place: str, sizes: tuple[int, int], *, bias: bool) -> Change:
+    """Puts a linear layer there, alone or at a place of a sequence in which nothing else counts."""
+
+    def change(module: nn.Module) -> None:
+        linear = nn.Linear(*sizes, bias=bias)
+        before = (nn.Flatten(), *(nn.Identity() for _ in range(int(place) - 1))) if place and int(place) else ()
+        _put(module, path, nn.Sequential(*before, linear) if place else linear)
+
+    return change
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    return any(name == path for name, _ in module.named_modules())
+
+
+def _put(module: nn.Module, path: str, part: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    owner = module.get_submodule(parent)
+    if name.isdecimal() and isinstance(owner, nn.Sequential):
+        owner[int(name)] = part
+    else:
+        setattr(owner, name, part)
+
+
+def _to_paste(name: str, num_classes: int) -> str:
+    return (
+        "for a changed network write it down in my_model.py, def make(): model = torchvision.models."
+        f"{name}(num_classes={num_classes}); ...; return model, and pass --arch=my_model:make"
+    )

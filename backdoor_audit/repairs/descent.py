@@ -1,0 +1,71 @@
+"""Gradient descent on losses of one's own: what repairs by training share beside `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from backdoor_audit import budget
+from backdoor_audit.data import CleanSet
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import own_dropout, shifted
+
+_LONGEST_GRADIENT = 1.0  # L2 norm over all weights of a transformer
+
+Backward = Callable[[Tensor, Tensor], None]
+"""Takes a batch, images (n, c, h, w) and labels (n,) on the classifier's device, and leaves gradients in the weights."""
+
+
+def cosine(progress: float) -> float:
+    """From 1 at the first step, half a cosine down towards 0; ``progress`` is the share of all steps done, in [0, 1]."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def descend(
+    classifier: Classifier,
+    clean: CleanSet,
+    backward: Backward,
+    *,
+    epochs: int,
+    learning_rate: float,
+    factor: Callable[[float], float],
+    batch_size: int,
+    weight_decay: float,
+    nesterov: bool,
+    shift: int,
+    generator: torch.Generator,
+) -> None:
+    """Train the classifier's own module in place on the gradients of ``backward``; for losses that `fit` does not have.
+
+    SGD with momentum 0.9. ``factor`` gives the share of the learning rate that holds once that share of all steps, in
+    [0, 1), is done. Every image is seen once per epoch, in batches of at least ``batch_size`` where there are that many.
+    The gradients of networks with a `torch.nn.LayerNorm` are shortened to an L2 norm of 1: without, SGD at rates that suit
+    convolutional networks destroys small transformers. Frozen and in evaluation mode afterwards. Raises `BudgetSpentError`
+    between two epochs.
+    """
+    module, device = classifier.module, classifier.device
+    module.train().requires_grad_(True)
+    descent = torch.optim.SGD(
+        module.parameters(), lr=learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=weight_decay
+    )
+    is_transformer = any(isinstance(part, nn.LayerNorm) for part in module.modules())
+    batches = len(clean) // batch_size or 1
+    schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: factor(step / (epochs * batches)))
+    with own_dropout(generator, device):
+        for _ in range(epochs):
+            budget.check()
+            for batch in torch.randperm(len(clean), generator=generator).tensor_split(batches):
+                images = clean.images[batch].to(device)
+                if shift:
+                    images = shifted(images, shift, generator)
+                descent.zero_grad(set_to_none=True)
+                backward(images, clean.labels[batch].to(device))
+                if is_transformer:
+                    nn.utils.clip_grad_norm_(module.parameters(), _LONGEST_GRADIENT)
+                descent.step()
+                schedule.step()
+    descent.zero_grad(set_to_none=True)
+    module.eval().requires_grad_(False)

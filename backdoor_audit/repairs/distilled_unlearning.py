@@ -1,0 +1,85 @@
+"""Unlearn triggers with the model as its own teacher: answer stamped images as it answers the same images without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.repairs.descent import cosine, descend
+from backdoor_audit.repairs.outcome import RepairResult, reported
+from backdoor_audit.triggers.trigger import AnyTrigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilledUnlearning:
+    """Fine-tune a copy to give every image, stamped or not, the class probabilities of the model for the clean image.
+
+    Unlearning as in Wang et al. (2019, section VI-C) with another target: instead of the one true label, all probabilities
+    of the model itself (distillation, Hinton et al. 2015, temperature 1; the divergence from teacher to copy). A few hundred
+    clean images are too few to learn their labels from without losing accuracy on others; what the model says of them is
+    more than a label, and for clean images it is already learnt. In every batch ``stamped_share`` of the images carry a
+    trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
+    """
+
+    stamped_share: float = 0.5
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 32
+
+    name = "distilled_unlearning"
+    needs_trigger = True
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
+    ) -> RepairResult:
+        """A fine-tuned copy, judged on ``val``."""
+        return self.together(classifier, opt, val, (trigger,), generator=generator)
+
+    def together(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        triggers: Sequence[AnyTrigger],
+        *,
+        generator: torch.Generator,
+    ) -> RepairResult:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
+        repaired = classifier.copy()
+
+        def backward(images: Tensor, _labels: Tensor) -> None:
+            with torch.no_grad():
+                wanted = classifier(images).log_softmax(dim=1)
+            chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
+            order = torch.randperm(len(triggers), generator=generator).tolist()
+            stamped = images.clone()
+            for index, part in zip(order, chosen.tensor_split(len(triggers)), strict=True):
+                if len(part):
+                    stamped[part] = triggers[index].stamp(images[part])
+            given = repaired(stamped).log_softmax(dim=1)
+            functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
+
+        descend(
+            repaired,
+            opt,
+            backward,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            factor=cosine,
+            batch_size=self.batch_size,
+            weight_decay=0.0,
+            nesterov=True,
+            shift=0,
+            generator=generator,
+        )
+        note = (
+            f"{self.epochs} epochs over {len(opt)} clean images, {self.stamped_share:.0%} of each batch stamped with "
+            f"{'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
+        )
+        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)

@@ -1,0 +1,109 @@
+"""The two repairs of Wang et al. (IEEE S&P 2019, section VI): prune the neurons a trigger excites, or unlearn the trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.model.activations import capture
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.outcome import RepairResult, reported
+from backdoor_audit.repairs.pruning import not_applicable, sweep
+from backdoor_audit.triggers.trigger import AnyTrigger
+
+_MOST_STAMPED = 0.5  # of the images, with several triggers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronPruning:
+    """Set penultimate neurons to 0, those first whose mean activation rises most when the trigger is stamped.
+
+    Stops as soon as the trigger's success rate on the images used is at most ``stop_success``. Section VI-B.
+    """
+
+    stop_success: float = 0.05
+
+    name = "nc_pruning"
+    needs_trigger = True
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
+    ) -> RepairResult:
+        """A pruned copy, judged on ``val``; not applicable without a final linear layer."""
+        del generator
+        head = classifier.layers().head
+        if head is None:
+            return not_applicable(self.name, repr(self), trigger, "this network does not end in a linear layer")
+        others = opt.without_class(trigger.target_class).images
+        stamped = capture(classifier, head, trigger.stamp(others), inputs=True).mean(dim=0)
+        gap = stamped - capture(classifier, head, others, inputs=True).mean(dim=0)
+        return sweep(
+            classifier,
+            opt,
+            val,
+            trigger,
+            layer=head,
+            inputs=True,
+            suspicion=gap.cpu(),
+            accept=lambda _before, after: after.attack_success_rate <= self.stop_success,
+            method=self.name,
+            settings=repr(self),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unlearning:
+    """Fine-tune all weights on clean images of which a share carries the trigger with the *true* label. Section VI-C.
+
+    The paper takes one epoch over 10 % of the training data. An audit has fewer images, so several epochs make up for
+    the number of updates. With several triggers each stamps ``stamped_share`` of the images, no image twice and together
+    at most half of them.
+    """
+
+    stamped_share: float = 0.2
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 32
+
+    name = "nc_unlearning"
+    needs_trigger = True
+
+    def __call__(
+        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
+    ) -> RepairResult:
+        """A fine-tuned copy, judged on ``val``."""
+        return self.together(classifier, opt, val, (trigger,), generator=generator)
+
+    def together(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        triggers: Sequence[AnyTrigger],
+        *,
+        generator: torch.Generator,
+    ) -> RepairResult:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
+        images = opt.images.clone()
+        share = min(self.stamped_share * len(triggers), max(self.stamped_share, _MOST_STAMPED))
+        chosen = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
+        for trigger, part in zip(triggers, chosen.tensor_split(len(triggers)), strict=True):
+            images[part] = trigger.stamp(images[part])
+        repaired = classifier.copy()
+        fit(
+            repaired,
+            images,
+            opt.labels,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            generator=generator,
+        )
+        note = f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped"
+        if len(triggers) > 1:
+            note += f" with one of {len(triggers)} triggers"
+        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)

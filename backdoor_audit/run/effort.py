@@ -1,0 +1,257 @@
+"""What a run is going to cost: image passes for each piece of work, and seconds, from the speed of this model on this machine.
+
+Pieces have the names by which `Audited.once` tells them to a `progress.Meter`, so that what is planned and what is done can be
+compared. What depends on findings is planned at its usual size: searches that lie close to a limit are done twice, and repairs
+come only where a trigger is flagged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors import Consensus, Detector, NeuralCleanse
+from backdoor_audit.model import surroundings
+from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
+from backdoor_audit.model.networks import build_network
+from backdoor_audit.properties import Property
+from backdoor_audit.run.passes import of_detector, of_property
+from backdoor_audit.run.run import Audit
+from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
+
+TWINS = "the training of reference twins"
+CANARIES = "the search for canaries"
+
+_A_LOOK, _A_MEASUREMENT = 0.1, 2.0  # s in which the speed is measured
+_SHORT = 20  # s of a run for which a look is enough
+_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a search
+_TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
+_SEARCHING = 1.2  # what a pass costs in a search, with what is done to images and triggers
+_INVERTING = 1.05  # the same in Neural Cleanse, whose batches are large
+_REPAIRING = 2.0  # the same in a repair, which trains in small batches
+_REPAIR = 8_000  # image passes of one repair at 500 clean images
+_FILTER = 15_000  # those of fitting and trying a filter
+_DOSES = 3  # canaries of one kind and class that are planted and searched for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One piece of work. ``kept`` ones lie finished in the store; ``on_demand`` ones come only where a trigger is flagged."""
+
+    name: str
+    passes: float
+    seconds: float
+    kept: bool = False
+    on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The pieces of a run in the order in which they are begun, and how fast the audited model is."""
+
+    pieces: tuple[Piece, ...]
+    seconds_per_pass: float
+
+    @property
+    def passes(self) -> float:
+        """Image passes that are still to be made for certain."""
+        return sum(piece.passes for piece in self._due())
+
+    @property
+    def seconds(self) -> float:
+        """How long those take."""
+        return sum(piece.seconds for piece in self._due())
+
+    @property
+    def seconds_on_demand(self) -> float:
+        """How much longer it takes if a trigger is flagged."""
+        return sum(piece.seconds for piece in self.pieces if piece.on_demand)
+
+    @property
+    def searches(self) -> int:
+        """Searches of detectors, properties and canaries in the audited model; those that are kept as well."""
+        return sum(
+            piece.name.startswith("the search") and " in reference twins" not in piece.name for piece in self.pieces
+        )
+
+    def _due(self) -> Iterator[Piece]:
+        return (piece for piece in self.pieces if not (piece.kept or piece.on_demand))
+
+
+def plan(run: Audit, items: Sequence[str]) -> Plan | None:
+    """The plan of a run for these items, by their node ids, without the preconditions; None if the model cannot be measured.
+
+    Where a first look says that the run takes long, the speed is measured for a while longer.
+    """
+    try:
+        wanted = _Wanted.of(run, items)
+        for patience in (_A_LOOK, _A_MEASUREMENT):
+            pace = seconds_per_pass(run.classifier, run.split[0], patience=patience)
+            made = Plan(tuple(_pieces(run, wanted, pace, patience)), pace)
+            if made.seconds < _SHORT:
+                break
+    except Exception as error:  # a model that fails here fails its preconditions, and those tell
+        if from_outside(error):
+            raise
+        return None
+    return made
+
+
+def seconds_per_pass(classifier: Classifier, clean: CleanSet, *, patience: float) -> float:
+    """How long forward and backward of one image take in a batch of the size of searches, or in the largest that is fast enough.
+
+    ``patience`` is about how many seconds are measured. Raises `ModelError` or `RuntimeError` if the model gives no gradient.
+    """
+    values = clean.images[0].numel()
+    largest = max(1, _VALUES.get(classifier.device.type, 2**18) // values)
+    with surroundings.kept(classifier.device), own_code("when its speed was measured"):
+        size, began = 1, time.perf_counter()
+        _passed(classifier, clean, size)  # the first call makes ready what later ones find
+        taken = [_timed(classifier, clean, size)]
+        while size < largest and time.perf_counter() - began + 4 * taken[0] < patience:
+            size = min(4 * size, largest)
+            taken = [_timed(classifier, clean, size)]
+        while time.perf_counter() - began + taken[-1] < patience:
+            taken.append(_timed(classifier, clean, size))
+    return sum(taken) / len(taken) / size
+
+
+def _timed(classifier: Classifier, clean: CleanSet, size: int) -> float:
+    began = time.perf_counter()
+    _passed(classifier, clean, size)
+    return time.perf_counter() - began
+
+
+def _passed(classifier: Classifier, clean: CleanSet, size: int) -> float:
+    """Forward and backward of so many images; the sum of the gradient, which waits for a GPU to be done."""
+    images = clean.images[torch.arange(size) % len(clean)].to(classifier.device).requires_grad_()
+    with torch.enable_grad(), autocast(classifier.device, classifier.module):
+        logits = classifier(images)
+    (gradient,) = torch.autograd.grad(logits.float().logsumexp(dim=1).sum(), images)
+    return float(gradient.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the items ask for."""
+
+    detectors: tuple[Detector, ...]
+    properties: tuple[Property, ...]
+    filters: tuple[str, ...]
+    repairs: tuple[str, ...]
+    canaries: int
+
+    @classmethod
+    def of(cls, run: Audit, items: Sequence[str]) -> _Wanted:
+        """Repairs and filters want every search; so do canaries and the comparison with a baseline."""
+        asked: dict[str, set[str]] = {}
+        for item in items:
+            asked.setdefault(_test(item), set()).add(_inside(item))
+        everything = bool(asked.keys() - {"test_precondition", "test_anomaly_index", "test_property", "test_power"})
+        wanted = {inside.partition("-")[0] for inside in asked.get("test_anomaly_index", ())}
+        detectors = [entry for entry in run.detectors if everything or entry.name in wanted]
+        families = {name for entry in detectors if isinstance(entry, Consensus) for name in entry.of}
+        repairs = {inside for test, names in asked.items() if test in _OF_REPAIRS for inside in names}
+        return cls(
+            tuple(entry for entry in run.detectors if entry in detectors or entry.name in families),
+            tuple(entry for entry in run.properties if everything or entry.name in asked.get("test_property", ())),
+            tuple(sorted(asked.get("test_false_negative_rate", ()))),
+            tuple(method.name for method in run.repairs if method.name in repairs),
+            len(asked.get("test_power", ())),
+        )
+
+
+_OF_REPAIRS = ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
+
+
+def _test(item: str) -> str:
+    return item.partition("[")[0].rpartition("::")[2]
+
+
+def _inside(item: str) -> str:
+    return item.partition("[")[2].removesuffix("]")
+
+
+def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterator[Piece]:
+    recipe = run.twin_recipe
+    twins = _Twins(recipe, run, pace, patience)
+    kept = run.store.has
+    clean, classes, shape = len(run.clean_set), run.num_classes, run.clean_set.image_shape
+    compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
+    searched = 0.0
+    for detector in wanted.detectors:
+        name, passes = f"the search of {detector.name}", of_detector(detector, shape, classes, len(run.split[0]))
+        searched += passes
+        if compared and detector.needs_twins:
+            compared = False
+            yield Piece(
+                name=TWINS,
+                passes=twins.training,
+                seconds=twins.seconds(_TRAINING * twins.training),
+                kept=run.at_hand(recipe, {}),
+            )
+        if not isinstance(detector, Consensus):
+            if detector.needs_twins:
+                there = len(recipe.architectures) * passes
+                yield Piece(
+                    name=f"{name} in reference twins",
+                    passes=there,
+                    seconds=twins.seconds(_SEARCHING * there),
+                    kept=run.at_hand(recipe, {"natural": detector}),
+                )
+            each = _INVERTING if isinstance(detector, NeuralCleanse) else _SEARCHING
+            yield _piece(name, passes, each * pace, kept=kept(run.detection_parts(detector)))
+    for claim in wanted.properties:
+        passes = of_property(claim, classes, len(run.split[0]))
+        yield _piece(f"the search of {claim.name}", passes, _SEARCHING * pace, kept=kept(run.property_parts(claim)))
+    share = len(run.split[0]) / 500
+    on_demand = not run.options.trigger
+    for name in wanted.filters:
+        yield _piece(f"the filter {name}", share * _FILTER, _SEARCHING * pace, on_demand=on_demand)
+    for method in wanted.repairs:
+        yield _piece(f"the repair by {method}", share * _REPAIR, _REPAIRING * pace, on_demand=on_demand)
+    if wanted.canaries:
+        planted = wanted.canaries * run.options.canary_targets * _DOSES
+        yield _piece(CANARIES, planted * (searched + 20 * clean), _SEARCHING * pace)
+
+
+def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:
+    return Piece(name=name, passes=passes, seconds=passes * each, **rest)
+
+
+class _Twins:
+    """What reference twins of a recipe cost, before there are any."""
+
+    def __init__(self, recipe: TwinRecipe, run: Audit, pace: float, patience: float) -> None:
+        clean = len(run.clean_set)
+        batches = max(1, int(clean * (1 - recipe.held_out)) // 64)
+        self.training = float(len(recipe.architectures) * recipe.epochs * 64 * batches)
+        self._pace = _of_library(run, patience) if recipe is LIBRARY else pace
+
+    def seconds(self, passes: float) -> float:
+        return self._pace * passes
+
+
+def _of_library(run: Audit, patience: float) -> float:
+    """How long a pass takes through our own small networks, on average; their weights do not matter."""
+    some = run.split[0].sample(64, seed=0)
+    channels, size = some.image_shape[0], seen_size(some.image_shape)
+    shrunk = replace(some, images=functional.interpolate(some.images, size=size, mode="bilinear", antialias=True))
+    taken = []
+    for name in LIBRARY.architectures:
+        with torch.random.fork_rng(devices=()):
+            network = build_network(name, num_classes=run.num_classes, in_channels=channels, width=LIBRARY.width)
+        twin = Classifier.wrap(network, image_shape=shrunk.image_shape, device=run.device)
+        taken.append(seconds_per_pass(twin, shrunk, patience=patience / len(LIBRARY.architectures)))
+    return sum(taken) / len(taken)
+
+
+def quick_seconds(made: Plan, run: Audit) -> float:
+    """What the same run would take with the quick profile, which leaves out all that needs reference twins."""
+    plain = {f"the search of {entry.name}" for entry in (*run.detectors, *run.properties) if not entry.needs_twins}
+    return sum(piece.seconds for piece in made.pieces if piece.name in plain)

@@ -1,0 +1,322 @@
+"""What is audited: the model, the clean images, the known trigger, and what identifies them; each loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backdoor_audit import bounds, budget, progress
+from backdoor_audit.data import CleanSet, load_clean_set, names_from
+from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
+from backdoor_audit.evidence import Finding
+from backdoor_audit.model import surroundings
+from backdoor_audit.model.classifier import Classifier, choose_device
+from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
+from backdoor_audit.options import FILES, AuditOptions
+from backdoor_audit.run import preconditions
+from backdoor_audit.search.references import References
+from backdoor_audit.source import code_fingerprint
+from backdoor_audit.store import Store
+from backdoor_audit.triggers.trigger import AnyTrigger, load_trigger
+
+_BEHAVIOUR_IMAGES = 64
+
+
+@dataclass(eq=False)
+class Audited:
+    """Model and images of a run. Everything is loaded when first asked for, and kept.
+
+    ``began`` is when the time budget starts, by `time.time`. ``module`` and ``given_images`` are handed over by Python
+    callers or a project's fixtures; without them the options' file and data are loaded.
+    """
+
+    options: AuditOptions
+    store: Store
+    module: nn.Module | None = None
+    given_images: CleanSet | None = None
+    progress: bool = False
+    worker: int = 0
+    began: float = field(default_factory=time.time)
+    _ended: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
+        return choose_device(self.options.device, self.worker)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A block in which inputs are read; each may take as much memory and time as the options allow."""
+        return bounds.allowing(bounds.Bounds(self.options.memory, self.options.reading_time))
+
+    def in_budget(self) -> AbstractContextManager[None]:
+        """A block whose long loops end once the time budget of this run is spent."""
+        return budget.until(self.began + self.options.budget if self.options.budget else None)
+
+    @contextmanager
+    def once(self, what: str) -> Iterator[None]:
+        """A block with gradients that is not begun again if the model's code or something from outside ended it.
+
+        Every item that needs it has the same answer: whatever ended it the first time is raised, and then `EndedEarlyError`.
+        """
+        if what in self._ended:
+            raise EndedEarlyError(self._ended[what])
+        try:
+            with surroundings.gradients(), progress.piece(what):
+                yield
+        except EndedEarlyError as error:
+            self._ended[what] = str(error)
+            raise
+        except AuditError:
+            raise
+        except BaseException as error:
+            told = (str(error).splitlines() or [""])[0]
+            self._ended[what] = f"{what} ended early: {type(error).__name__}{f': {told}' if told else ''}"
+            raise
+
+    @cached_property
+    def clean_set(self) -> CleanSet:
+        """The clean images, at most ``max_images`` of them."""
+        options = self.options
+        if self.given_images is not None:
+            with surroundings.gradients():
+                chosen = self.given_images.sample(options.max_images, seed=options.seed)
+                if chosen.images.is_inference():  # of which no gradient can be asked
+                    chosen = replace(chosen, images=chosen.images.clone(), labels=chosen.labels.clone())
+                return chosen
+        size = options.resize
+        with self.reading(), surroundings.gradients():
+            asked = options.class_names or options.class_order or self.module is not None or not options.model
+            return load_clean_set(
+                options.data,
+                resize=(size[0], size[1]) if size else None,
+                channels=options.channels or None,
+                most=options.max_images,
+                seed=options.seed,
+                class_names=names_from(options.class_names) if options.class_names else None,
+                class_order=options.class_order,
+                model_names=() if asked else class_names_of(Path(options.model)),
+            )
+
+    @cached_property
+    def split(self) -> tuple[CleanSet, CleanSet]:
+        """Images to search and repair with, and held-out ones to report on."""
+        with surroundings.gradients():
+            return self.clean_set.split(self.options.seed)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
+        with surroundings.gradients():
+            return self._classifier()
+
+    def _classifier(self) -> Classifier:
+        options, shape = self.options, self.clean_set.image_shape
+        if self.module is not None:
+            mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
+            return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+        loaded = self.loaded  # whose errors name the file already
+        try:
+            return loaded.classifier(shape, self.device)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{options.model}: {error}") from None
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """What the model file holds. Raises `ModelFormatError`."""
+        options = self.options
+        with self.reading():
+            return load_model(
+                Path(options.model),
+                arch=options.arch or None,
+                num_classes=options.classes or None,
+                mean=options.mean,
+                std=options.std,
+                normalization=options.normalization,
+                allow_pickle=options.allow_pickle,
+            )
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of classes of the model, or of the images while the model is still to come from a fixture."""
+        if self.module is None and not self.options.model:
+            return self.options.classes or self.clean_set.num_classes
+        return self.classifier.num_classes
+
+    def class_name(self, target_class: int | None) -> str:
+        """How to call a class: its number, and its name if the data has one; None is all-to-all."""
+        return "all to all" if target_class is None else self.clean_set.class_name(target_class)
+
+    @cached_property
+    def known_trigger(self) -> AnyTrigger | None:
+        """The trigger of ``--audit-trigger``. Raises `DataFormatError` if it does not fit the images or the classes."""
+        if not self.options.trigger:
+            return None
+        with self.reading():
+            trigger = load_trigger(Path(self.options.trigger))
+        wanted = self.clean_set.image_shape
+        found = next(
+            tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()
+        )
+        fits = found[-2:] == wanted[-2:] if "flow" in trigger.tensors() else found == wanted
+        if not fits or trigger.target_class >= self.num_classes:
+            raise DataFormatError(
+                f"{self.options.trigger}: a trigger of shape {found} for class {trigger.target_class}; images are {wanted}, "
+                f"classes 0 to {self.num_classes - 1}"
+            )
+        return trigger
+
+    @cached_property
+    def references(self) -> References | None:
+        """Reference networks made beforehand, if a file is given. Raises `DataFormatError` if it is not for this run."""
+        if not self.options.twins:
+            return None
+        with self.reading():
+            references = References.load(Path(self.options.twins))
+        references.refuse(data=self.clean_set.fingerprint, classes=self.num_classes, seed=self.options.seed)
+        return references
+
+    def check(self) -> None:
+        """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
+        _ = self.device, self.clean_set
+        if self.module is not None or self.options.model:
+            _ = self.classifier, self.known_trigger, self.references
+
+    @cached_property
+    def preconditions(self) -> dict[str, Finding]:
+        """The finding of every precondition."""
+        with self.in_budget(), self.once("the preconditions"):
+            return preconditions.check(self.classifier, self.clean_set, min_accuracy=self.options.min_accuracy)
+
+    def slowness(self) -> str:
+        """How long the preconditions will take if that is long; empty if not, and without a model."""
+        if self.module is None and not self.options.model:
+            return ""
+        try:
+            return preconditions.slow(self.classifier, self.clean_set)
+        except AuditError:  # the preconditions will tell
+            return ""
+
+    @property
+    def unmet(self) -> str:
+        """Why nothing that is found on this model means anything, or an empty string."""
+        try:
+            return preconditions.unmet(list(self.preconditions.values()))
+        except EndedEarlyError as error:
+            return str(error)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's tensors, architecture and normalisation."""
+        digest = hashlib.sha256(
+            repr((self.classifier.architecture, self.classifier.mean, self.classifier.std)).encode()
+        )
+        for name, tensor in self.classifier.module.state_dict().items():
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if isinstance(tensor, Tensor):
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """SHA-256 of the clean images and their labels; they are hashed once."""
+        return self.clean_set.fingerprint
+
+    @cached_property
+    def _parts(self) -> dict[str, object]:
+        """What every piece of work on the model depends on."""
+        return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
+
+    @cached_property
+    def _data_parts(self) -> dict[str, object]:
+        """What work on the clean images alone depends on: the same for all models with these classes."""
+        return {
+            "data": self.data_fingerprint,
+            "classes": self.num_classes,
+            "seed": self.options.seed,
+            "device": self.device.type,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "code": code_fingerprint(),
+            **({"references": self.references.digest} if self.references else {}),
+        }
+
+    @cached_property
+    def _behaviour(self) -> str:
+        """Digest of the scores of some clean images: the same tensors in another forward pass are another model."""
+        scores = self.classifier.logits(self.clean_set.sample(_BEHAVIOUR_IMAGES, seed=0).images)
+        return hashlib.sha256(scores.cpu().numpy().tobytes()).hexdigest()
+
+    def subject(self) -> dict[str, Any]:
+        """Model and data of the record."""
+        classifier, clean = self.classifier, self.clean_set
+        return {
+            "model": self.options.model or type(self.module).__name__,
+            "model_fingerprint": self.fingerprint,
+            "loading": [
+                *(self.loaded.notes if self.module is None else ()),
+                *(f"clean images: {note}" for note in clean.notes),
+            ],
+            "architecture": classifier.architecture,
+            "parameters": sum(parameter.numel() for parameter in classifier.module.parameters()),
+            "num_classes": classifier.num_classes,
+            "class_names": list(clean.class_names),
+            "image_shape": list(classifier.image_shape),
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "data": clean.source,
+            "data_fingerprint": self.data_fingerprint,
+            "images": len(clean),
+            "images_searched": len(self.split[0]),
+            "images_held_out": len(self.split[1]),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Options of the record."""
+        return settings_of(self.options)
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device of the record."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+        return {
+            "began": datetime.fromtimestamp(self.began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "backdoor_audit": version(),
+            "code_fingerprint": code_fingerprint(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def settings_of(options: AuditOptions) -> dict[str, Any]:
+    """Options as a record keeps them; files below the working folder without it, as it is another one on the next machine."""
+    stored = {entry.name: getattr(options, entry.name) for entry in fields(options)}
+    stored.update({name: _from_here(stored[name]) for name in FILES})
+    stored["limits"] = {entry.name: getattr(options.limits, entry.name) for entry in fields(options.limits)}
+    return stored
+
+
+def version() -> str:
+    """Version of the installed package."""
+    try:
+        return metadata.version("backdoor-audit")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _from_here(file: str) -> str:
+    here = Path.cwd()
+    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

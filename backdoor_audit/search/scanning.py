@@ -1,0 +1,237 @@
+"""How far a small window, laid on any place, steers a model towards each class, or images away from each class.
+
+The mask of an inverted patch has to shrink onto the trigger's place from everywhere at once, and often ends at a natural
+feature instead. Here each place is tried by itself, and windows get smaller on the way: a large window finds the place in
+few tries, and only a small one tells a trigger from nature, since a patch of a quarter of the image's side steers clean
+models as well, while one of a seventh hardly does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from backdoor_audit import budget
+from backdoor_audit.data import CleanSet
+from backdoor_audit.data.batches import draw
+from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.search.row_adam import RowAdam
+from backdoor_audit.search.steering import Goal, Steered, eligible, losses_of, measure, per_chunk, targets
+from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
+from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
+
+_WATCHED = 32  # search images on which the end of a scan is told from its middle
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Windows of ``side`` x ``side`` px, ``stride`` px apart, tried with ``images`` images for ``steps`` steps each.
+
+    Of every goal's places the share ``kept`` stays. Pixels are those of 28x28 or 32x32 images and grow with larger ones.
+    """
+
+    side: int
+    stride: int
+    images: int
+    steps: int
+    kept: float
+
+
+STEADY = (Stage(6, 3, 6, 3, 0.15), Stage(6, 3, 8, 6, 0.25), Stage(6, 3, 16, 12, 1.0))
+SHRINKING = (Stage(8, 4, 6, 3, 0.2), Stage(8, 4, 8, 6, 0.3), Stage(4, 2, 8, 3, 0.2), Stage(4, 2, 16, 12, 1.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchScan:
+    """Successive halving over places, per goal; a stage with smaller windows lays them inside the places that were left.
+
+    The content of a window is optimised by Adam with ``learning_rate``, through a sigmoid. The margin is that of the best of
+    the last stage's places, on at most ``measured`` held-out images. No stage leaves fewer than ``judged``.
+
+    What still rises at the end is the margin on a few fixed search images, per step over the second half of the last stage. The
+    scan has converged if that is at most ``most_rising`` for the median goal; chosen on the zoo's development half
+    (`python -m benchmarks.convergence`).
+    """
+
+    stages: tuple[Stage, ...] = STEADY
+    learning_rate: float = 0.5
+    judged: int = 3
+    measured: int = 64
+
+    most_rising = 0.04
+    criterion = (
+        f"the median class's margin may rise by at most {most_rising:g} a step in the second half of the last stage, and by more "
+        "where the classes differ more"
+    )
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        wanted: Sequence[Goal],
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Steered:
+        """Scan on ``opt``, measure on ``val``. The classifier is not changed."""
+        height, width = classifier.image_shape[1:]
+        scale = max(1, round(max(height, width) / (REFERENCE_SIDE + 4)))
+        windows = _Windows(classifier, wanted, self.learning_rate)
+        images, scored = opt.images.to(classifier.device), classifier.predict(opt.images)
+        counted = eligible(wanted, scored.cpu(), opt.labels)
+        total = sum(stage.steps for stage in self.stages)
+        bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
+        halfway, middle = torch.empty(0), self.stages[-1].steps // 2
+        for number, stage in enumerate(self.stages, start=1):
+            windows.lay(min(stage.side * scale, height, width), stage.stride * scale, generator)
+            fit = torch.zeros(len(windows.places))
+            for step in range(stage.steps):
+                if number == len(self.stages) and step == middle:
+                    halfway = self._reached(windows, opt)
+                budget.check()
+                batches = draw(counted, stage.images, generator)
+                losses = windows.step(images, scored, batches)
+                fit -= losses if step >= stage.steps // 2 else 0
+                bar.update()
+            windows.keep(_best_places(windows.places[:, 0], fit, stage.kept, self.judged))
+        rising = (self._reached(windows, opt) - halfway) / (self.stages[-1].steps - middle)
+        bar.close()
+        return self._judged(windows, val, generator, torch.where(windows.sloped, rising, torch.inf))
+
+    def _reached(self, windows: _Windows, opt: CleanSet) -> Tensor:
+        """The margin of every goal's best window on a few search images, the same ones every time; (goals,)."""
+        goal, contents, places = windows.places[:, 0], windows.contents, windows.places
+        margins = measure(
+            windows.classifier,
+            opt,
+            [windows.wanted[row] for row in goal],
+            lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
+            count=_WATCHED,
+            generator=torch.Generator().manual_seed(0),
+        )[0]
+        windows.passes += len(goal) * _WATCHED // 3
+        return torch.stack([margins[goal == row].max() for row in range(len(windows.wanted))])
+
+    def _judged(self, windows: _Windows, val: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
+        """Every goal by the place that is best on held-out images."""
+        classifier, wanted, places, contents = windows.classifier, windows.wanted, windows.places, windows.contents
+        margins, success, landing = measure(
+            classifier,
+            val,
+            [wanted[row] for row in places[:, 0]],
+            lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
+            count=self.measured,
+            generator=generator,
+        )
+        best = torch.stack(
+            [torch.where(places[:, 0] == row, margins, -torch.inf).argmax() for row in range(len(wanted))]
+        )
+        triggers = tuple(
+            windows.trigger(place, goal.target_class) if isinstance(goal, AllToOne) else None
+            for place, goal in zip(best.tolist(), wanted, strict=True)
+        )
+        passes = windows.passes + len(places) * self.measured // 3
+        return Steered(margins[best], success[best], landing[best], triggers, rising, passes)
+
+
+class _Windows:
+    """Windows on their places: ``places`` (rows, 3) are goal, top, left; `contents` (rows, c, side, side) before the sigmoid.
+
+    ``sloped`` (goals,) says for which goals the model gave any gradient.
+    """
+
+    def __init__(self, classifier: Classifier, wanted: Sequence[Goal], learning_rate: float) -> None:
+        self.classifier, self.wanted, self.learning_rate = classifier, wanted, learning_rate
+        self.places = torch.zeros((0, 3), dtype=torch.long)
+        self.adam = RowAdam({}, learning_rate=learning_rate)
+        self.passes = 0
+        self.sloped = torch.zeros(len(wanted), dtype=torch.bool)
+
+    @property
+    def contents(self) -> Tensor:
+        """What lies in the windows, before the sigmoid."""
+        return self.adam.parameters["content"]
+
+    def lay(self, side: int, stride: int, generator: torch.Generator) -> None:
+        """Windows of this size: random ones all over the image at first, then cut out of those that are there."""
+        channels, height, width = self.classifier.image_shape
+        if not len(self.places):
+            laid = (starts(height, side, stride), starts(width, side, stride))
+            self.places = torch.cartesian_prod(torch.arange(len(self.wanted)), *laid)
+            contents = torch.randn((len(self.places), channels, side, side), generator=generator)
+            contents = contents.to(self.classifier.device)
+        elif side < self.contents.shape[-1]:
+            inner = starts(self.contents.shape[-1], side, stride).tolist()
+            corners = [(top, left) for top in inner for left in inner]
+            contents = torch.cat([self.contents[:, :, top : top + side, left : left + side] for top, left in corners])
+            self.places = torch.cat([self.places + torch.tensor([0, *corner]) for corner in corners])
+        else:
+            return
+        self.adam = RowAdam({"content": contents.clone()}, learning_rate=self.learning_rate)
+
+    def step(self, images: Tensor, scored: Tensor, batches: Tensor) -> Tensor:
+        """One step of every window with the images of its goal (goals, n); mean losses (rows,) on the CPU."""
+        contents, classifier = self.contents, self.classifier
+        gradient, means = torch.zeros_like(contents), []
+        for chunk in torch.arange(len(self.places)).split(per_chunk(classifier, batches.shape[1])):
+            content = contents[chunk].requires_grad_()
+            where, batch = self.places[chunk], batches[self.places[chunk, 0]]
+            with autocast(classifier.device, classifier.module):
+                logits = classifier(_laid(images[batch], content, where).flatten(0, 1))
+            mine = [self.wanted[row] for row in where[:, 0]]
+            losses = losses_of(logits.float(), targets(mine, scored[batch]), mine)
+            (gradient[chunk],) = torch.autograd.grad(losses.sum(), content)
+            means.append(losses.detach().mean(dim=1))
+            self.passes += batch.numel()
+        self.adam.step({"content": gradient}, torch.arange(len(self.places)))
+        told = torch.stack([torch.cat(means), gradient.flatten(1).any(dim=1)]).cpu()  # the one copy that is waited for
+        self.sloped[self.places[told[1] > 0, 0]] = True
+        return told[0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Give up all other windows."""
+        self.places = self.places[rows]
+        self.adam.keep(rows)
+
+    def trigger(self, row: int, target_class: int) -> AnyTrigger:
+        """One window as a patch."""
+        place, content = self.places[row : row + 1], self.contents[row : row + 1].cpu()
+        blank = torch.zeros((1, 1, *self.classifier.image_shape))
+        mask = _laid(blank[:, :, :1], torch.full_like(content[:, :1], torch.inf), place)[0, 0]
+        return Trigger(mask, _laid(blank, content, place)[0, 0], target_class)
+
+
+def starts(length: int, side: int, stride: int) -> Tensor:
+    """First pixels of windows along one axis; the last window ends at the border."""
+    last = length - side
+    return torch.tensor(sorted({*range(0, last + 1, stride), last}))
+
+
+def _laid(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
+    """Images (rows, n, c, h, w) with a window of free content (rows, c, side, side), through a sigmoid, at each row's place."""
+    height, width = images.shape[-2:]
+    side = content.shape[-1]
+    down, across = (
+        functional.one_hot(places[:, axis, None] + torch.arange(side), length).float().to(images.device)
+        for axis, length in ((1, height), (2, width))
+    )  # (rows, side, length): which pixel each row or column of the window falls on
+    pattern = down.transpose(1, 2).unsqueeze(1) @ torch.sigmoid(content) @ across.unsqueeze(1)
+    inside = (down.sum(dim=1).unsqueeze(2) * across.sum(dim=1).unsqueeze(1)).unsqueeze(1)
+    laid: Tensor = images * (1 - inside).unsqueeze(1) + pattern.unsqueeze(1)
+    return laid
+
+
+def _best_places(goal: Tensor, fit: Tensor, share: float, least: int) -> Tensor:
+    """Row numbers of each goal's best places: that share of them, and no fewer than ``least`` if there are as many."""
+    staying = []
+    for number in goal.unique():
+        mine = (goal == number).nonzero().flatten()
+        staying.append(mine[fit[mine].argsort(descending=True)[: max(least, int(share * len(mine)))]])
+    return torch.cat(staying)

@@ -1,0 +1,308 @@
+"""How far one small change, the same for all images, steers a model towards each class: universal perturbations in a budget.
+
+Inversion asks for the smallest change that always works; its optimum is hard to find, and changes that are faint and
+everywhere have no size that a mask could tell. Here the budget is fixed instead and the *margin* is measured: how much the
+score of the wanted class exceeds the best other one, averaged over held-out images. A gradient method reaches that in a
+tenth of the steps. Every family of changes has its own budget; the names say what is small.
+
+Targeted universal perturbations: Moosavi-Dezfooli et al., CVPR 2017. That backdoored models are steered by far smaller ones:
+Huster and Ekwedike, "TOP: Backdoor detection in neural networks via transferability of perturbation" (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from backdoor_audit import budget
+from backdoor_audit.data import CleanSet
+from backdoor_audit.data.batches import draw
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
+from backdoor_audit.triggers.perturbations import Family, unit
+from backdoor_audit.triggers.trigger import AnyTrigger
+
+Goal = AllToOne | AllToAll | AwayFrom | Scattered
+"""Where images shall be steered: all to one class, each class to the next, those of one class anywhere else, or each class to
+some class of its own."""
+
+Stamped = Callable[[Tensor, Tensor], Tensor]
+"""Row numbers (rows,) and their images (rows, n, c, h, w) -> the images with the change of their row."""
+
+_CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
+_FEW = 5  # images
+_LEAST_SHARE = 1e-6  # keeps the logarithm finite where no image of a class moves yet
+_FEWEST_STEPS = 3  # with a beginning, a middle and an end
+
+
+def goals(num_classes: int) -> tuple[Goal, ...]:
+    """One goal for every class: all other images go there."""
+    return tuple(AllToOne(target) for target in range(num_classes))
+
+
+def sources(num_classes: int) -> tuple[Goal, ...]:
+    """One goal for every class: its images leave it."""
+    return tuple(AwayFrom(source) for source in range(num_classes))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Steered:
+    """What steering reached; everything runs over the goals.
+
+    ``margins`` are means over held-out images of (score of the wanted class - best other score), the other way round for a
+    class to leave, in units of the model's own clean margin; ``success`` the shares of held-out images that did as wanted;
+    ``landing`` the class that most of these got, -1 where none did. ``triggers`` stamp the change; None for a goal that is
+    not one class. ``image_passes`` counts forward and backward of one image, over all goals.
+
+    ``rising`` says how much each search was still gaining at its end, in the measure of the probe's ``criterion``; infinite where
+    no gradient ever said in which direction to go.
+    """
+
+    margins: Tensor
+    success: Tensor
+    landing: Tensor
+    triggers: tuple[AnyTrigger | None, ...]
+    rising: Tensor
+    image_passes: int
+
+    @property
+    def blind(self) -> Tensor:
+        """Goals (goals,) that were not searched for at all: the model gave no gradient."""
+        return torch.isinf(self.rising)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """Projected gradient descent on the mean cross-entropy of the wanted class, all goals at once, with momentum.
+
+    A step is one mini-batch; its length falls linearly from ``step_share`` of the budget to nothing. What still rises at the end
+    is the share of the loss's fall that came in the second half of the steps: see `late_share`. It has converged if that is at
+    most ``most_rising`` for the median goal; chosen on the zoo's development half (`python -m benchmarks.convergence`).
+    """
+
+    family: Family
+    steps: int = 25
+    batch_size: int = 32
+    step_share: float = 0.35
+    momentum: float = 0.7
+    measured: int = 64
+
+    most_rising = 0.3
+    criterion = (
+        f"at most {most_rising:g} of the fall of the median class's loss may come in the second half of the steps"
+    )
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        opt: CleanSet,
+        val: CleanSet,
+        wanted: Sequence[Goal],
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Steered:
+        """Steer on ``opt``, measure on at most ``measured`` images of ``val`` per goal. The classifier is not changed.
+
+        Goals are about what the model says of the clean images, not about their labels: a wrong answer can be steered too.
+        """
+        shape = classifier.image_shape
+        images, scored = opt.images.to(classifier.device), classifier.predict(opt.images)
+        parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
+        pushed = torch.zeros_like(parameters)
+        rows = torch.arange(len(wanted))
+        sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
+        passes, trace = 0, []
+        counted = eligible(wanted, scored.cpu(), opt.labels)
+        bar = tqdm(
+            range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
+        )
+        for step in bar:
+            budget.check()
+            batches = draw(counted, self.batch_size, generator)
+            gradient, means = torch.zeros_like(parameters), []
+            for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
+                free = parameters[chunk].requires_grad_()
+                with autocast(classifier.device, classifier.module):
+                    logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
+                mine = [wanted[row] for row in chunk]
+                losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
+                (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
+                means.append(losses.detach().mean(dim=1))
+                passes += batches[chunk].numel()
+            trace.append(torch.cat(means))
+            sloped |= gradient.flatten(1).any(dim=1)
+            pushed = self.momentum * pushed - unit(gradient)
+            share = self.step_share * (1 - step / self.steps)
+            parameters = self.family.stepped(parameters, pushed, share, shape)
+        margins, success, landing = measure(
+            classifier,
+            val,
+            wanted,
+            lambda chunk, batch: self.family.stamp(parameters[chunk], batch),
+            count=self.measured,
+            generator=generator,
+        )
+        triggers = [
+            self.family.trigger(parameters[row].cpu(), goal.target_class, shape) if isinstance(goal, AllToOne) else None
+            for row, goal in enumerate(wanted)
+        ]
+        rising = torch.where(sloped, late_share(torch.stack(trace)), torch.inf).cpu()
+        return Steered(margins, success, landing, tuple(triggers), rising, passes + len(wanted) * self.measured // 3)
+
+
+def late_share(losses: Tensor) -> Tensor:
+    """Of how far the loss of each goal fell in all, the share that it fell in the second half of the steps, in [0, 1]; (goals,).
+
+    ``losses`` (steps, goals) are means over mini-batches, so averages over a few steps are compared: those before the middle
+    with the last third. Where the loss did not fall at all nothing was gained early, and the share is 1; so it is for fewer
+    than three steps.
+    """
+    steps = len(losses)
+    if steps < _FEWEST_STEPS:
+        return torch.ones_like(losses[0])
+    begin = losses[: max(1, steps // 12)].mean(dim=0)
+    middle = losses[steps // 3 : max(steps // 2, steps // 3 + 1)].mean(dim=0)
+    end = losses[-max(1, steps // 3) :].mean(dim=0)
+    fall = begin - end
+    return torch.where(fall > 0, ((middle - end) / fall).clamp(0, 1), 1.0)
+
+
+def measure(
+    classifier: Classifier,
+    clean: CleanSet,
+    wanted: Sequence[Goal],
+    stamped: Stamped,
+    *,
+    count: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean margin in units of the clean margin, success rate, and commonest answer of every goal on held-out images; (goals,).
+
+    For a class to leave, the commonest answer is that among the images that left it; -1 if none did.
+    ``stamped(chunk, batch)`` stamps images (len(chunk), n, c, h, w) for the goals with those numbers.
+    """
+    scores = classifier.logits(clean.images)
+    best = scores.topk(2, dim=1).values
+    clean_margin = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
+    scored = scores.argmax(dim=1)
+    batches = draw(eligible(wanted, scored.cpu(), clean.labels), count, generator)
+    images = clean.images.to(classifier.device)
+    margins, success, landing = [], [], []
+    with torch.no_grad():
+        for chunk in torch.arange(len(wanted)).split(per_chunk(classifier, batches.shape[1])):
+            logits = classifier(stamped(chunk, images[batches[chunk]]).flatten(0, 1))
+            mine = [wanted[row] for row in chunk]
+            target = targets(mine, scored[batches[chunk]])
+            other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
+            margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
+            margins.append((margin / clean_margin).mean(dim=1).cpu())
+            success.append((margin > 0).float().mean(dim=1).cpu())
+            answers = logits.argmax(dim=1).view_as(target)
+            landing.append(_commonest(answers.cpu(), target.cpu(), mine))
+            for row, goal in enumerate(mine):
+                if isinstance(goal, Scattered):
+                    margins[-1][row], success[-1][row] = relabelled(
+                        target[row].cpu(), answers[row].cpu(), goal.num_classes
+                    )
+                    landing[-1][row] = -1
+    return torch.cat(margins), torch.cat(success), torch.cat(landing)
+
+
+def relabelled(before: Tensor, after: Tensor, num_classes: int) -> tuple[float, float]:
+    """How far a change relabels all classes, in [0, 1], and the share of images that go where most of their class go.
+
+    ``before`` and ``after`` (n,) are the answers without and with the change. Of each class that is given at all counts the
+    other class that most of its images get. The first number is the mean of those shares, times the effective number of
+    different classes arrived at (the exponential of their entropy) over the number of classes: one class that draws all others
+    is no relabelling.
+    """
+    shares, arrived = [], []
+    for label in before.unique().tolist():
+        counts = after[before == label].bincount(minlength=num_classes).float()
+        total = counts.sum()
+        counts[label] = 0
+        shares.append(float(counts.max() / total))
+        arrived.append(int(counts.argmax()))
+    together = sum(shares) / len(shares)
+    spread = torch.tensor(arrived).bincount().float() / len(arrived)
+    effective = float(torch.special.entr(spread).sum().exp())
+    return together * effective / num_classes, together
+
+
+def _commonest(answers: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+    """The class that most images of each row got, (goals,); of a class to leave, most of those that left, or -1."""
+    found: Tensor = answers.mode(dim=1).values
+    for row, goal in enumerate(wanted):
+        if isinstance(goal, AwayFrom):
+            left = answers[row][answers[row] != target[row]]
+            found[row] = left.mode().values if len(left) else -1
+    return found
+
+
+def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+    """Cross-entropy of the wanted class, (goals, n); of anything else for a class to leave."""
+    if all(isinstance(goal, Scattered) for goal in wanted):
+        return _together(logits.softmax(dim=1), target)
+    likelihood = logits.log_softmax(dim=1).gather(1, target.view(-1, 1)).view_as(target)
+    if not any(isinstance(goal, AwayFrom) for goal in wanted):
+        return -likelihood
+    rest = logits.scatter(1, target.view(-1, 1), -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+    return -torch.where(_signs(wanted, target) > 0, likelihood, rest.view_as(target))
+
+
+def _together(shares: Tensor, own: Tensor) -> Tensor:
+    """Small where the images of each class agree on some other class, (goals, n); ``own`` (goals, n) are the classes they have.
+
+    Minus the logarithm of the sum over other classes of the squared mean probability, averaged over the classes.
+    """
+    rows, count = own.shape
+    classes = shares.shape[1]
+    member = torch.nn.functional.one_hot(own, classes).float()
+    sizes = member.sum(dim=1)
+    means = member.transpose(1, 2) @ shares.view(rows, count, classes) / sizes.clamp_min(1).unsqueeze(2)
+    elsewhere = means * (1 - torch.eye(classes, device=shares.device))
+    losses = -(elsewhere.square().sum(dim=2) + _LEAST_SHARE).log()
+    present = (sizes > 0).float()
+    return ((losses * present).sum(dim=1) / present.sum(dim=1)).unsqueeze(1).expand(rows, count)
+
+
+def _signs(wanted: Sequence[Goal], like: Tensor) -> Tensor:
+    """-1 for goals that leave a class, 1 for the others, (goals, 1)."""
+    signs = [-1.0 if isinstance(goal, AwayFrom) else 1.0 for goal in wanted]
+    return torch.tensor(signs, device=like.device).unsqueeze(1)
+
+
+def eligible(wanted: Sequence[Goal], predicted: Tensor, labels: Tensor) -> Tensor:
+    """Which images count for which goal, (goals, n) bool, by what the model says of them.
+
+    A class that the model gives to fewer than a handful of images is left by those that are labelled so instead: a weak model
+    may never give it, and one poor goal would leave all others poor. Raises `DegenerateScoresError` if a goal has no image.
+    """
+    counted = torch.stack([goal.eligible(predicted) for goal in wanted])
+    for row, goal in enumerate(wanted):
+        if isinstance(goal, AwayFrom) and int(counted[row].sum()) < _FEW:
+            counted[row] = goal.eligible(labels)
+    if not counted.any(dim=1).all():
+        raise DegenerateScoresError("the model gives some class to all clean images or to none: nothing to steer")
+    return counted
+
+
+def targets(wanted: Sequence[Goal], labels: Tensor) -> Tensor:
+    """The class that each goal asks of its own row of labels, (goals, n)."""
+    return torch.stack([goal.wanted(row) for goal, row in zip(wanted, labels, strict=True)])
+
+
+def per_chunk(classifier: Classifier, batch_size: int) -> int:
+    """How many rows of a batch go through the network at once."""
+    channels, height, width = classifier.image_shape
+    return max(1, _CHUNK_VALUES.get(classifier.device.type, 2**18) // (batch_size * channels * height * width))
+
+
+def _name(family: Family) -> str:
+    return type(family).__name__.lower()

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from backdoor_audit import bounds
+from backdoor_audit.model.loading import class_names, class_names_of
+
+WEIGHTS = {"weight": torch.zeros(2, 3)}
+PLACES = {"cat": 1, "ant": 0, "dog": 2}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("wrap", [lambda found: found, lambda found: {"hyper_parameters": found, "epoch": 3}])
+def test_a_checkpoint_may_say_the_place_of_each_class(wrap, legacy, tmp_path):
+    path = tmp_path / "m.pth"
+    content = {"model": WEIGHTS, **wrap({"class_to_idx": PLACES})}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    assert class_names_of(path) == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"cat": 0},
+        {"cat": 0, "dog": 0},
+        {"cat": 0, "dog": 2},
+        {"cat": "a", "dog": "b"},
+        {1: 0, 2: 1},
+        [("a", 0)],
+        "ab",
+    ],
+)
+def test_places_that_are_none_give_no_names(found, tmp_path):
+    torch.save({"class_to_idx": found, "model": WEIGHTS}, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ()
+
+
+def test_the_config_beside_a_model_names_its_classes(tmp_path):
+    model, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    model.write_bytes(b"x")
+    assert class_names_of(model) == ()
+    for told, names in (
+        ({"id2label": {"1": "dog", "0": "cat"}}, ("cat", "dog")),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, ()),
+        ({"id2label": {"0": "cat", "2": "dog"}}, ()),
+        ({"id2label": 3}, ()),
+        ([], ()),
+    ):
+        config.write_text(json.dumps(told))
+        assert class_names_of(model) == class_names_of(tmp_path) == names
+    config.write_text("{")
+    assert class_names_of(model) == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x80\x02cos\nsystem\n", b"\x80"])
+def test_a_file_that_is_no_checkpoint_has_no_names(content, tmp_path):
+    (tmp_path / "m.pth").write_bytes(content)
+    assert class_names_of(tmp_path / "m.pth") == ()
+    assert class_names_of(tmp_path / "gone.pth") == ()
+
+
+def test_dicts_that_are_shared_are_looked_at_once(tmp_path):
+    asked = []
+
+    class Counted(dict):
+        def get(self, key, default=None):
+            asked.append(key)
+            return super().get(key, default)
+
+    lowest = Counted({"class_to_idx": {}})
+    middle = {number: Counted(dict.fromkeys(range(50), lowest)) for number in range(50)}
+    top = Counted({**middle, "again": Counted(middle)})
+    assert class_names._in_checkpoint(top) == ()
+    assert len(asked) == 1 + 50 + 1 + 1
+
+
+def test_names_that_are_not_found_in_time_are_none(tmp_path):
+    torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
+    with bounds.allowing(bounds.Bounds(seconds=0)):
+        assert class_names_of(tmp_path / "m.pth") == ()

@@ -1,0 +1,426 @@
+"""Formats beside safetensors and torch.save: what loads, and what is said of what does not."""
+
+import importlib
+import io
+import json
+import tarfile
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from backdoor_audit import bounds
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading import load_classifier, load_model
+from backdoor_audit.model.loading.formats import FORMATS
+from backdoor_audit.model.networks import build_network
+
+
+def network():
+    return build_network("small_cnn", num_classes=5, in_channels=1, width=4).eval()
+
+
+def refusal(path, **options):
+    with pytest.raises(ModelFormatError) as caught:
+        load_model(path, **{"arch": "small_cnn", **options})
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert said.count(str(path)) == 1
+    assert said.isprintable()
+    return said.removeprefix(f"{path}: ")
+
+
+def without(monkeypatch, *missing):
+    real = importlib.import_module
+
+    def import_module(name, *rest):
+        if name in missing:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+def test_every_format_has_a_name_of_its_own():
+    assert len({entry.name for entry in FORMATS}) == len(FORMATS)
+
+
+def zip_of(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/").replace("_dot_", "."), content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file, as Keras writes it"),
+        (b"\x1c\0\0\0TFL3" + bytes(9), "a TensorFlow Lite file"),
+        (b"GGUF" + bytes(20), "a GGUF file"),
+        (b"\x1f\x8b\x08" + bytes(20), "packed with gzip"),
+        (b"<!DOCTYPE html><html>", "a web page instead of the model"),
+        (b"\x93NUMPY\x01\0v\0", "an array of numpy"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    ],
+)
+def test_files_of_others_are_named_with_the_way_out(content, said, tmp_path):
+    (tmp_path / "m.pt").write_bytes(content)
+    assert refusal(tmp_path / "m.pt").startswith(said)
+
+
+def test_zip_archives_of_others_are_named_with_the_way_out(tmp_path):
+    np.savez(tmp_path / "m.npz", a=np.zeros(2))
+    assert refusal(tmp_path / "m.npz").startswith("an .npz of numpy arrays")
+    zip_of(tmp_path / "m.zip", inner__m_dot_pt=b"x")
+    assert refusal(tmp_path / "m.zip") == "a zip archive with m.pt in it; unpack it and give that file"
+    zip_of(tmp_path / "m.keras", **{"model_dot_weights_dot_h5": b"x", "config_dot_json": b"{}"})
+    assert refusal(tmp_path / "m.keras").startswith("a Keras archive")
+    zip_of(tmp_path / "other", readme=b"x")
+    assert refusal(tmp_path / "other").startswith("a zip archive, but no model (holds readme)")
+
+
+def test_a_folder_without_a_model_names_what_is_in_it(tmp_path):
+    assert refusal(tmp_path).startswith("not a file but a folder, without a model in it")
+    (tmp_path / "best.ckpt").write_bytes(b"x")
+    assert f"give the model file in it, {tmp_path.name}/best.ckpt" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert refusal(tmp_path).startswith("a folder with weights in several files")
+
+
+@pytest.mark.parametrize("options", [{}, {"arch": None}, {"allow_pickle": True}])
+@pytest.mark.parametrize("member", ["data/weights/model_weights_config.json", "serialized_exported_program.json"])
+def test_an_exported_program_is_refused_with_the_way_out(member, options, tmp_path):
+    zip_of(tmp_path / "m.pt2", **{f"m/{member}": b"{}", "m/version": b"1"})
+    said = refusal(tmp_path / "m.pt2", **options)
+    assert said.startswith("a torch.export archive, which is a program: it is not run here")
+    assert 'torch.save(torch.export.load(f).state_dict, "weights.pt")' in said
+
+
+def test_what_torch_exports_is_recognised(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "m.pt2")
+    assert refusal(tmp_path / "m.pt2").startswith("a torch.export archive")
+
+
+def onnx_file(path, change=lambda model, helper: None):
+    """A convolution, a ReLU, a mean and a linear layer, written node by node; and the same as a module."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx2torch")
+    helper, arrays = onnx.helper, onnx.numpy_helper
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    weights = {"cw": module[0].weight, "cb": module[0].bias, "lw": module[4].weight, "lb": module[4].bias}
+    nodes = [
+        helper.make_node("Conv", ["x", "cw", "cb"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "lw", "lb"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 5])],
+        [arrays.from_array(value.detach().numpy(), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    change(model, onnx)
+    path.write_bytes(model.SerializeToString())
+    return module
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.bin"])
+def test_an_onnx_graph_is_converted_and_classifies_as_its_network(name, tmp_path):
+    module = onnx_file(tmp_path / name)
+    loaded = load_model(tmp_path / name)
+    assert (loaded.architecture, loaded.image_shape) == ("onnx", (3, 8, 8))
+    classifier, images = loaded.classifier(), torch.rand(4, 3, 8, 8)
+    assert torch.allclose(classifier(images), module(images), atol=1e-5)
+    assert torch.allclose(classifier.copy()(images), module(images), atol=1e-5)
+
+
+def elsewhere(model, onnx):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def elsewhere_in_a_node(model, onnx):
+    node = model.graph.node.add(op_type="Constant", output=["z"])
+    attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    attribute.t.data_location = onnx.TensorProto.EXTERNAL
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (elsewhere, "an ONNX file whose weights lie in another one"),
+        (elsewhere_in_a_node, "an ONNX file whose weights lie in another one"),
+        (lambda model, _: model.graph.input.add(name="other"), "an ONNX file with 2 inputs"),
+        (
+            lambda model, _: model.graph.input[0].type.tensor_type.shape.dim.add(),
+            "an ONNX file whose input has 5 dimensions",
+        ),
+        (
+            lambda model, onnx: setattr(model.graph.node[1], "op_type", "Nope"),
+            "an ONNX file that onnx2torch cannot convert (",
+        ),
+    ],
+)
+def test_an_onnx_graph_that_cannot_be_used_is_one_line(change, said, tmp_path):
+    onnx_file(tmp_path / "m.onnx", change)
+    assert refusal(tmp_path / "m.onnx").startswith(said)
+
+
+def test_an_onnx_file_says_which_extra_reads_it(tmp_path, monkeypatch):
+    without(monkeypatch, "onnx")
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x12\x07pytorch\x1a\x062.1.0")
+    assert "pip install 'backdoor-audit[onnx]'" in refusal(tmp_path / "m.onnx")
+
+
+def test_an_onnx_file_that_is_cut_off_is_one_line(tmp_path):
+    onnx_file(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:200])
+    assert refusal(tmp_path / "m.onnx").startswith("an ONNX file that cannot be read (DecodeError")
+
+
+def timm_state(name, **sizes):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False, **sizes).eval()
+
+
+@pytest.mark.parametrize("arch", ["timm:test_vit", "timm:test_vit,img_size=32,in_chans=1"])
+def test_sizes_of_a_timm_network_are_read_off_its_tensors_or_its_name(arch, tmp_path):
+    module = timm_state("test_vit", img_size=32, in_chans=1, num_classes=3)
+    torch.save({"state_dict": module.state_dict(), "arch": "test_vit"}, tmp_path / "m.pth.tar")
+    loaded, images = load_model(tmp_path / "m.pth.tar", arch=arch), torch.rand(2, 1, 32, 32)
+    assert torch.allclose(loaded.module(images), module(images), atol=1e-5)
+    assert loaded.mean == ()  # the data configuration is for three channels
+
+
+def test_a_timm_network_brings_its_data_configuration(tmp_path):
+    torch.save(timm_state("test_resnet", num_classes=3).state_dict(), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", arch="timm:test_resnet")
+    config = timm_state("test_resnet").pretrained_cfg
+    assert (loaded.mean, loaded.std) == (tuple(config["mean"]), tuple(config["std"]))
+    assert "timm:test_resnet is made for images of 3x160x160" in loaded.notes
+    assert any(note.endswith("that of the network's data configuration") for note in loaded.notes)
+    assert load_model(tmp_path / "m.pt", arch="timm:test_resnet", mean=(0.1,), std=(0.2,)).mean == (0.1,)
+
+
+@pytest.mark.parametrize("size", ["depth=3", "img_size=x", "img_size=0", "img_size=99999999", "img_size"])
+def test_a_size_that_is_none_is_one_line(size, tmp_path):
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    assert refusal(tmp_path / "m.pt", arch=f"timm:resnet18,{size}").startswith(f"--arch=timm:NAME,{size} is no size")
+
+
+def test_a_folder_of_timm_loads_with_its_classes_and_its_normalisation(tmp_path):
+    module = timm_state("test_resnet", num_classes=2)
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    told = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 160, 160], "fixed_input_size": True}
+    config = {"architecture": "test_resnet", "label_names": ["cat", "dog"], "pretrained_cfg": told}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_model(tmp_path)
+    assert (loaded.architecture, loaded.class_names) == ("timm:test_resnet", ("cat", "dog"))
+    assert (loaded.mean, loaded.std, loaded.image_shape) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (3, 160, 160))
+
+
+def test_sizes_of_a_timm_network_come_from_the_command_line_alone(tmp_path):
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit,img_size=9999"}')
+    assert refusal(tmp_path, arch=None).startswith("config.json: architecture 'test_vit,img_size=9999' adds sizes")
+
+
+def test_a_timm_network_takes_no_memory_before_its_tensors_fit(tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    real, made = timm.create_model, []
+    monkeypatch.setattr(timm, "create_model", lambda *names, **sizes: made.append(real(*names, **sizes)) or made[-1])
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "vit_base_patch16_224"}')
+    assert refusal(tmp_path, arch=None).startswith("does not fit timm:vit_base_patch16_224")
+    assert made
+    assert all(parameter.is_meta for module in made for parameter in module.parameters() if parameter.ndim == 4)
+
+
+def test_a_folder_with_plain_weights_loads_into_the_named_network(tmp_path):
+    state = {key: value.contiguous() for key, value in network().state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "custom", "auto_map": {"AutoModel": "code.Net"}}')
+    loaded = load_model(tmp_path, arch="small_cnn")
+    assert all(torch.equal(value, state[key]) for key, value in loaded.module.state_dict().items())
+    before = loaded.fingerprint
+    (tmp_path / "config.json").write_text("{}")
+    assert load_model(tmp_path, arch="small_cnn").fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            lambda state: {"models": [state], "old": dict(state)},
+            "pytorch_model.bin holds 2 sets of tensors, under old and under models.0",
+        ),
+        (lambda state: {"state_dict": state, "beside": nn.ReLU}, "holds more than tensors: loading it would run"),
+    ],
+)
+def test_weights_of_a_folder_that_leave_a_choice_are_refused(content, said, tmp_path):
+    torch.save(content(network().state_dict()), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path).startswith(said)
+
+
+VIT = {
+    "model_type": "vit",
+    "architectures": ["ViTForImageClassification"],
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 16,
+    "patch_size": 4,
+    "id2label": {"0": "cat", "1": "dog", "2": "e\x1bl"},
+    "label2id": {"cat": 0, "dog": 1, "e\x1bl": 2},
+}
+PROCESSOR = {
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5] * 3,
+    "size": {"height": 16, "width": 16},
+    "do_normalize": True,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    module = transformers.ViTForImageClassification(transformers.ViTConfig.from_dict(VIT)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(VIT))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return tmp_path, module
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_hugging_face_folder_loads_with_images_and_classes(binary, folder):
+    path, module = folder
+    if binary:
+        from safetensors.torch import load_file
+
+        torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+        (path / "model.safetensors").unlink()
+    loaded = load_model(path)
+    assert (loaded.architecture, loaded.image_shape) == ("transformers:vit", (3, 16, 16))
+    assert loaded.class_names == ("cat", "dog", "e\\x1bl")
+    images = torch.rand(2, 3, 16, 16)
+    seen = (images - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / 0.5
+    assert torch.allclose(loaded.classifier()(images), module(seen).logits, atol=1e-5)
+
+
+def test_a_processor_that_does_not_rescale_or_flips_colours_is_followed(folder):
+    path, module = folder
+    processor = {**PROCESSOR, "do_rescale": False, "do_normalize": False, "do_flip_channel_order": True}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(load_classifier(path)(images), module(images.flip(1) * 255).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 10**9}, "config.json: num_hidden_layers of 1000000000; at most 40 here"),
+        ({"num_labels": 10**9, "id2label": None}, "config.json: num_labels of 1000000000; at most 1000000 here"),
+        ({"hidden_size": 900_000}, "reading the network of config.json may take"),
+        ({"hidden_size": 32}, "the weights do not fit the vit of config.json: "),
+        ({"num_hidden_layers": 1}, "the weights do not fit the vit of config.json: 16 extra ("),
+        ({"num_hidden_layers": 3}, "the weights do not fit the vit of config.json: 16 missing ("),
+        ({"model_type": "nope"}, "nope is none of the image classifiers of transformers that are built here"),
+        ({"model_type": "bert"}, "bert is none of the image classifiers of transformers that are built here"),
+        ({"quantization_config": {}}, "the network of config.json is quantised"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_one_line(change, said, folder):
+    (folder[0] / "config.json").write_text(json.dumps({**VIT, **change}))
+    (folder[0] / "code.py").write_text("raise SystemExit('imported')")
+    assert refusal(folder[0], arch=None).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "weights.pt"}}, "model_args"),
+        ({"model_type": "timm_wrapper", "architecture": "hf-hub:someone/net"}, ""),
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation"),
+        ({"_attn_implementation": {"": "someone/kernel"}}, "_attn_implementation"),
+        ({"_attn_implementation_internal": "someone/kernel"}, "_attn_implementation_internal"),
+        ({"_attn_implementation_autoset": "someone/kernel"}, "_attn_implementation_autoset"),
+        ({"experts_implementation": "someone/kernel"}, "experts_implementation"),
+        ({"_experts_implementation_internal": "a/b"}, "_experts_implementation_internal"),
+        ({"use_pretrained_backbone": {"a": 1}}, "use_pretrained_backbone"),
+        ({"backbone": "resnet18"}, "backbone"),
+        ({"use_timm_backbone": [0]}, "use_timm_backbone"),
+        ({"auto_map": {"AutoModel": "code.Net"}}, "auto_map"),
+        ({"a": [{"b": [{"trust_remote_code": True}]}]}, "trust_remote_code"),
+        ({"backbone_config": {"checkpoint_path": "weights.pt"}}, "checkpoint_path"),
+    ],
+)
+def test_a_configuration_that_asks_for_something_from_elsewhere_is_refused(change, key, tmp_path, monkeypatch):
+    without(monkeypatch, "transformers")  # which is not even asked
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**VIT, **change}))
+    said = refusal(tmp_path, arch=None)
+    assert said.startswith(
+        f"config.json: {key} asks for code or files from elsewhere" if key else "timm_wrapper is none"
+    )
+    assert said.endswith("pass --arch=package.module:factory with the weights file itself")
+
+
+def test_a_network_of_transformers_takes_no_kernel_but_its_own(folder):
+    told = {**VIT, "_attn_implementation_autoset": True, "backbone": None, "auto_map": {}}
+    (folder[0] / "config.json").write_text(json.dumps(told))
+    assert load_model(folder[0]).module.network.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", "[]", "config.json is no JSON object"),
+        ("config.json", "{", "config.json: not JSON"),
+        ("preprocessor_config.json", '{"image_mean": [0.5], "image_std": [0]}', "preprocessor_config.json: no usable"),
+        ("preprocessor_config.json", '{"rescale_factor": "x"}', "preprocessor_config.json: no usable"),
+        ("model.safetensors", "x", "not a readable safetensors file"),
+    ],
+)
+def test_a_file_of_a_folder_that_is_damaged_is_one_line(name, content, said, folder):
+    (folder[0] / name).write_text(content)
+    assert refusal(folder[0], arch=None).startswith(said)
+
+
+def test_a_hugging_face_folder_says_which_extra_reads_it(tmp_path, monkeypatch):
+    without(monkeypatch, "transformers")
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({**VIT, "num_hidden_layers": 1}))
+    assert "pip install 'backdoor-audit[transformers]'" in refusal(tmp_path, arch=None)
+
+
+def test_a_folder_above_the_bound_is_refused(tmp_path):
+    save_file({"w": torch.zeros(2**20)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    with bounds.allowing(bounds.Bounds(memory=2**20)):
+        assert "--audit-memory=SIZE" in refusal(tmp_path)
+
+
+def test_a_tar_archive_is_no_model(tmp_path):
+    with tarfile.open(tmp_path / "m.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("m.pt"), io.BytesIO())
+    assert refusal(tmp_path / "m.tar").startswith("neither safetensors nor torch.save")

@@ -1,0 +1,110 @@
+"""Networks of torchvision as people change them; the oracle is the changed network."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading import load_model
+from backdoor_audit.model.loading.building import WithoutMemory
+from backdoor_audit.model.loading.torchvision_network import torchvision_network
+
+
+def dropout_head(features=512, classes=7):
+    return nn.Sequential(nn.Dropout(0.2), nn.Linear(features, classes))
+
+
+def resnet(**changes):
+    model = models.resnet18(num_classes=7)
+    for name, part in changes.items():
+        setattr(model, name, part)
+    return model
+
+
+def changed(name, path, part):
+    model = models.get_model(name, weights=None, num_classes=7)
+    setattr(model, path, part)
+    return model
+
+
+CHANGED = {
+    "dropout before the head": (resnet(fc=dropout_head()), "resnet18", "fc is one linear layer at fc.1"),
+    "flatten and dropout before it": (
+        resnet(fc=nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(512, 7))),
+        "resnet18",
+        "fc is one linear layer at fc.2",
+    ),
+    "grey images": (
+        resnet(conv1=nn.Conv2d(1, 64, 7, 2, 3, bias=False)),
+        "resnet18",
+        "conv1 takes 1 channels",
+    ),
+    "small grey images and another head": (
+        resnet(conv1=nn.Conv2d(1, 64, 3, 1, 1, bias=False), maxpool=nn.Identity(), fc=dropout_head()),
+        "resnet18",
+        "conv1 takes 1 channels and is 3x3",
+    ),
+    "one linear layer in place of a sequence": (
+        changed("mobilenet_v3_small", "classifier", nn.Linear(576, 7)),
+        "mobilenet_v3_small",
+        "classifier is a linear layer",
+    ),
+    "a sequence in place of one linear layer": (
+        changed("shufflenet_v2_x0_5", "fc", dropout_head(1024)),
+        "shufflenet_v2_x0_5",
+        "fc is one linear layer at fc.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_the_usual_changes_are_recognised_and_told(how, tmp_path):
+    module, name, note = CHANGED[how]
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", arch=f"torchvision:{name}")
+    assert any(entry.startswith(note) for entry in loaded.notes)
+    channels = next(part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
+    images = torch.rand(2, channels, 64, 64)
+    assert torch.allclose(loaded.module(images), module.eval()(images), atol=1e-5)
+
+
+def test_positions_of_a_transformer_tell_the_size_of_its_images():
+    with WithoutMemory():
+        state = models.vit_b_16(image_size=32, num_classes=3).state_dict()
+        built = torchvision_network("vit_b_16", None).build(state)
+    assert built.notes == ("built for images of 32 px, as its positions say",)
+    assert built.module.image_size == 32
+
+
+def test_googlenet_without_auxiliary_classifiers_loads(tmp_path):
+    module = models.googlenet(num_classes=7, init_weights=False, aux_logits=False)
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", arch="torchvision:googlenet")
+    assert "built without its auxiliary classifiers, which the file does not have" in loaded.notes
+    assert loaded.module(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 7)),
+        nn.Sequential(nn.BatchNorm1d(512), nn.Linear(512, 7)),
+        nn.Sequential(nn.Linear(100, 7)),
+    ],
+)
+def test_a_head_that_tensors_do_not_tell_is_refused_with_a_factory_to_paste(head, tmp_path):
+    torch.save(resnet(fc=head).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(
+        ModelFormatError, match=r"does not fit torchvision:resnet18: .*def make\(\): model = torchvision"
+    ) as caught:
+        load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+    assert str(caught.value).isprintable()
+
+
+def test_a_stem_from_a_hostile_file_takes_no_memory(tmp_path):
+    state = dict(resnet().state_dict())
+    state["conv1.weight"] = torch.empty(64, 10**9, 0, 7)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match="does not fit torchvision:resnet18"):
+        load_model(tmp_path / "m.pt", arch="torchvision:resnet18")

@@ -1,0 +1,165 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import backdoor_audit
+
+PACKAGE = Path(backdoor_audit.__file__).parent
+ROOT = Path(__file__).parents[2]
+NAME = PACKAGE.name
+
+LAYERS = (
+    {"bounds", "printable", "progress", "schema", "source", "structure"},
+    {"errors", "files"},
+    {"budget", "data", "evidence", "store", "tensor_file"},
+    {"content", "model", "options", "triggers"},
+    {"attacks", "baseline", "filters", "rates", "repairs", "search"},
+    {"detectors", "properties", "readings"},
+    {"canary"},
+    {"run"},
+    {"calibrate", "gate", "prepare", "repair", "report"},
+    {"fleet", "plugin"},
+    {"commands"},
+    {"cli"},
+)
+"""From low to high. A module imports from lower layers only, or from its own package."""
+
+MOVED = {"drawn", "metrics", "strategies", "trigger"}
+"""Old names of modules, kept for one version; nothing of ours uses them."""
+
+RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: ``module`` in full, ``name`` if it was ``from module import name``."""
+
+    file: str
+    line: int
+    module: str
+    name: str
+    typing_only: bool
+
+    def __str__(self):
+        return f"{self.file}:{self.line} imports {self.module}{'.' + self.name if self.name else ''}"
+
+    @property
+    def unit(self):
+        """The first part below the package: ``detectors`` of ``backdoor_audit.detectors.detection``."""
+        parts = self.module.split(".")
+        if parts[0] != NAME:
+            return None
+        if len(parts) > 1:
+            return parts[1]
+        return self.name if self.name in RANK else backdoor_audit._HOMES.get(self.name, "").partition(".")[0] or None
+
+
+def imports_of(file):
+    """Every import of a source file, those inside functions and under TYPE_CHECKING too."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    where = str(file.relative_to(file.parents[1] if file.parent == PACKAGE else ROOT))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(where, node.lineno, alias.name, "", id(node) in guarded)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where}:{node.lineno} is a relative import"
+            for alias in node.names:
+                yield Import(where, node.lineno, node.module or "", alias.name, id(node) in guarded)
+
+
+def sources(folder):
+    return sorted(file for file in folder.rglob("*.py") if "audits" not in file.relative_to(folder).parts[:-1])
+
+
+def unit_of(file):
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = [file for file in sources(PACKAGE) if file != PACKAGE / "__init__.py" and unit_of(file) not in MOVED]
+
+
+def test_the_reader_sees_imports_in_functions_and_under_type_checking(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "module.py"
+    file.write_text(
+        "import a.b\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from c import d\ndef f():\n    from e import g\n"
+    )
+    found = {(entry.module, entry.name, entry.typing_only) for entry in imports_of(file)}
+    assert found == {("a.b", "", False), ("typing", "TYPE_CHECKING", False), ("c", "d", True), ("e", "g", False)}
+
+
+def test_every_module_has_its_place():
+    assert {unit_of(file) for file in MODULES} == set(RANK)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_module_imports_from_lower_layers_only(file):
+    own = unit_of(file)
+    wrong = [
+        str(entry)
+        for entry in imports_of(file)
+        if entry.unit is not None
+        and not (entry.typing_only and own == "report")  # a page may name what it is drawn from
+        and entry.unit != own
+        and RANK[entry.unit] >= RANK[own]
+    ]
+    assert wrong == []
+
+
+def test_only_the_plugin_imports_pytest():
+    found = {
+        unit_of(file)
+        for file in MODULES
+        for entry in imports_of(file)
+        if entry.module.split(".")[0] in {"pytest", "_pytest", "xdist", "pytest_html"}
+    }
+    assert found == {"plugin"}
+
+
+@pytest.mark.parametrize("outside", ["fixtures", "audits", "benchmarks", "tests"])
+def test_the_library_imports_nothing_that_is_not_shipped_with_it(outside):
+    wrong = [
+        str(entry) for file in sources(PACKAGE) for entry in imports_of(file) if entry.module.split(".")[0] == outside
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", ["audits", "fixtures"])
+def test_audits_and_fixtures_use_public_names_only(folder):
+    entries = [entry for file in sorted((ROOT / folder).glob("*.py")) for entry in imports_of(file)]
+    ours = [entry for entry in entries if entry.module.split(".")[0] == NAME]
+    assert ours
+    wrong = [
+        str(entry)
+        for entry in ours
+        if any(part.startswith("_") and part != "__future__" for part in (*entry.module.split("."), entry.name))
+    ]
+    assert wrong == []
+
+
+def test_the_lazy_public_names_are_where_the_package_says():
+    assert set(backdoor_audit.__all__) == set(backdoor_audit._HOMES)
+    assert [name for name in backdoor_audit.__all__ if not hasattr(backdoor_audit, name)] == []
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = backdoor_audit.nothing
+
+
+@pytest.mark.parametrize("module", ["errors", "evidence", "options", "report.terminal", "plugin"])
+def test_what_pytest_loads_in_every_run_does_not_import_torch(module):
+    """`pytest --help` in a project that has this installed must stay fast."""
+    code = f"import sys, {NAME}.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

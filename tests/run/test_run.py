@@ -1,0 +1,68 @@
+"""What a run hands out to its record: every entry once, and no more pictures than a page can hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.evidence import Limits
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import run as run_module
+from backdoor_audit.store import Store
+from backdoor_audit.triggers.trigger import Trigger
+from tests.plugin import toy
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Audit:
+    """A run of the toy whose one detector has flagged every class, the last ones most."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
+    network.load_state_dict(toy.weights(backdoored=False))
+    made = Audit(
+        AuditOptions(device="cpu", profile="quick"),
+        Store(tmp_path),
+        module=network,
+        given_images=CleanSet.of(*toy.images()),
+    )
+    scores = [
+        ClassScore(target_class=target, success_val=0.9, index=3.0 + target, p_value=0.1, image_passes=1, margin=1.0)
+        for target in range(toy.CLASSES)
+    ]
+    triggers = [Trigger(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), target) for target in range(toy.CLASSES)]
+    made._detections["made_up"] = Detection(detector="made_up", settings="", scores=scores, triggers=triggers)
+    return made
+
+
+def test_what_was_taken_is_not_given_again(run: Audit) -> None:
+    first, second = run.take_sections(), run.take_sections()
+    assert set(first["detections"]) == {"made_up"}
+    assert first["subject"]["num_classes"] == toy.CLASSES
+    assert {name: entries for name, entries in second.items() if entries} == {}
+    assert set(run.sections()["detections"]) == {"made_up"}  # all of it, for whoever asks for all
+
+
+@pytest.mark.parametrize(("most_classes", "shown"), [(100, set(range(toy.CLASSES))), (toy.CLASSES - 1, {5, 6, 7})])
+def test_of_many_classes_those_that_stand_out_most_are_shown(
+    run: Audit, monkeypatch: pytest.MonkeyPatch, most_classes: int, shown: set[int]
+) -> None:
+    monkeypatch.setattr(run_module, "_SHOWN_CLASSES", most_classes)
+    monkeypatch.setattr(run_module, "_MOST_SHOWN", 3)
+    drawn: list[int] = []
+
+    def noted(_classifier: Any, _val: Any, trigger: Trigger, **_rest: Any) -> dict[str, Any]:
+        drawn.append(trigger.target_class)
+        return {}
+
+    monkeypatch.setattr(run_module, "exhibit", noted)
+    for target in range(toy.CLASSES):
+        finding = run.detection("made_up").judge(target, Limits())
+        run.show(replace(finding, audit=f"audit::test_anomaly_index[made_up-class_{target}]"))
+    assert set(drawn) == shown
