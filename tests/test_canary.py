@@ -15,7 +15,8 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run.run import Audit, run
+from backdoor_audit.run import run
+from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot

@@ -27,8 +27,8 @@ from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import searches as searched_module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import searches as searched_module
 from backdoor_audit.run.searches import NO_RACE, detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import Twins

@@ -14,8 +14,8 @@ from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
+from backdoor_audit.run import asked as asked_module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import asked as asked_module
 from backdoor_audit.store import Store
 from tests.corner import Corner
 from tests.plugin import toy

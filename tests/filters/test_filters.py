@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from backdoor_audit import CleanSet, Trigger, load_classifier, load_clean_set
-from backdoor_audit import filters as filters_module
 from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
 from backdoor_audit.filters import ActivationFilter, FilterRates, StripFilter, filter_rates
+from backdoor_audit.filters import strip as strip_module
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate
@@ -248,7 +248,7 @@ def test_strip_scores_do_not_depend_on_the_batches(monkeypatch, batch):
     fitted = StripFilter.fit(subject, greys(20), generator=seeded(), overlays=6)
     images = torch.rand(7, 1, 4, 4, generator=seeded(3))
     one_by_one = torch.cat([fitted.scores(image.unsqueeze(0)) for image in images])
-    monkeypatch.setattr(filters_module, "_BATCH", batch)
+    monkeypatch.setattr(strip_module, "_BATCH", batch)
     assert torch.allclose(fitted.scores(images), one_by_one, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from backdoor_audit import audit
 from backdoor_audit.attacks import BadNets
 from backdoor_audit.canary import Canary, Doses
 from backdoor_audit.evidence import Record, Verdict
-from backdoor_audit.run.run import run as run_module
+from backdoor_audit.run import run as run_module
 from tests.plugin.conftest import BASE, Run
 
 SEEN = Canary(

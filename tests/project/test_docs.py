@@ -304,10 +304,10 @@ def names(module: str, attribute: str) -> list[str]:
     ("page", "module", "attribute"),
     [
         ("reference/inputs.md", "model.loading", "NORMALIZATIONS"),
-        ("reference/inputs.md", "networks", "NETWORKS"),
+        ("reference/inputs.md", "model.networks", "NETWORKS"),
         ("reference/items.md", "properties", "PROPERTIES"),
         ("reference/attacks.md", "attacks", "ATTACKS"),
-        ("faq.md", "preconditions", "PRECONDITIONS"),
+        ("faq.md", "run.preconditions", "PRECONDITIONS"),
         ("detection.md", "detectors", "DETECTORS"),
         ("how-to/canary.md", "canary", "CANARIES"),
         ("explanation/repairs.md", "repairs", "REPAIRS"),

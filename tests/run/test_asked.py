@@ -10,8 +10,8 @@ from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.properties import FaintBlends, NothingSteers
+from backdoor_audit.run import asked as module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import asked as module
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
 from tests.corner import Corner

@@ -15,8 +15,8 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.prepare import prepare
+from backdoor_audit.run import searches as searching
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import searches as searching
 from backdoor_audit.run.searches import portable
 from backdoor_audit.search import references
 from backdoor_audit.search.references import References
