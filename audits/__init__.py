@@ -1,5 +1,4 @@
-"""The shipped audits: each test asks one question of the audited model, judges it by a limit, and submits the finding.
+"""The shipped suite: each file asks one question of the audited model, with the numbers that answers are judged by.
 
-Limits are in ``backdoor_audit.evidence.Limits`` with their sources, because repairs and the Python call judge by the same
-numbers; ``--audit-limit NAME=VALUE`` sets one.
+Copy the folder, change a number, leave a file out, add one of your own: ``--audit-suite=FOLDER`` asks what it holds.
 """

@@ -1,12 +1,10 @@
 """Did the model get worse than the one that was accepted? Run by ``--audit-baseline=FILE``."""
 
-from __future__ import annotations
+from backdoor_audit.questions import Finding, Regression, Submit
 
-from collections.abc import Callable
-
-from backdoor_audit.evidence import Finding
+QUESTION = Regression()
 
 
-def test_regression(regression: Finding, evidence: Callable[[Finding], None]) -> None:
+def test_regression(finding: Finding, evidence: Submit) -> None:
     """Beyond the noise between clean models, nothing is worse than in the baseline, whatever the absolute limits say."""
-    evidence(regression)
+    evidence(finding)

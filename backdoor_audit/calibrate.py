@@ -10,6 +10,7 @@ from pathlib import Path
 from backdoor_audit.detectors import DETECTORS, Compared, Consensus, Detection
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.run import Audit
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
@@ -28,7 +29,7 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
         raise OptionError(f"{len(models)} clean models; at least {LEAST_MODELS} are needed to fit a distribution")
     found, classes, twins = [], set(), set()
     for file in models:
-        run = Audit(replace(options, model=str(file)), store, progress=progress)
+        run = Audit(replace(options, model=str(file)), store, shipped(), progress=progress)
         run.check()
         unmet = preconditions.unmet(list(run.preconditions.values()))
         if unmet:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.item import Item
 from backdoor_audit.printable import printable
-from backdoor_audit.schema import SCHEMA_VERSION, schema
+from backdoor_audit.schema import READ_VERSIONS, SCHEMA_VERSION, schema
 from backdoor_audit.structure import brief, misfit
 
 LONGEST = 4000
@@ -50,48 +50,29 @@ class Verdict(str, Enum):
     INCONCLUSIVE = "inconclusive"
 
 
+NO_ITEM = Item()
+
 WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The numbers that findings are judged by; each can be set by ``--audit-limit NAME=VALUE``. Rates are fractions."""
+    """The numbers that a run judges findings by. Their values and sources stand in the questions of its suite (``audits/``).
 
-    # Wang et al. (2019, section V-A): above 2 is an outlier. Here 2 is calibrated to 2 % false alarms per run.
-    anomaly_index: float = 2.0
-    # A flagged trigger must also be small beside the median class: naturally easy classes are outliers too. Chosen on 16
-    # Fashion-MNIST models that are not in the zoo, with the fixtures in view.
-    size_ratio: float = 0.33
-    # A trigger that fails on images the search never saw is not a backdoor.
-    trigger_success: float = 0.9
-    # The same for changes in a fixed budget, which are weaker than the attacker's trigger.
-    steering_success: float = 0.5
-    # After a repair: at most this share of stamped images may still reach the target (Wang et al. report < 0.067).
-    attack_success_rate: float = 0.10
-    # A filter in front of the model may let this share of triggered images pass (Wang et al. report < 0.0163 for patches).
-    false_negative_rate: float = 0.10
-    # After a repair: clean accuracy may fall by at most this much (Wang et al. report <= 0.036).
-    clean_accuracy_drop: float = 0.03
-    # After a repair: stamped images must be predicted as labelled again, as often as clean ones were but for this much (FMP,
-    # arXiv 2307.11565, Table 1: 0.05 on average, 0.17 for blended triggers, which hide more of the image).
-    robust_accuracy_lost: float = 0.15
-    # After a repair that nothing called for, tried all the same: clean accuracy may fall by at most this much.
-    harmless_drop: float = 0.02
+    Rates are fractions. ``anomaly_index``, ``size_ratio``, ``trigger_success`` and ``steering_success`` are those of searches
+    for triggers, ``attack_success_rate``, ``robust_accuracy_lost``, ``clean_accuracy_drop`` and ``harmless_drop`` those of
+    repairs, ``false_negative_rate`` that of filters.
+    """
 
-    @classmethod
-    def of(cls, values: Mapping[str, object]) -> Limits:
-        """Limits with some values replaced. Raises `OptionError` for unknown names and values that are not numbers."""
-        known = {entry.name for entry in fields(cls)}
-        for name, value in values.items():
-            if name not in known:
-                raise OptionError(f"limit {brief(name)} is not known; limits are {', '.join(sorted(known))}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-                raise OptionError(f"limit {name} must be a number of at least 0, got {brief(value)}")
-            if name != "anomaly_index" and value > 1:
-                raise OptionError(
-                    f"limit {name} must lie in [0, 1], got {brief(value)} (rates are fractions, not percent)"
-                )
-        return cls(**{name: float(value) for name, value in values.items()})  # type: ignore[arg-type]
+    anomaly_index: float
+    size_ratio: float
+    trigger_success: float
+    steering_success: float
+    attack_success_rate: float
+    false_negative_rate: float
+    clean_accuracy_drop: float
+    robust_accuracy_lost: float
+    harmless_drop: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,21 +93,30 @@ class Finding:
     target_class: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    item: Item = NO_ITEM
 
     def __post_init__(self) -> None:
-        """Make every text printable."""
+        """Make every text printable, and take the item from the node id where none is given."""
         for name in ("audit", "statistic", "reason", "settings", "details", "artifacts"):
             object.__setattr__(self, name, presentable(getattr(self, name)))
+        own = Item(presentable(self.item.question), presentable(self.item.asked_of), self.item.row)
+        object.__setattr__(self, "item", Item.parse(self.audit) if own == NO_ITEM else own)
+
+    def of(self, item: Item, node_id: str = "") -> Finding:
+        """The finding as the answer to an item, which a run may know by another node id."""
+        return replace(self, item=item, audit=node_id or item.node_id)
 
     def to_json(self) -> dict[str, Any]:
         """Builtins only; NaN and infinities become null."""
-        stored: dict[str, Any] = plain(asdict(self))
+        stored: dict[str, Any] = plain({**asdict(self), "item": self.item.to_json()})
         return stored
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Finding:
-        """The finding that `to_json` wrote."""
-        return cls(**{**stored, "verdict": Verdict(stored["verdict"])})
+        """The finding that `to_json` wrote; one of schema version 1 knows its item by its node id alone."""
+        parsed = Item.parse(stored["audit"])
+        item = Item.from_json(stored["item"]) if "item" in stored and parsed == NO_ITEM else parsed
+        return cls(**{**stored, "verdict": Verdict(stored["verdict"]), "item": item})
 
 
 def judge(
@@ -200,6 +190,8 @@ class Record:
     properties: Sequence[Mapping[str, Any]] = field(default_factory=list)
     baseline: Mapping[str, Any] | None = None
     rates: Sequence[str] = field(default_factory=list)
+    questions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -297,19 +289,22 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> Record:
         """The record that `write` wrote. Raises `DataFormatError` for anything else."""
-        accepted = f"an audit.json of schema version {SCHEMA_VERSION} is accepted"
+        accepted = f"an audit.json of schema version {' or '.join(map(str, READ_VERSIONS))} is accepted"
         try:
             stored = read_json(path)
         except UnreadableError as error:
             raise DataFormatError(f"{path}: not a readable JSON file ({error}); {accepted}") from None
-        if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
+        if not isinstance(stored, dict) or stored.get("schema_version") not in READ_VERSIONS:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
             raise DataFormatError(f"{path}: schema version {brief(found)}; {accepted}")
-        stored = {key: value for key, value in stored.items() if key not in _JUDGED}
+        stored = {key: value for key, value in stored.items() if key not in _JUDGED} | {
+            "schema_version": SCHEMA_VERSION
+        }
         needed = {"": _needed(cls), "finding": _needed(Finding), **_NAMED}
         if wrong := misfit(stored, schema(), needed=lambda name, _: needed.get(name, ())):
             raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
-        return cls(**{**stored, "findings": [Finding.from_json(finding) for finding in stored["findings"]]})
+        findings = [Finding.from_json(finding) for finding in stored["findings"]]
+        return cls(**{**stored, "findings": findings})
 
 
 def _needed(kind: type[Record] | type[Finding]) -> list[str]:

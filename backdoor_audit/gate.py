@@ -1,11 +1,9 @@
-"""The gate as a Python call, and the record that it and a pytest run leave."""
+"""The gate as a Python call."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -13,130 +11,18 @@ from typing import Any
 
 from torch import nn
 
-from backdoor_audit.baseline import Difference, compare, regressions, renewed, section
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import AuditError, OptionError
+from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.model import surroundings
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.rates import measured_rates
+from backdoor_audit.questions.question import Skipped
+from backdoor_audit.questions.record import judged_record
+from backdoor_audit.questions.regression import beside_baseline, write_baseline
+from backdoor_audit.questions.suite import Suite
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
-
-NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
-
-
-def build_record(
-    sections: dict[str, Any],
-    settings: dict[str, Any],
-    *,
-    findings: dict[str, Finding],
-    skipped: dict[str, str],
-    errors: dict[str, str],
-    expected: list[str],
-    seconds: float,
-) -> Record:
-    """The record of a run from what its items submitted, in the order of ``expected``."""
-    order = {name: number for number, name in enumerate(expected)}
-    named = [replace(finding, audit=name) for name, finding in findings.items()]
-    detections = list(sections.get("detections", {}).values())
-    done = {*findings, *skipped, *errors}
-    return Record(
-        subject=sections.get("subject", {}),
-        settings=settings,
-        environment=sections.get("environment", {}),
-        detections=detections,
-        repairs=list(sections.get("repairs", {}).values()),
-        canaries=list(sections.get("canaries", {}).values()),
-        findings=sorted(named, key=lambda finding: order.get(finding.audit, len(order))),
-        skipped=skipped,
-        errors=errors,
-        not_run=[name for name in expected if name not in done],
-        not_tested=[*_not_tested(detections, settings), *NOT_TESTED],
-        seconds=seconds,
-        exhibits=sections.get("exhibits", {}),
-        activations=sections.get("activations", {}),
-        properties=list(sections.get("properties", {}).values()),
-        rates=measured_rates() if settings.get("profile") == "standard" else [],
-    )
-
-
-def judged_record(run: Audit, *, shown: bool = False) -> Record:
-    """The record of all items but those about the baseline, as yet without its seconds; what is not finished is computed.
-
-    ``shown`` says whether the pictures for people are prepared as well.
-    """
-    findings: dict[str, Finding] = {}
-    skipped: dict[str, str] = {}
-    errors: dict[str, str] = {}
-    for name, judged in run.judge_all():
-        if isinstance(judged, Finding):
-            findings[name] = judged
-            if shown:
-                with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
-                    run.show(replace(judged, audit=name))
-        elif isinstance(judged, str):
-            skipped[name] = judged
-        else:
-            errors[name] = str(judged)
-    return build_record(
-        {**run.sections(), **(run.take_shown() if shown else {})},
-        run.settings(),
-        findings=findings,
-        skipped=skipped,
-        errors=errors,
-        expected=[name for name in run.item_names() if not name.startswith("audit::test_regression[")],
-        seconds=0.0,
-    )
-
-
-def difference_of(run: Audit) -> Difference:
-    """What got worse and better since the run's baseline, which it must have; what is not finished is computed."""
-    assert run.baseline is not None
-    return compare(run.baseline, judged_record(run), source=run.options.baseline)
-
-
-def beside_baseline(run: Audit, record: Record, today: date) -> Record:
-    """The record with its section about the baseline, if the run has one."""
-    if run.baseline is None:
-        return record
-    difference = compare(run.baseline, record, source=run.options.baseline)
-    return replace(record, baseline=section(run.options.baseline, run.baseline, record, difference, today))
-
-
-def write_baseline(run: Audit, record: Record, today: date) -> list[str]:
-    """Write the record's baseline, and what to tell about it. Raises `BaselineError` if that must not be."""
-    baseline, told = renewed(record, run.previous, today)
-    baseline.write(Path(run.options.baseline))
-    return [f"baseline written: {run.options.baseline}", *told]
-
-
-def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
-    """What no detector with an answer sees, which detectors gave none, and what a profile or a race left out."""
-    answered = [entry for entry in detections if not entry["inconclusive"]]
-    lines = [
-        f"{spot} (no detector of this run sees them)"
-        for spot in (answered[0]["blind_spots"] if answered else ())
-        if all(spot in entry["blind_spots"] for entry in answered)
-    ]
-    silent = [entry["detector"] for entry in detections if entry["inconclusive"]]
-    if silent:
-        lines.append(f"what {', '.join(silent)} look{'s' * (len(silent) == 1)} for: no answer (reason: see above)")
-    lines += [
-        f"triggers that do not show early in a search: {entry['detector']}: {entry['coverage']}"
-        for entry in answered
-        if entry["coverage"]
-    ]
-    if settings.get("profile") == "quick":
-        lines.append(
-            "the quick profile leaves out every detector that needs reference models: only small patches are seen"
-        )
-    elif settings.get("twins"):
-        lines.append(
-            f"whether the reference networks of {settings['twins']} are clean: whoever made the file decides what counts as "
-            "natural"
-        )
-    return lines
+from backdoor_audit.words import About
 
 
 def audit(
@@ -173,9 +59,11 @@ def audit(
             raise OptionError("audit(): class_names are two or more texts without commas")
         options["class_names"] = ",".join(class_names)
     with tempfile.TemporaryDirectory() as scratch, surroundings.gradients():
+        chosen = AuditOptions(**options)
         run = Audit(
-            AuditOptions(**options),
+            chosen,
             Store(Path(store or scratch)),
+            Suite.of(chosen),
             module=model if isinstance(model, nn.Module) else None,
             given_images=None if images is None else CleanSet.of(images, labels, class_names=class_names),
             progress=progress,
@@ -191,8 +79,14 @@ def audit(
 
 def _with_regressions(run: Audit, record: Record, today: date) -> Record:
     """The record with the items about the baseline, and its section."""
-    judged = {f"audit::test_regression[{name}]": found for name, found in regressions(difference_of(run)).items()}
-    findings = [replace(found, audit=name) for name, found in judged.items() if isinstance(found, Finding)]
-    skipped = {name: found for name, found in judged.items() if isinstance(found, str)}
-    whole = replace(record, findings=[*record.findings, *findings], skipped={**record.skipped, **skipped})
+    found = [(item.node_id, answer) for _, item, answer in run.suite.answers(run, about={About.CHANGE})]
+    findings = [answer for _, answer in found if isinstance(answer, Finding)]
+    skipped = {name: answer.reason for name, answer in found if isinstance(answer, Skipped)}
+    errors = {name: str(answer) for name, answer in found if not isinstance(answer, (Finding, Skipped))}
+    whole = replace(
+        record,
+        findings=[*record.findings, *findings],
+        skipped={**record.skipped, **skipped},
+        errors={**record.errors, **errors},
+    )
     return beside_baseline(run, whole, today)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import os
 import stat
@@ -14,7 +15,6 @@ from typing import Any
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import OptionError
-from backdoor_audit.evidence import Limits
 from backdoor_audit.files import UnreadableError, read_text
 from backdoor_audit.structure import brief
 
@@ -24,7 +24,7 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus", "class_names")
+FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus", "class_names", "suite")
 """Options that name a file or a folder."""
 LEAST_MEMORY = 256 * 2**20
 MOST_MEMORY = 2**50
@@ -43,8 +43,8 @@ class AuditOptions:
     """What a run was asked to do; paths are absolute or relative to the folder the run started in.
 
     Empty strings and tuples mean: not given. ``budget`` is in seconds, 0 for no bound.
-    ``memory`` (bytes) and ``reading_time`` (seconds) bound what reading one input may take. ``limits`` are the numbers that
-    findings are judged by.
+    ``memory`` (bytes) and ``reading_time`` (seconds) bound what reading one input may take. ``limits`` are numbers that
+    findings are judged by in place of those of the suite, by name.
     """
 
     model: str = ""
@@ -81,7 +81,8 @@ class AuditOptions:
     allow_pickle: bool = False
     memory: int = bounds.MEMORY
     reading_time: float = bounds.SECONDS
-    limits: Limits = field(default_factory=Limits)
+    suite: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,13 @@ OPTIONS: tuple[Option, ...] = (
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
     ),
     Option(
+        "suite",
+        _word,
+        "DIR",
+        "ask the questions of this folder, a copy of the shipped audits with your own numbers and files (default: the shipped "
+        "ones)",
+    ),
+    Option(
         "budget",
         duration,
         "TIME",
@@ -413,10 +421,8 @@ def build_options(
     if not isinstance(chosen, dict):
         problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {brief(chosen)}")
         chosen = {}
-    try:
-        values["limits"] = Limits.of({**chosen, **_limit_values(limits)})
-    except OptionError as error:
-        problems.append(str(error))
+    values["limits"] = {**chosen, **_limit_values(limits)}
+    problems += filter(None, itertools.starmap(limit_problem, values["limits"].items()))
     if problems:
         raise OptionError("; ".join(problems))
     options = AuditOptions(**values)
@@ -453,6 +459,10 @@ def check_paths(options: AuditOptions) -> None:
     if names and "," not in names and (absence := _absence(names)):
         problems.append(f"--audit-class-names: {_named(names)} {absence}; give a file, or names between commas")
     problems += _baseline_problems(options)
+    if options.suite and (found := _absence(options.suite)) != _IS_FOLDER:
+        problems.append(
+            f"--audit-suite: {_named(options.suite)} {found or 'is a file'}; give a folder of files test_*.py"
+        )
     for name in ("report", "corpus"):
         folder = getattr(options, name)
         if folder and (found := _absence(folder)) not in (_IS_FOLDER, _IS_ABSENT):
@@ -481,6 +491,13 @@ def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
         except ValueError:
             values[name] = text
     return values
+
+
+def limit_problem(name: str, value: object) -> str:
+    """What is wrong with the value of a limit, whatever it is called, or an empty string; which there are, the suite knows."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
+        return f"limit {brief(name)} must be a number of at least 0, got {brief(value)}"
+    return ""
 
 
 def _text(value: Any, option: Option) -> str:

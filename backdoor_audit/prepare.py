@@ -11,6 +11,7 @@ from backdoor_audit.detectors import Compared
 from backdoor_audit.errors import OptionError
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Audit
 from backdoor_audit.run.searches import portable
 from backdoor_audit.search.references import References
@@ -35,7 +36,7 @@ def prepare(
         raise OptionError("no model whose architecture could be taken; give at least one")
     made: References | None = None
     for file in models:
-        run = Audit(replace(options, model=str(file)), store, progress=progress)
+        run = Audit(replace(options, model=str(file)), store, shipped(), progress=progress)
         run.check()
         if not run.twins.classifiers:
             raise OptionError(f"{file}: {run.twins.reason}")

@@ -15,11 +15,13 @@ from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import Suite
 from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
+from backdoor_audit.words import About
 
 _PROBES = 64  # images on which a file must answer as the repaired network did
 _SAME = 1e-3  # of logits
@@ -92,7 +94,7 @@ def repair(
     if not methods:
         names = ", ".join(entry.name for entry in REPAIRS)
         raise OptionError(f"no method {method!r}; accepted: auto, {names}")
-    run = Audit(options, store, progress=progress)
+    run = Audit(options, store, Suite.of(options), progress=progress)
     run.check()
     unmet = preconditions.unmet(list(run.preconditions.values()))
     if unmet:
@@ -111,11 +113,11 @@ def repair(
 
     try:
         if run.triggers:
-            aim = _aim(options.limits) if method == "auto" else options.limits
+            aim = _aim(run.limits) if method == "auto" else run.limits
             if not any(holds(entry, aim) for entry in methods):
                 reserve = sorted((attempt for attempt in attempts if attempt.reserve), key=lambda entry: entry.success)
                 named = {entry.name: entry for entry in methods}
-                any(holds(named[attempt.method], options.limits) for attempt in reserve)
+                any(holds(named[attempt.method], run.limits) for attempt in reserve)
     finally:
         draft.unlink(missing_ok=True)
     return tuple(attempts)
@@ -143,7 +145,7 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
             after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
             rounds=round_,
         )
-        outside = _outside(attempt, run.options.limits)
+        outside = _outside(attempt, run.limits)
         if outside:
             return replace(attempt, refused=outside)
         outside = _outside(attempt, aim)
@@ -183,6 +185,7 @@ def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, lis
     again = Audit(
         replace(run.options, model=str(file), trigger=""),
         run.store,
+        run.suite,
         progress=run.progress,
         given_corpus=(*run.corpus, *run.refuted()),
     )
@@ -201,21 +204,15 @@ def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, lis
 
 
 def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[], Sequence[AnyTrigger]]]]:
-    """What detectors and properties find in the repaired model, and triggers of it; those that found something first."""
-    limits, index = run.options.limits, run.options.index
-    telling = {entry.name for entry in run.detectors if run.detection(entry.name).flagged(limits, index=index)}
+    """What every question about the model finds in the repaired one, and triggers of it; those that found something first."""
+    telling = {entry.name for entry in run.detectors if run.triggers_by(entry.name)}
     telling |= {entry.name for entry in run.refuted()}
-    for early in (True, False):
-        for name, target in again.items:
-            if (name in telling) is early:
-                detection = again.detection(name)
-                finding = detection.judge(
-                    target, limits, index=index, name=run.class_name(target), beside=again.compared(name)
-                )
-                yield name, finding, partial(detection.flagged, limits, index=index)
-        for wanted in again.properties:
-            if (wanted.name in telling) is early:
-                yield wanted.name, again.asked(wanted.name).finding, partial(again.refuting, wanted.name)
+    about = [question for question in again.suite.questions if question.words.about is About.MODEL]
+    asked = [(question, item) for question in about for item in question.items(again)]
+    for question, item in sorted(asked, key=lambda pair: pair[1].asked_of not in telling):
+        answer = question.answer(again, item)
+        if isinstance(answer, Finding):
+            yield item.asked_of, answer, partial(again.triggers_by, item.asked_of)
 
 
 def summary(attempts: Sequence[Attempt], out: Path) -> str:

@@ -11,7 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+READ_VERSIONS = (1, 2)
+"""Versions that `Record.read` takes. The first one has neither questions nor the items of findings."""
 
 Schema = dict[str, Any]
 
@@ -59,11 +62,23 @@ def schema() -> Schema:
             "properties": _list("property"),
             "baseline": _or_null({"$ref": "#/$defs/baseline"}, "null if the run was compared with none"),
             "rates": {**_TEXTS, "description": "how often this audit is right, as measured: one sentence each"},
+            "questions": {
+                "type": "object",
+                "additionalProperties": {"$ref": "#/$defs/question"},
+                "description": "what was asked, by the name of the question",
+            },
+            "sections": {
+                "type": "object",
+                "additionalProperties": {"type": "object"},
+                "description": "what questions of other packages and projects have to show, by the name of the question",
+            },
         },
     )
     definitions = {
         "verdict": {"enum": ["pass", "fail", "inconclusive"]},
         "finding": _finding(),
+        "item": _item(),
+        "question": _question(),
         "detection": _detection(),
         "class_score": _class_score(),
         "scores": _record(dict.fromkeys(("clean_accuracy", "attack_success_rate", "robust_accuracy"), _RATE)),
@@ -101,6 +116,36 @@ def _finding() -> Schema:
                 "additionalProperties": _TEXT,
                 "description": "title to a file in the report's folder",
             },
+        },
+        optional={"item": {"$ref": "#/$defs/item"}},
+    )
+
+
+def _item() -> Schema:
+    return _record(
+        {
+            "question": {**_TEXT, "description": "empty for a test of a project's own"},
+            "asked_of": {**_TEXT, "description": "the detector, property, filter, repair, canary or condition"},
+            "row": {**_TEXT, "description": "class_N, from_class_N, all_to_all, or empty"},
+        }
+    )
+
+
+def _question() -> Schema:
+    words = dict.fromkeys(("asks", "holds", "advice", "topic", "compared"), _TEXT)
+    return _record(
+        {
+            **words,
+            "about": {"enum": ["model", "audit", "remedy", "change"], "description": "what a failure speaks against"},
+            "counts": {"type": "object", "additionalProperties": _TEXT, "description": "statistic to what it counts"},
+            "references": {
+                "type": "object",
+                "additionalProperties": _TEXTS,
+                "description": "statistic to identifiers in frameworks",
+            },
+            "settings": {**_TEXT, "description": "the question with its limits"},
+            "file": {**_TEXT, "description": "the file of the suite that asks it"},
+            "sha256": _HASH,
         }
     )
 

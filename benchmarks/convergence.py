@@ -26,8 +26,9 @@ from typing import Any
 import torch
 
 from backdoor_audit.detectors import DETECTORS, Detection, Detector, NeuralCleanse, UniversalPerturbation
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome
+from backdoor_audit.questions.suite import shipped_limits
 from benchmarks.jobs import finished
 from benchmarks.measured import CACHE, RESULTS, of_subject
 from benchmarks.properties import outcome
@@ -104,7 +105,7 @@ def _of_detection(detection: Detection) -> Row:
 
 
 def _verdicts(detection: Detection) -> list[str]:
-    found = [detection.judge(score.target_class, Limits()).verdict for score in detection.scores]
+    found = [detection.judge(score.target_class, shipped_limits()).verdict for score in detection.scores]
     return [verdict.value for verdict in found] or [Verdict.INCONCLUSIVE.value]
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Detector
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, key
 from benchmarks.zoo import build
@@ -56,7 +57,7 @@ class Candidate:
         """The audit of this model, with this seed of split and search."""
         module, mean, std = self.load()
         options = AuditOptions(mean=mean, std=std, seed=seed, device="cpu")
-        return Measured(options, STORE, module=module, given_images=self.images())
+        return Measured(options, STORE, shipped(), module=module, given_images=self.images())
 
 
 @dataclass(eq=False)
@@ -103,7 +104,7 @@ def of_subject(subject: Subject, root: Path, seed: int = 0) -> Measured:
     classifier = subject.load()
     options = AuditOptions(mean=classifier.mean, std=classifier.std, seed=seed, device="cpu")
     images = audited_and_held_out(subject.data, root)[0]
-    return Measured(options, STORE, module=classifier.module, given_images=images)
+    return Measured(options, STORE, shipped(), module=classifier.module, given_images=images)
 
 
 def zoo(root: Path, *, population: bool) -> list[Candidate]:

@@ -25,9 +25,9 @@ import torch
 from backdoor_audit.attacks import Attack, load_attack, measure
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
-from backdoor_audit.evidence import Limits
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repair import AIM
 from backdoor_audit.repairs import NAD, REPAIRS, BenignSalience, Repair
 from backdoor_audit.store import Packed, generator_for
@@ -141,7 +141,7 @@ def chosen(rows: dict[str, Row]) -> str:
     It sees the found trigger and held-out images of the audit alone. If none reaches the aim, the one inside the limits that
     leaves least; if there is none either, the model stays as it is.
     """
-    limits = Limits()
+    limits = shipped_limits()
     seen = {
         name: (rows[name].found_success or 0.0, rows[name].found_drop or 0.0)
         for name in rows

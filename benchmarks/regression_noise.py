@@ -30,8 +30,9 @@ import torch
 
 from backdoor_audit.baseline import STEERED_NOISE, index_noise
 from backdoor_audit.detectors import DETECTORS, ClassScore
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
+from backdoor_audit.questions.suite import shipped_limits
 from benchmarks.measured import RESULTS, of_subject
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.subject import Subject
@@ -67,7 +68,10 @@ def measured(subject: Subject, root: Path, seed: int, *, search: bool) -> Measur
         if search or run.has(detector):
             found = run.found(detector)
             for score in found.scores:
-                rows[detector.name, score.target_class] = score, found.judge(score.target_class, Limits()).verdict
+                rows[detector.name, score.target_class] = (
+                    score,
+                    found.judge(score.target_class, shipped_limits()).verdict,
+                )
     return Measured(subject, rows)
 
 
@@ -107,7 +111,7 @@ def factors(pair: Pair) -> list[float]:
     """How far apart the two indices of each row are, larger over smaller, where both are above the limit."""
     before, after = pair
     indices = [sorted((before.index(row), after.index(row))) for row in set(before.rows) & set(after.rows)]
-    return [larger / smaller for smaller, larger in indices if smaller > Limits().anomaly_index]
+    return [larger / smaller for smaller, larger in indices if smaller > shipped_limits().anomaly_index]
 
 
 def worse(pair: Pair) -> tuple[bool, bool]:

@@ -24,8 +24,9 @@ import torch
 from backdoor_audit.calibrate import spreads
 from backdoor_audit.detectors import Consensus, Detection
 from backdoor_audit.detectors.detection import ClassScore
-from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.model.metrics import Rate
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import KINDS
 from benchmarks.jobs import finished
@@ -167,7 +168,7 @@ def findings(row: Row) -> list[tuple[str, Finding]]:
     return [
         (
             detection.detector,
-            detection.judge(score.target_class, Limits(), beside=() if detection in compared else compared),
+            detection.judge(score.target_class, shipped_limits(), beside=() if detection in compared else compared),
         )
         for detection in found
         for score in detection.scores

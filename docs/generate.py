@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -13,6 +12,7 @@ from backdoor_audit.cli import COMMANDS, Command
 from backdoor_audit.commands.arguments import declare_bounds
 from backdoor_audit.evidence import Limits
 from backdoor_audit.options import OPTIONS, AuditOptions, Option
+from backdoor_audit.questions.suite import shipped
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by `python docs/generate.py` from the code; change it there. -->"
@@ -57,16 +57,16 @@ def options_page() -> str:
 
 
 def limits_page() -> str:
-    """All limits, with the comments that stand above them in the code."""
-    rows, comment = [], []
-    for line in inspect.getsource(Limits).splitlines():
-        if found := re.fullmatch(r" +# (.*)", line):
-            comment.append(found[1])
-        elif found := re.fullmatch(r" +(\w+): float = ([\d.]+)", line):
-            rows.append((f"`{found[1]}`", found[2], " ".join(comment)))
-            comment = []
-    assert [row[0].strip("`") for row in rows] == [entry.name for entry in fields(Limits)]
-    return _page("Limits", LIMITS_INTRODUCTION, _table(("limit", "value", "where it comes from"), rows))
+    """All limits, with the comments that stand beside them in the shipped audits."""
+    rows: list[tuple[str, ...]] = []
+    for entry in shipped().entries:
+        for line in entry.file.read_text().splitlines():
+            if found := re.fullmatch(r" +(\w+)=([\d.]+),  # (.*)", line):
+                rows.append((f"`{found[1]}`", found[2], f"`{entry.file.name}`", found[3]))
+            elif rows and (found := re.fullmatch(r" +# (.*)", line)):
+                rows[-1] = (*rows[-1][:-1], f"{rows[-1][-1]} {found[1]}")
+    assert {row[0].strip("`") for row in rows} == {entry.name for entry in fields(Limits)}
+    return _page("Limits", LIMITS_INTRODUCTION, _table(("limit", "value", "in", "where it comes from"), rows))
 
 
 def commands_page() -> str:

@@ -10,11 +10,12 @@ from backdoor_audit.canary.sighting import in_turn, judged, looked_for
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detection
 from backdoor_audit.errors import AttackError, BudgetSpentError
-from backdoor_audit.evidence import POWER, Limits, Verdict
+from backdoor_audit.evidence import POWER, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run import run
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -77,7 +78,7 @@ def sight(classifier, *detectors, target=2, canary=PATCH, dose=3):
     def search(detector, *asked):
         return detector.search(detector, *asked)
 
-    options = {"limits": Limits(), "index": "calibrated", "seed": 0}
+    options = {"limits": shipped_limits(), "index": "calibrated", "seed": 0}
     return canary(classifier, OPT, VAL, target, dose, detectors=detectors, search=search, **options)
 
 
@@ -133,7 +134,7 @@ def test_a_suspicion_that_detectors_beside_twins_contradict_stops_no_run_and_is_
         return Detection(detector="steering", settings="", scores=[weak], triggers=())
 
     planted = replace(PATCH.sighting(2, 3), planted_by="badnets")
-    known = {"first": (), "search": search, "limits": Limits(), "index": "calibrated"}
+    known = {"first": (), "search": search, "limits": shipped_limits(), "index": "calibrated"}
     sighting = looked_for(planted, None, detectors=[watching, steering], **known)
     assert (list(sighting.found_by), list(sighting.suspected_by)) == ([], suspected)
 
@@ -163,7 +164,7 @@ def by_margin(target, index, landing=None):
 def test_rows_by_margin_and_by_source_count_for_the_class_that_they_name(rows, scores, found, others):
     planted = replace(PATCH.sighting(2, 3), planted_by="badnets")
     detection = Detection(detector="watching", settings="", scores=scores, triggers=(), rows=rows)
-    sighting = judged(planted, detection, Limits(), "calibrated")
+    sighting = judged(planted, detection, shipped_limits(), "calibrated")
     assert (list(sighting.found_by), list(sighting.others)) == (found, others)
     assert sighting.suspected_by == ()
 
@@ -468,7 +469,7 @@ def run_of(trained, tmp_path, monkeypatch):
     def start(stand_in, **options):
         monkeypatch.setattr(run, "CANARIES", (stand_in,))
         chosen = AuditOptions(profile="quick", canary=True, device="cpu", **options)
-        return Audit(chosen, Store(tmp_path), module=trained.module, given_images=images)
+        return Audit(chosen, Store(tmp_path), shipped(), module=trained.module, given_images=images)
 
     return start
 
@@ -494,8 +495,8 @@ def test_a_run_that_was_killed_goes_on_at_the_dose_where_it_ended(run_of):
 
 
 def test_time_that_runs_out_beside_the_usual_dose_is_no_miss(run_of):
-    (name, finding) = list(run_of(Ladder(4, BudgetSpentError("the time budget was spent"))).judge_all())[-1]
-    assert (name, finding.verdict) == ("audit::test_power[badnets]", Verdict.PASS)
+    _, item, finding = list(shipped().answers(run_of(Ladder(4, BudgetSpentError("the time budget was spent")))))[-1]
+    assert (item.node_id, finding.verdict) == ("audit::test_power[badnets]", Verdict.PASS)
     assert finding.reason.endswith("; a patch of 4 px was not searched for to the end (the time budget was spent)")
     assert finding.details[f"class_{canary_targets(5, 1, 0)[0]}"]["smallest_seen"] == 6
 

@@ -22,11 +22,11 @@ from backdoor_audit.detectors import (
     NeuralCleanse,
     UniversalPerturbation,
 )
-from backdoor_audit.evidence import Limits
 from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import searches as searched_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.run.searches import NO_RACE, detectors_of
@@ -352,7 +352,7 @@ def test_where_nothing_is_flagged_no_trigger_is_looked_into() -> None:
 
 @pytest.mark.parametrize("repairs", ["flagged", "always"])
 def test_repairs_of_an_unflagged_model_are_asked_to_do_no_harm_if_they_are_wanted(repairs: str) -> None:
-    options = {**BRIEF, "steps": 150, "limits": Limits(harmless_drop=0.011)}
+    options = {**BRIEF, "steps": 150, "limits": {"harmless_drop": 0.011}}
     record = audit(network(backdoored=False), *toy.images(), repairs=repairs, **options)
     assert record.flagged_classes == ()
     drops = [finding for finding in record.findings if finding.statistic == "clean_accuracy_drop"]
@@ -403,7 +403,11 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
 def _searched(tmp_path: Path) -> Detection:
     pixels, labels = toy.images()
     run = Audit(
-        AuditOptions(), Store(tmp_path), module=network(backdoored=False), given_images=CleanSet.of(pixels, labels)
+        AuditOptions(),
+        Store(tmp_path),
+        shipped(),
+        module=network(backdoored=False),
+        given_images=CleanSet.of(pixels, labels),
     )
     return run.detection("additive")
 

@@ -12,6 +12,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import Suite, shipped
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
 from backdoor_audit.run import asked as asked_module
@@ -57,7 +58,7 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["fixed.safetensors"]
     assert (folder / "backdoored.safetensors").read_bytes() == before
     assert summary(attempts, out) == f"written: {out}, repaired by {attempts[-1].method}"
-    run = Audit(options(folder), store)
+    run = Audit(options(folder), store, shipped())
     trigger, val = run.triggers[0], run.split[1]
     fixed = load_classifier(out, arch=ARCH)
     assert trigger.target_class == toy.TARGET
@@ -67,7 +68,7 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert found <= 0.1
     drop = clean_accuracy(run.classifier, val.images, val.labels) - clean_accuracy(fixed, val.images, val.labels)
     assert drop <= 0.03
-    again = Audit(replace(options(folder), model=str(out)), store)
+    again = Audit(replace(options(folder), model=str(out)), store, shipped())
     assert not again.triggers
 
 
@@ -146,7 +147,7 @@ def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, st
     method = Forgetful("forgetful", enough=2)
     monkeypatch.setattr(module, "REPAIRS", (method,))
     lenient = options(folder)
-    lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
+    lenient = replace(lenient, limits={"attack_success_rate": 1.0})
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="forgetful", store=store)
     assert method.seen == [1, 2]
     assert (attempt.rounds, attempt.refused) == (2, "")
@@ -157,7 +158,7 @@ def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, 
     """With limits that let anything pass, the audit of the written file still finds the backdoor."""
     monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
     lenient = options(folder)
-    lenient = replace(lenient, limits=replace(lenient.limits, attack_success_rate=1.0))
+    lenient = replace(lenient, limits={"attack_success_rate": 1.0})
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
     assert attempt.refused.startswith(f"audited again: fail, neural_cleanse: class {toy.TARGET}")
     assert not list(tmp_path.iterdir())
@@ -167,14 +168,14 @@ def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(fol
     """Its trigger is what repairs work against, and the repaired file is asked the same, its counterexample first."""
     monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
     blind = options(folder)
-    blind = replace(blind, limits=replace(blind.limits, anomaly_index=1000.0))
-    run = Audit(blind, store)
+    blind = replace(blind, limits={"anomaly_index": 1000.0})
+    run = Audit(blind, store, Suite.of(blind))
     (trigger,) = run.triggers
     assert trigger.mask.nonzero().tolist() == [[0, 7, 7]]
     assert [beside.target_class for beside in run.triggers_beside()] == [toy.TARGET]
     out = tmp_path / "fixed.safetensors"
     assert repair(blind, out, store=store)[-1].refused == ""
-    again = Audit(replace(blind, model=str(out)), store, given_corpus=run.refuted())
+    again = Audit(replace(blind, model=str(out)), store, Suite.of(blind), given_corpus=run.refuted())
     assert (again.asked("no_corner_steers").verdict, again.asked("no_corner_steers").kept) == (Verdict.PASS, 1)
     assert run.refuted()
     assert not again.refuted()
@@ -185,7 +186,7 @@ def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp
     monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
     monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
     blind = options(folder)
-    blind = replace(blind, limits=replace(blind.limits, attack_success_rate=1.0, anomaly_index=1000.0))
+    blind = replace(blind, limits={"attack_success_rate": 1.0, "anomaly_index": 1000.0})
     (attempt,) = repair(blind, tmp_path / "fixed.safetensors", method="idle", store=store)
     assert attempt.refused.startswith("audited again: fail, no_corner_steers")
     assert not list(tmp_path.iterdir())
@@ -193,7 +194,7 @@ def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp
 
 def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder, store, monkeypatch):
     monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
-    run = Audit(options(folder), store)
+    run = Audit(options(folder), store, shipped())
     assert [trigger.target_class for trigger in run.triggers] == [toy.TARGET]
     assert not torch.equal(run.triggers[0].mask, run.refuting()[0].mask)
     assert [trigger.mask.nonzero().tolist() for trigger in run.triggers_beside()] == [[[0, 7, 7]]]

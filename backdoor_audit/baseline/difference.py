@@ -9,6 +9,7 @@ from typing import Any
 
 from backdoor_audit.baseline.signature import Baseline, baseline_of, class_number
 from backdoor_audit.evidence import POWER, STEERED, Record, Verdict
+from backdoor_audit.item import AUDIT, Item
 from backdoor_audit.model.metrics import Rate
 
 # `python -m benchmarks.regression_noise`, development half of the zoo: of 122 ordered pairs of clean models on the same images
@@ -27,14 +28,6 @@ STEERED_NOISE = {
 
 REGRESSIONS = ("clean_accuracy", "anomaly_index", "repairs", "corpus")
 """What is asked about a model and an accepted one; every finding belongs to one of these questions."""
-
-_ASKED_BY = {
-    "test_precondition": "clean_accuracy",
-    "test_anomaly_index": "anomaly_index",
-    "test_power": "anomaly_index",
-    "test_property": "corpus",
-}
-"""Tests by the question they belong to; all others are about repairs and filters."""
 
 _RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 _HELD_OUT_RATES = ("attack_success_rate", "false_negative_rate")  # worse when they rise
@@ -124,8 +117,8 @@ def index_table(changes: Iterable[Change]) -> dict[str, dict[str, Change]]:
     table: dict[str, dict[str, Change]] = {}
     for change in changes:
         if change.statistic == "anomaly_index":
-            detector, _, row = _brackets(change.item).partition("-")
-            table.setdefault(detector, {})[row] = change
+            item = Item.parse(change.item)
+            table.setdefault(item.asked_of, {})[str(item.row or item.brackets)] = change
     return {detector: dict(sorted(rows.items(), key=_place)) for detector, rows in table.items()}
 
 
@@ -158,7 +151,7 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
     band = "" if noise is None else f" (noise {number_text(noise, digits)})"
     judged = "" if verdicts[0] == verdicts[1] else f", {verdicts[0] if known else 'not there'} -> {verdicts[1]}"
     return Change(
-        regression=_regression(audit),
+        regression=model.part(audit),
         item=audit,
         statistic=entry["statistic"],
         target_class=entry["target_class"],
@@ -172,7 +165,7 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
 
 def _missing(audit: str, known: Mapping[str, Any], model: Baseline) -> Change:
     return Change(
-        regression=_regression(audit),
+        regression=model.part(audit),
         item=audit,
         statistic=known["statistic"],
         target_class=known["target_class"],
@@ -213,7 +206,7 @@ def _noise(audit: str, statistic: str, before: float | None, after: float | None
     if statistic == "anomaly_index":
         return index_noise(before, after)
     if statistic == STEERED:
-        return STEERED_NOISE.get(_brackets(audit))
+        return STEERED_NOISE.get(Item.parse(audit).asked_of)
     are_rates = 0 <= before <= 1 and 0 <= after <= 1
     images, held_out = are_rates and model.data["images"], are_rates and model.data["images_held_out"]
     if statistic == "clean_accuracy" and images:
@@ -234,20 +227,16 @@ def _called(audit: str, entry: Mapping[str, Any], model: Baseline) -> str:
     """How to call a finding in a sentence."""
     words = str(entry["statistic"]).replace("_", " ")
     if entry["statistic"] != "anomaly_index":
-        return words if entry["statistic"] == "clean_accuracy" else f"{audit.removeprefix('audit::')}: {words}"
-    detector, _, row = _brackets(audit).partition("-")
-    name, landing = model.row_name(row), entry["target_class"]
-    if row.startswith("from_") and landing is not None and entry["verdict"] != "pass":
-        name += f" to {model.class_name(landing)}"
-    return f"{name}, {detector}: {words}"
-
-
-def _regression(audit: str) -> str:
-    return _ASKED_BY.get(audit.removeprefix("audit::").partition("[")[0], "repairs")
-
-
-def _brackets(audit: str) -> str:
-    return audit.partition("[")[2].removesuffix("]")
+        return words if entry["statistic"] == "clean_accuracy" else f"{audit.removeprefix(f'{AUDIT}::')}: {words}"
+    item = Item.parse(audit)
+    if item.row is None:
+        return f"{item.brackets or audit}: {words}"
+    name, landing = model.class_name(item.row.number), entry["target_class"]
+    if item.row.is_source:
+        name = f"from {name}"
+        if landing is not None and entry["verdict"] != "pass":
+            name += f" to {model.class_name(landing)}"
+    return f"{name}, {item.asked_of}: {words}"
 
 
 def _place(row: tuple[str, Change]) -> tuple[int, str]:

@@ -62,5 +62,5 @@ SCHEMA = _record(
         "findings": {"type": "object", "additionalProperties": _FINDING},
         "acceptances": {"type": "array"},
     },
-    optional={"repairs": {"type": "object", "additionalProperties": _REPAIR}},
+    optional={"repairs": {"type": "object", "additionalProperties": _REPAIR}, "parts": _TEXTS},
 )

@@ -15,6 +15,7 @@ from backdoor_audit.content import content_of
 from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
 from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.item import Item, Row
 from backdoor_audit.structure import brief, misfit
 
 _SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")
@@ -24,6 +25,14 @@ _COMPARED_DATA = ("data_fingerprint", "class_names", "num_classes", "image_shape
 _DATA = (*_COMPARED_DATA, "images", "images_held_out")
 _KEPT = ("index", "size", "success_val")
 _SCORES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
+_PARTS = {
+    "precondition": "clean_accuracy",
+    "anomaly_index": "anomaly_index",
+    "power": "anomaly_index",
+    "property": "corpus",
+}
+"""Of files that were written before questions said it themselves."""
+
 _DIGITS = 18
 _LONGEST = 300  # characters of a value in a message
 _MADE_AGAIN = "make a new one with --audit-update-baseline, once this file is out of the way"
@@ -35,7 +44,8 @@ class Baseline:
 
     ``findings`` maps node ids to statistic, verdict, value and class, and for anomaly indices ``index``, ``size`` in pixels and
     the success rate on held-out images; ``repairs`` maps ``method-class_K`` to the scores before and after and to the curve,
-    rows of prune rate, clean accuracy, attack success rate, robust accuracy. Floats have four digits.
+    rows of prune rate, clean accuracy, attack success rate, robust accuracy. ``parts`` maps a question to the part of a
+    comparison that its findings belong to. Floats have four digits.
     """
 
     model: Mapping[str, Any]
@@ -47,8 +57,14 @@ class Baseline:
     verdict: str
     findings: Mapping[str, Mapping[str, Any]]
     repairs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
     acceptances: Sequence[Acceptance] = ()
     schema_version: int = SCHEMA_VERSION
+
+    def part(self, audit: str) -> str:
+        """The part of a comparison to which a change of this finding belongs; what is about no question, to that of repairs."""
+        question = Item.parse(audit).question
+        return self.parts.get(question) or _PARTS.get(question, "repairs")
 
     def class_name(self, target: int | None) -> str:
         """How to call a class: ``class 7 (sneaker)``; None is all-to-all."""
@@ -57,10 +73,13 @@ class Baseline:
         names = self.data["class_names"]
         return f"class {target} ({names[target]})" if target < len(names) else f"class {target}"
 
-    def row_name(self, row: str) -> str:
+    def row_name(self, text: str) -> str:
         """How to call a row of a detector: ``class_7``, ``from_class_7`` or ``all_to_all``, as items do."""
-        name = self.class_name(class_number(row.removeprefix("from_").removeprefix("class_")))
-        return f"from {name}" if row.startswith("from_") else name
+        row = Row.parse(text)
+        if row is None:
+            return text
+        name = self.class_name(row.number)
+        return f"from {name}" if row.is_source else name
 
     def configuration(self) -> dict[str, Any]:
         """What must be the same in a record for its numbers to be comparable, as `configuration` gives it."""
@@ -136,6 +155,7 @@ def baseline_of(record: Record, *, acceptances: Sequence[Acceptance] = ()) -> Ba
             for entry in record.repairs
             if entry["after"]
         },
+        parts={name: str(words["compared"]) for name, words in record.questions.items()},
         acceptances=tuple(acceptances),
     )
 

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
+from backdoor_audit.item import AUDIT
 from backdoor_audit.options import OPTIONS, AuditOptions, Option, build_options, check_paths, read_table
 from backdoor_audit.plugin.fixtures import (
-    audit_difference,
-    audit_index,
     audit_options,
     audit_run,
     audited_model,
@@ -26,17 +25,8 @@ from backdoor_audit.plugin.fixtures import (
     clean_set,
     detection,
     evidence,
-    filtering,
-    limits,
-    nothing_flagged,
-    preconditions,
-    property_outcome,
-    regression,
-    repair,
-    sightings,
-    tried_repair,
+    finding,
 )
-from backdoor_audit.plugin.outcomes import AUDIT
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import Ending, may_split, split
 from backdoor_audit.structure import brief
@@ -45,8 +35,6 @@ _NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test
 """Options under which pytest tells something and runs nothing."""
 
 __all__ = [
-    "audit_difference",
-    "audit_index",
     "audit_options",
     "audit_run",
     "audited_model",
@@ -55,15 +43,7 @@ __all__ = [
     "clean_set",
     "detection",
     "evidence",
-    "filtering",
-    "limits",
-    "nothing_flagged",
-    "preconditions",
-    "property_outcome",
-    "regression",
-    "repair",
-    "sightings",
-    "tried_repair",
+    "finding",
 ]
 
 
@@ -242,29 +222,12 @@ def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One item per precondition, per class and detector, per repair, per canary; only for the shipped audits."""
+    """One item for each that a question of the audit lists: a shipped one, or a copy of it in the project."""
     session = metafunc.config.stash.get(SESSION, None)
-    if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
+    if session is None or "finding" not in metafunc.fixturenames:
         return
-    from backdoor_audit.baseline import REGRESSIONS
-    from backdoor_audit.filters import FILTERS
-    from backdoor_audit.run.preconditions import PRECONDITIONS
-    from backdoor_audit.run.run import item_id
-
-    if "condition" in metafunc.fixturenames:
-        metafunc.parametrize("condition", [condition.__name__ for condition in PRECONDITIONS])
-    if "target_class" in metafunc.fixturenames:
-        items = session.start().items
-        ids = [item_id(*item) for item in items]
-        metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
-    if "property_outcome" in metafunc.fixturenames:
-        names = [wanted.name for wanted in session.start().properties]
-        metafunc.parametrize("property_outcome", names, indirect=True)
-    if "filtering" in metafunc.fixturenames:
-        metafunc.parametrize("filtering", FILTERS, indirect=True)
-    for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
-        metafunc.parametrize(name, [method.name for method in session.start().repairs], indirect=True)
-    if "sightings" in metafunc.fixturenames:
-        metafunc.parametrize("sightings", [canary.name for canary in session.start().canaries], indirect=True)
-    if "regression" in metafunc.fixturenames:
-        metafunc.parametrize("regression", REGRESSIONS, indirect=True)
+    question = session.question_of(metafunc)
+    if question is not None:
+        items = list(question.items(session.start()))
+        asked = [(question, item) for item in items]
+        metafunc.parametrize("finding", asked, ids=[item.brackets for item in items], indirect=True)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backdoor_audit.errors import AuditError
-from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.evidence import Finding, Verdict
+from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, FINDINGS, UsageExit, skip
+from backdoor_audit.plugin.outcomes import EXTRAS, FINDINGS, QUESTION, UsageExit, skip
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.report.junit import case_properties
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from backdoor_audit import properties
-    from backdoor_audit.baseline import Difference
-    from backdoor_audit.canary import Sighting
     from backdoor_audit.data import CleanSet
     from backdoor_audit.detectors import Detection
     from backdoor_audit.model.classifier import Classifier
-    from backdoor_audit.repairs import Outcome
+    from backdoor_audit.questions import Question
     from backdoor_audit.run.run import Audit
 
 
@@ -32,18 +30,6 @@ if TYPE_CHECKING:
 def audit_options(pytestconfig: pytest.Config) -> AuditOptions:
     """The options of this audit."""
     return _session(pytestconfig).options
-
-
-@pytest.fixture(scope="session")
-def limits(audit_options: AuditOptions) -> Limits:
-    """The numbers that findings are judged by."""
-    return audit_options.limits
-
-
-@pytest.fixture(scope="session")
-def audit_index(audit_options: AuditOptions) -> str:
-    """Which anomaly index is compared with the limit: calibrated or paper."""
-    return audit_options.index
 
 
 @pytest.fixture(scope="session")
@@ -89,16 +75,6 @@ def class_name(audit_run: Audit) -> Callable[[int | None], str]:
     return audit_run.class_name
 
 
-@pytest.fixture(scope="session")
-def preconditions(pytestconfig: pytest.Config, audit_run: Audit) -> Mapping[str, Finding]:
-    """The finding of every precondition, by name."""
-    try:
-        with _session(pytestconfig).pace.shown():
-            return audit_run.preconditions
-    except AuditError as error:
-        pytest.fail(f"inconclusive: {error}", pytrace=False)
-
-
 @pytest.fixture
 def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
     """What a detector found; the search runs once for all items and workers."""
@@ -110,81 +86,24 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
 
 
 @pytest.fixture
-def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.Outcome:
-    """What came of one property; the search runs once for all workers."""
-    with _session(request.config).working(audit_run):
-        return audit_run.asked(request.param)
+def finding(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
+    """The answer to one item of the module's ``QUESTION``; skipped, with the reason, where there is none."""
+    from backdoor_audit.questions import Skipped
 
-
-@pytest.fixture
-def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
-    """How one repair did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
-    return _outcomes(request, audit_run, audit_run.no_trigger)
-
-
-@pytest.fixture
-def tried_repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
-    """The same, and with ``--audit-repairs=always`` also for a model in which nothing was flagged."""
-    return _outcomes(request, audit_run, audit_run.no_repair)
-
-
-def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> tuple[Outcome, ...]:
-    from backdoor_audit.run.run import not_applicable
-
-    if not reason:
-        try:
-            with _session(request.config).working(audit_run):
-                reason = not_applicable(audit_run.repair(request.param))
-        except AuditError as error:
-            pytest.fail(f"inconclusive: {error}", pytrace=False)
-    if reason:
-        skip(request.node, reason)
-    return audit_run.repair(request.param)
-
-
-@pytest.fixture
-def nothing_flagged(audit_run: Audit) -> bool:
-    """Whether no trigger was found and none is known."""
-    return bool(audit_run.no_trigger)
-
-
-@pytest.fixture
-def filtering(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
-    """How one runtime filter does on the flagged triggers; skipped when there is none, or the filter cannot be fitted."""
+    session, asked = _session(request.config), getattr(request, "param", None)
+    if asked is None:
+        pytest.fail("inconclusive: a test that takes a finding stands beside QUESTION = ...", pytrace=False)
+    question, item = asked
     try:
-        with _session(request.config).working(audit_run):
-            finding = audit_run.filtering(request.param)
+        with session.pace.shown() if item.question == "precondition" else session.working(audit_run):
+            answer = question.answer(audit_run, item)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
-    if isinstance(finding, str):
-        skip(request.node, finding)
-    return finding
-
-
-@pytest.fixture
-def sightings(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Sighting, ...]:
-    """What the detectors made of one kind of canary: class by class and dose by dose."""
-    with _session(request.config).working(audit_run):
-        return audit_run.sightings(request.param)
-
-
-@pytest.fixture(scope="session")
-def audit_difference(audit_run: Audit) -> Difference:
-    """What got worse and better since the baseline."""
-    from backdoor_audit.gate import difference_of
-
-    return difference_of(audit_run)
-
-
-@pytest.fixture
-def regression(request: pytest.FixtureRequest, audit_difference: Difference) -> Finding:
-    """One question about the baseline; skipped when there is nothing to compare."""
-    from backdoor_audit.baseline import regressions
-
-    finding = regressions(audit_difference)[request.param]
-    if isinstance(finding, str):
-        skip(request.node, finding)
-    return finding
+    if isinstance(answer, Skipped):
+        skip(request.node, answer.reason)
+    request.node.stash[QUESTION] = question
+    named: Finding = answer.of(item, request.node.nodeid)
+    return named
 
 
 @pytest.fixture
@@ -194,8 +113,9 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
 
     def submit(finding: Finding) -> None:
         item = request.node
-        finding = replace(finding, audit=item.nodeid)
-        finding, extras = _evidence(session, audit_run, finding)
+        question = item.stash.get(QUESTION, None)
+        finding = replace(finding, audit=item.nodeid, item=finding.item if question else Item.parse(item.nodeid))
+        finding, extras = _evidence(session, audit_run, question, finding)
         item.stash[FINDINGS] = [*item.stash.get(FINDINGS, []), finding]
         item.stash[EXTRAS] = [*item.stash.get(EXTRAS, []), *extras]
         item.user_properties += case_properties(finding)
@@ -220,34 +140,33 @@ def _session(config: pytest.Config) -> AuditSession:
     return session
 
 
-def _evidence(session: AuditSession, run: Audit, finding: Finding) -> tuple[Finding, list[dict[str, Any]]]:
+def _evidence(
+    session: AuditSession, run: Audit, question: Question | None, finding: Finding
+) -> tuple[Finding, list[dict[str, Any]]]:
     """Write the artifacts of a finding, and draw its extras for pytest-html when that is there.
 
     What cannot be drawn or written is told at the end; the finding stands without it.
     """
+    from backdoor_audit.report.extras import draw
+
     try:
-        finding = _with_artifacts(session, run, finding)
-        return finding, _extras(session, run, finding)
+        finding = _with_trigger(session, run, finding) if question else finding
+        shown = question.show(run, finding) if question else {}
+        drawn = draw(finding, shown, run.class_name) if session.config.pluginmanager.hasplugin("html") else []
+        return finding, drawn
     except Exception as error:  # the model's code, a full disk, a picture that cannot be drawn
         reason = (str(error).splitlines() or [""])[0]
         run.store.told.append(f"{finding.audit}: no picture or trigger file ({type(error).__name__}: {reason})")
         return finding, []
 
 
-def _extras(session: AuditSession, run: Audit, finding: Finding) -> list[dict[str, Any]]:
-    from backdoor_audit.report.extras import draw
-
-    shown = run.show(finding)
-    return draw(run, finding, shown) if session.config.pluginmanager.hasplugin("html") else []
-
-
-def _with_artifacts(session: AuditSession, run: Audit, finding: Finding) -> Finding:
-    shipped = finding.audit.startswith(f"{AUDIT}::test_anomaly_index[")
-    if shipped and finding.verdict is Verdict.FAIL and finding.target_class is not None:
-        name = f"{finding.audit.rpartition('[')[2].rstrip(']')}.safetensors"
-        trigger = run.detection(name.partition("-")[0]).trigger(finding.target_class)
-        if trigger is not None:
-            (session.report / "triggers").mkdir(parents=True, exist_ok=True)
-            trigger.save(session.report / "triggers" / name)
-            return replace(finding, artifacts={"trigger": f"triggers/{name}"})
-    return finding
+def _with_trigger(session: AuditSession, run: Audit, finding: Finding) -> Finding:
+    """The finding with the file of its trigger, if a search flagged one."""
+    searched = finding.item.question == "anomaly_index" and finding.target_class is not None
+    trigger = run.detection(finding.item.asked_of).trigger(finding.target_class) if searched else None
+    if trigger is None or finding.verdict is not Verdict.FAIL:
+        return finding
+    name = f"{finding.item.brackets}.safetensors"
+    (session.report / "triggers").mkdir(parents=True, exist_ok=True)
+    trigger.save(session.report / "triggers" / name)
+    return replace(finding, artifacts={"trigger": f"triggers/{name}"})

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from _pytest.outcomes import Exit
 
 from backdoor_audit.evidence import WORST_FIRST, Finding, Verdict
+from backdoor_audit.item import AUDIT
 from backdoor_audit.printable import printable
 
-AUDIT = "audit"  # node ids of the shipped audits begin with it, and it selects them on the command line
+if TYPE_CHECKING:
+    from backdoor_audit.questions import Question
+
 FINDINGS = pytest.StashKey[list[Finding]]()
 SKIPPED = pytest.StashKey[str]()
+QUESTION: pytest.StashKey[Question] = pytest.StashKey()
 EXTRAS = pytest.StashKey[list[dict[str, Any]]]()
 
-_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations")
+_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations", "sections")
 """Sections of which each process computes some entries."""
 _CRASHED = "???"  # when xdist reports an item during which its worker died
 

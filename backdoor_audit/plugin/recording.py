@@ -18,12 +18,14 @@ from _pytest.junitxml import xml_key  # pytest has no public way to say somethin
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, plain
 from backdoor_audit.files import abandoned, whole
+from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.report.paths import FILES, RECORD
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
+    from backdoor_audit.questions.suite import Suite
     from backdoor_audit.run.run import Audit
 
 RUN = "audit"  # what an error is filed under that is not one item's
@@ -89,7 +91,7 @@ class Recorder:
         from backdoor_audit.report.junit import case_names
 
         junit = config.stash.get(xml_key, None)
-        names = case_names(report.nodeid, run.class_name) if junit is not None and run is not None else None
+        names = case_names(Item.parse(report.nodeid), run.class_name) if junit is not None and run is not None else None
         if junit is not None and names is not None:
             case = junit.node_reporter(report)
             case.add_attribute("classname", names[0])
@@ -97,7 +99,7 @@ class Recorder:
 
     def finish(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], today: date) -> Record:
         """The final record; with the comparison with its baseline if it has one."""
-        from backdoor_audit.gate import beside_baseline
+        from backdoor_audit.questions.regression import beside_baseline
 
         record = self._built(run, outcomes, expected, {})
         if run is not None:
@@ -110,7 +112,7 @@ class Recorder:
 
     def update_baseline(self, run: Audit, today: date) -> bool:
         """Whether the baseline was written from the record; the summary tells what came of it."""
-        from backdoor_audit.gate import write_baseline
+        from backdoor_audit.questions.regression import write_baseline
 
         assert self.record is not None
         try:
@@ -147,21 +149,33 @@ class Recorder:
         return digest(self.folder / RECORD)
 
     def _built(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
-        from backdoor_audit.gate import build_record
+        from backdoor_audit.questions.record import build_record
         from backdoor_audit.run.inputs import settings_of
 
-        sections = dict(outcomes.sections)
+        sections, suite = dict(outcomes.sections), self._suite(run)
         if run is not None and (run.module is not None or self.options.model):
             sections = {"subject": plain(run.subject()), "environment": plain(run.environment()), **sections}
         return build_record(
             sections,
-            settings_of(self.options),
+            settings_of(self.options, suite.limits),
+            questions=suite.to_json(),
             findings=outcomes.findings,
             skipped=outcomes.skipped,
             errors={**outcomes.errors, **errors},
             expected=list(expected),
             seconds=time.perf_counter() - self._began,
         )
+
+    def _suite(self, run: Audit | None) -> Suite:
+        """What was asked; of a run that could not begin what it would have asked, as far as that can be read."""
+        from backdoor_audit.questions.suite import Suite, shipped
+
+        if run is not None:
+            return run.suite
+        try:
+            return Suite.of(self.options)
+        except AuditError:
+            return shipped()
 
 
 def digest(file: Path) -> str:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,9 +21,10 @@ import pytest
 
 from backdoor_audit.errors import AuditError, ModelError
 from backdoor_audit.evidence import Finding, plain
+from backdoor_audit.item import AUDIT, Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.closing import Closing
-from backdoor_audit.plugin.outcomes import AUDIT, EXTRAS, Outcomes, contained, decided, is_audit
+from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder
 from backdoor_audit.plugin.replaced import Names, replaced, watched
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from backdoor_audit.baseline import Standing
+    from backdoor_audit.questions import Question
+    from backdoor_audit.questions.suite import Suite
     from backdoor_audit.run.run import Audit
 
 SESSION = pytest.StashKey["AuditSession"]()
@@ -111,6 +115,7 @@ class AuditSession:
             self.run = Audit(
                 self.options,
                 Store(self.store_folder()),
+                self.suite,
                 module=module,
                 began=self.budget_began,
                 worker=int(worker) if worker.isdigit() else 0,
@@ -119,6 +124,26 @@ class AuditSession:
                 warnings.simplefilter("default")  # a stranger's network may warn, however strict the project is
                 self.run.check()
         return self.run
+
+    @cached_property
+    def suite(self) -> Suite:
+        """What this run asks. Raises `OptionError` for a folder that is no suite."""
+        from backdoor_audit.questions.suite import Suite
+
+        return Suite.of(self.options)
+
+    def question_of(self, metafunc: pytest.Metafunc) -> Question | None:
+        """The question whose items a test function takes: the suite's, or that of a module in the project. None without one."""
+        from backdoor_audit.questions.suite import questions_of
+
+        name = metafunc.function.__name__.removeprefix("test_")
+        if metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
+            return self.suite.question(name)
+        try:
+            own = questions_of(metafunc.module, str(metafunc.module.__file__))
+        except AuditError as error:
+            raise pytest.UsageError(f"backdoor_audit: {error}") from None
+        return next((question for question in own if question.name == name), None)
 
     @property
     def report(self) -> Path:
@@ -138,7 +163,7 @@ class AuditSession:
         try:
             with self._ended_by_the_model():
                 run = self.start()
-                self.expected = run.item_names()
+                self.expected = [item.node_id for item in self.suite.items(run)]
             if not self.config.option.collectonly:
                 self.recorder.open()
                 if self.collects:
@@ -235,17 +260,19 @@ class AuditSession:
         """Add the shipped audits under node ids that read well and can be run again."""
         if not self.collects:
             return
-        for path in sorted(audits_folder().glob("test_*.py"), key=_audit_order):
-            if path.stem == "test_power" and not self.options.canary:
-                continue
-            if path.stem == "test_regression" and (not self.options.baseline or self.options.update_baseline):
-                continue
+        asked = {Item.parse(name).question for name in self.expected or self._names()}
+        files = dict.fromkeys(entry.file for entry in self.suite.entries if entry.question.name in asked)
+        for path in files:  # one that asks nothing is left out: pytest would show an item of it as skipped
             module = pytest.Module.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
                     # a warning of a stranger's network must not decide the verdict, however strict the project is
                     item.add_marker(pytest.mark.filterwarnings("default"))
                     items.append(item)
+
+    def _names(self) -> list[str]:
+        """Node ids of a complete run, which a worker asks for itself."""
+        return [item.node_id for item in self.suite.items(self.start())]
 
     def _is_selected(self, nodeid: str) -> bool:
         wanted = [argument for argument in self.selected if argument != AUDIT]
@@ -390,20 +417,3 @@ class AuditSession:
             shutil.rmtree(self._pace_folder(), ignore_errors=True)
         if self._scratch is not None:
             self._scratch.cleanup()
-
-
-def audits_folder() -> Path:
-    """The shipped audits: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "audits"
-    return inside if inside.is_dir() else package.parent / "audits"
-
-
-def _audit_order(path: Path) -> tuple[int, str]:
-    """Cheap questions first, repairs and canaries last; a new audit goes between."""
-    first, last = (
-        ["test_preconditions", "test_anomaly_index", "test_properties"],
-        ["test_repair", "test_power", "test_regression"],
-    )
-    known = [*first, "", *last]
-    return known.index(path.stem if path.stem in known else ""), path.stem

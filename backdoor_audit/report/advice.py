@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backdoor_audit.evidence import POWER, Limits, Record, Verdict
-from backdoor_audit.report.naming import audit_of, bracket, class_name
+from backdoor_audit.evidence import POWER, Record, Verdict
+from backdoor_audit.item import Item
+from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.naming import class_name
 from backdoor_audit.report.paths import shown_command, shown_path, without_folders
 
 _AS_READ = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
@@ -108,12 +110,12 @@ def _after_inconclusive(record: Record) -> list[Step]:
     unmet = [
         entry
         for entry in record.findings
-        if audit_of(entry.audit) == "test_precondition" and entry.verdict is not Verdict.PASS
+        if entry.item.question == "precondition" and entry.verdict is not Verdict.PASS
     ]
     made += [Step(text=f"Mend first: {without_folders(entry.reason)}") for entry in unmet[:2]]
     if record.errors:
         name, reason = next(iter(record.errors.items()))
-        made.append(Step(text=f"Find out why {bracket(name) or audit_of(name)} broke: {without_folders(reason)}"))
+        made.append(Step(text=f"Find out why {Item.parse(name).brackets or name} broke: {without_folders(reason)}"))
     if record.not_run:
         made.append(Step(text="Run the whole audit, without a selection of items:", command=shown_command(record)))
     if record.suspected_classes:
@@ -133,10 +135,10 @@ def best_repair(record: Record) -> Best | None:
     Of several triggers, the one that is left strongest counts. If none is inside the limits, the best of all.
     """
     limits = record.settings.get("limits", {})
-    most = float(limits.get("attack_success_rate", Limits().attack_success_rate))
-    cost = float(limits.get("clean_accuracy_drop", Limits().clean_accuracy_drop))
+    most = float(limits.get("attack_success_rate", shipped_limits().attack_success_rate))
+    cost = float(limits.get("clean_accuracy_drop", shipped_limits().clean_accuracy_drop))
     failed = {
-        bracket(entry.audit)
+        entry.item.asked_of
         for entry in record.findings
         if entry.verdict is not Verdict.PASS
         and entry.statistic in ("attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop")
@@ -214,7 +216,7 @@ def short_hash(whole: str) -> str:
 def _useless_filters(record: Record) -> str:
     """What is known of filters in front of the model, which are no way out."""
     missed = [
-        f"{bracket(entry.audit)} lets {entry.value:.0%} of stamped images through"
+        f"{entry.item.asked_of} lets {entry.value:.0%} of stamped images through"
         for entry in record.findings
         if entry.statistic == "false_negative_rate" and entry.verdict is Verdict.FAIL and entry.value is not None
     ]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.evidence import STEERED, Finding, Limits, Record, Verdict
-from backdoor_audit.report.naming import INDEX, WORST_FIRST, bracket, class_name
+from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
+from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.naming import INDEX, class_name
 from backdoor_audit.report.null_chart import null_chart
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
 
@@ -66,7 +67,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
 
 def index_limit(record: Record) -> float:
     """The anomaly index above which a class is flagged."""
-    return float(record.settings.get("limits", {}).get(INDEX, Limits().anomaly_index))
+    return float(record.settings.get("limits", {}).get(INDEX, shipped_limits().anomaly_index))
 
 
 def most_suspicious(record: Record) -> Finding | None:
@@ -77,8 +78,7 @@ def most_suspicious(record: Record) -> Finding | None:
 
 def detection_of(record: Record, finding: Finding) -> Mapping[str, Any]:
     """The detection that a finding is about; empty if the record has none."""
-    wanted = bracket(finding.audit).partition("-")[0]
-    return next((entry for entry in record.detections if entry["detector"] == wanted), {})
+    return next((entry for entry in record.detections if entry["detector"] == finding.item.asked_of), {})
 
 
 def distance(index: float, limit: float) -> str:
@@ -120,17 +120,12 @@ def _one_in(p_value: float) -> str:
 
 
 def _row(record: Record, finding: Finding) -> str:
-    item = bracket(finding.audit)
-    if "-from_class_" in item:
-        return f"images of class {class_name(record, _source(item))}"
+    row = finding.item.row
+    if row is not None and row.is_source:
+        return f"images of class {class_name(record, row.number)}"
     if finding.target_class is None:
         return "sending every class elsewhere"
     return f"class {class_name(record, finding.target_class)}"
-
-
-def _source(item: str) -> int | None:
-    number = item.rpartition("_")[2]
-    return int(number) if number.isdecimal() else None
 
 
 def _clean_models(record: Record, finding: Finding) -> CleanModels | None:
@@ -183,9 +178,10 @@ def _agreement(record: Record, top: Finding | None) -> list[tuple[str, str]]:
         elif detection.get("rows") != "source":
             groups[group].append(name)
         elif group != "see nothing":
-            groups[group].append(f"{name} (from class {class_name(record, _source(bracket(best.audit)))})")
+            source = best.item.row.number if best.item.row else None
+            groups[group].append(f"{name} (from class {class_name(record, source)})")
     groups["flag it"] += [
-        f"the property {bracket(entry.audit).replace('_', ' ')}"
+        f"the property {entry.item.asked_of.replace('_', ' ')}"
         for entry in record.findings
         if entry.statistic == STEERED and entry.verdict is Verdict.FAIL and entry.target_class == top.target_class
     ]
@@ -196,7 +192,7 @@ def _nearest(record: Record) -> str:
     """The searches that come near to the limit for any class, where none flags one."""
     limit, every = index_limit(record), [str(entry["detector"]) for entry in record.detections]
     found = [entry for entry in record.findings if entry.statistic == INDEX and _group(entry, limit) != "see nothing"]
-    near = dict.fromkeys(bracket(entry.audit).partition("-")[0] for entry in found)
+    near = dict.fromkeys(entry.item.asked_of for entry in found)
     return f"{', '.join(near)}, of {len(every)}" if near else f"none of {len(every)}"
 
 
@@ -205,7 +201,7 @@ def _best(record: Record, detection: Mapping[str, Any], target: int | None) -> F
     mine = [
         entry
         for entry in record.findings
-        if entry.statistic == INDEX and bracket(entry.audit).partition("-")[0] == detection["detector"]
+        if entry.statistic == INDEX and entry.item.asked_of == detection["detector"]
         if entry.target_class == target and entry.value is not None
     ]
     return min(mine, key=_suspicion, default=None)

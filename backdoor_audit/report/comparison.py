@@ -20,7 +20,7 @@ from backdoor_audit.baseline.difference import (
     number_text,
 )
 from backdoor_audit.baseline.signature import Baseline
-from backdoor_audit.evidence import Limits
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.comparison_chart import paired_charts
 from backdoor_audit.report.html import policy, style_sheet
 from backdoor_audit.report.svg import Ink, figure, inline
@@ -58,7 +58,7 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
 
 def _limit(model: Baseline) -> float:
     """The limit of anomaly indices, which is the same in both models."""
-    return float((model.settings.get("limits") or {}).get("anomaly_index", Limits().anomaly_index))
+    return float((model.settings.get("limits") or {}).get("anomaly_index", shipped_limits().anomaly_index))
 
 
 def index_chart(found: Difference) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.evidence import STEERED, Record, Verdict
+from backdoor_audit.evidence import STEERED, WORST_FIRST, Record, Verdict
+from backdoor_audit.item import Item
 from backdoor_audit.report import charts
-from backdoor_audit.report.naming import WORST_FIRST, bracket, class_name, searched
+from backdoor_audit.report.naming import INDEX, class_name, searched
 from backdoor_audit.report.paths import without_folders
 from backdoor_audit.report.picture_budget import Album, Picture
 
@@ -90,7 +91,8 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
     """The triggers of items that pass, or of all others; those of classes that stand out most come first."""
     findings, made = searched(record), []
     for key, stored in record.exhibits.items():
-        finding = findings.get(key)
+        item = Item.within(INDEX, key)
+        finding = findings.get(item)
         verdict = finding.verdict if finding else Verdict.INCONCLUSIVE
         if (verdict is Verdict.PASS) is not passing:
             continue
@@ -100,7 +102,7 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
         details = finding.details if finding else {}
         made.append(
             Exhibit(
-                title=_exhibit_title(key, called, target),
+                title=_exhibit_title(item, called, target),
                 detector=detector,
                 verdict=verdict,
                 reason=without_folders(finding.reason) if finding else "",
@@ -132,9 +134,9 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _exhibit_title(key: str, called: str, target: int | None) -> str:
-    if "-from_class_" in key:
-        return f"from class {key.rpartition('_')[2]}, most to {called}"
+def _exhibit_title(item: Item, called: str, target: int | None) -> str:
+    if item.row is not None and item.row.is_source:
+        return f"from class {item.row.number}, most to {called}"
     return called if target is None else f"class {called}"
 
 
@@ -181,7 +183,7 @@ def _cam(record: Record, album: Album, stored: Mapping[str, Any]) -> CamSetting:
 def properties(record: Record, album: Album) -> list[Property]:
     """Every property that was looked at, in the order of the record."""
     made = []
-    targets = {bracket(entry.audit): entry.target_class for entry in record.findings if entry.statistic == STEERED}
+    targets = {entry.item.asked_of: entry.target_class for entry in record.findings if entry.statistic == STEERED}
     for stored in record.properties:
         png, spec = stored.get("picture"), stored.get("spec")
         picture = album.picture(png, f"the smallest counterexample to {stored['name']}") if png else None

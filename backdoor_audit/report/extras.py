@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backdoor_audit.evidence import POWER, Finding, Record, Verdict
+from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.report.paths import PAGE
 from backdoor_audit.report.terminal import canaries_seen, headline
-
-if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
 
 _HEIGHT = 84  # px
 
 
-def draw(run: Audit, finding: Finding, shown: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One extra in pytest-html's own form; ``shown`` is the item's exhibit. Every word that comes from a file is escaped."""
-    name = finding.audit.partition("[")[2].rstrip("]")
+def draw(finding: Finding, shown: Mapping[str, Any], class_name: Callable[[int | None], str]) -> list[dict[str, Any]]:
+    """One extra in pytest-html's own form; ``shown`` is what its question has to show. Words from a file are escaped."""
     parts = [_facts(finding)]
-    if shown:
+    if shown.get("pictures"):
         parts += [_figure(list(shown["pictures"].values()), ", ".join(shown["pictures"]))]
     if shown.get("examples"):
-        parts += [_stamped(shown["examples"], run.class_name)]
-    if finding.statistic in ("attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop"):
-        parts += [_curve(outcome.summary()) for outcome in run.repair(name) if outcome.curve]
-    if finding.statistic == POWER:
-        parts.append(_sightings([sighting.summary() for sighting in run.sightings(name)]))
+        parts += [_stamped(shown["examples"], class_name)]
+    parts += [_curve(curve) for curve in shown.get("curves", ())]
+    if shown.get("canaries"):
+        parts.append(_sightings(shown["canaries"]))
     content = f'<div style="padding: 4px 8px">{"".join(parts)}</div>'
     return [{"name": None, "format_type": "html", "content": content, "mime_type": None, "extension": None}]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backdoor_audit.evidence import STEERED, Finding, Record, Verdict
+from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.report.certainty import WEIGHED, distance, index_limit
 from backdoor_audit.report.exhibition import Example, Exhibit, Property
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, bracket, class_name
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name
 
 _PAIRS = 3  # on the first screen
 
@@ -97,4 +97,4 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
 
 
 def _by_source(finding: Finding) -> bool:
-    return "-from_class_" in bracket(finding.audit)
+    return finding.item.row is not None and finding.item.row.is_source

@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backdoor_audit.content import content_of
-from backdoor_audit.evidence import Record
+from backdoor_audit.evidence import WORST_FIRST, Record
+from backdoor_audit.item import AUDIT
 from backdoor_audit.printable import printable
-from backdoor_audit.report.naming import WORST_FIRST
 from backdoor_audit.report.paths import shown_path, without_folders
 from backdoor_audit.report.section import Section, duration, section
 from backdoor_audit.report.svg import Ink
@@ -136,7 +136,7 @@ def _environment() -> Environment:
         sentence=_sentence,
         setting=_setting,
         shell_words=_shell_words,
-        short=lambda name: str(name).removeprefix("audit::test_"),
+        short=lambda name: str(name).removeprefix(f"{AUDIT}::test_"),
         shown=lambda text: without_folders(str(text)),
         svg=Markup,
         words=lambda text: str(text).replace("_", " "),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backdoor_audit.evidence import Finding, Record
-from backdoor_audit.report.naming import audit_of, bracket
+from backdoor_audit.item import Item
 from backdoor_audit.report.paths import shown_path
 
 PREFIX = "backdoor_audit."
@@ -44,22 +44,19 @@ def case_properties(finding: Finding) -> Properties:
     ]
 
 
-def case_names(item: str, class_name: Callable[[int | None], str]) -> tuple[str, str] | None:
+def case_names(item: Item, class_name: Callable[[int | None], str]) -> tuple[str, str] | None:
     """Class name and name of a test case, by which pages of CI systems group: who asks, and what about; None for other tests.
 
     Searches stand under their detector with a case for each class, everything else under its question.
     """
-    if not item.startswith("audit::test_"):
+    if not item.question:
         return None
-    question, inside = audit_of(item).removeprefix("test_"), bracket(item)
-    if question != "anomaly_index":
-        return f"{CASES}.{question}", inside or question
-    detector, _, row = inside.partition("-")
-    number = row.rpartition("class_")[2]
-    if not number.isdecimal():
-        return f"{CASES}.{detector}", row.replace("_", " ")
-    start = "from class" if row.startswith("from_") else "class"
-    return f"{CASES}.{detector}", f"{start} {class_name(int(number))}"
+    if item.row is None:
+        return f"{CASES}.{item.question}", item.asked_of or item.question
+    if item.row.number is None:
+        return f"{CASES}.{item.asked_of}", str(item.row).replace("_", " ")
+    start = "from class" if item.row.is_source else "class"
+    return f"{CASES}.{item.asked_of}", f"{start} {class_name(item.row.number)}"
 
 
 def suite_properties(record: Record) -> Properties:

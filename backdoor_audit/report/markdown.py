@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict
@@ -14,7 +15,9 @@ from backdoor_audit.report.next_step import next_step
 from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
 from backdoor_audit.report.sarif import acceptance, accepted
 from backdoor_audit.report.terminal import canaries_seen, headline
-from backdoor_audit.report.weighed import REMEDIES, trigger_sentence
+from backdoor_audit.report.weighed import trigger_sentence
+from backdoor_audit.report.words import about
+from backdoor_audit.words import About
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 MOST_LINES = 50  # of a table or a list: a job summary holds 1 MiB, a comment 65,536 characters; the record holds all
@@ -46,7 +49,7 @@ def markdown(record: Record, *, pictures: Sequence[str] = ()) -> str:
         ),
         _shown(pictures),
         *(escaped(f"Canary: {reason}") for reason in canaries_seen(record)),
-        _findings(open_findings, accepted(record)),
+        _findings(record, open_findings, accepted(record)),
         _bullets([*_incomplete(record), *_baseline(record)]),
         _next(record),
         _folded(f"Not tested ({len(record.not_tested)})", _bullets(map(escaped, record.not_tested))),
@@ -109,7 +112,7 @@ def _next(record: Record) -> str:
     return f"**Next:** {escaped(purpose)}\n\n{fenced(command)}" if command else ""
 
 
-def _findings(findings: Sequence[Finding], accepted_: Mapping[str, str]) -> str:
+def _findings(record: Record, findings: Sequence[Finding], accepted_: Mapping[str, str]) -> str:
     if not findings:
         return ""
     rows = [
@@ -120,16 +123,16 @@ def _findings(findings: Sequence[Finding], accepted_: Mapping[str, str]) -> str:
             _number(finding.limit),
             code(finding.audit),
         )
-        for finding in sorted(findings, key=_first)[:MOST_LINES]
+        for finding in sorted(findings, key=partial(_first, record))[:MOST_LINES]
     ]
     table = _table(("verdict", "finding", "value", "limit", "item"), rows)
     more = len(findings) - MOST_LINES
     return f"{table}\n\nand {more} more in the record" if more > 0 else table
 
 
-def _first(finding: Finding) -> tuple[bool, int]:
+def _first(record: Record, finding: Finding) -> tuple[bool, int]:
     """Evidence before remedies, fails before what is inconclusive."""
-    return finding.statistic in REMEDIES, WORST_FIRST.index(finding.verdict)
+    return about(record, finding) is About.REMEDY, WORST_FIRST.index(finding.verdict)
 
 
 def _incomplete(record: Record) -> list[str]:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdoor_audit.evidence import Limits, Record, Verdict
+from backdoor_audit.evidence import WORST_FIRST, Record, Verdict
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report import charts
 from backdoor_audit.report.certainty import index_limit
-from backdoor_audit.report.naming import WORST_FIRST, audit_of, bracket, class_name, item_of, searched
+from backdoor_audit.report.naming import class_name, item_of, searched
 from backdoor_audit.report.repair_chart import repair_chart
 from backdoor_audit.search.anomaly import PROBABILITIES
 
 _HEATS = (0.25, 0.5, 0.75, 1.0, 1.5)  # of the limit
-REPAIR_AUDITS = ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """One repair against one trigger, the verdicts about it in the order of `REPAIR_AUDITS`, its pruning curve as a chart."""
+    """One repair against one trigger, the verdicts about it by question, its pruning curve as a chart."""
 
     outcome: Mapping[str, Any]
     title: str
-    verdicts: Sequence[Verdict | None]
+    verdicts: Mapping[str, Verdict]
     curve: str
 
 
 def size_charts(record: Record, prefix: str) -> list[str]:
     """A chart for every detection whose rows have sizes."""
     drawn, findings = [], searched(record)
-    limit = record.settings.get("limits", {}).get("size_ratio", Limits().size_ratio)
+    limit = record.settings.get("limits", {}).get("size_ratio", shipped_limits().size_ratio)
     for number, detection in enumerate(record.detections):
         sizes = [
             (entry["target_class"], float(entry["size"]), bool(entry["reached"]))
@@ -146,7 +146,9 @@ def _rare(p_value: float | None) -> str:
 
 def repairs(record: Record, prefix: str) -> list[Repair]:
     """Every repair that was tried, in the order of the record."""
-    verdicts = {(audit_of(entry.audit), bracket(entry.audit)): entry.verdict for entry in record.findings}
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    for finding in record.findings:
+        verdicts.setdefault(finding.item.asked_of, {})[finding.item.question] = finding.verdict
     limit = record.settings.get("limits", {}).get("attack_success_rate")
     made = []
     for number, outcome in enumerate(record.repairs):
@@ -156,7 +158,7 @@ def repairs(record: Record, prefix: str) -> list[Repair]:
             Repair(
                 outcome=outcome,
                 title=f"{method}, class {class_name(record, outcome['target_class'])}",
-                verdicts=[verdicts.get((audit, method)) for audit in REPAIR_AUDITS],
+                verdicts=verdicts.get(method, {}),
                 curve=charts.curve_chart(
                     f"{prefix}curve-{number}",
                     curve,
@@ -172,7 +174,7 @@ def repairs(record: Record, prefix: str) -> list[Repair]:
 
 def repair_plot(record: Record, prefix: str) -> str:
     """All repairs in one chart; empty if none could be tried."""
-    limits, usual = record.settings.get("limits", {}), Limits()
+    limits, usual = record.settings.get("limits", {}), shipped_limits()
     return repair_chart(
         f"{prefix}repairs-plot",
         record.repairs,

@@ -1,4 +1,4 @@
-"""What the page calls things: models, classes, and the items of a run, from their node ids."""
+"""What the page calls things: models, classes, and the items of a run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.item import Item, Row
 from backdoor_audit.report.paths import shown_path
 
 ALL_TO_ALL = "all to all"
 INDEX = "anomaly_index"
-WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 
 def model_name(record: Record) -> str:
@@ -27,22 +27,11 @@ def class_name(record: Record, target_class: int | None) -> str:
     return f"{target_class} ({names[target_class]})" if target_class < len(names) else str(target_class)
 
 
-def item_of(detection: Mapping[str, Any], target_class: int | None) -> str:
-    """Between the brackets of the item that asks about this class."""
-    row = "all_to_all" if target_class is None else f"class_{target_class}"
-    return f"{detection['detector']}-{'from_' if detection['rows'] == 'source' else ''}{row}"
+def item_of(detection: Mapping[str, Any], target_class: int | None) -> Item:
+    """The item that asks about this row of a detection."""
+    return Item(INDEX, str(detection["detector"]), Row(target_class, is_source=detection["rows"] == "source"))
 
 
-def searched(record: Record) -> dict[str, Finding]:
-    """The findings of the searches for triggers, by what stands between the brackets of their items."""
-    return {bracket(finding.audit): finding for finding in record.findings if finding.statistic == INDEX}
-
-
-def bracket(name: str) -> str:
-    """What stands between the brackets of a node id: ``neural_cleanse-class_7``."""
-    return name.partition("[")[2].removesuffix("]")
-
-
-def audit_of(name: str) -> str:
-    """The function of a node id: ``test_anomaly_index``."""
-    return name.partition("[")[0].rpartition("::")[2]
+def searched(record: Record) -> dict[Item, Finding]:
+    """The findings of the searches for triggers, by item."""
+    return {finding.item: finding for finding in record.findings if finding.statistic == INDEX}

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from backdoor_audit.evidence import Limits, Record
+from backdoor_audit.evidence import Record
 from backdoor_audit.options import OPTIONS, AuditOptions
+from backdoor_audit.questions.suite import shipped_limits
 
 _NAMED_FIRST = ("model", "data")
 _READ_BY_REPAIR = (
@@ -32,7 +33,7 @@ def reproduction_command(record: Record) -> str:
         value = settings.get(option.key, usual)
         if option.key not in (*_NAMED_FIRST, "report") and _builtin(value) != usual:
             words.append(f"{option.flag}={_text(option.key, value)}")
-    usual_limits = asdict(Limits())
+    usual_limits = asdict(shipped_limits())
     for name, value in settings.get("limits", {}).items():
         if value != usual_limits.get(name):
             words += ["--audit-limit", f"{name}={value:g}"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
-from backdoor_audit.evidence import POWER, Finding, Record, Verdict, plain
-from backdoor_audit.report.frameworks import FRAMEWORKS, Reference, references_of
+from backdoor_audit.evidence import Finding, Record, Verdict, plain
+from backdoor_audit.questions.frameworks import FRAMEWORKS, Reference, references
 from backdoor_audit.report.paths import shown_command, shown_path, without_folders
 from backdoor_audit.report.terminal import headline
-from backdoor_audit.report.weighed import REMEDIES
+from backdoor_audit.report.words import words_of
+from backdoor_audit.words import About, Words
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "backdoorAudit/v1"
@@ -25,66 +25,18 @@ HELP = FRAMEWORKS[0].url
 
 INCOMPLETE = "complete"
 
-_LEVELS = {
-    **dict.fromkeys(("precondition", "power", INCOMPLETE), "warning"),
-    **dict.fromkeys(
-        ("false_negative_rate", "attack_success_rate_after", "robust_accuracy", "clean_accuracy_drop"), "note"
-    ),
-}
-"""Level of the rules of an audit where that is not an error: conditions and sight are warnings, remedies are notes."""
-
-_ROW = re.compile(r"-(?:from_)?(?:class_(\d+)|all_to_all)$")
 _REGION = {"startLine": 1}  # a model file has no lines; importers want one
 
-QUESTIONS: Mapping[str, tuple[str, str]] = {
-    "precondition": (
-        "The model can be judged with these images",
-        "Until this condition holds, silence of the detectors means nothing, and the model must not pass. The message says what "
-        "to change: the images, their normalisation or size, or the way the model is loaded.",
-    ),
-    "anomaly_index": (
-        "No class is reached more easily than natural images explain",
-        "A class that needs far less to be reached than the others, or than in clean models trained on the same images, is what "
-        "a backdoor leaves behind. Do not deploy the model. Look at the trigger in the report, try `backdoor-audit repair`, or "
-        "obtain the model from a source that you can trust.",
-    ),
-    "false_negative_rate": (
-        "A filter in front of the model catches the trigger",
-        "With this filter, triggered images would still reach the model at run time. It is no protection against this trigger.",
-    ),
-    "attack_success_rate_after": (
-        "A repair takes the trigger out of the model",
-        "After the repair the trigger still works on held-out images. Another repair is needed, or another model.",
-    ),
-    "robust_accuracy": (
-        "A repair gives stamped images their true class again",
-        "After the repair the trigger no longer works, but images that carry it are not recognised either. Another repair is "
-        "needed, or another model.",
-    ),
-    "clean_accuracy_drop": (
-        "A repair leaves the accuracy on clean images as it is",
-        "The repair costs more accuracy than the limit allows. Another repair is needed, or more clean images for it.",
-    ),
-    "power": (
-        "Known backdoors planted in copies of the model are found",
-        "The canary was not found or could not be planted, so that this audit's silence about the model means nothing. Raise the "
-        "effort (`--audit-profile=thorough`, `--audit-steps`) or give more clean images.",
-    ),
-    "property": (
-        "The model keeps what every clean classifier keeps",
-        "A search found images that break this property. The counterexample is in the record, with a test to paste.",
-    ),
-    "regression": (
-        "The model is no worse than the accepted one",
-        "Something became worse than in the baseline by more than its measured noise. Compare both records with "
-        "`backdoor-audit compare`.",
-    ),
-    INCOMPLETE: (
-        "Every item of the audit gave an answer",
-        "Items broke or were left out. A run that is not whole can pass no model; run it again.",
-    ),
-}
-"""What the items of one audit ask, and what an answer that is no pass means; by the name of the test without ``test_``."""
+_WHOLE = Words(
+    asks="Has every item an answer?",
+    holds="Every item of the audit gave an answer",
+    advice="Items broke or were left out. A run that is not whole can pass no model; run it again.",
+    topic="items",
+    about=About.AUDIT,
+)
+
+_LEVELS = {About.AUDIT: "warning", About.REMEDY: "note"}
+"""Level of rules that do not speak against the model; of all others it is an error."""
 
 
 def sarif(
@@ -101,8 +53,9 @@ def sarif(
     """
     suppressed = accepted(record) if suppressed is None else suppressed
     told = [finding for finding in record.findings if finding.verdict is not Verdict.PASS]
+    words = words_of(record)
     rules = list(dict.fromkeys(rule_of(finding) for finding in record.findings))
-    results = [_result(record, finding, rules) for finding in told]
+    results = [_result(record, finding, rules, words) for finding in told]
     if record.errors or record.not_run or (record.verdict is not Verdict.PASS and not told):
         rules.append(INCOMPLETE)
         results.append(_incomplete(record, rules))
@@ -110,10 +63,10 @@ def sarif(
         for result, finding in zip(results, [*told, None], strict=False):
             justification = suppressed.get(finding.audit) if finding else None
             result["suppressions"] = [_suppression(justification)] if justification is not None else []
-    references = {rule: _references(record, rule) for rule in rules}
-    taxonomies = _taxonomies([entry for entries in references.values() for entry in entries])
+    entries = {rule: _references(record, rule, words) for rule in rules}
+    taxonomies = _taxonomies([entry for found in entries.values() for entry in found])
     run = {
-        "tool": {"driver": _driver(record, references, taxonomies)},
+        "tool": {"driver": _driver(record, entries, taxonomies, words)},
         "automationDetails": {"id": f"backdoor-audit/{_uri(record)}/"},
         "invocations": [_invocation(record, exit_code if exit_code is not None else expected_exit_code(record))],
         "artifacts": [{"location": _location(record), "roles": ["analysisTarget"], "properties": _subject(record)}],
@@ -152,24 +105,15 @@ def expected_exit_code(record: Record) -> int:
 
 def rule_of(finding: Finding) -> str:
     """Identifier of the rule behind a finding: the audit, and the detector, repair, filter or condition that it asks."""
-    audit, _, name = _item(finding.audit)
-    if not audit:
+    item = finding.item
+    if not item.question:
         return finding.statistic
-    return f"{audit}/{_ROW.sub('', name)}" if name else audit
+    return f"{item.question}/{item.asked_of}" if item.asked_of else item.question
 
 
-def _item(node_id: str) -> tuple[str, str, str]:
-    """Audit, class row and name between the brackets of a shipped item; three empty texts for an item of a project."""
-    found = re.fullmatch(r"audit::test_(\w+)(?:\[(.*)\])?", node_id, re.DOTALL)
-    if not found:
-        return "", "", ""
-    row = _ROW.search(found[2] or "")
-    return found[1], row.group()[1:] if row else "", found[2] or ""
-
-
-def _result(record: Record, finding: Finding, rules: Sequence[str]) -> dict[str, Any]:
+def _result(record: Record, finding: Finding, rules: Sequence[str], words: Mapping[str, Words]) -> dict[str, Any]:
     rule = rule_of(finding)
-    row = _item(finding.audit)[1] or ("" if finding.target_class is None else f"class_{finding.target_class}")
+    row = finding.item.row or ("" if finding.target_class is None else f"class_{finding.target_class}")
     numbers = {
         "statistic": finding.statistic,
         "value": finding.value,
@@ -184,10 +128,10 @@ def _result(record: Record, finding: Finding, rules: Sequence[str]) -> dict[str,
         "ruleId": rule,
         "ruleIndex": rules.index(rule),
         "kind": "fail",
-        "level": _level(finding),
+        "level": _level(finding, words),
         "message": {"text": _message(without_folders(finding.reason))},
         "locations": [_place(record, finding.audit)],
-        "partialFingerprints": _fingerprints(record, rule, row),
+        "partialFingerprints": _fingerprints(record, rule, str(row)),
         "properties": known,
     }
 
@@ -211,10 +155,13 @@ def _suppression(justification: str) -> dict[str, str]:
     return {"kind": "external", "status": "accepted", "justification": justification}
 
 
-def _level(finding: Finding) -> str:
-    if finding.statistic in REMEDIES:
-        return "note"
-    return "error" if finding.verdict is Verdict.FAIL and finding.statistic != POWER else "warning"
+def _level(finding: Finding, words: Mapping[str, Words]) -> str:
+    usual = _level_of(words.get(finding.item.question))
+    return "warning" if usual == "error" and finding.verdict is not Verdict.FAIL else usual
+
+
+def _level_of(words: Words | None) -> str:
+    return _LEVELS.get(words.about, "error") if words else "error"
 
 
 def _fingerprints(record: Record, rule: str, row: str) -> dict[str, str]:
@@ -245,60 +192,68 @@ def _place(record: Record, node_id: str) -> dict[str, Any]:
 
 
 def _driver(
-    record: Record, references: Mapping[str, Sequence[Reference]], taxonomies: Sequence[Mapping[str, Any]]
+    record: Record,
+    entries: Mapping[str, Sequence[Reference]],
+    taxonomies: Sequence[Mapping[str, Any]],
+    words: Mapping[str, Words],
 ) -> dict[str, Any]:
     return {
         "name": "backdoor-audit",
         "version": str(record.environment.get("backdoor_audit", "unknown")),
-        "rules": [_rule(rule, entries) for rule, entries in references.items()],
+        "rules": [_rule(rule, found, words) for rule, found in entries.items()],
         "supportedTaxonomies": [{"name": entry["name"], "index": index} for index, entry in enumerate(taxonomies)],
     }
 
 
-def _references(record: Record, rule: str) -> tuple[Reference, ...]:
-    statistics = {finding.statistic for finding in record.findings if rule_of(finding) == rule}
-    return next((found for name in (*sorted(statistics), rule.partition("/")[0]) if (found := references_of(name))), ())
+def _references(record: Record, rule: str, words: Mapping[str, Words]) -> tuple[Reference, ...]:
+    said = words.get(rule.partition("/")[0])
+    statistics = sorted({finding.statistic for finding in record.findings if rule_of(finding) == rule})
+    return next((references(said.references[name]) for name in statistics if said and name in said.references), ())
 
 
-def _rule(rule: str, references: Sequence[Reference]) -> dict[str, Any]:
-    audit, _, name = rule.partition("/")
-    question, meaning = QUESTIONS.get(audit, (f"The finding `{rule}` is inside its limit", "See the record."))
-    short = _message(f"{question} ({name})" if name else question)
-    tags = ["backdoor", *(entry.id for entry in references)]
-    severity = _severity(audit)
+def _rule(rule: str, entries: Sequence[Reference], words: Mapping[str, Words]) -> dict[str, Any]:
+    question, _, name = rule.partition("/")
+    said = _WHOLE if rule == INCOMPLETE else words.get(question)
+    holds = said.holds if said else f"The finding `{rule}` is inside its limit"
+    advice = said.advice if said else "See the record."
+    short = _message(f"{holds} ({name})" if name else holds)
+    tags = ["backdoor", *(entry.id for entry in entries)]
+    severity = _severity(rule, said)
     described: dict[str, Any] = {
         "id": rule,
         "name": rule,
         "shortDescription": {"text": short},
-        "fullDescription": {"text": meaning},
-        "help": _help(question, meaning, references),
-        "helpUri": references[0].url if references else HELP,
-        "defaultConfiguration": {"level": _LEVELS.get(audit, "error")},
+        "fullDescription": {"text": advice},
+        "help": _help(holds, advice, entries),
+        "helpUri": entries[0].url if entries else HELP,
+        "defaultConfiguration": {"level": _level_of(said)},
         "properties": {"tags": ["security", *tags], "precision": "high", "security-severity": severity}
         if severity
         else {"tags": tags},
     }
     relationships = [
         {"target": {"id": entry.id, "toolComponent": {"name": entry.framework}}, "kinds": ["relevant"]}
-        for entry in references
+        for entry in entries
     ]
     return {**described, "relationships": relationships} if relationships else described
 
 
-def _severity(audit: str) -> str:
+def _severity(rule: str, words: Words | None) -> str:
     """What GitHub sorts alerts by, from 0 to 10: a hidden trigger is critical, a model that cannot be judged is of medium weight.
 
     Empty for what is no weakness of the model.
     """
-    return "" if _LEVELS.get(audit) == "note" or audit == "power" else "5.0" if audit in _LEVELS else "9.3"
+    if words is None or words.about in (About.MODEL, About.CHANGE):
+        return "9.3"
+    return "5.0" if rule == INCOMPLETE or rule.startswith("precondition") else ""
 
 
-def _help(question: str, meaning: str, references: Sequence[Reference]) -> dict[str, str]:
+def _help(holds: str, advice: str, entries: Sequence[Reference]) -> dict[str, str]:
     """What a reader of an alert is told to do, as text and as Markdown."""
-    text, markdown = meaning, f"**{question}.**\n\n{meaning}"
-    if references:
-        text += "\n\nEvidence towards:" + "".join(f"\n- {entry.label} <{entry.url}>" for entry in references)
-        markdown += "\n\nEvidence towards:\n" + "".join(f"\n* [{entry.label}]({entry.url})" for entry in references)
+    text, markdown = advice, f"**{holds}.**\n\n{advice}"
+    if entries:
+        text += "\n\nEvidence towards:" + "".join(f"\n- {entry.label} <{entry.url}>" for entry in entries)
+        markdown += "\n\nEvidence towards:\n" + "".join(f"\n* [{entry.label}]({entry.url})" for entry in entries)
     return {"text": text, "markdown": markdown}
 
 

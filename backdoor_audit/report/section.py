@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backdoor_audit.evidence import POWER, REGRESSION, STEERED, Finding, Limits, Record, Verdict
+from backdoor_audit.evidence import POWER, STEERED, WORST_FIRST, Finding, Record, Verdict
+from backdoor_audit.questions.frameworks import FRAMEWORKS, Reference
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.advice import Step, decision, is_quick, short_hash, steps
+from backdoor_audit.report.asked import Group, groups
 from backdoor_audit.report.certainty import Certainty, certainty, distance, index_limit, most_suspicious
 from backdoor_audit.report.exhibition import Activation, Property, activations, exhibits, properties
-from backdoor_audit.report.frameworks import FRAMEWORKS, REFERENCES_OF, Reference
 from backdoor_audit.report.gallery import Card, cards
 from backdoor_audit.report.measurements import (
     Repair,
@@ -23,27 +25,16 @@ from backdoor_audit.report.measurements import (
     size_charts,
     sizes,
 )
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, class_name, model_name
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name, model_name
 from backdoor_audit.report.paths import shown_command, without_folders
 from backdoor_audit.report.picture_budget import Album
-from backdoor_audit.report.question import Question, questions
 from backdoor_audit.report.sarif import accepted
 from backdoor_audit.report.terminal import headline
+from backdoor_audit.report.words import words_of
 
 MOST_ITEMS = 1500  # rows; of longer runs the page lists what is not a pass, the record holds all
 _RATES = (STEERED, "false_negative_rate", "attack_success_rate", "robust_accuracy_lost", "clean_accuracy_drop")
 _LEADING = 2  # findings in whole sentences on the first screen
-_STATISTICS = {
-    "anomaly_index": "search for triggers",
-    STEERED: "properties",
-    REGRESSION: "comparison with the accepted model",
-    "false_negative_rate": "filters",
-    "attack_success_rate": "repairs",
-    "robust_accuracy_lost": "repairs",
-    "clean_accuracy_drop": "cost of repairs",
-    POWER: "canary",
-    "clean_accuracy": "clean accuracy",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +72,7 @@ class Section:
     open_items: int
     facts: Sequence[tuple[str, str]]
     told: Sequence[Told]
-    questions: Sequence[Question]
+    questions: Sequence[Group]
     skipped: Sequence[tuple[str, int]]
     cards: Sequence[Card]
     size_charts: Sequence[str]
@@ -135,7 +126,7 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         open_items=sum(not _passed(entry) for entry in record.findings),
         facts=_facts(record),
         told=told(record),
-        questions=questions(record),
+        questions=groups(record),
         skipped=Counter(map(without_folders, record.skipped.values())).most_common(),
         size_charts=size_charts(record, prefix),
         index_chart=index_chart(record, prefix),
@@ -251,18 +242,21 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 
 def _limits(record: Record) -> list[tuple[str, float, float | None]]:
-    usual = asdict(Limits())
+    usual = asdict(shipped_limits())
     return [(name, value, usual.get(name)) for name, value in record.settings.get("limits", {}).items()]
 
 
 def _references(record: Record) -> list[tuple[Reference, str]]:
     """Every entry of a framework that a finding speaks to, with what speaks to it."""
-    present = [
-        statistic for statistic in REFERENCES_OF if any(entry.statistic == statistic for entry in record.findings)
-    ]
+    present = {entry.statistic for entry in record.findings}
     made = []
     for reference in FRAMEWORKS:
-        speaking = [_STATISTICS.get(name, name) for name in present if reference.id in REFERENCES_OF[name]]
+        speaking = [
+            words.topic if len(words.references) == 1 and words.topic else statistic.replace("_", " ")
+            for words in words_of(record).values()
+            for statistic, ids in words.references.items()
+            if statistic in present and reference.id in ids
+        ]
         if speaking:
-            made.append((reference, ", ".join(speaking)))
+            made.append((reference, ", ".join(dict.fromkeys(speaking))))
     return made

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from backdoor_audit.evidence import POWER, REGRESSION, STEERED, Finding, Record, Verdict
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, WORST_FIRST, audit_of, bracket, class_name
-
-REMEDIES: Mapping[str, str] = {
-    "attack_success_rate": "trigger success",
-    "clean_accuracy_drop": "clean accuracy lost",
-    "robust_accuracy_lost": "stamped images not recognised again",
-    "false_negative_rate": "stamped images let through",
-}
-"""Statistics of findings about repairs and filters, which say what helps and nothing against the model, and what they count."""
+from backdoor_audit.evidence import POWER, REGRESSION, STEERED, WORST_FIRST, Finding, Record, Verdict
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name
+from backdoor_audit.report.words import about, counts_of
+from backdoor_audit.words import About
 
 UNMEASURED = "not measured"
 
@@ -60,7 +54,7 @@ def evidence(record: Record) -> list[Weighed]:
     told = trigger_finding(record)
     groups: dict[str, list[Finding]] = {}
     for finding in record.findings:
-        if finding.verdict is not Verdict.PASS and finding.statistic not in REMEDIES:
+        if finding.verdict is not Verdict.PASS and about(record, finding) is not About.REMEDY:
             groups.setdefault(_subject(record, finding), []).append(finding)
     found = []
     for subject, findings in groups.items():
@@ -97,12 +91,17 @@ def remedies(record: Record) -> list[Remedy]:
     """Repairs and filters that were measured, those that hold first."""
     groups: dict[str, list[Finding]] = {}
     for finding in record.findings:
-        if finding.statistic in REMEDIES:
-            name = bracket(finding.audit) or finding.audit
+        if about(record, finding) is About.REMEDY:
+            name = finding.item.asked_of or finding.audit
             is_filter = finding.statistic == "false_negative_rate"
             groups.setdefault(f"filter {name}" if is_filter else name, []).append(finding)
+    counts = counts_of(record)
     made = [
-        Remedy(name, all(entry.verdict is Verdict.PASS for entry in findings), tuple(map(_share, findings)))
+        Remedy(
+            name,
+            all(entry.verdict is Verdict.PASS for entry in findings),
+            tuple(_share(entry, counts) for entry in findings),
+        )
         for name, findings in groups.items()
     ]
     return sorted(made, key=lambda remedy: not remedy.holds)
@@ -110,18 +109,17 @@ def remedies(record: Record) -> list[Remedy]:
 
 def named(finding: Finding) -> str:
     """Who found it: the detector, the property, the condition."""
-    inside = bracket(finding.audit)
-    if audit_of(finding.audit) == "test_anomaly_index" and finding.audit.startswith("audit::"):
-        detector, _, row = inside.partition("-")
-        return f"{detector} ({row.replace('_', ' ')})" if row.startswith("from_") else detector
-    return inside if finding.audit.startswith("audit::") and inside else finding.audit
+    item = finding.item
+    if not item.question:
+        return finding.audit
+    return f"{item.asked_of} ({str(item.row).replace('_', ' ')})" if item.row and item.row.is_source else item.asked_of
 
 
-def _share(finding: Finding) -> str:
+def _share(finding: Finding, counts: Mapping[str, str]) -> str:
     over = "" if finding.verdict is Verdict.PASS else ": too much" if finding.value is not None else ": not measured"
     value = "-" if finding.value is None else f"{finding.value:.1%}"
     limit = "" if finding.limit is None else f" (limit {finding.limit:.0%})"
-    return f"{REMEDIES[finding.statistic]} {value}{limit}{over}"
+    return f"{counts.get(finding.statistic, finding.statistic.replace('_', ' '))} {value}{limit}{over}"
 
 
 def _is_about_a_trigger(finding: Finding) -> bool:

@@ -99,7 +99,7 @@ class Asked(Searched):
         if outcome.verdict is not Verdict.FAIL or outcome.statistic != STEERED or outcome.replayed:
             return outcome
         beside = [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
-        return replace(outcome, contradicted=contradicting(beside, outcome.target_class, self.options.limits))
+        return replace(outcome, contradicted=contradicting(beside, outcome.target_class, self.limits))
 
     def _ask(self, wanted: Property) -> Outcome:
         if unmet := self.unmet:
@@ -141,6 +141,12 @@ class Asked(Searched):
         """Those, as detectors hand over triggers; a loss of detail has no such form."""
         shaped = [entry.trigger.trigger(entry.image_shape) for entry in self.refuted(*names)]
         return tuple(entry for entry in shaped if not isinstance(entry, BlockRounding))
+
+    def triggers_by(self, name: str) -> tuple[AnyTrigger, ...]:
+        """The triggers of the classes that a detector flags, or what refuted a property."""
+        if any(entry.name == name for entry in self.detectors):
+            return self.detection(name).flagged(self.limits, index=self.options.index)
+        return self.refuting(name)
 
     def triggers_found(self) -> tuple[AnyTrigger, ...]:
         """One trigger for every flagged class; of a class that no detector flags, what refuted a property."""

@@ -7,12 +7,12 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from backdoor_audit import bounds, budget, progress
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
-from backdoor_audit.evidence import Finding
+from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
@@ -30,6 +30,9 @@ from backdoor_audit.search.references import References
 from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import AnyTrigger, load_trigger
+
+if TYPE_CHECKING:
+    from backdoor_audit.questions.suite import Suite
 
 _BEHAVIOUR_IMAGES = 64
 
@@ -44,12 +47,18 @@ class Audited:
 
     options: AuditOptions
     store: Store
+    suite: Suite
     module: nn.Module | None = None
     given_images: CleanSet | None = None
     progress: bool = False
     worker: int = 0
     began: float = field(default_factory=time.time)
     _ended: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The numbers that this run judges by: those of its suite."""
+        return self.suite.limits
 
     @cached_property
     def device(self) -> torch.device:
@@ -284,7 +293,7 @@ class Audited:
 
     def settings(self) -> dict[str, Any]:
         """Options of the record."""
-        return settings_of(self.options)
+        return settings_of(self.options, self.limits)
 
     def environment(self) -> dict[str, Any]:
         """Versions and device of the record."""
@@ -301,11 +310,14 @@ class Audited:
         }
 
 
-def settings_of(options: AuditOptions) -> dict[str, Any]:
-    """Options as a record keeps them; files below the working folder without it, as it is another one on the next machine."""
+def settings_of(options: AuditOptions, limits: Limits) -> dict[str, Any]:
+    """Options as a record keeps them, with every limit that findings are judged by.
+
+    Files below the working folder stand without it, as it is another one on the next machine.
+    """
     stored = {entry.name: getattr(options, entry.name) for entry in fields(options)}
     stored.update({name: _from_here(stored[name]) for name in FILES})
-    stored["limits"] = {entry.name: getattr(options.limits, entry.name) for entry in fields(options.limits)}
+    stored["limits"] = asdict(limits)
     return stored
 
 

@@ -1,41 +1,37 @@
-"""One audit of one model: loads, detects and repairs once, remembers finished work, and lists what there is to judge."""
+"""One audit of one model: loads, detects and repairs once, and remembers finished work."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from backdoor_audit import progress
-from backdoor_audit.baseline import REGRESSIONS
-from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
+from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, ladder
 from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
+from backdoor_audit.filters import FilterRates, filter_rates, fitted
 from backdoor_audit.model import surroundings
 from backdoor_audit.repairs import (
     REPAIRS,
     Outcome,
     Repair,
     against_all,
-    judge_drop,
-    judge_robustness,
-    judge_success,
 )
 from backdoor_audit.run.asked import Asked
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
-from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
 
+Result = TypeVar("Result")
+
 _SHOWN_CLASSES = 100  # of models with more, only some triggers that are not a pass are shown: pages must open
 _MOST_SHOWN = 20  # of those, for each detector: the ones that stand out most
-_OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_lost")
 
 
 @dataclass(eq=False)
@@ -44,11 +40,19 @@ class Audit(Asked):
 
     _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
-    _filterings: dict[str, Finding] = field(default_factory=dict)
+    _filterings: dict[str, tuple[FilterRates, ...]] = field(default_factory=dict)
+    _remembered: dict[str, Any] = field(default_factory=dict)
     _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
     _seen: set[int] = field(default_factory=set)
     _least: dict[str, float] = field(default_factory=dict)
     _taken: set[tuple[str, str]] = field(default_factory=set)
+
+    def kept(self, name: str, work: Callable[[], Result]) -> Result:
+        """What some work of a question gave, which is done once in this process."""
+        if name not in self._remembered:
+            self._remembered[name] = work()
+        kept: Result = self._remembered[name]
+        return kept
 
     @cached_property
     def triggers(self) -> tuple[AnyTrigger, ...]:
@@ -101,28 +105,27 @@ class Audit(Asked):
             self._repairs[name] = recalled[0]
         return self._repairs[name]
 
-    def show(self, finding: Finding) -> dict[str, Any]:
-        """Prepare what a person can check by eye, for `take_shown`; the exhibit of the trigger, empty where there is none."""
+    def show_trigger(self, finding: Finding) -> dict[str, Any]:
+        """Prepare the trigger behind a finding, for `take_shown`; its exhibit, empty where there is none."""
+        detection = self.detection(finding.item.asked_of)
+        trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
+        if self.num_classes <= _SHOWN_CLASSES:
+            wanted = flagged or detection.detector == DETECTORS[0].name
+        else:
+            wanted = flagged and finding.value is not None and finding.value >= self._least_shown(detection)
+        if trigger is None or not wanted:
+            return {}
         with surroundings.gradients():
-            return self._show(finding)
+            shown = exhibit(self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged)
+        self._shown["exhibits"][finding.item.brackets] = shown
+        return dict(shown)
 
-    def _show(self, finding: Finding) -> dict[str, Any]:
-        item = finding.audit.partition("[")[2].rstrip("]")
-        if finding.audit.startswith("audit::test_anomaly_index["):
-            detection = self.detection(item.partition("-")[0])
-            trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
-            if self.num_classes <= _SHOWN_CLASSES:
-                wanted = flagged or detection.detector == DETECTORS[0].name
-            else:
-                wanted = flagged and finding.value is not None and finding.value >= self._least_shown(detection)
-            if trigger is not None and wanted:
-                self._shown["exhibits"][item] = exhibit(
-                    self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged
-                )
-        elif finding.statistic in _OF_TRIGGERS and not self.no_trigger:
-            for trigger in self.triggers[:_MOST_SHOWN]:
-                self._show_activations(trigger)
-        return dict(self._shown["exhibits"].get(item, {}))
+    def show_activations(self) -> None:
+        """Prepare, for `take_shown`, where the network looks at images stamped with each trigger that a remedy is for."""
+        if not self.no_trigger:
+            with surroundings.gradients():
+                for trigger in self.triggers[:_MOST_SHOWN]:
+                    self._show_activations(trigger)
 
     def _least_shown(self, detection: Detection) -> float:
         """The index from which on the triggers of this detector are shown, where there are too many classes to show all."""
@@ -149,8 +152,12 @@ class Audit(Asked):
             entries.clear()
         return taken
 
-    def filtering(self, name: str) -> Finding | str:
-        """How one filter does on the triggers, or why it could not be tried."""
+    def not_applicable(self, name: str) -> str:
+        """Why a repair could not be tried on this network, or an empty string; it is tried now."""
+        return next((entry.not_applicable for entry in self.repair(name) if entry.not_applicable), "")
+
+    def filtering(self, name: str) -> tuple[FilterRates, ...] | str:
+        """How one filter does on each trigger, or why it could not be tried."""
         if self.no_trigger:
             return self.no_trigger
         if name not in self._filterings:
@@ -166,7 +173,7 @@ class Audit(Asked):
                     except AuditError as error:
                         return str(error)
                     rates.append(filter_rates(filter_, self.classifier, val, trigger))
-            self._filterings[name] = judge_filter(rates, self.options.limits)
+            self._filterings[name] = tuple(rates)
         return self._filterings[name]
 
     @cached_property
@@ -202,12 +209,12 @@ class Audit(Asked):
                 dose,
                 search=self.search,
                 detectors=self.telling,
-                limits=options.limits,
+                limits=self.limits,
                 index=options.index,
                 seed=options.seed,
             )
 
-        judged = (canary, self.telling, self.reference or "shipped", options.limits, options.index)
+        judged = (canary, self.telling, self.reference or "shipped", self.limits, options.index)
         try:
             with self.in_budget(), self.once(f"the search for a {nothing.called} for class {target}"):
                 return self.store.recall(
@@ -239,69 +246,6 @@ class Audit(Asked):
         slow = self.slowness()
         return [*lines, slow] if slow else lines
 
-    def item_names(self) -> list[str]:
-        """Every item of a complete run, in order; the names are pytest's node ids."""
-        names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
-        names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
-        names += [f"audit::test_property[{wanted.name}]" for wanted in self.properties]
-        names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
-        names += [
-            f"audit::{test}[{method.name}]"
-            for test in ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
-            for method in self.repairs
-        ]
-        names += [f"audit::test_power[{canary.name}]" for canary in self.canaries]
-        if self.options.baseline and not self.options.update_baseline:
-            names += [f"audit::test_regression[{name}]" for name in REGRESSIONS]
-        return names
-
-    def judge_all(self) -> Iterator[tuple[str, Finding | str | BudgetSpentError]]:
-        """Every item with its finding, with the reason why it was skipped, or with what ended its work: a run without pytest.
-
-        Those about the baseline are left out; they need the answers of all others.
-        """
-        for name, ask in zip(self.item_names(), self._questions(), strict=False):
-            try:
-                yield name, ask()
-            except BudgetSpentError as error:
-                yield name, error
-
-    def _questions(self) -> Iterator[Callable[[], Finding | str]]:
-        """What is asked, in the order of `item_names`."""
-        for condition in PRECONDITIONS:
-            yield partial(lambda name: self.preconditions[name], condition.__name__)
-        for item in self.items:
-            yield partial(self._index, *item)
-        for wanted in self.properties:
-            yield partial(lambda name: self.asked(name).finding, wanted.name)
-        for name in FILTERS:
-            yield partial(self.filtering, name)
-        for judgement in (judge_success, judge_robustness, judge_drop):
-            for method in self.repairs:
-                yield partial(self._repaired, method.name, judgement)
-        for canary in self.canaries:
-            yield partial(self._power, canary.name)
-
-    def _index(self, detector: str, target: int | None) -> Finding:
-        return self.detection(detector).judge(
-            target,
-            self.options.limits,
-            index=self.options.index,
-            name=self.class_name(target),
-            beside=self.compared(detector),
-        )
-
-    def _repaired(self, name: str, judgement: Callable[..., Finding]) -> Finding | str:
-        reason = self.no_repair if judgement is judge_drop else self.no_trigger
-        reason = reason or not_applicable(self.repair(name))
-        if reason:
-            return reason
-        known = {"flagged": bool(self.triggers)} if judgement is judge_drop else {}
-        return judgement(self.repair(name), self.options.limits, **known)
-
-    def _power(self, name: str) -> Finding:
-        return judge_power(self.sightings(name), allow_suspected=self._suspicion_stops)
-
     def sections(self) -> dict[str, Any]:
         """What was computed so far, as the record keeps it; a part of an unfinished run is there as well."""
         return self._sections(set())
@@ -331,23 +275,15 @@ class Audit(Asked):
                 for name in fresh("repairs", self._repairs)
                 for outcome in self._repairs[name]
             },
+            "sections": {
+                question.name: entries for question in self.suite.questions if (entries := question.section(self))
+            },
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
                 for name in fresh("canaries", self._sightings)
                 for sighting in self._sightings[name]
             },
         }
-
-
-def item_id(detector: str, target: int | None) -> str:
-    """How an item that asks for an anomaly index is called between its brackets."""
-    row = "all_to_all" if target is None else f"class_{target}"
-    return f"{detector}-from_{row}" if detector == "source_scan" else f"{detector}-{row}"
-
-
-def not_applicable(outcomes: tuple[Outcome, ...]) -> str:
-    """Why a method could not be tried on this network, or an empty string."""
-    return next((outcome.not_applicable for outcome in outcomes if outcome.not_applicable), "")
 
 
 def _digest(trigger: AnyTrigger) -> str:

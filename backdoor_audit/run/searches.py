@@ -25,6 +25,7 @@ from backdoor_audit.detectors import (
 )
 from backdoor_audit.detectors.detection import averaged
 from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateScoresError
+from backdoor_audit.item import Item, Row
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
@@ -97,9 +98,13 @@ class Searched(Audited):
         return self.reference or shipped_null(self.twins.kind)
 
     @cached_property
-    def items(self) -> tuple[tuple[str, int | None], ...]:
-        """Detector and target of every item that asks for an anomaly index; None is all-to-all."""
-        return tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
+    def items(self) -> tuple[Item, ...]:
+        """One for every row of every detector."""
+        return tuple(
+            Item("anomaly_index", entry.name, Row(target, is_source=entry.name == "source_scan"))
+            for entry in self.detectors
+            for target in entry.targets(self.num_classes)
+        )
 
     @cached_property
     def twins(self) -> Twins:
@@ -308,7 +313,7 @@ class Searched(Audited):
 
     def close(self, detection: Detection) -> bool:
         """Whether some class lies so near to the limit that luck may decide it, and the search is worth doing again."""
-        limit = self.options.limits.anomaly_index
+        limit = self.limits.anomaly_index
         return any(_CLOSE[0] * limit < (score.index or 0.0) < _CLOSE[1] * limit for score in detection.scores)
 
     def triggers_found(self) -> tuple[AnyTrigger, ...]:
@@ -316,7 +321,7 @@ class Searched(Audited):
         best: dict[int, tuple[float, AnyTrigger]] = {}
         for entry in self.detectors:
             detection = self.detection(entry.name)
-            for trigger in detection.flagged(self.options.limits, index=self.options.index):
+            for trigger in detection.flagged(self.limits, index=self.options.index):
                 score = detection.score(trigger.target_class)
                 index = (score.index if score else None) or 0.0
                 if trigger.target_class not in best or index > best[trigger.target_class][0]:
@@ -333,7 +338,7 @@ class Searched(Audited):
         for target in [trigger.target_class for trigger in found]:
             for detection in [self.detection(entry.name) for entry in self.detectors]:
                 score, other = detection.score(target), detection.trigger(target)
-                works = score is not None and score.success_val >= self.options.limits.steering_success
+                works = score is not None and score.success_val >= self.limits.steering_success
                 if works and other is not None and not any(same(other, known) for known in (*found, *beside)):
                     beside.append(other)
         return tuple(beside)

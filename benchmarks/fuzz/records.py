@@ -21,9 +21,10 @@ from PIL import Image
 from backdoor_audit import cli
 from backdoor_audit.baseline import Baseline, baseline_of, compare, regressions, renewed, section
 from backdoor_audit.baseline.acceptance import Acceptance
-from backdoor_audit.evidence import Limits, Record
+from backdoor_audit.evidence import Record
 from backdoor_audit.options import OPTIONS, build_options, check_paths, read_table
 from backdoor_audit.properties.corpus import Counterexample, load_corpus
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.schema import schema
 from backdoor_audit.report.terminal import summary_lines
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
@@ -64,7 +65,12 @@ def valid_record() -> dict[str, Any]:
         "std": [0.25],
     }
     stored["subject"] |= {**names, "model": "m.safetensors", "data": "images.npz"}
-    stored["settings"] |= {"limits": asdict(Limits()), "report": "r", "model": "m.safetensors", "data": "images.npz"}
+    stored["settings"] |= {
+        "limits": asdict(shipped_limits()),
+        "report": "r",
+        "model": "m.safetensors",
+        "data": "images.npz",
+    }
     detection, finding, exhibit = stored["detections"][0], stored["findings"][0], stored["exhibits"]["a"]
     stored["detections"], stored["findings"], stored["exhibits"] = [], [], {}
     for name in _DETECTORS:
@@ -413,7 +419,7 @@ def options(draw: Random, folder: Path) -> Line:
             (*_NUMBERS, *_LINE_TEXTS, "\udcff", "/dev/zero", str(folder), "x" * 5000, "~", "torchvision:X?root=" * 9)
         )
         given[draw.choice(OPTIONS).key] = odd
-    known = (*asdict(Limits()), "x", "\x1b[31m")
+    known = (*asdict(shipped_limits()), "x", "\x1b[31m")
     limits = {draw.choice(known): draw.choice((*_NUMBERS, "0.5", "\x1b[31m")) for _ in range(draw.choice((0, 0, 1, 2)))}
     return Line(given, limits)
 

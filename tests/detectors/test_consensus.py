@@ -7,7 +7,8 @@ import torch
 
 from backdoor_audit.detectors import Consensus
 from backdoor_audit.detectors.detection import ClassScore, Detection
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.triggers.trigger import Addition
 
@@ -48,7 +49,7 @@ RAISED = [0.1, 0.0, 0.6, 0.0, 0.1, -0.2]
 
 
 def verdicts(found):
-    return {score.target_class: found.judge(score.target_class, Limits()).verdict for score in found.scores}
+    return {score.target_class: found.judge(score.target_class, shipped_limits()).verdict for score in found.scores}
 
 
 def test_the_mean_of_the_shares_is_compared_with_clean_models():
@@ -67,7 +68,7 @@ def test_a_class_that_no_family_flags_fails_when_all_of_them_are_raised():
     found = CONSENSUS([detection("patch_scan", RAISED), detection("additive", [*RAISED[:2], 0.7, *RAISED[3:]])])
     expected = dict.fromkeys(range(CLASSES), Verdict.PASS) | {2: Verdict.FAIL}
     assert verdicts(found) == expected
-    finding = found.judge(2, Limits(), name="2 (cat)")
+    finding = found.judge(2, shipped_limits(), name="2 (cat)")
     assert finding.reason == (
         "class 2 (cat): of 2 kinds of changes weighed together the strongest, a additive, sends 80% of held-out images there; "
         "in clean models trained on the same images such a one sends 10%"
@@ -103,7 +104,7 @@ def test_the_trigger_is_that_of_the_family_in_which_the_class_stands_out_most():
 def test_without_all_families_there_is_no_answer(detections, reason):
     found = CONSENSUS(detections)
     assert found.inconclusive == reason
-    assert found.judge(2, Limits()).verdict is Verdict.INCONCLUSIVE
+    assert found.judge(2, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_what_one_family_has_not_searched_to_the_end_the_consensus_passes_not_and_may_fail():
@@ -121,7 +122,7 @@ def test_a_class_that_one_family_has_not_searched_to_the_end_does_not_pass():
     ]
     found = CONSENSUS([detection("patch_scan", RAISED), replace(moving, scores=scores)])
     assert verdicts(found) == dict.fromkeys(verdicts(found), Verdict.PASS) | {2: Verdict.INCONCLUSIVE}
-    assert found.judge(2, Limits()).reason == "class 2: the search has not converged: no gradient"
+    assert found.judge(2, shipped_limits()).reason == "class 2: the search has not converged: no gradient"
 
 
 def test_a_family_without_an_index_for_a_class_leaves_none_for_it():

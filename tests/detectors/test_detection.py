@@ -8,13 +8,14 @@ import torch
 
 from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.detectors.detection import averaged
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import Addition, Trigger, Warp
 from tests.subjects import seeded
 
-LIMITS = Limits(
-    anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9, steering_success=0.6
+LIMITS = replace(
+    shipped_limits(), anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9, steering_success=0.6
 )  # not the defaults, which may move
 
 

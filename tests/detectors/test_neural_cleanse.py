@@ -9,17 +9,18 @@ from backdoor_audit.data import load_clean_set
 from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.detectors.neural_cleanse import _screened, _searched_in_full, _still_shrinking
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import anomaly, null_quantile
 from backdoor_audit.search.inversion import Inversion
 from fixtures import IMAGES, MODELS
 from tests.search.test_inversion import pixel_images, pixel_reader
 from tests.subjects import random_network, row_images, row_reader, seeded, square_trigger
 
-LIMITS = Limits()
+LIMITS = shipped_limits()
 
 
 def detect(subject, *, classes=8, steps=240, **options):

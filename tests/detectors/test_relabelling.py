@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from backdoor_audit.detectors import Relabelling
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Steering
@@ -49,7 +50,7 @@ def test_a_permutation_that_a_corner_brings_about_is_found(natural):
     found = detection(permuting(), natural)
     assert [score.target_class for score in found.scores] == [None]
     assert found.scores[0].success_val > 0.9
-    finding = found.judge(None, Limits())
+    finding = found.judge(None, shipped_limits())
     assert finding.verdict is Verdict.FAIL
     assert finding.reason.startswith("all to all: a small change sends")
     assert found.reference == "thirty hand-made models"
@@ -60,7 +61,7 @@ def test_a_clean_model_beside_clean_twins_passes(natural):
     assert natural.margins.shape == (2, len(PROBES))
     found = detection(reader(), natural)
     assert abs(found.scores[0].excess) < 0.1
-    assert found.judge(None, Limits()).verdict is Verdict.PASS
+    assert found.judge(None, shipped_limits()).verdict is Verdict.PASS
 
 
 def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
@@ -68,13 +69,13 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
     assert found.inconclusive == "there are no reference twins to compare with"
     assert found.scores[0].index is None
     assert found.scores[0].margin > 0.5
-    assert found.judge(None, Limits()).verdict is Verdict.INCONCLUSIVE
+    assert found.judge(None, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_model_that_hides_its_gradients_was_not_searched_and_does_not_pass(natural):
     rounded = Computed(lambda images: (10 * images[:, 0]).round().mean(dim=2))
     hidden = Classifier.wrap(rounded, image_shape=(1, SIZE, SIZE))
-    assert detection(hidden, natural).judge(None, Limits()).verdict is Verdict.INCONCLUSIVE
+    assert detection(hidden, natural).judge(None, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_an_index_does_not_depend_on_the_number_of_classes():

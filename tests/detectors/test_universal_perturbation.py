@@ -9,8 +9,9 @@ from backdoor_audit.detectors import DETECTORS, Natural, UniversalPerturbation
 from backdoor_audit.detectors.detection import Detection, contradicting
 from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Steered, Steering
@@ -131,7 +132,7 @@ def test_a_model_that_is_its_own_twin_has_no_excess_at_all():
     detection = ADDITIVE(model, OPT, VAL, generator=seeded(1), natural=alone)
     assert [score.excess for score in detection.scores] == [0.0] * 8
     assert [score.index for score in detection.scores] == [0.0] * 8
-    assert {detection.judge(target, Limits()).verdict for target in range(8)} == {Verdict.PASS}
+    assert {detection.judge(target, shipped_limits()).verdict for target in range(8)} == {Verdict.PASS}
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +147,16 @@ def easy_twins():
 
 
 def verdicts(detection):
-    return {score.target_class: detection.judge(score.target_class, Limits()).verdict for score in detection.scores}
+    return {
+        score.target_class: detection.judge(score.target_class, shipped_limits()).verdict for score in detection.scores
+    }
 
 
 def test_exactly_the_planted_class_is_flagged_and_its_trigger_works(clean_twins):
     detection = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=clean_twins)
     found = verdicts(detection)
     assert [target for target, verdict in found.items() if verdict is Verdict.FAIL] == [3]
-    (trigger,) = detection.flagged(Limits())
+    (trigger,) = detection.flagged(shipped_limits())
     assert trigger.target_class == 3
     stamped = trigger.stamp(VAL.images[VAL.labels != 3])
     assert float((subject(backdoored=True).predict(stamped) == 3).float().mean()) == 1.0
@@ -199,7 +202,7 @@ def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
     natural = natural_of(torch.zeros(2, 8))
     detection = UniversalPerturbation(probe=probe)(constant, OPT, VAL, generator=seeded(), natural=natural)
     assert detection.inconclusive == "the model gives some class to all clean images or to none: nothing to steer"
-    assert detection.judge(3, Limits()).verdict is Verdict.INCONCLUSIVE
+    assert detection.judge(3, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
 
 def test_margins_that_are_not_finite_are_inconclusive_and_never_a_pass(probed):
@@ -237,7 +240,7 @@ def test_a_search_that_was_still_rising_passes_nothing_and_may_fail(probed, whos
     detection = grey_run(natural=natural_of(NATURAL, rising=twins))
     found = verdicts(detection)
     assert found == dict.fromkeys(found, Verdict.INCONCLUSIVE) | {4: Verdict.FAIL}
-    finding = detection.judge(0, Limits())
+    finding = detection.judge(0, shipped_limits())
     assert finding.value is None  # no suspicion of this class
     assert finding.reason.startswith(f"class 0: the search has not converged: {told} the search was still rising")
     fewer = RISING.clone()
@@ -250,7 +253,7 @@ def test_a_class_for_which_the_model_gives_no_gradient_does_not_pass(probed):
     probed(MARGINS, torch.tensor([0.0, torch.inf, 0, 0, 0, 0]))
     detection = grey_run(natural=natural_of(NATURAL))
     assert verdicts(detection)[1] is Verdict.INCONCLUSIVE
-    assert "the model gave no gradient" in detection.judge(1, Limits()).reason
+    assert "the model gave no gradient" in detection.judge(1, shipped_limits()).reason
     assert verdicts(detection)[0] is Verdict.PASS
     json.dumps(detection.summary(), allow_nan=False)
 
@@ -299,17 +302,17 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
     assert [score.landing for score in detection.scores] == [1, 2, 4, None, 0]
     assert detection.scores[2].excess == pytest.approx(8.8)
-    finding = detection.judge(2, Limits())
+    finding = detection.judge(2, shipped_limits())
     assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 4)
     assert finding.reason == (
         "from class 2: a small patch sends 90% of held-out images away, most to class 4; "
         "in clean models trained on the same images such a one sends 25%"
     )
-    assert {detection.judge(source, Limits()).verdict for source in (0, 1, 3, 4)} == {Verdict.PASS}
-    stayed = detection.judge(3, Limits())
+    assert {detection.judge(source, shipped_limits()).verdict for source in (0, 1, 3, 4)} == {Verdict.PASS}
+    stayed = detection.judge(3, shipped_limits())
     assert stayed.target_class is None
     assert stayed.reason.startswith("from class 3: a small patch sends 0% of held-out images away; in clean models")
-    assert detection.flagged(Limits()) == ()  # what leaves one class alone repairs nothing
+    assert detection.flagged(shipped_limits()) == ()  # what leaves one class alone repairs nothing
 
 
 def test_a_class_that_is_never_given_has_been_left_already():
@@ -360,10 +363,10 @@ def test_a_low_index_contradicts_nothing_where_most_classes_are_infected(probed)
     many = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
     assert max(score.index for score in many.scores) < 2
     assert many.unusual.startswith("the spread of the classes is ")
-    assert contradicting([many], 0, Limits()) == ""
+    assert contradicting([many], 0, shipped_limits()) == ""
     probed(torch.tensor([0.3, 0.1, 0.2, 0, 0.4]))
     ordinary = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
     assert ordinary.unusual == ""
-    assert contradicting([ordinary], 0, Limits())
+    assert contradicting([ordinary], 0, shipped_limits())
     unknown = grey_run(natural=natural_of(torch.zeros(2, 5)))
-    assert contradicting([unknown], 0, Limits()) == ""
+    assert contradicting([unknown], 0, shipped_limits()) == ""

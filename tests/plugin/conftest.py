@@ -11,6 +11,7 @@ import torchvision
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
+from backdoor_audit.evidence import Record
 from tests.plugin import toy
 
 # pytester forgets modules that a run inside this process imports; torch does not survive a second first import
@@ -33,6 +34,11 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.syspath_prepend(str(pytester.path))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return pytester
+
+
+def record_of(project: pytest.Pytester) -> Record:
+    """The record that the last run left."""
+    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from backdoor_audit import audit
 from backdoor_audit.attacks import BadNets
 from backdoor_audit.canary import Canary, Doses
-from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.run import run as run_module
-from tests.plugin.conftest import BASE, Run
+from tests.plugin.conftest import BASE, Run, record_of
 
 SEEN = Canary(
     attack=BadNets(pattern="white", poison_rate=0.2),
@@ -36,10 +36,6 @@ def with_canary(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(run_module, "CANARIES", canaries)
 
     return choose
-
-
-def record_of(project: pytest.Pytester) -> Record:
-    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
 
 
 def test_without_the_option_there_is_no_canary(project: pytest.Pytester, run: Run) -> None:

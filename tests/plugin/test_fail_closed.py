@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.run.preconditions import PRECONDITIONS
-from tests.plugin.conftest import BASE, Run
+from tests.plugin.conftest import BASE, Run, record_of
 
 WILD = """
 import os, sys
@@ -47,10 +47,6 @@ def wild(project: pytest.Pytester, act: str, after: int) -> tuple[str, ...]:
     """A factory of a network that does this once it was called so often; the arguments that audit it."""
     (project.path / "wild.py").write_text(WILD.replace("AFTER", str(after)).replace("ACT", act))
     return (*(argument for argument in BASE if "arch" not in argument), "--arch=wild:network")
-
-
-def record_of(project: pytest.Pytester) -> Record:
-    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
 
 
 ENDS = {

@@ -14,6 +14,7 @@ from backdoor_audit import Trigger, Verdict
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -245,7 +246,7 @@ def test_collect_only_lists_items_and_writes_nothing(project: pytest.Pytester, r
 def test_the_items_are_those_that_the_library_names(project: pytest.Pytester, run: Run) -> None:
     listed = [line for line in run("clean", "--collect-only", "-q").outlines if line.startswith("audit::")]
     options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network", profile="quick")
-    assert listed == Audit(options, Store(project.path)).item_names()
+    assert listed == [item.node_id for item in shipped().items(Audit(options, Store(project.path), shipped()))]
 
 
 def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_all(
@@ -260,7 +261,11 @@ def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_a
     of_all = [line for line in listed if "all_to_all" in line]
     assert of_all == ["audit::test_anomaly_index[relabelling-all_to_all]"]
     options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network")
-    assert [name for name in Audit(options, Store(project.path)).item_names() if "index" in name] == listed
+    assert [
+        name
+        for name in [item.node_id for item in shipped().items(Audit(options, Store(project.path), shipped()))]
+        if "index" in name
+    ] == listed
 
 
 def test_images_too_few_for_reference_models_leave_no_clean_result(project: pytest.Pytester, run: Run) -> None:
@@ -367,7 +372,7 @@ def test_a_broken_item_is_in_the_record(project: pytest.Pytester, run: Run) -> N
         import pytest
 
         @pytest.fixture
-        def tried_repair():
+        def finding():
             raise RuntimeError("no space left")
         """
     )

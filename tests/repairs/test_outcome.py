@@ -3,14 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from backdoor_audit.evidence import Limits, Verdict
+from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy, robust_accuracy
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repairs import CurvePoint, Outcome, Scores, judge_drop, judge_robustness, judge_success
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.store import Packed
 from tests.subjects import colour_images, colour_net, colour_trigger
 
-LIMITS = Limits()
+LIMITS = shipped_limits()
 BEFORE = Scores(clean_accuracy=0.92, attack_success_rate=0.99, robust_accuracy=0.01)
 
 
@@ -80,8 +81,8 @@ def test_outcomes_without_scores_do_not_count():
 
 
 def test_limits_of_the_user_hold():
-    assert judge_success([outcome_of(1)], Limits(attack_success_rate=0.01)).verdict is Verdict.FAIL
-    assert judge_drop([outcome_of(1)], Limits(clean_accuracy_drop=0.005)).verdict is Verdict.FAIL
+    assert judge_success([outcome_of(1)], replace(shipped_limits(), attack_success_rate=0.01)).verdict is Verdict.FAIL
+    assert judge_drop([outcome_of(1)], replace(shipped_limits(), clean_accuracy_drop=0.005)).verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from backdoor_audit.evidence import Verdict
+from backdoor_audit.item import Item
 from backdoor_audit.report.junit import case_names, case_properties, suite_properties
 from tests.report.records import finding, missed_canary, record
 
@@ -45,7 +46,7 @@ def test_what_was_not_measured_has_no_property() -> None:
     ],
 )
 def test_a_case_stands_under_who_asks_and_is_named_by_the_class(item: str, names: tuple[str, str] | None) -> None:
-    assert case_names(item, lambda target: f"{target} ({['cat', 'dog'][target or 0]})") == names
+    assert case_names(Item.parse(item), lambda target: f"{target} ({['cat', 'dog'][target or 0]})") == names
 
 
 def test_values_are_builtins_that_workers_can_send_home() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_audit.evidence import Limits, plain
+from backdoor_audit.evidence import plain
 from backdoor_audit.options import AuditOptions, build_options
 from backdoor_audit.report.reproduction import reproduction_command
 from tests.report.records import record
@@ -30,7 +30,7 @@ def test_options_at_their_default_are_left_out() -> None:
         {"seed": 7, "profile": "thorough", "steps": 100},
         {"mean": (0.5, 0.25, 0.1), "std": (0.5, 0.5, 0.5), "resize": (32, 48), "channels": 3},
         {"budget": 600.0, "canary": True, "allow_pickle": True, "min_accuracy": 0.85},
-        {"limits": Limits(anomaly_index=2.5, clean_accuracy_drop=0.05)},
+        {"limits": {"anomaly_index": 2.5, "clean_accuracy_drop": 0.05}},
         {"model": "it's mine; rm -rf $HOME/m.pt", "data": "my images/"},
     ],
 )

@@ -96,7 +96,11 @@ def place(told: list[str], start: str) -> int:
 def test_the_section_goes_from_the_verdict_to_the_page() -> None:
     settings = {"model": "m.safetensors", "data": "images.npz"}
     repair = finding(
-        Verdict.PASS, audit="audit::test_x[nc_pruning]", statistic="attack_success_rate", value=0.0, limit=0.1
+        Verdict.PASS,
+        audit="audit::test_attack_success_rate_after[nc_pruning]",
+        statistic="attack_success_rate",
+        value=0.0,
+        limit=0.1,
     )
     told = lines(
         record(finding(Verdict.FAIL, target_class=1), repair, settings=settings), page="folder/audit.html", told=["odd"]

@@ -23,7 +23,8 @@ UNMET = "clean accuracy 0.1 is not above chance"
 
 
 def of_repair(statistic: str, verdict: Verdict, value: float, method: str = "nc_pruning"):
-    return finding(verdict, audit=f"audit::test_x[{method}]", statistic=statistic, value=value, limit=0.1)
+    question = {"attack_success_rate": "attack_success_rate_after"}.get(statistic, statistic)
+    return finding(verdict, audit=f"audit::test_{question}[{method}]", statistic=statistic, value=value, limit=0.1)
 
 
 def test_subjects_come_by_strength_and_the_name_of_a_class_is_said_once() -> None:

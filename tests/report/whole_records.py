@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backdoor_audit.evidence import POWER, Finding, Limits, Record, Verdict
+from backdoor_audit.questions.suite import shipped_limits
 
 DETECTORS = (
     "neural_cleanse",
@@ -298,7 +299,7 @@ def _subject(classes: int, shape: tuple[int, int, int], names: Sequence[str]) ->
 
 
 def _settings() -> dict[str, Any]:
-    limits = {name: getattr(Limits(), name) for name in Limits.__dataclass_fields__}
+    limits = {name: getattr(shipped_limits(), name) for name in Limits.__dataclass_fields__}
     return {
         "model": "models/m.safetensors",
         "data": "images.npz",

@@ -8,6 +8,7 @@ import torch
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.progress import Meter, watched_by
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.effort import TWINS, plan, seconds_per_pass
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -15,7 +16,9 @@ from tests.subjects import Computed, assert_unchanged, row_images, row_reader, s
 
 
 def run_of(folder: Path, **options: object) -> Audit:
-    run = Audit(AuditOptions(**options), Store(folder), module=row_reader().module, given_images=row_images())  # type: ignore[arg-type]
+    run = Audit(
+        AuditOptions(**options), Store(folder), shipped(), module=row_reader().module, given_images=row_images()
+    )  # type: ignore[arg-type]
     run.check()
     return run
 
@@ -28,7 +31,7 @@ def names(run: Audit, items: list[str]) -> list[str]:
 
 def test_a_whole_run_has_a_piece_for_everything_it_does(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    found = names(run, run.item_names())
+    found = names(run, [item.node_id for item in shipped().items(run)])
     assert found[:3] == [
         "the search of neural_cleanse",
         TWINS,
@@ -72,9 +75,9 @@ def test_work_that_is_kept_costs_nothing_more(tmp_path: Path) -> None:
 
 def test_the_pieces_are_called_as_the_run_calls_them(tmp_path: Path) -> None:
     run, meter = run_of(tmp_path, profile="quick", steps=2), Meter()
-    made = plan(run, run.item_names())
+    made = plan(run, [item.node_id for item in shipped().items(run)])
     with watched_by(meter):
-        for _ in run.judge_all():
+        for _ in shipped().answers(run):
             pass
     assert made is not None
     assert {piece.name for piece in made.pieces if not piece.on_demand} == meter.finished - {"the preconditions"}
@@ -102,5 +105,5 @@ def test_measuring_leaves_the_model_and_the_random_state_alone() -> None:
 
 def test_a_model_without_gradients_has_no_plan(tmp_path: Path) -> None:
     module = Computed(lambda images: images.detach().flatten(1)[:, :8].round())
-    run = Audit(AuditOptions(), Store(tmp_path), module=module, given_images=row_images())
+    run = Audit(AuditOptions(), Store(tmp_path), shipped(), module=module, given_images=row_images())
     assert plan(run, ["audit::test_precondition[accuracy]"]) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import nn
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import ClassScore, Detection
-from backdoor_audit.evidence import Limits
+from backdoor_audit.item import Item, Row
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run import run as run_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -29,6 +29,7 @@ def run(tmp_path: Path) -> Audit:
     made = Audit(
         AuditOptions(device="cpu", profile="quick"),
         Store(tmp_path),
+        shipped(),
         module=network,
         given_images=CleanSet.of(*toy.images()),
     )
@@ -63,6 +64,6 @@ def test_of_many_classes_those_that_stand_out_most_are_shown(
 
     monkeypatch.setattr(run_module, "exhibit", noted)
     for target in range(toy.CLASSES):
-        finding = run.detection("made_up").judge(target, Limits())
-        run.show(replace(finding, audit=f"audit::test_anomaly_index[made_up-class_{target}]"))
+        finding = run.detection("made_up").judge(target, shipped_limits())
+        run.show_trigger(finding.of(Item("anomaly_index", "made_up", Row(target))))
     assert set(drawn) == shown

@@ -15,6 +15,7 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.prepare import prepare
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import searches as searching
 from backdoor_audit.run.run import Audit
 from backdoor_audit.run.searches import portable
@@ -43,7 +44,11 @@ PLAIN = network()
 
 def run_of(classifier, tmp_path, **options):
     return Audit(
-        AuditOptions(device="cpu", **options), Store(tmp_path / "store"), module=classifier.module, given_images=IMAGES
+        AuditOptions(device="cpu", **options),
+        Store(tmp_path / "store"),
+        shipped(),
+        module=classifier.module,
+        given_images=IMAGES,
     )
 
 

@@ -8,22 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from backdoor_audit.evidence import Record
-from backdoor_audit.report.naming import audit_of, bracket
-
-_QUESTIONS = {
-    "test_precondition": "Can this model be judged with these images?",
-    "test_false_negative_rate": "Does a filter in front of the model stop stamped images?",
-    "test_attack_success_rate_after": "Does a repair of a copy make the trigger fail?",
-    "test_robust_accuracy": "Do stamped images get their true label again after it?",
-    "test_clean_accuracy_drop": "What does that repair cost in clean accuracy?",
-    "test_property": "Does what holds for every clean model hold for this one?",
-    "test_regression": "Is it worse than the model that was accepted before?",
-    "test_power": "Would known backdoors in copies of this model have been found?",
-}
+from backdoor_audit.item import Item
+from backdoor_audit.report.words import words_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Group:
     """What a group of items asks, and how many of them ended how."""
 
     asked: str
@@ -33,35 +23,33 @@ class Question:
     blind_spots: Sequence[str] = ()
 
 
-def questions(record: Record) -> list[Question]:
+def groups(record: Record) -> list[Group]:
     """Every group of items in the order of the run: what it asks, and how its items ended."""
     ended = {finding.audit: finding.verdict.value for finding in record.findings}
     ended.update(dict.fromkeys(record.skipped, "skipped"))
     ended.update(dict.fromkeys(record.errors, "broken"))
     ended.update(dict.fromkeys(record.not_run, "not run"))
-    known = {str(entry["detector"]): entry for entry in record.detections}
-    groups: dict[tuple[str, str], Counter[str]] = {}
+    known, words = {str(entry["detector"]): entry for entry in record.detections}, words_of(record)
+    counted: dict[tuple[str, str], Counter[str]] = {}
     for name, how in ended.items():
-        test = audit_of(name)
-        detector = bracket(name).partition("-")[0] if test == "test_anomaly_index" else ""
-        groups.setdefault((test, detector), Counter())[how] += 1
-    questions = []
-    for (test, detector), counts in groups.items():
-        detection = known.get(detector, {})
-        questions.append(
-            Question(
-                asked=_search_question(detection, detector) if detector else _QUESTIONS.get(test, _as_words(test)),
-                name=detector or test.removeprefix("test_"),
+        item = Item.parse(name)
+        question = item.question or name.partition("[")[0].rpartition("::")[2].removeprefix("test_")
+        detector = item.asked_of if question == "anomaly_index" else ""
+        counted.setdefault((question, detector), Counter())[how] += 1
+    found = []
+    for (question, detector), counts in counted.items():
+        detection, said = known.get(detector, {}), words.get(question)
+        asked = said.asks if said else question.replace("_", " ")
+        found.append(
+            Group(
+                asked=_search_question(detection, detector) if detector else asked,
+                name=detector or question,
                 counts=counts,
                 note=str(detection.get("inconclusive") or detection.get("coverage") or ""),
                 blind_spots=detection.get("blind_spots", ()),
             )
         )
-    return questions
-
-
-def _as_words(test: str) -> str:
-    return test.removeprefix("test_").replace("_", " ")
+    return found
 
 
 def _search_question(detection: Mapping[str, Any], detector: str) -> str:

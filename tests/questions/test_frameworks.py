@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from backdoor_audit.report.frameworks import FRAMEWORKS, REFERENCES_OF, Reference, references_of
+from backdoor_audit.questions.frameworks import FRAMEWORKS, Reference, references
+from backdoor_audit.questions.suite import shipped_words
 
 FORMS = {
     "MITRE ATLAS": r"AML\.[MT]\d{4}(\.\d{3})?",
@@ -33,13 +34,18 @@ def test_no_identifier_occurs_twice_and_a_framework_has_one_edition_in_one_block
 
 
 def test_statistics_refer_to_entries_that_exist_and_every_entry_is_used_or_is_about_a_kind_of_attack() -> None:
-    used = {id_ for ids in REFERENCES_OF.values() for id_ in ids}
+    used = {id_ for words in shipped_words().values() for ids in words.references.values() for id_ in ids}
     known = {entry.id for entry in FRAMEWORKS}
     assert used <= known
     assert known - used == {"AML.T0018.001", "NISTAML.021"}
 
 
-def test_a_statistic_has_its_references_in_order_and_a_condition_of_the_audit_has_none() -> None:
-    assert [entry.id for entry in references_of("regression")] == ["AML.M0008", "Article 15(1)"]
-    assert references_of("steered_share") == references_of("anomaly_index")
-    assert references_of("logits") == ()
+def test_references_stand_in_the_order_in_which_they_are_named_and_unknown_ones_are_left_out() -> None:
+    assert [entry.id for entry in references(("Article 15(1)", "nothing", "AML.M0008"))] == [
+        "Article 15(1)",
+        "AML.M0008",
+    ]
+    assert (
+        shipped_words()["property"].references["steered_share"]
+        == shipped_words()["anomaly_index"].references["anomaly_index"]
+    )

@@ -6,10 +6,8 @@ so every one is printed with its edition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from backdoor_audit.evidence import POWER, REGRESSION, STEERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ FRAMEWORKS: tuple[Reference, ...] = (
 )
 """The entries that an audit speaks to, framework by framework. The names of the articles are ours; the Act has none for them."""
 
-_BACKDOOR = (
+OF_BACKDOORS = (
     "AML.M0008",
     "AML.T0018",
     "AML.T0018.000",
@@ -76,24 +74,14 @@ _BACKDOOR = (
     "ML10:2023",
     "Article 15(5)",
 )
-_REPAIR = ("AML.T0018.000", "AML.T0043.004", "NISTAML.023", "ML10:2023", "Article 15(5)")
+"""What speaks of a hidden trigger in a model."""
 
-REFERENCES_OF: Mapping[str, tuple[str, ...]] = {
-    "anomaly_index": _BACKDOOR,
-    STEERED: _BACKDOOR,
-    REGRESSION: ("AML.M0008", "Article 15(1)"),
-    "false_negative_rate": ("AML.T0043.004", "NISTAML.023", "Article 15(5)"),
-    "attack_success_rate": _REPAIR,
-    "robust_accuracy_lost": _REPAIR,
-    "clean_accuracy_drop": (*_REPAIR, "Article 15(3)"),
-    POWER: ("AML.M0008",),
-    "clean_accuracy": ("AML.M0008", "Article 15(3)"),
-}
-"""Identifiers by the statistic of a finding; a statistic that is not here is a condition of the audit and speaks to none."""
+OF_REPAIRS = ("AML.T0018.000", "AML.T0043.004", "NISTAML.023", "ML10:2023", "Article 15(5)")
+"""What speaks of a model that had one."""
 
 _BY_ID = {entry.id: entry for entry in FRAMEWORKS}
 
 
-def references_of(statistic: str) -> tuple[Reference, ...]:
-    """The entries that a finding with this statistic is evidence towards; none for a statistic that speaks to none."""
-    return tuple(_BY_ID[id_] for id_ in REFERENCES_OF.get(statistic, ()))
+def references(ids: Iterable[str]) -> tuple[Reference, ...]:
+    """The entries with these identifiers; one that this edition does not know is left out."""
+    return tuple(_BY_ID[id_] for id_ in ids if id_ in _BY_ID)
