@@ -42,7 +42,8 @@ class Words:
 
     def to_json(self) -> dict[str, Any]:
         """Builtins, for the record."""
-        return {**asdict(self), "about": self.about.value}
+        references = {statistic: list(ids) for statistic, ids in self.references.items()}
+        return {**asdict(self), "about": self.about.value, "references": references}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Words:

@@ -134,13 +134,13 @@ class AuditSession:
 
     def question_of(self, metafunc: pytest.Metafunc) -> Question | None:
         """The question whose items a test function takes: the suite's, or that of a module in the project. None without one."""
-        from backdoor_audit.questions.suite import questions_of
+        from backdoor_audit.questions.suite import names_some, questions_of
 
         name = metafunc.function.__name__.removeprefix("test_")
         if metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
             return self.suite.question(name)
         try:
-            own = questions_of(metafunc.module, str(metafunc.module.__file__))
+            own = questions_of(metafunc.module, str(metafunc.module.__file__)) if names_some(metafunc.module) else ()
         except AuditError as error:
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
         return next((question for question in own if question.name == name), None)

@@ -136,6 +136,11 @@ def _with(question: Question, values: Mapping[str, float]) -> Question:
     return replace(question, **own) if own else question  # type: ignore[type-var]
 
 
+def names_some(module: ModuleType) -> bool:
+    """Whether a module says that it asks something."""
+    return any(hasattr(module, name) for name in _NAMES)
+
+
 def questions_of(module: ModuleType, source: str) -> tuple[Question, ...]:
     """The questions that a module names. Raises `OptionError` for something else under their names."""
     named = [getattr(module, name) for name in _NAMES if hasattr(module, name)]

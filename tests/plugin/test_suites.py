@@ -53,7 +53,14 @@ def test_a_number_of_the_copy_decides_in_pytest_and_in_python(
     assert "size_ratio=0.0" in record.questions["anomaly_index"]["settings"]
     monkeypatch.chdir(project.path)
     monkeypatch.syspath_prepend(str(project.path))
-    options = {"data": "images.npz", "arch": "toy:network", "profile": "quick", "device": "cpu", "suite": "mine"}
+    options = {
+        "data": "images.npz",
+        "arch": "toy:network",
+        "profile": "quick",
+        "device": "cpu",
+        "suite": "mine",
+        "steps": 150,
+    }
     again = audit("backdoored.safetensors", progress=False, **options)
     assert again.findings == record.findings
     assert again.questions == record.questions
