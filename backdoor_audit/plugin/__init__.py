@@ -249,13 +249,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from backdoor_audit.baseline import REGRESSIONS
     from backdoor_audit.filters import FILTERS
     from backdoor_audit.run.preconditions import PRECONDITIONS
-    from backdoor_audit.run.run import item_id
 
     if "condition" in metafunc.fixturenames:
         metafunc.parametrize("condition", [condition.__name__ for condition in PRECONDITIONS])
     if "target_class" in metafunc.fixturenames:
-        items = session.start().items
-        ids = [item_id(*item) for item in items]
+        run = session.start()
+        items, ids = run.items, [run.item_id(*item) for item in run.items]
         metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
     if "property_outcome" in metafunc.fixturenames:
         names = [wanted.name for wanted in session.start().properties]

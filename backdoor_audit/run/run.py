@@ -18,6 +18,7 @@ from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
 from backdoor_audit.model import surroundings
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
     REPAIRS,
     Outcome,
@@ -127,8 +128,7 @@ class Audit(Asked):
     def _least_shown(self, detection: Detection) -> float:
         """The index from which on the triggers of this detector are shown, where there are too many classes to show all."""
         if detection.detector not in self._least:
-            of_kind = "paper_index" if self.options.index == "paper" and detection.median_size is not None else "index"
-            values = sorted((getattr(score, of_kind) or 0.0 for score in detection.scores), reverse=True)
+            values = sorted((row.judged_index(self.options.index) or 0.0 for row in detection.scores), reverse=True)
             self._least[detection.detector] = values[min(_MOST_SHOWN, len(values)) - 1]
         return self._least[detection.detector]
 
@@ -196,8 +196,7 @@ class Audit(Asked):
 
         def work() -> Sighting:
             return canary(
-                self.classifier,
-                *self.split,
+                Subject(self.classifier, *self.split),
                 target,
                 dose,
                 search=self.search,
@@ -242,7 +241,7 @@ class Audit(Asked):
     def item_names(self) -> list[str]:
         """Every item of a complete run, in order; the names are pytest's node ids."""
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
-        names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
+        names += [f"audit::test_anomaly_index[{self.item_id(*item)}]" for item in self.items]
         names += [f"audit::test_property[{wanted.name}]" for wanted in self.properties]
         names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
         names += [
@@ -337,12 +336,6 @@ class Audit(Asked):
                 for sighting in self._sightings[name]
             },
         }
-
-
-def item_id(detector: str, target: int | None) -> str:
-    """How an item that asks for an anomaly index is called between its brackets."""
-    row = "all_to_all" if target is None else f"class_{target}"
-    return f"{detector}-from_{row}" if detector == "source_scan" else f"{detector}-{row}"
 
 
 def not_applicable(outcomes: tuple[Outcome, ...]) -> str:
