@@ -18,6 +18,7 @@ from typing import Any
 
 from backdoor_audit.calibrate import fitted, largest_deviation, spreads
 from backdoor_audit.detectors import Consensus, Detection
+from backdoor_audit.detectors import Row as ClassRow
 from backdoor_audit.files import write_text
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
@@ -82,18 +83,14 @@ def flagged(row: Row, null: SteeringNull) -> list[str]:
 
 
 def _indexed(found: Sequence[Detection], null: SteeringNull) -> list[Detection]:
+    return [replace(entry, scores=_rescaled(entry, null)) for entry in found]
+
+
+def _rescaled(found: Detection, null: SteeringNull) -> list[ClassRow]:
+    deviations, count = found.deviations, len(found.scores)
     return [
-        replace(
-            entry,
-            scores=[
-                replace(
-                    row,
-                    index=null.index(entry.detector, entry.deviations.get(row.target_class, 0.0), len(entry.scores)),
-                )
-                for row in entry.scores
-            ],
-        )
-        for entry in found
+        replace(row, index=null.index(found.detector, deviations.get(row.target_class, 0.0), count))
+        for row in found.scores
     ]
 
 

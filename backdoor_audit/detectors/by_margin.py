@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class ByMargin:
     rising: float | None = None
 
     kind = "margin"
-    compared = True
+    compared = True  # with reference models
 
     def judge(self, row: Row, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
         """Passes an index that is not above the limit; above it, fails a trigger that works on held-out images.
@@ -39,7 +40,7 @@ class ByMargin:
         One that works on too few of them is inconclusive. A row about a source names the class that its images arrive at.
         """
         limit, value, target = limits.anomaly_index, self.index(row, index), row.target_class
-        if value is None:
+        if value is None or math.isnan(value):
             reason = f"{name}: no index could be computed"
             return inconclusive("anomaly_index", reason, limit=limit, target_class=target)
         where = "there" if target is not None else "away, each class together and to another one"

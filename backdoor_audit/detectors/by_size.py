@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class BySize:
     shrinkage: float | None = None
 
     kind = "size"
-    compared = False
+    compared = False  # with reference models
 
     def judge(self, row: Row, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
         """Fails an outlier that is also small beside the median and works on held-out images.
@@ -48,7 +49,7 @@ class BySize:
                 **common,
             )
         value = self.index(row, index)
-        if value is None or self.size_ratio is None or detection.median_size is None:
+        if value is None or math.isnan(value) or self.size_ratio is None or detection.median_size is None:
             return inconclusive("anomaly_index", f"{name}: no index could be computed", **common)
         reason = (
             f"{name}: a {_pixels(self.size)}-pixel trigger sends {row.success_val:.0%} of held-out images there; "

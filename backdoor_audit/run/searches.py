@@ -241,14 +241,14 @@ class Searched(Audited):
                 detection = self.search(detector, self.classifier, detector.name, found)
                 recalled = self.recalled.issuperset(detector.builds_on)
             else:
-                detection, recalled = self._searched(detector)
+                detection, recalled = self._kept_or_searched(detector)
         except BudgetSpentError as error:
             return no_answer(detector, str(error))
         if recalled:
             self.recalled.add(detector.name)
         return detection
 
-    def _searched(self, detector: Detector) -> tuple[Detection, bool]:
+    def _kept_or_searched(self, detector: Detector) -> tuple[Detection, bool]:
         """What a detector finds that looks at the model, and whether it was kept from an earlier run."""
 
         def work() -> Detection:

@@ -83,6 +83,7 @@ def test_an_outlier_that_is_small_and_works_fails():
             "no trigger reached the success threshold in 240 steps",
         ),
         ({"index": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
+        ({"index": math.nan, "size_ratio": 0.8}, Verdict.INCONCLUSIVE, "no index could be computed"),
         ({"size_ratio": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
     ],
 )
@@ -105,6 +106,12 @@ def margin_score(target_class=4, **values):
         "deviation": 5.0,
     }
     return margin_row(target_class, **{**defaults, **values})
+
+
+def test_an_index_that_is_no_number_is_not_a_pass():
+    """What compares with it is never above a limit."""
+    finding = steered(margin_score(index=math.nan)).judge(4, LIMITS)
+    assert (finding.verdict, finding.value) == (Verdict.INCONCLUSIVE, None)
 
 
 def steered(*scores, **values):
