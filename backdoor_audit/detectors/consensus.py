@@ -82,9 +82,9 @@ class Consensus:
             reason = found[missing[0]].inconclusive if missing[0] in found else f"{missing[0]} was not run"
             return self._detection((), (), reason)
         families, rows, triggers = [found[name] for name in self.of], [], []
-        for target, mean in self.means(detections, null).items():
+        for target, mean in self.means(families, null).items():
             strongest = max(families, key=lambda family: _index(family, target))
-            row = self._row(target, mean, strongest, _classes(detections), null)
+            row = self._row(target, mean, strongest, _classes(families), null)
             moving = (score.unconverged for family in families if (score := family.score(target)) is not None)
             rows.append(replace(row, unconverged=next(filter(None, moving), "")))
             trigger = strongest.trigger(target) if target is not None else None
@@ -98,12 +98,9 @@ class Consensus:
 
     def means(self, detections: Sequence[Detection], null: SteeringNull) -> dict[int | None, float | None]:
         """The mean share of an outlier's deviation for every row; None where a family has no deviation."""
-        classes = _classes(detections)
-        cuts = [
-            (detection.deviations, null.cut(detection.detector, classes))
-            for detection in detections
-            if detection.detector in self.of
-        ]
+        families = [detection for detection in detections if detection.detector in self.of]
+        classes = _classes(families)
+        cuts = [(family.deviations, null.cut(family.detector, classes)) for family in families]
         means: dict[int | None, float | None] = {}
         for target in self.targets(classes):
             shares = [deviations[target] / cut for deviations, cut in cuts if target in deviations]
@@ -147,4 +144,4 @@ def _index(family: Detection, target: int | None) -> float:
 
 
 def _classes(detections: Sequence[Detection]) -> int:
-    return sum(score.target_class is not None for score in detections[0].scores)
+    return sum(row.target_class is not None for row in detections[0].scores) if detections else 0
