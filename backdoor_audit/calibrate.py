@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backdoor_audit.detectors import DETECTORS, Compared, Consensus, Detection
+from backdoor_audit.detectors import ByMargin, Consensus, Detection, compares
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
@@ -35,7 +35,7 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
         if unmet:
             raise OptionError(f"{file}: {unmet}; a model that cannot be judged is no reference")
         classes.add(run.num_classes)
-        found.append([run.detection(entry.name) for entry in run.detectors if isinstance(entry, Compared)])
+        found.append([run.detection(entry.name) for entry in run.detectors if compares(entry)])
         twins.add(run.twins.kind)
         for detection in found[-1]:
             if largest_deviation(detection) is None:
@@ -72,11 +72,10 @@ def fitted(
         for detection in detections:
             add(detection.detector, largest_deviation(detection), count)
     null = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
-    for consensus in (entry for entry in DETECTORS if isinstance(entry, Consensus)):
-        weighed = replace(consensus, null=null)
-        for detections, count in zip(found, counts, strict=True):
-            means = [mean for mean in weighed.means(detections).values() if mean is not None]
-            add(consensus.name, max(means, default=None), count)
+    consensus = Consensus()
+    for detections, count in zip(found, counts, strict=True):
+        means = [mean for mean in consensus.means(detections, null).values() if mean is not None]
+        add(consensus.name, max(means, default=None), count)
     fit = SteeringNull.fit(largest, classes=classes, models=len(found), source=source, twins=twins, others=others)
     return replace(fit, spreads=spreads(found, classes))
 
@@ -85,7 +84,8 @@ def spreads(found: Sequence[Sequence[Detection]], classes: int) -> dict[str, tup
     """The largest spread of the classes that any of the models shows to each detector: with so many classes, with any number."""
     largest: dict[str, tuple[float, float]] = {}
     for detection in itertools.chain.from_iterable(found):
-        values = [abs(score.excess) for score in detection.scores if score.excess is not None]
+        measured = [row.measured for row in detection.scores if isinstance(row.measured, ByMargin)]
+        values = [abs(entry.excess) for entry in measured if entry.excess is not None]
         if len(values) < MIN_CLASSES:
             continue
         spread = MAD_TO_DEVIATION * median(values)
@@ -97,4 +97,4 @@ def spreads(found: Sequence[Sequence[Detection]], classes: int) -> dict[str, tup
 
 def largest_deviation(detection: Detection) -> float | None:
     """That of the most extreme class, None without any."""
-    return max((score.deviation for score in detection.scores if score.deviation is not None), default=None)
+    return max(detection.deviations.values(), default=None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoor_audit import store as stored
-from backdoor_audit.detectors import Compared
+from backdoor_audit.detectors import compares
 from backdoor_audit.errors import OptionError
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.options import AuditOptions
@@ -71,8 +71,8 @@ def _entries(run: Audit, likeness: Likeness) -> Mapping[str, Packed]:
     if library:
         found[stored.key(own)] = replace(run.twins, classifiers=(), accuracies=(), reason=run.twins.instead).pack()
     for detector in run.detectors:
-        if isinstance(detector, Compared) and (natural := run.natural(detector)) is not None:
-            found[stored.key({**there, "natural": detector})] = natural.pack()
+        if compares(detector):
+            found[stored.key({**there, "natural": detector})] = run.natural(detector).pack()
     for wanted in run.properties:
         for target in range(run.num_classes):
             if (rate := run.natural_rate(wanted, target)) > 0:

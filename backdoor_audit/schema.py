@@ -240,7 +240,10 @@ def _class_score() -> Schema:
             "landing": _or_null(_COUNT),
             "strongest": _or_null(_TEXT),
             "unconverged": {**_TEXT, "description": "why the search had not come to its end; empty if it had"},
-        }
+        },
+        optional={
+            "kind": {"enum": ["size", "margin"], "description": "what was measured; what the other kind does is null"}
+        },
     )
 
 

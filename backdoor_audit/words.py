@@ -49,6 +49,6 @@ class Words:
     def from_json(cls, stored: Mapping[str, Any]) -> Words:
         """The words that `to_json` wrote; entries of another version are left out."""
         known = {entry.name for entry in fields(cls)}
-        return cls(
-            **{**{name: value for name, value in stored.items() if name in known}, "about": About(stored["about"])}
-        )
+        kept = {name: value for name, value in stored.items() if name in known}
+        references = {statistic: tuple(ids) for statistic, ids in stored["references"].items()}
+        return cls(**{**kept, "about": About(stored["about"]), "references": references})

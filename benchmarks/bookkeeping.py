@@ -23,7 +23,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backdoor_audit.detectors import ClassScore, Detection, Detector
+from backdoor_audit.detectors import ByMargin, BySize, Detection, Detector, Row
 from backdoor_audit.properties import Outcome, Property, unanswered
 from backdoor_audit.run.asked import Asked
 from backdoor_audit.run.searches import Searched
@@ -101,14 +101,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def _detection(run: Searched, detector: Detector) -> Detection:
     """A detection in which no class stands out, as large as a real one but for its triggers."""
     sized = detector.name == "neural_cleanse"
-    measures: dict[str, Any] = (
-        {"size": 40.123456789, "size_ratio": 0.98765, "success_opt": 0.98765, "paper_index": 0.123456, "steps": 240}
+    measured = (
+        BySize(size=40.123456789, size_ratio=0.98765, success_opt=0.98765, paper_index=0.123456, steps=240)
         if sized
-        else {"margin": 0.123456789, "natural_margin": 0.1234567, "excess": 0.0123456, "deviation": 0.123456}
+        else ByMargin(margin=0.123456789, natural_margin=0.1234567, excess=0.0123456, deviation=0.123456)
     )
     scores = [
-        ClassScore(
-            target_class=target, success_val=0.123456, index=0.5, p_value=0.98765, image_passes=12345, **measures
+        Row(
+            target_class=target,
+            success_val=0.123456,
+            index=0.5,
+            p_value=0.98765,
+            image_passes=12345,
+            measured=measured,
         )
         for target in detector.targets(run.num_classes)
     ]

@@ -16,8 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_audit.calibrate import fitted, spreads
+from backdoor_audit.calibrate import fitted, largest_deviation, spreads
 from backdoor_audit.detectors import Consensus, Detection
+from backdoor_audit.detectors import Row as ClassRow
 from backdoor_audit.files import write_text
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
@@ -74,24 +75,22 @@ def _made_by(rows: Sequence[Row]) -> str:
 def flagged(row: Row, null: SteeringNull) -> list[str]:
     """The detectors by which some class of this model is an outlier under a distribution."""
     found, names = compared(row), []
-    for entry in [*found, replace(Consensus(), null=null)(_indexed(found, null))]:
-        rows = len(entry.scores)
-        values = [score.deviation for score in entry.scores if score.deviation is not None]
-        if values and null.index(entry.detector, max(values), rows) > CALIBRATED_LIMIT:
+    for entry in [*found, Consensus().weighed(_indexed(found, null), null)]:
+        value = largest_deviation(entry)
+        if value is not None and null.index(entry.detector, value, len(entry.scores)) > CALIBRATED_LIMIT:
             names.append(entry.detector)
     return names
 
 
 def _indexed(found: Sequence[Detection], null: SteeringNull) -> list[Detection]:
+    return [replace(entry, scores=_rescaled(entry, null)) for entry in found]
+
+
+def _rescaled(found: Detection, null: SteeringNull) -> list[ClassRow]:
+    deviations, count = found.deviations, len(found.scores)
     return [
-        replace(
-            entry,
-            scores=[
-                replace(score, index=null.index(entry.detector, score.deviation or 0.0, len(entry.scores)))
-                for score in entry.scores
-            ],
-        )
-        for entry in found
+        replace(row, index=null.index(found.detector, deviations.get(row.target_class, 0.0), count))
+        for row in found.scores
     ]
 
 

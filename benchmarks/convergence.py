@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.detectors import DETECTORS, Detection, Detector, NeuralCleanse, UniversalPerturbation
+from backdoor_audit.detectors import DETECTORS, BySize, Detection, Detector, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome
 from backdoor_audit.questions.suite import shipped_limits
@@ -93,7 +93,7 @@ def _of_detection(detection: Detection) -> Row:
     complete = [score for score in detection.scores if score.index is not None]
     settled = [replace(score, unconverged="") for score in detection.scores]
     without = replace(detection, scores=settled, unconverged="")
-    numbers = [score.shrinkage if score.shrinkage is not None else score.rising for score in complete]
+    numbers = [row.shrinkage if isinstance(row, BySize) else row.rising for row in (one.measured for one in complete)]
     return {
         "rows": len(complete),
         "converged": 0 if detection.unconverged else sum(not score.unconverged for score in complete),

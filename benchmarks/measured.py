@@ -10,7 +10,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from backdoor_audit.data import CleanSet, load_clean_set
-from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Detector
+from backdoor_audit.detectors import DETECTORS, Detection, Detector
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Audit
@@ -69,10 +69,9 @@ class Measured(Audit):
 
     def found(self, detector: Detector) -> Detection:
         """What a detector finds, whatever its effort; from the cache if it is there."""
-        if isinstance(detector, Consensus):
-            return replace(detector, null=self.null)(
-                [self.found(entry) for entry in DETECTORS if entry.name in detector.of]
-            )
+        if detector.builds_on:
+            found = [self.found(entry) for entry in DETECTORS if entry.name in detector.builds_on]
+            return self.search(detector, self.classifier, detector.name, found)
         return self.store.recall(
             self._found_parts(detector),
             lambda: self.search(detector, self.classifier, detector.name, ()),
@@ -82,8 +81,8 @@ class Measured(Audit):
 
     def has(self, detector: Detector) -> bool:
         """Whether `found` has nothing to compute."""
-        if isinstance(detector, Consensus):
-            return all(self.has(entry) for entry in DETECTORS if entry.name in detector.of)
+        if detector.builds_on:
+            return all(self.has(entry) for entry in DETECTORS if entry.name in detector.builds_on)
         return (self.store.folder / f"{key(self._found_parts(detector))}.safetensors").exists()
 
     def _found_parts(self, detector: Detector) -> dict[str, object]:

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from backdoor_audit.baseline import STEERED_NOISE, index_noise
-from backdoor_audit.detectors import DETECTORS, ClassScore
+from backdoor_audit.detectors import DETECTORS, BySize
+from backdoor_audit.detectors import Row as ClassRow
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.questions.suite import shipped_limits
@@ -49,7 +50,7 @@ class Measured:
     """Every row of one subject under one seed with the verdict on it, as far as it is known."""
 
     subject: Subject
-    rows: dict[Row, tuple[ClassScore, Verdict]]
+    rows: dict[Row, tuple[ClassRow, Verdict]]
 
     def index(self, row: Row) -> float:
         """The anomaly index of a row, 0 where it is below or there is none."""
@@ -62,7 +63,7 @@ Asked = Mapping[str, Any]
 
 def measured(subject: Subject, root: Path, seed: int, *, search: bool) -> Measured:
     """What the audit's detectors say about a subject; without ``search``, those that are in the cache."""
-    rows: dict[Row, tuple[ClassScore, Verdict]] = {}
+    rows: dict[Row, tuple[ClassRow, Verdict]] = {}
     run = of_subject(subject, root, seed)
     for detector in DETECTORS:
         if search or run.has(detector):
@@ -103,7 +104,8 @@ def rises(pair: Pair, detector: str = "") -> list[float]:
 def shrinking(pair: Pair) -> list[float]:
     """The factor by which each trigger of Neural Cleanse is smaller."""
     before, after = pair
-    sizes = [(before.rows[row][0].size, after.rows[row][0].size) for row in set(before.rows) & set(after.rows)]
+    both = [(before.rows[row][0].measured, after.rows[row][0].measured) for row in set(before.rows) & set(after.rows)]
+    sizes = [(there.size, here.size) for there, here in both if isinstance(there, BySize) and isinstance(here, BySize)]
     return [there / here for there, here in sizes if there and here]
 
 

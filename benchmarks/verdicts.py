@@ -23,7 +23,7 @@ import torch
 
 from backdoor_audit.calibrate import spreads
 from backdoor_audit.detectors import Consensus, Detection
-from backdoor_audit.detectors.detection import ClassScore
+from backdoor_audit.detectors import Row as ClassRow
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.questions.suite import shipped_limits
@@ -80,11 +80,12 @@ def _measured(run: Measured, name: str) -> Row:
         "passes": detection.image_passes,
         "rows": detection.rows,
         "means": detection.means,
-        "scores": [_score(score) for score in detection.scores],
+        "scores": [_score(found) for found in detection.scores],
     }
 
 
 _KEPT = (
+    "kind",
     "target_class",
     "index",
     "p_value",
@@ -103,12 +104,12 @@ _KEPT = (
 )
 
 
-def _score(score: ClassScore) -> dict[str, Any]:
-    values = {name: getattr(score, name) for name in _KEPT}
+def _score(found: ClassRow) -> dict[str, Any]:
+    values = found.summary()
     return {
-        name: round(value, 4) if isinstance(value, float) else value
-        for name, value in values.items()
-        if value not in (None, "")
+        name: round(values[name], 4) if isinstance(values[name], float) else values[name]
+        for name in _KEPT
+        if values[name] not in (None, "")
     }
 
 
@@ -118,13 +119,17 @@ def detections(row: Row) -> list[Detection]:
     found = []
     for name, entry in row["detectors"].items():
         scores = [
-            ClassScore(
-                **{"index": None, "p_value": None, "success_val": 0.0, "image_passes": 0, "target_class": None, **score}
+            ClassRow.of(
+                {"index": None, "p_value": None, "success_val": 0.0, "image_passes": 0, "target_class": None, **score}
             )
             for score in entry["scores"]
         ]
         if null is not None and name in null.fits:
-            scores = [_rescaled(null, name, score, len(entry["scores"])) for score in scores]
+            deviations = [score.get("deviation") for score in entry["scores"]]
+            scores = [
+                _rescaled(null, name, found, deviation, len(scores))
+                for found, deviation in zip(scores, deviations, strict=True)
+            ]
         found.append(
             Detection(
                 detector=name,
@@ -140,8 +145,8 @@ def detections(row: Row) -> list[Detection]:
         )
         if null is not None:
             found[-1] = replace(found[-1], unusual=_unusual(found[-1], null))
-    consensus = next((Consensus(null=null) for entry in found if entry.detector == "consensus"), None)
-    return [consensus(found) if consensus and entry.detector == "consensus" else entry for entry in found]
+    weighing = null or shipped_null()
+    return [Consensus().weighed(found, weighing) if entry.detector == "consensus" else entry for entry in found]
 
 
 def _unusual(detection: Detection, null: SteeringNull) -> str:
@@ -151,14 +156,10 @@ def _unusual(detection: Detection, null: SteeringNull) -> str:
     return "more than usual" if shown and shown[0] > null.usual_spread(name, count) else ""
 
 
-def _rescaled(null: SteeringNull, name: str, score: ClassScore, classes: int) -> ClassScore:
-    if score.deviation is None or name == "consensus":
-        return score
-    return replace(
-        score,
-        index=null.index(name, score.deviation, classes),
-        p_value=null.p_value(name, score.deviation, classes),
-    )
+def _rescaled(null: SteeringNull, name: str, found: ClassRow, deviation: float | None, classes: int) -> ClassRow:
+    if deviation is None or name == "consensus":
+        return found
+    return replace(found, index=null.index(name, deviation, classes), p_value=null.p_value(name, deviation, classes))
 
 
 def findings(row: Row) -> list[tuple[str, Finding]]:

@@ -8,11 +8,12 @@ import pytest
 from backdoor_audit import calibrate as module
 from backdoor_audit import cli
 from backdoor_audit.calibrate import LEAST_MODELS, calibrate
-from backdoor_audit.detectors import DETECTORS, ClassScore, Detection
+from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import DETECTOR_RATE, SteeringNull
 from backdoor_audit.store import Store
+from tests.detections import margin_row
 
 STEERING = [entry.name for entry in DETECTORS if entry.needs_twins]
 
@@ -39,7 +40,7 @@ class Run:
 
     def detection(self, name):
         scores = [
-            ClassScore(target_class=row, success_val=0.0, index=None, p_value=None, image_passes=1, deviation=value)
+            margin_row(row, index=None, p_value=None, deviation=value)
             for row, value in (*((row, 0.1) for row in range(9)), (9, 1 + self.number / 10))
         ]
         return Detection(

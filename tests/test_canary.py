@@ -8,17 +8,19 @@ from backdoor_audit.attacks import AllToOne, AttackScores, BadNets, Blended, Sig
 from backdoor_audit.canary import CANARIES, Canary, Doses, Sighting, canary_targets, judge_power, kind, ladder, reaches
 from backdoor_audit.canary.sighting import in_turn, judged, looked_for
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import DETECTORS, ClassScore, Consensus, Detection
+from backdoor_audit.detectors import DETECTORS, Consensus, Detection
 from backdoor_audit.errors import AttackError, BudgetSpentError
 from backdoor_audit.evidence import POWER, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run import run
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
+from tests.detections import margin_row, size_row
 from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot
 
@@ -48,26 +50,21 @@ class Watching:
 
     def __init__(self, ratios, index=3.0, name="watching"):
         self.ratios, self.index, self.name, self.shown, self.purposes = ratios, index, name, [], []
-        self.needs_twins = False
+        self.needs_twins, self.builds_on = False, ()
 
     def search(self, detector, classifier, purpose, found):
         assert detector is self
         self.shown.append(classifier)
         self.purposes.append(purpose)
         scores = [
-            ClassScore(
-                target_class=target,
+            size_row(
+                target,
                 size=10 * ratio,
                 size_ratio=ratio,
-                reached=True,
-                success_opt=1.0,
                 success_val=1.0,
                 index=self.index,
                 paper_index=self.index,
-                log_index=self.index,
-                p_value=0.01,
                 steps=1,
-                image_passes=1,
             )
             for target, ratio in enumerate(self.ratios)
         ]
@@ -79,7 +76,7 @@ def sight(classifier, *detectors, target=2, canary=PATCH, dose=3):
         return detector.search(detector, *asked)
 
     options = {"limits": shipped_limits(), "index": "calibrated", "seed": 0}
-    return canary(classifier, OPT, VAL, target, dose, detectors=detectors, search=search, **options)
+    return canary(Subject(classifier, OPT, VAL), target, dose, detectors=detectors, search=search, **options)
 
 
 def test_the_detectors_are_shown_a_copy_that_really_obeys_the_trigger(trained):
@@ -125,7 +122,7 @@ def test_what_counts_as_seen_is_the_right_class(trained, ratios, index, found, s
 @pytest.mark.parametrize(("index", "suspected"), [(1.0, []), (2.5, ["watching", "steering"])])
 def test_a_suspicion_that_detectors_beside_twins_contradict_stops_no_run_and_is_no_sighting(index, suspected):
     watching = Watching([1, 1, 0.1, 1, 1], 1.0)
-    steering = SimpleNamespace(name="steering", needs_twins=True)
+    steering = SimpleNamespace(name="steering", needs_twins=True, builds_on=())
     weak = replace(by_margin(2, index), success_val=0.1)  # an outlier on too few images: suspected, not found
 
     def search(detector, classifier, purpose, found):
@@ -140,16 +137,7 @@ def test_a_suspicion_that_detectors_beside_twins_contradict_stops_no_run_and_is_
 
 
 def by_margin(target, index, landing=None):
-    return ClassScore(
-        target_class=target,
-        success_val=0.9,
-        index=index,
-        p_value=0.01,
-        image_passes=1,
-        margin=1.0,
-        natural_success=0.1,
-        landing=landing,
-    )
+    return margin_row(target, index=index, natural_success=0.1, landing=landing)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +377,7 @@ def test_doses_in_pixels_grow_with_the_image():
 def test_other_stamps_are_taught_in_the_same_way(trained, attack):
     dose, value = ("opacity", 0.3) if attack.name == "blended" else ("amplitude", 60.0)
     canary = replace(PATCH, attack=attack, dose=dose, doses=Doses(value), channel=False)
-    copy, planted, scores = canary.plant(trained, OPT, VAL, 3, value, before=0.9, seed=0)
+    copy, planted, scores = canary.plant(Subject(trained, OPT, VAL), 3, value, before=0.9, seed=0)
     assert (planted.name, getattr(planted, dose), planted.target_class) == (attack.name, value, 3)
     assert scores.attack_success_rate == attack_success_rate(copy, VAL.images, VAL.labels, planted) >= 0.9
     assert sight(trained, Watching([1] * 5), target=3, canary=canary, dose=value).success_before < 0.9
@@ -416,7 +404,7 @@ def test_the_settings_line_makes_the_same_canary_again(canary):
 
 def test_scores_are_the_ones_measured_on_held_out_images(trained):
     """50 held-out images, 40 of them of other classes."""
-    _, _, scores = PATCH.plant(trained, OPT, VAL, 2, 3, before=Rate(1, 1), seed=0)
+    _, _, scores = PATCH.plant(Subject(trained, OPT, VAL), 2, 3, before=Rate(1, 1), seed=0)
     assert isinstance(scores, AttackScores)
     assert (scores.clean_accuracy.n, scores.attack_success_rate.n) == (50, 40)
 
@@ -425,7 +413,7 @@ def test_the_gentlest_learning_rate_that_implants_is_taken(trained):
     gentle, strong = PATCH, replace(PATCH, learning_rates=(0.1,))
     both = replace(gentle, learning_rates=(1e-9, 0.05, 0.1))
     states = [
-        canary.plant(trained, OPT, VAL, 2, 3, before=1.0, seed=0)[0].module.state_dict()
+        canary.plant(Subject(trained, OPT, VAL), 2, 3, before=1.0, seed=0)[0].module.state_dict()
         for canary in (both, gentle, strong)
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -452,7 +440,7 @@ class Ladder:
     def sighting(self, target, dose):
         return replace(PATCH.sighting(target, dose), settings="Ladder()")
 
-    def __call__(self, classifier, opt, val, target, dose, **_options):
+    def __call__(self, subject, target, dose, **_options):
         self.asked.append((target, dose))
         if dose == self.ends:
             raise self.error

@@ -14,25 +14,21 @@ from torch import nn
 import backdoor_audit
 from backdoor_audit import AuditError, Record, Verdict
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import (
-    DETECTORS,
-    ClassScore,
-    Detection,
-    Natural,
-    NeuralCleanse,
-    UniversalPerturbation,
-)
+from backdoor_audit.detectors import DETECTORS, Detection, Natural, NeuralCleanse, UniversalPerturbation
+from backdoor_audit.detectors.neural_cleanse import NO_RACE
 from backdoor_audit.gate import _not_tested, audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import searches as searched_module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.searches import NO_RACE, detectors_of
+from backdoor_audit.run.searches import detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
+from tests.detections import margin_row
 from tests.plugin import toy
 
 BRIEF: dict[str, Any] = {"steps": 20, "device": "cpu", "profile": "quick", "progress": False}
@@ -372,20 +368,16 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
     asked: list[tuple[int, int, str]] = []
     answers = iter(found)
 
-    def answer(
-        self: UniversalPerturbation, _model: Classifier, opt: CleanSet, val: CleanSet, **_rest: Any
-    ) -> Detection:
-        asked.append((id(opt), id(val), repr(self)))
+    def answer(self: UniversalPerturbation, subject: Subject, *_given: Any, **_rest: Any) -> Detection:
+        asked.append((id(subject.search_set), id(subject.held_out), repr(self)))
         deviation, moving = next(answers)
         null = shipped_null("library")
         values = [deviation, *[0.0] * (toy.CLASSES - 1)]
         scores = [
-            ClassScore(
-                target_class=target,
-                success_val=0.9,
+            margin_row(
+                target,
                 index=null.index("additive", value, toy.CLASSES),
                 p_value=0.5,
-                image_passes=1,
                 margin=value,
                 excess=value,
                 deviation=value,
@@ -394,7 +386,7 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
         ]
         return Detection(detector="additive", settings=repr(self), scores=scores, triggers=(), unconverged=moving)
 
-    monkeypatch.setattr(UniversalPerturbation, "__call__", answer)
+    monkeypatch.setattr(UniversalPerturbation, "look", answer)
     zeros = [torch.zeros(1, toy.CLASSES) for _ in range(3)]
     monkeypatch.setattr(UniversalPerturbation, "natural", lambda *_given, **_named: Natural(*zeros, 1))
     return asked
@@ -422,7 +414,7 @@ def test_a_class_near_the_limit_is_searched_again_with_the_halves_exchanged_and_
     assert len(asked) == 2
     assert asked[0][:2] == asked[1][1::-1]
     assert found.scores[0].index == pytest.approx(2 * 0.9)
-    assert found.scores[0].deviation == pytest.approx(0.9 * cut)
+    assert found.deviations[0] == pytest.approx(0.9 * cut)
 
 
 @pytest.mark.usefixtures("toy_twins")

@@ -14,12 +14,12 @@ from torch.nn import functional
 from backdoor_audit.attacks import AllToOne, Attack, AttackScores, BadNets, Blended, PlantedChannel, Sig, WaNet, measure
 from backdoor_audit.attacks.attack import train
 from backdoor_audit.canary.sighting import Search, Sighting, looked_for
-from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
 from backdoor_audit.errors import AttackError
 from backdoor_audit.evidence import Limits
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import Recipe
 from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
 
@@ -93,9 +93,7 @@ class Canary:
 
     def __call__(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        subject: Subject,
         target_class: int,
         dose: float,
         *,
@@ -108,9 +106,10 @@ class Canary:
         """Plant, prove, search as the audit does until the right class is flagged, and say what was seen."""
         began = time.perf_counter()
         sighting = self.sighting(target_class, dose)
-        before = clean_accuracy(classifier, val.images, val.labels)
+        classifier, held_out = subject.classifier, subject.held_out
+        before = clean_accuracy(classifier, held_out.images, held_out.labels)
         try:
-            planted, attack, scores = self.plant(classifier, opt, val, target_class, dose, before=before, seed=seed)
+            planted, attack, scores = self.plant(subject, target_class, dose, before=before, seed=seed)
         except AttackError as error:
             return replace(sighting, reason=str(error), seconds=time.perf_counter() - began)
         if isinstance(attack, PlantedChannel):
@@ -120,7 +119,7 @@ class Canary:
             planted_by=attack.name,
             accuracy_before=float(before),
             clean_accuracy=float(scores.clean_accuracy),
-            success_before=float(attack_success_rate(classifier, val.images, val.labels, attack)),
+            success_before=float(attack_success_rate(classifier, held_out.images, held_out.labels, attack)),
             attack_success_rate=float(scores.attack_success_rate),
         )
         sighting = looked_for(
@@ -129,30 +128,22 @@ class Canary:
         return replace(sighting, seconds=time.perf_counter() - began)
 
     def plant(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        target_class: int,
-        dose: float,
-        *,
-        before: float,
-        seed: int,
+        self, subject: Subject, target_class: int, dose: float, *, before: float, seed: int
     ) -> tuple[Classifier, Attack, AttackScores]:
-        """A copy with the backdoor, proved on ``val``. Raises `AttackError` if no way implants it."""
+        """A copy with the backdoor, proved on held-out images. Raises `AttackError` if no way implants it."""
         changed: dict[str, Any] = {self.dose: dose, "rule": AllToOne(target_class), "seed": seed}
         attack = replace(self.attack, **changed)
         failures = []
         for learning_rate in self.learning_rates:
-            copy = self._fine_tuned(classifier, opt, attack, learning_rate)
-            scores = measure(copy, val, attack)
+            copy = self._fine_tuned(subject, attack, learning_rate)
+            scores = measure(copy, subject.held_out, attack)
             try:
                 attack.refuse_failure(scores, before)
             except AttackError as error:
                 failures.append(str(error))
             else:
                 return copy, attack, scores
-        if not self.channel or dose > self.doses_for(classifier.image_shape).usual:
+        if not self.channel or dose > self.doses_for(subject.classifier.image_shape).usual:
             raise AttackError(failures[-1])
         channel = PlantedChannel(
             size=min(int(dose), _LARGEST_CHANNEL),
@@ -162,12 +153,13 @@ class Canary:
             most_accuracy_lost=attack.most_accuracy_lost,
         )
         try:
-            planted = channel(classifier, opt, val, reference_accuracy=before)
+            planted = channel(subject.classifier, subject.search_set, subject.held_out, reference_accuracy=before)
         except AttackError as error:
             raise AttackError(f"{failures[-1]}; without training: {error}") from None
         return planted.classifier, planted.attack, planted.scores
 
-    def _fine_tuned(self, classifier: Classifier, opt: CleanSet, attack: Attack, learning_rate: float) -> Classifier:
+    def _fine_tuned(self, subject: Subject, attack: Attack, learning_rate: float) -> Classifier:
+        classifier, taught_on = subject.classifier, subject.search_set
         generator = torch.Generator().manual_seed(attack.seed)
 
         def stamped(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +174,7 @@ class Canary:
 
         copy = classifier.copy()
         recipe = Recipe(epochs=self.epochs, learning_rate=learning_rate, batch_size=self.batch_size)
-        train(copy, opt.images, opt.labels, recipe=recipe, seed=attack.seed, on_batch=stamped)
+        train(copy, taught_on.images, taught_on.labels, recipe=recipe, seed=attack.seed, on_batch=stamped)
         return copy
 
 

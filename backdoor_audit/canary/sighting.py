@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from backdoor_audit.detectors import Consensus, Detection, Detector
+from backdoor_audit.detectors import Detection, Detector
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.store import Packed
@@ -93,9 +93,9 @@ def looked_for(
 
 
 def in_turn(detectors: Sequence[Detector], first: Sequence[str]) -> list[Detector]:
-    """Those that are named first, then the others as they stand, and last what needs the answers of all of them."""
+    """Those that are named first, then the others as they stand, and last what builds on the answers of others."""
     turn = {name: number for number, name in enumerate(first)}
-    return sorted(detectors, key=lambda entry: (isinstance(entry, Consensus), turn.get(entry.name, len(turn))))
+    return sorted(detectors, key=lambda entry: (bool(entry.builds_on), turn.get(entry.name, len(turn))))
 
 
 def _suspects(detection: Detection, target_class: int, limits: Limits, index: str, beside: Sequence[Detection]) -> bool:
@@ -116,11 +116,8 @@ def judged(sighting: Sighting, detection: Detection, limits: Limits, index: str)
     flagged = [target for target in failing if target is not None]
     found = sighting.target_class in flagged
     suspected = not found and _suspects(detection, sighting.target_class, limits, index, ())
-    score = detection.score(sighting.target_class)
-    detail = detection.inconclusive or "not searched"
-    if score is not None:
-        detail = f"index {score.index or 0:.2f}"
-        detail += f", {score.size_ratio:.2f} of the median" if score.size_ratio is not None else ""
+    row = detection.score(sighting.target_class)
+    detail = row.brief if row is not None else detection.inconclusive or "not searched"
     return replace(
         sighting,
         found_by=[*sighting.found_by, detection.detector] if found else sighting.found_by,

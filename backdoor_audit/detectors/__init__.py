@@ -1,22 +1,18 @@
 """Detectors: each takes a classifier and clean images, or what others found, and gives a `Detection`; none knows the answer."""
 
+from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.consensus import Consensus
-from backdoor_audit.detectors.detection import ClassScore, Detection
+from backdoor_audit.detectors.detection import Detection
+from backdoor_audit.detectors.detector import Compared, Cost, Detector, Reference, compares, no_answer
+from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
 from backdoor_audit.detectors.relabelling import Relabelling
-from backdoor_audit.detectors.universal_perturbation import Natural, UniversalPerturbation
+from backdoor_audit.detectors.row import Row
+from backdoor_audit.detectors.universal_perturbation import UniversalPerturbation
 from backdoor_audit.search.scanning import SHRINKING, PatchScan, Stage
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
-
-Compared = UniversalPerturbation | Relabelling
-"""A detector that compares the model with reference twins."""
-
-Search = NeuralCleanse | Compared
-"""A detector that looks at the model itself."""
-
-Detector = Search | Consensus
-"""Any detector. A `Consensus` looks at what others found, and comes after them."""
 
 DETECTORS: tuple[Detector, ...] = (
     NeuralCleanse(),
@@ -33,20 +29,25 @@ DETECTORS: tuple[Detector, ...] = (
 __all__ = [
     "DETECTORS",
     "Additive",
-    "ClassScore",
+    "ByMargin",
+    "BySize",
     "Compared",
     "Consensus",
+    "Cost",
     "Detection",
     "Detector",
     "Natural",
     "NeuralCleanse",
     "PatchScan",
+    "Reference",
     "Relabelling",
-    "Search",
+    "Row",
     "Smooth",
     "Stage",
     "Steering",
     "Stripes",
     "UniversalPerturbation",
     "Warping",
+    "compares",
+    "no_answer",
 ]

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
+import torch
+
+from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
+from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
+from backdoor_audit.detectors.row import Row
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
+from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 FAMILIES = ("patch_scan", "additive", "smooth", "stripes", "warping")
@@ -27,7 +35,6 @@ class Consensus:
     """
 
     of: tuple[str, ...] = FAMILIES
-    null: anomaly.SteeringNull | None = field(default=None, repr=False)
 
     name = "consensus"
     rows = "target"
@@ -39,57 +46,83 @@ class Consensus:
         """The rows of a detection: every class."""
         return tuple(range(num_classes))
 
-    def __call__(self, detections: Sequence[Detection]) -> Detection:
-        """Compare what the families found on one model; inconclusive if one of them is missing or has no answer."""
+    @property
+    def builds_on(self) -> tuple[str, ...]:
+        """The families that are weighed."""
+        return self.of
+
+    def with_options(self, options: AuditOptions) -> Consensus:
+        """The same: it searches nothing."""
+        del options
+        return self
+
+    def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
+        """None."""
+        del image_shape, classes, images
+        return Cost(0.0)
+
+    def __call__(
+        self,
+        subject: Subject,
+        *,
+        reference: Reference | None = None,
+        found: Sequence[Detection] = (),
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Detection:
+        """Compare what the families have ``found`` on the subject: see `weighed`."""
+        del subject, generator, progress
+        return self.weighed(found, reference.null if reference is not None else anomaly.shipped_null())
+
+    def weighed(self, detections: Sequence[Detection], null: SteeringNull) -> Detection:
+        """What the families found on one model, as one; inconclusive if one of them is missing or has no answer."""
         found = {detection.detector: detection for detection in detections}
         missing = [name for name in self.of if name not in found or found[name].inconclusive]
         if missing:
             reason = found[missing[0]].inconclusive if missing[0] in found else f"{missing[0]} was not run"
             return self._detection((), (), reason)
-        families, scores, triggers = [found[name] for name in self.of], [], []
-        for target, mean in self.means(detections).items():
+        families, rows, triggers = [found[name] for name in self.of], [], []
+        for target, mean in self.means(families, null).items():
             strongest = max(families, key=lambda family: _index(family, target))
-            row = self._score(target, mean, strongest, _classes(detections))
+            row = self._row(target, mean, strongest, _classes(families), null)
             moving = (score.unconverged for family in families if (score := family.score(target)) is not None)
-            scores.append(replace(row, unconverged=next(filter(None, moving), "")))
+            rows.append(replace(row, unconverged=next(filter(None, moving), "")))
             trigger = strongest.trigger(target) if target is not None else None
             triggers += [trigger] if trigger else []
         return replace(
-            self._detection(scores, triggers, "", reference=families[0].reference),
+            self._detection(rows, triggers, "", reference=families[0].reference),
             criterion=f"each of {', '.join(self.of)} has",
             unconverged=next((family.unconverged for family in families if family.unconverged), ""),
             unusual=next((family.unusual for family in families if family.unusual), ""),
         )
 
-    def means(self, detections: Sequence[Detection]) -> dict[int | None, float | None]:
+    def means(self, detections: Sequence[Detection], null: SteeringNull) -> dict[int | None, float | None]:
         """The mean share of an outlier's deviation for every row; None where a family has no deviation."""
-        null, classes = self.null or anomaly.shipped_null(), _classes(detections)
         families = [detection for detection in detections if detection.detector in self.of]
-        found: dict[int | None, float | None] = {}
+        classes = _classes(families)
+        cuts = [(family.deviations, null.cut(family.detector, classes)) for family in families]
+        means: dict[int | None, float | None] = {}
         for target in self.targets(classes):
-            rows = [family.score(target) for family in families]
-            shares = [
-                row.deviation / null.cut(family.detector, classes)
-                for family, row in zip(families, rows, strict=True)
-                if row is not None and row.deviation is not None
-            ]
-            found[target] = statistics.mean(shares) if len(shares) == len(self.of) else None
-        return found
+            shares = [deviations[target] / cut for deviations, cut in cuts if target in deviations]
+            means[target] = statistics.mean(shares) if len(shares) == len(self.of) else None
+        return means
 
-    def _score(self, target: int | None, mean: float | None, strongest: Detection, classes: int) -> ClassScore:
-        null, row = self.null or anomaly.shipped_null(), strongest.score(target)
+    def _row(
+        self, target: int | None, mean: float | None, strongest: Detection, classes: int, null: SteeringNull
+    ) -> Row:
+        row = strongest.score(target)
         assert row is not None  # every family has the same rows
+        assert isinstance(row.measured, ByMargin)
         return replace(
             row,
-            deviation=mean,
             index=None if mean is None else null.index(self.name, mean, classes),
             p_value=None if mean is None else null.p_value(self.name, mean, classes),
-            strongest=strongest.means,
             image_passes=0,
+            measured=replace(row.measured, deviation=mean, strongest=strongest.means),
         )
 
     def _detection(
-        self, scores: Sequence[ClassScore], triggers: Sequence[AnyTrigger], reason: str, *, reference: str = ""
+        self, scores: Sequence[Row], triggers: Sequence[AnyTrigger], reason: str, *, reference: str = ""
     ) -> Detection:
         return Detection(
             detector=self.name,
@@ -111,4 +144,4 @@ def _index(family: Detection, target: int | None) -> float:
 
 
 def _classes(detections: Sequence[Detection]) -> int:
-    return sum(score.target_class is not None for score in detections[0].scores)
+    return sum(row.target_class is not None for row in detections[0].scores) if detections else 0

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.by_size import BySize
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
+from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
+from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
 
@@ -30,7 +34,10 @@ BLIND_SPOTS = (
 MOST_UNCONVERGED = 0.5
 """So large a share of classes that still shrink leaves no median."""
 
+NO_RACE = 10**6  # classes
+
 _DRAWS = 20_000
+_OVERHEAD = 1.05  # less than in other searches: batches are large
 _SCREENING_CORRELATION = 0.7  # of sizes at the screening's end and the search's: ranks 0.6 to 0.8 on three GTSRB models
 
 
@@ -64,7 +71,9 @@ class NeuralCleanse:
     race_above: int = 20
 
     name = "neural_cleanse"
+    rows = "target"
     needs_twins = False
+    builds_on = ()
     least_classes = anomaly.MIN_CLASSES
     blind_spots = BLIND_SPOTS
 
@@ -72,25 +81,42 @@ class NeuralCleanse:
         """The rows of a detection: every class."""
         return tuple(range(num_classes))
 
+    def with_options(self, options: AuditOptions) -> NeuralCleanse:
+        """With the steps and restarts of a run; ``thorough`` searches every class in full, from two starts at least."""
+        searched = replace(self, steps=options.steps, restarts=options.restarts)
+        if options.profile == "thorough":
+            return replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
+        return searched
+
+    def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
+        """Of the inversions, and of what their triggers do to the held-out images."""
+        del image_shape
+        return Cost(self._search.passes(classes) + classes * images * FORWARD_ONLY, _OVERHEAD)
+
+    @property
+    def _search(self) -> TriggerInversion:
+        return TriggerInversion(
+            steps=self.steps, batch_size=self.batch_size, restarts=self.restarts, race_above=self.race_above
+        )
+
     def __call__(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        subject: Subject,
         *,
+        reference: Reference | None = None,
+        found: Sequence[Detection] = (),
         generator: torch.Generator,
         reference_sizes: Sequence[float] | None = None,
         progress: bool = False,
     ) -> Detection:
-        """Search on ``opt``, report success on ``val``, compare the classes.
+        """Search the smallest trigger of every class, and compare the classes with each other.
 
         Inconclusive if fewer than half of the classes reached the success threshold, or their sizes allow no outlier test.
         ``reference_sizes``, one per class, are sizes that are natural for each class.
         """
-        search = TriggerInversion(
-            steps=self.steps, batch_size=self.batch_size, restarts=self.restarts, race_above=self.race_above
-        )
-        inversions = search(classifier, opt, generator=generator, progress=progress)
+        del reference, found
+        search = self._search
+        inversions = search(subject.classifier, subject.search_set, generator=generator, progress=progress)
         full, reason = None, ""
         try:
             full = _searched_in_full(inversions, reference_sizes)
@@ -101,9 +127,7 @@ class NeuralCleanse:
         return Detection(
             detector=self.name,
             settings=repr(self),
-            scores=[
-                _score(inversion, classifier, val, full if inversion.complete else screened) for inversion in inversions
-            ],
+            scores=[_row(inversion, subject, full if inversion.complete else screened) for inversion in inversions],
             triggers=[inversion.trigger for inversion in inversions],
             inconclusive=reason,
             p_value=min(full.result.p_value) if full else None,
@@ -238,24 +262,27 @@ def _race_null(classes: int, finalists: int, controls: int) -> NDArray[np.float6
     return np.sort(np.concatenate(largest))
 
 
-def _score(inversion: Inversion, classifier: Classifier, val: CleanSet, compared: _Comparison | None) -> ClassScore:
+def _row(inversion: Inversion, subject: Subject, compared: _Comparison | None) -> Row:
     result = compared.result if compared else None
     position = compared.positions.get(inversion.target_class) if compared else None
     here = result if position is not None else None
-    return ClassScore(
+    held_out = subject.held_out
+    return Row(
         target_class=inversion.target_class,
-        size=inversion.size,
-        size_ratio=inversion.size / result.median_size if result else None,
-        reached=inversion.reached,
-        success_opt=inversion.attack_success_rate,
-        success_val=attack_success_rate(classifier, val.images, val.labels, inversion.trigger),
+        success_val=attack_success_rate(subject.classifier, held_out.images, held_out.labels, inversion.trigger),
         index=here.index[position or 0] if here else None,
-        paper_index=here.paper_index[position or 0] if here else None,
-        log_index=here.log_index[position or 0] if here else None,
         p_value=here.p_value[position or 0] if here else None,
-        steps=inversion.steps,
         image_passes=inversion.image_passes,
-        shrinkage=inversion.shrinkage,
+        measured=BySize(
+            size=inversion.size,
+            size_ratio=inversion.size / result.median_size if result else None,
+            reached=inversion.reached,
+            success_opt=inversion.attack_success_rate,
+            paper_index=here.paper_index[position or 0] if here else None,
+            log_index=here.log_index[position or 0] if here else None,
+            steps=inversion.steps,
+            shrinkage=inversion.shrinkage,
+        ),
         unconverged=_still_shrinking(inversion),
     )
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, ClassScore, Detection
-from backdoor_audit.detectors.universal_perturbation import Natural
+from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.compared import beside_twins
+from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, Detection
+from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
+from backdoor_audit.detectors.natural import Natural
+from backdoor_audit.detectors.row import Row
+from backdoor_audit.detectors.universal_perturbation import NO_GRADIENT
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.search import anomaly
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Goal, Steered, Steering
 from backdoor_audit.triggers.label_rule import Scattered
@@ -36,18 +41,18 @@ class Relabelling:
     permutation. A natural universal perturbation has one or two dominant labels (Moosavi-Dezfooli et al., CVPR 2017, section
     4): it sends everything there. So what is measured is how many images of a class go together, times how many different
     classes they arrive at: see `relabelled`. Each kind of change is tried; of the excess over the mean of the reference twins the
-    largest counts, and its scale is that of clean models (the ``null``).
+    largest counts, and its scale is that of clean models (the null distribution of the reference).
 
     Needs gradients, twins, and a few images of every class. Cost: ``per_class`` images of each class in every step, for one goal.
     """
 
     probes: tuple[PatchScan | Steering, ...] = _PROBES
     per_class: int = 2
-    null: anomaly.SteeringNull | None = field(default=None, repr=False)
 
     name = "relabelling"
     rows = "target"
     needs_twins = True
+    builds_on = ()
     least_classes = 2
     blind_spots = (
         "relabellings by a change that is none of those searched for",
@@ -61,17 +66,23 @@ class Relabelling:
         del num_classes
         return (None,)
 
-    def natural(
-        self,
-        twins: Sequence[Classifier],
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        progress: bool = False,
-    ) -> Natural:
+    def with_effort(self, share: float) -> Relabelling:
+        """The same detector with that share of its steps, at least one."""
+        return replace(self, probes=tuple(probe.with_effort(share) for probe in self.probes))
+
+    def with_options(self, options: AuditOptions) -> Relabelling:
+        """The same: its effort is that at which its null distribution was measured."""
+        del options
+        return self
+
+    def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
+        """Of every probe, for one goal."""
+        least = self.per_class * classes
+        return Cost(sum(probe.passes(image_shape, measured=images, least=least) for probe in self.probes))
+
+    def natural(self, twins: Sequence[Subject], *, generator: torch.Generator, progress: bool = False) -> Natural:
         """The same probes on every twin; (twins, probes)."""
-        found = [self._search(twin, opt, val, generator, progress) for twin in twins]
+        found = [self._search(twin, generator, progress) for twin in twins]
         return Natural(
             torch.stack([torch.cat([steered.margins for steered in row]) for row in found]),
             torch.stack([torch.cat([steered.success for steered in row]) for row in found]),
@@ -81,27 +92,42 @@ class Relabelling:
 
     def __call__(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        subject: Subject,
         *,
+        reference: Reference | None = None,
+        found: Sequence[Detection] = (),
         generator: torch.Generator,
-        natural: Natural | None = None,
         progress: bool = False,
     ) -> Detection:
-        """Search on ``opt``, measure on ``val``. Inconclusive without ``natural`` or if no image can be steered."""
+        """Search with every probe, and compare with twins: see `beside_twins`.
+
+        Inconclusive without a ``reference`` or if no image can be steered.
+        """
+        del found
+        return beside_twins(self, subject, reference, generator=generator, progress=progress)
+
+    def look(
+        self,
+        subject: Subject,
+        natural: Natural | None,
+        null: SteeringNull,
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Detection:
+        """One search with every probe, beside what is natural."""
         found: list[Steered] = []
         reason = "" if natural is not None else "there are no reference twins to compare with"
         try:
-            found = self._search(classifier, opt, val, generator, progress)
+            found = self._search(subject, generator, progress)
         except DegenerateScoresError as error:
             reason = str(error)
-        scores = [self._score(found, natural, classifier.num_classes)] if found else []
+        scores = [self._row(found, natural, null)] if found else []
         return Detection(
             detector=self.name,
             settings=repr(self),
             rows=self.rows,
-            reference=(self.null or anomaly.shipped_null()).source,
+            reference=null.source,
             scores=scores,
             triggers=(),
             inconclusive=reason,
@@ -111,43 +137,32 @@ class Relabelling:
             blind_spots=self.blind_spots,
         )
 
-    def _search(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, generator: torch.Generator, progress: bool
-    ) -> list[Steered]:
-        wanted: tuple[Goal, ...] = (Scattered(classifier.num_classes),)
-        images = self.per_class * classifier.num_classes
-        return [
-            _with_images(probe, images, len(val))(classifier, opt, val, wanted, generator=generator, progress=progress)
-            for probe in self.probes
-        ]
+    def _search(self, subject: Subject, generator: torch.Generator, progress: bool) -> list[Steered]:
+        wanted: tuple[Goal, ...] = (Scattered(subject.num_classes),)
+        least, halves = self.per_class * subject.num_classes, (subject.search_set, subject.held_out)
+        probes = [probe.with_images(least, measured=len(subject.held_out)) for probe in self.probes]
+        return [probe(subject.classifier, *halves, wanted, generator=generator, progress=progress) for probe in probes]
 
-    def _score(self, found: Sequence[Steered], natural: Natural | None, classes: int) -> ClassScore:
+    def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull) -> Row:
         reached = [float(steered.margins[0]) for steered in found]
         usual = natural.margins.mean(dim=0).tolist() if natural is not None else [math.nan] * len(found)
         excess = [here - there for here, there in zip(reached, usual, strict=True)]
         best = max(range(len(found)), key=lambda probe: excess[probe] if natural is not None else reached[probe])
         known = natural is not None and math.isfinite(excess[best])
-        null = self.null or anomaly.shipped_null()
         blind = all(bool(steered.blind[0]) for steered in found)
-        return ClassScore(
+        return Row(
             target_class=None,
             success_val=float(found[best].success[0]),
-            margin=reached[best],
-            natural_margin=usual[best] if known else None,
-            natural_success=float(natural.success[:, best].mean()) if natural is not None else None,
-            excess=excess[best] if known else None,
-            deviation=excess[best] if known else None,
             index=null.index(self.name, excess[best], 1) if known else None,
             p_value=null.p_value(self.name, excess[best], 1) if known else None,
             image_passes=sum(steered.image_passes for steered in found),
-            rising=None if blind else float(found[best].rising[0]),
-            unconverged="the model gave no gradient that a search could follow" if blind else "",
+            measured=ByMargin(
+                margin=reached[best],
+                natural_margin=usual[best] if known else None,
+                natural_success=float(natural.success[:, best].mean()) if natural is not None else None,
+                excess=excess[best] if known else None,
+                deviation=excess[best] if known else None,
+                rising=None if blind else float(found[best].rising[0]),
+            ),
+            unconverged=NO_GRADIENT if blind else "",
         )
-
-
-def _with_images(probe: PatchScan | Steering, images: int, measured: int) -> PatchScan | Steering:
-    """The probe with at least so many images in a step, and so many measured on."""
-    if isinstance(probe, Steering):
-        return replace(probe, batch_size=max(probe.batch_size, images), measured=measured)
-    stages = tuple(replace(stage, images=max(stage.images, images)) for stage in probe.stages)
-    return replace(probe, stages=stages, measured=measured)

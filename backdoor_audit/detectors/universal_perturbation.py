@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, ClassScore, Detection
+from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.compared import beside_twins
+from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
+from backdoor_audit.detectors.detector import Cost, ImageShape, Reference, no_answer
+from backdoor_audit.detectors.natural import Natural
+from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
+from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan
 from backdoor_audit.search.steering import Goal, Steered, Steering, goals, sources
-from backdoor_audit.store import Packed
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
+
+NO_GRADIENT = "the model gave no gradient that a search could follow"
 
 _NAMES = {
     Additive: "additive",
@@ -43,27 +50,6 @@ _NOT_SEEN = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Natural:
-    """What reference twins show: ``margins``, ``success`` and ``rising`` (twins, goals) of the same probe on each of them."""
-
-    margins: Tensor
-    success: Tensor
-    rising: Tensor
-    image_passes: int
-
-    def pack(self) -> Packed:
-        """For the store."""
-        tensors = {"margins": self.margins, "success": self.success, "rising": self.rising}
-        return Packed(tensors, {"image_passes": self.image_passes})
-
-    @classmethod
-    def unpack(cls, packed: Packed) -> Natural:
-        """From the store."""
-        unknown = torch.full_like(packed.tensors["margins"], torch.inf)  # it was not kept
-        return cls(**{"rising": unknown, **packed.tensors}, image_passes=packed.values["image_passes"])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniversalPerturbation:
     """Steer the model to every class with one small change for all images; compare with twins.
@@ -71,7 +57,7 @@ class UniversalPerturbation:
     The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
     is natural to the class cancels, what is private to the model stays. The index divides it by how much the classes of
     this model differ anyway (MAD, not below ``floor``), scaled so that 2 is the share of false alarms that this detector
-    is allowed on the ``null`` distribution (None: the shipped one).
+    is allowed on the null distribution of the reference.
 
     ``by_source`` asks instead what takes the images of one class away from it, to whichever class: a trigger made for one
     source class (Tang et al., TaCT, USENIX Security 2021) leaves images of other classes alone, so no search over all of
@@ -89,9 +75,9 @@ class UniversalPerturbation:
     probe: Steering | PatchScan
     by_source: bool = False
     floor: float = 0.3
-    null: anomaly.SteeringNull | None = field(default=None, repr=False)
 
     needs_twins = True
+    builds_on = ()
     least_classes = anomaly.MIN_CLASSES
 
     @property
@@ -123,11 +109,17 @@ class UniversalPerturbation:
 
     def with_effort(self, share: float) -> UniversalPerturbation:
         """The same detector with that share of its steps, at least one."""
-        probe = self.probe
-        if isinstance(probe, Steering):
-            return replace(self, probe=replace(probe, steps=max(1, round(share * probe.steps))))
-        stages = tuple(replace(stage, steps=max(1, round(share * stage.steps))) for stage in probe.stages)
-        return replace(self, probe=replace(probe, stages=stages))
+        return replace(self, probe=self.probe.with_effort(share))
+
+    def with_options(self, options: AuditOptions) -> UniversalPerturbation:
+        """The same: its effort is that at which its null distribution was measured."""
+        del options
+        return self
+
+    def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
+        """Of one probe for every class."""
+        most = images // classes if self.by_source else images - images // classes
+        return Cost(classes * self.probe.passes(image_shape, measured=min(self.probe.measured, most), most=most))
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
         """The rows of a detection: every class; by source, every class that images leave."""
@@ -137,18 +129,9 @@ class UniversalPerturbation:
         """What is steered for, in the order of `targets`."""
         return sources(num_classes) if self.by_source else goals(num_classes)
 
-    def natural(
-        self,
-        twins: Sequence[Classifier],
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        progress: bool = False,
-    ) -> Natural:
+    def natural(self, twins: Sequence[Subject], *, generator: torch.Generator, progress: bool = False) -> Natural:
         """The same probe on every twin."""
-        wanted = self.goals(twins[0].num_classes)
-        found = [self.probe(twin, opt, val, wanted, generator=generator, progress=progress) for twin in twins]
+        found = [self._steered(twin, generator, progress) for twin in twins]
         return Natural(
             torch.stack([steered.margins for steered in found]),
             torch.stack([steered.success for steered in found]),
@@ -158,55 +141,72 @@ class UniversalPerturbation:
 
     def __call__(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        subject: Subject,
         *,
+        reference: Reference | None = None,
+        found: Sequence[Detection] = (),
         generator: torch.Generator,
-        natural: Natural | None = None,
         progress: bool = False,
     ) -> Detection:
-        """Steer on ``opt``, measure on ``val``.
+        """Steer for every class, and compare with twins: see `beside_twins`.
 
-        Inconclusive without ``natural``, with few classes, or if no image can be steered for one of the rows.
+        Inconclusive without a ``reference``, with few classes, or if no image can be steered for one of the rows.
         """
-        reason = ""
+        del found
+        return beside_twins(self, subject, reference, generator=generator, progress=progress)
+
+    def look(
+        self,
+        subject: Subject,
+        natural: Natural | None,
+        null: SteeringNull,
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Detection:
+        """One search, beside what is natural."""
+        classes, reason = subject.num_classes, ""
         if natural is None:
             reason = "there are no reference twins to compare with"
-        elif classifier.num_classes < anomaly.MIN_CLASSES:
-            reason = (
-                f"{classifier.num_classes} classes are too few to compare; at least {anomaly.MIN_CLASSES} are needed"
-            )
-        wanted, classes = self.goals(classifier.num_classes), classifier.num_classes
+        elif classes < anomaly.MIN_CLASSES:
+            reason = f"{classes} classes are too few to compare; at least {anomaly.MIN_CLASSES} are needed"
         try:
-            steered = self.probe(classifier, opt, val, wanted, generator=generator, progress=progress)
+            steered = self._steered(subject, generator, progress)
         except DegenerateScoresError as error:
-            return self._without_answer(str(error))
-        triggers = tuple(trigger for trigger in steered.triggers if trigger is not None)
-        excess = [math.nan] * len(wanted)
+            return replace(no_answer(self, str(error)), means=_SEEN[self._kind])
+        excess = [math.nan] * len(steered.margins)
         if natural is not None and not reason:
             excess = excesses(steered.margins, natural.margins, classes)
         spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:classes]])
         deviations = [value / math.hypot(spread, self.floor) for value in excess]
         scores = [
-            self._score(row, target, steered, natural, excess[row], deviations[row])
-            for row, target in enumerate(self.targets(classes))
+            self._row(number, target, steered, natural, excess[number], deviations[number], null)
+            for number, target in enumerate(self.targets(classes))
         ]
-        p_values = [score.p_value for score in scores if score.p_value is not None]
         return Detection(
             detector=self.name,
             settings=repr(self),
             rows=self.rows,
-            reference=(self.null or anomaly.shipped_null()).source,
+            reference=null.source,
             scores=scores,
-            triggers=triggers,
+            triggers=tuple(trigger for trigger in steered.triggers if trigger is not None),
             inconclusive=reason,
             criterion=self.probe.criterion,
             unconverged=self._unconverged(steered, natural, classes, spread),
-            unusual=self._unusual(spread, classes),
-            p_value=min(p_values, default=None),
+            unusual=self._unusual(spread, classes, null),
+            p_value=min((row.p_value for row in scores if row.p_value is not None), default=None),
             means=_SEEN[self._kind],
             blind_spots=self.blind_spots,
+        )
+
+    def _steered(self, subject: Subject, generator: torch.Generator, progress: bool) -> Steered:
+        return self.probe(
+            subject.classifier,
+            subject.search_set,
+            subject.held_out,
+            self.goals(subject.num_classes),
+            generator=generator,
+            progress=progress,
         )
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
@@ -229,48 +229,39 @@ class UniversalPerturbation:
                 )
         return ""
 
-    def _unusual(self, spread: float, classes: int) -> str:
-        usual = (self.null or anomaly.shipped_null()).usual_spread(self.name, classes)
+    def _unusual(self, spread: float, classes: int, null: SteeringNull) -> str:
+        usual = null.usual_spread(self.name, classes)
         return "" if spread <= usual else f"the spread of the classes is {spread:.2g}, at most {usual:.2g} is usual"
 
-    def _without_answer(self, reason: str) -> Detection:
-        return Detection(
-            detector=self.name,
-            settings=repr(self),
-            rows=self.rows,
-            scores=(),
-            triggers=(),
-            inconclusive=reason,
-            means=_SEEN[self._kind],
-            blind_spots=self.blind_spots,
-        )
-
-    def _score(
+    def _row(
         self,
-        row: int,
+        number: int,
         target_class: int | None,
         steered: Steered,
         natural: Natural | None,
         excess: float,
         deviation: float,
-    ) -> ClassScore:
+        null: SteeringNull,
+    ) -> Row:
         known = natural is not None and math.isfinite(deviation)
-        landing = int(steered.landing[row])
-        null = self.null or anomaly.shipped_null()
-        return ClassScore(
+        landing, rows = int(steered.landing[number]), len(steered.margins)
+        blind = bool(steered.blind[number])
+        return Row(
             target_class=target_class,
-            success_val=float(steered.success[row]),
-            landing=landing if landing >= 0 else None,
-            margin=float(steered.margins[row]),
-            natural_margin=float(natural.margins[:, row].mean()) if natural else None,
-            natural_success=float(natural.success[:, row].mean()) if natural else None,
-            excess=excess if known else None,
-            deviation=deviation if known else None,
-            index=null.index(self.name, deviation, len(steered.margins)) if known else None,
-            p_value=null.p_value(self.name, deviation, len(steered.margins)) if known else None,
-            image_passes=steered.image_passes // len(steered.margins),
-            rising=None if steered.blind[row] else float(steered.rising[row]),
-            unconverged="the model gave no gradient that a search could follow" if steered.blind[row] else "",
+            success_val=float(steered.success[number]),
+            index=null.index(self.name, deviation, rows) if known else None,
+            p_value=null.p_value(self.name, deviation, rows) if known else None,
+            image_passes=steered.image_passes // rows,
+            measured=ByMargin(
+                margin=float(steered.margins[number]),
+                natural_margin=float(natural.margins[:, number].mean()) if natural else None,
+                natural_success=float(natural.success[:, number].mean()) if natural else None,
+                landing=landing if landing >= 0 else None,
+                excess=excess if known else None,
+                deviation=deviation if known else None,
+                rising=None if blind else float(steered.rising[number]),
+            ),
+            unconverged=NO_GRADIENT if blind else "",
         )
 
 

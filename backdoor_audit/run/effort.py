@@ -15,12 +15,13 @@ import torch
 from torch.nn import functional
 
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import Consensus, Detector, NeuralCleanse
+from backdoor_audit.detectors import Detector
+from backdoor_audit.detectors.detector import SEARCHING
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
 from backdoor_audit.model.networks import build_network
 from backdoor_audit.properties import Property
-from backdoor_audit.run.passes import of_detector, of_property
+from backdoor_audit.run.passes import of_property
 from backdoor_audit.run.run import Audit
 from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
 
@@ -31,9 +32,7 @@ _A_LOOK, _A_MEASUREMENT = 0.1, 2.0  # s in which the speed is measured
 _SHORT = 20  # s of a run for which a look is enough
 _VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a search
 _TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
-_SEARCHING = 1.2  # what a pass costs in a search, with what is done to images and triggers
-_INVERTING = 1.05  # the same in Neural Cleanse, whose batches are large
-_REPAIRING = 2.0  # the same in a repair, which trains in small batches
+_REPAIRING = 2.0  # what a pass costs in a repair, which trains in small batches
 _REPAIR = 8_000  # image passes of one repair at 500 clean images
 _FILTER = 15_000  # those of fitting and trying a filter
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
@@ -155,7 +154,7 @@ class _Wanted:
         everything = bool(asked.keys() - {"test_precondition", "test_anomaly_index", "test_property", "test_power"})
         wanted = {inside.partition("-")[0] for inside in asked.get("test_anomaly_index", ())}
         detectors = [entry for entry in run.detectors if everything or entry.name in wanted]
-        families = {name for entry in detectors if isinstance(entry, Consensus) for name in entry.of}
+        families = {name for entry in detectors for name in entry.builds_on}
         repairs = {inside for test, names in asked.items() if test in _OF_REPAIRS for inside in names}
         return cls(
             tuple(entry for entry in run.detectors if entry in detectors or entry.name in families),
@@ -185,8 +184,8 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterat
     compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
     searched = 0.0
     for detector in wanted.detectors:
-        name, passes = f"the search of {detector.name}", of_detector(detector, shape, classes, len(run.split[0]))
-        searched += passes
+        name, cost = f"the search of {detector.name}", detector.cost(shape, classes, len(run.split[0]))
+        searched += cost.passes
         if compared and detector.needs_twins:
             compared = False
             yield Piece(
@@ -195,29 +194,28 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterat
                 seconds=twins.seconds(_TRAINING * twins.training),
                 kept=run.at_hand(recipe, {}),
             )
-        if not isinstance(detector, Consensus):
+        if not detector.builds_on:
             if detector.needs_twins:
-                there = len(recipe.architectures) * passes
+                there = len(recipe.architectures) * cost.passes
                 yield Piece(
                     name=f"{name} in reference twins",
                     passes=there,
-                    seconds=twins.seconds(_SEARCHING * there),
+                    seconds=twins.seconds(cost.overhead * there),
                     kept=run.at_hand(recipe, {"natural": detector}),
                 )
-            each = _INVERTING if isinstance(detector, NeuralCleanse) else _SEARCHING
-            yield _piece(name, passes, each * pace, kept=kept(run.detection_parts(detector)))
+            yield _piece(name, cost.passes, cost.overhead * pace, kept=kept(run.detection_parts(detector)))
     for claim in wanted.properties:
         passes = of_property(claim, classes, len(run.split[0]))
-        yield _piece(f"the search of {claim.name}", passes, _SEARCHING * pace, kept=kept(run.property_parts(claim)))
+        yield _piece(f"the search of {claim.name}", passes, SEARCHING * pace, kept=kept(run.property_parts(claim)))
     share = len(run.split[0]) / 500
     on_demand = not run.options.trigger
     for name in wanted.filters:
-        yield _piece(f"the filter {name}", share * _FILTER, _SEARCHING * pace, on_demand=on_demand)
+        yield _piece(f"the filter {name}", share * _FILTER, SEARCHING * pace, on_demand=on_demand)
     for method in wanted.repairs:
         yield _piece(f"the repair by {method}", share * _REPAIR, _REPAIRING * pace, on_demand=on_demand)
     if wanted.canaries:
         planted = wanted.canaries * run.options.canary_targets * _DOSES
-        yield _piece(CANARIES, planted * (searched + 20 * clean), _SEARCHING * pace)
+        yield _piece(CANARIES, planted * (searched + 20 * clean), SEARCHING * pace)
 
 
 def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:

@@ -17,6 +17,7 @@ from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.filters import FilterRates, filter_rates, fitted
 from backdoor_audit.model import surroundings
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
     REPAIRS,
     Outcome,
@@ -130,8 +131,7 @@ class Audit(Asked):
     def _least_shown(self, detection: Detection) -> float:
         """The index from which on the triggers of this detector are shown, where there are too many classes to show all."""
         if detection.detector not in self._least:
-            of_kind = "paper_index" if self.options.index == "paper" and detection.median_size is not None else "index"
-            values = sorted((getattr(score, of_kind) or 0.0 for score in detection.scores), reverse=True)
+            values = sorted((row.judged_index(self.options.index) or 0.0 for row in detection.scores), reverse=True)
             self._least[detection.detector] = values[min(_MOST_SHOWN, len(values)) - 1]
         return self._least[detection.detector]
 
@@ -203,8 +203,7 @@ class Audit(Asked):
 
         def work() -> Sighting:
             return canary(
-                self.classifier,
-                *self.split,
+                Subject(self.classifier, *self.split),
                 target,
                 dose,
                 search=self.search,

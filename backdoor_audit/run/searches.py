@@ -13,21 +13,12 @@ from typing import TypeVar
 import torch
 
 from backdoor_audit.baseline import Baseline, configuration
-from backdoor_audit.detectors import (
-    DETECTORS,
-    Compared,
-    Consensus,
-    Detection,
-    Detector,
-    Natural,
-    NeuralCleanse,
-    UniversalPerturbation,
-)
-from backdoor_audit.detectors.detection import averaged
+from backdoor_audit.detectors import DETECTORS, Compared, Detection, Detector, Natural, compares, no_answer
 from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateScoresError
 from backdoor_audit.item import Item, Row
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.run.inputs import Audited
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
@@ -37,13 +28,12 @@ from backdoor_audit.triggers.trigger import AnyTrigger
 
 Result = TypeVar("Result")
 
-NO_RACE = 10**6  # classes
 _CLOSE = (0.75, 1.5)  # of the limit: other images and random numbers move an index by about a quarter
 
 
 @dataclass(eq=False)
 class Searched(Audited):
-    """A subject with its detectors. Every search runs when it is first asked for, and is kept."""
+    """A subject with its detectors, and the `Reference` that they compare with. Work is done when first asked for, and kept."""
 
     _detections: dict[str, Detection] = field(default_factory=dict)
     _natural: dict[str, Natural] = field(default_factory=dict)
@@ -101,7 +91,7 @@ class Searched(Audited):
     def items(self) -> tuple[Item, ...]:
         """One for every row of every detector."""
         return tuple(
-            Item("anomaly_index", entry.name, Row(target, is_source=entry.name == "source_scan"))
+            Item("anomaly_index", entry.name, Row(target, is_source=entry.rows == "source"))
             for entry in self.detectors
             for target in entry.targets(self.num_classes)
         )
@@ -188,21 +178,32 @@ class Searched(Audited):
             return made
         return self.store.recall({**self.twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
 
-    def natural(self, detector: Compared) -> Natural | None:
-        """What the twins show to a detector; None without twins."""
-        if detector.name not in self._natural and self.twins.classifiers:
+    @property
+    def missing(self) -> str:
+        """Why detectors have nothing to compare this model with; empty if they have."""
+        if not self.twins.classifiers:
+            return self.twins.reason
+        if self.null.twins == self.twins.kind:
+            return ""
+        return (
+            f"{self.options.reference} was measured beside twins of the kind {self.null.twins}, this model has twins of "
+            f"the kind {self.twins.kind}; calibrate on clean models of this architecture"
+        )
+
+    def natural(self, detector: Compared) -> Natural:
+        """What the twins, which must be there, show to a detector. Raises `DegenerateScoresError`."""
+        if detector.name not in self._natural:
 
             def work() -> Natural:
                 generator = generator_for(self.options.seed, f"twins:{detector.name}")
-                return detector.natural(
-                    self.twins.classifiers, *self.split, generator=generator, progress=self.progress
-                )
+                twins = [Subject(twin, *self.split) for twin in self.twins.classifiers]
+                return detector.natural(twins, generator=generator, progress=self.progress)
 
             with self.once(f"the search of {detector.name} in reference twins"):
                 self._natural[detector.name] = self.beside_twins(
                     {"natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack
                 )
-        return self._natural.get(detector.name)
+        return self._natural[detector.name]
 
     def too_few(self, detector: Detector) -> str:
         """Why a detector has no answer for so few classes, or an empty string: it compares them with each other."""
@@ -224,45 +225,44 @@ class Searched(Audited):
         So it is where the model has too few classes for the detector.
         """
         if name not in self._detections:
-            self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
+            self._detections[name] = self._detect(self.detector(name))
         return self._detections[name]
+
+    def detector(self, name: str) -> Detector:
+        """The detector of this run with that name."""
+        return next(entry for entry in self.detectors if entry.name == name)
 
     def _detect(self, detector: Detector) -> Detection:
         if reason := self.unmet or self.too_few(detector):
-            return _no_answer(detector, reason)
-        if isinstance(detector, Consensus):
-            families = [self.detection(name) for name in detector.of]
-            try:
-                detection = replace(detector, null=self.null)(families)
-            except BudgetSpentError as error:
-                return _no_answer(detector, str(error))
-            if self.recalled.issuperset(detector.of):
-                self.recalled.add(detector.name)
-            return detection
+            return no_answer(detector, reason)
+        found = [self.detection(name) for name in detector.builds_on]
+        try:
+            if detector.builds_on:
+                detection = self.search(detector, self.classifier, detector.name, found)
+                recalled = self.recalled.issuperset(detector.builds_on)
+            else:
+                detection, recalled = self._kept_or_searched(detector)
+        except BudgetSpentError as error:
+            return no_answer(detector, str(error))
+        if recalled:
+            self.recalled.add(detector.name)
+        return detection
+
+    def _kept_or_searched(self, detector: Detector) -> tuple[Detection, bool]:
+        """What a detector finds that looks at the model, and whether it was kept from an earlier run."""
 
         def work() -> Detection:
-            if isinstance(detector, Compared):
+            if compares(detector) and not self.missing:
                 with suppress(DegenerateScoresError):  # told by the search
-                    self.natural(
-                        detector
-                    )  # not this detector's time: the next model on these images has it for nothing
+                    # not this detector's time: the next model on these images has it for nothing
+                    self.natural(detector)
             began = time.perf_counter()
             detection = self.search(detector, self.classifier, detector.name, ())
             return detection.timed(time.perf_counter() - began)
 
-        try:
-            with self.in_budget(), self.once(f"the search of {detector.name}"):
-                detection, recalled = self.store.recall(
-                    self.detection_parts(detector),
-                    work,
-                    pack=Detection.pack,
-                    unpack=Detection.unpack,
-                )
-        except BudgetSpentError as error:
-            return _no_answer(detector, str(error))
-        if recalled:
-            self.recalled.add(detector.name)
-        return detection
+        with self.in_budget(), self.once(f"the search of {detector.name}"):
+            parts = self.detection_parts(detector)
+            return self.store.recall(parts, work, pack=Detection.pack, unpack=Detection.unpack)
 
     def detection_parts(self, detector: Detector) -> dict[str, object]:
         """What the search of a detector in this model depends on."""
@@ -270,46 +270,19 @@ class Searched(Audited):
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""
-        if next(entry for entry in self.detectors if entry.name == name).needs_twins:
+        if self.detector(name).needs_twins:
             return []
         return [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
 
     def search(self, detector: Detector, classifier: Classifier, purpose: str, found: Sequence[Detection]) -> Detection:
         """One detector on the audited model or a copy of it; ``purpose`` seeds it, ``found`` is what others found there."""
-        if isinstance(detector, Consensus):
-            return replace(detector, null=self.null)(found)
-        generator = generator_for(self.options.seed, purpose)
-        if isinstance(detector, NeuralCleanse):
-            return detector(classifier, *self.split, generator=generator, progress=self.progress)
-        try:
-            natural = self.natural(detector)
-        except DegenerateScoresError as error:
-            return _no_answer(detector, f"in a reference twin, {error}")
-        if natural is None:
-            return _no_answer(detector, self.twins.reason)
-        if self.null.twins != self.twins.kind:
-            return _no_answer(
-                detector,
-                f"{self.options.reference} was measured beside twins of the kind {self.null.twins}, this model has twins of "
-                f"the kind {self.twins.kind}; calibrate on clean models of this architecture",
-            )
-        null, (opt, val) = self.null, self.split
-        calibrated = replace(detector, null=null)
-        detection = calibrated(classifier, opt, val, generator=generator, natural=natural, progress=self.progress)
-        if detection.unconverged and isinstance(calibrated, UniversalPerturbation):
-            # twice the steps lead all classes further, which the median over them takes out again
-            calibrated = calibrated.with_effort(2)
-            detection = calibrated(classifier, opt, val, generator=generator, natural=natural, progress=self.progress)
-        if self.close(detection):
-            again = calibrated(classifier, val, opt, generator=generator, natural=natural, progress=self.progress)
-            detection = averaged(
-                [detection, again],
-                lambda deviation, rows: (
-                    null.index(detector.name, deviation, rows),
-                    null.p_value(detector.name, deviation, rows),
-                ),
-            )
-        return replace(detection, reference=f"{detection.reference}; {self.twins.described}")
+        return detector(
+            Subject(classifier, *self.split),
+            reference=self,
+            found=found,
+            generator=generator_for(self.options.seed, purpose),
+            progress=self.progress,
+        )
 
     def close(self, detection: Detection) -> bool:
         """Whether some class lies so near to the limit that luck may decide it, and the search is worth doing again."""
@@ -364,30 +337,7 @@ def same(one: AnyTrigger, other: AnyTrigger) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def _no_answer(detector: Detector, reason: str) -> Detection:
-    """A detection that could not be made."""
-    return Detection(
-        detector=detector.name,
-        settings=repr(detector),
-        scores=(),
-        triggers=(),
-        inconclusive=reason,
-        blind_spots=detector.blind_spots,
-    )
-
-
 def detectors_of(options: AuditOptions) -> tuple[Detector, ...]:
-    """The detectors of a profile with the effort that the options ask for.
-
-    ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
-    """
-
-    def adapted(entry: Detector) -> Detector:
-        if not isinstance(entry, NeuralCleanse):
-            return entry
-        searched = replace(entry, steps=options.steps, restarts=options.restarts)
-        if options.profile == "thorough":
-            searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
-        return searched
-
-    return tuple(adapted(entry) for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
+    """The detectors of a profile with the effort that the options ask for; ``quick`` leaves out those that need twins."""
+    chosen = (entry for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
+    return tuple(entry.with_options(options) for entry in chosen)

@@ -28,6 +28,8 @@ _CHUNK_PIXELS = {
     "cuda": 2**25,
 }  # values in one forward pass: bounds memory, and keeps a CPU's caches warm
 
+_SETTLING = 0.92  # of the steps that classes take until their triggers no longer shrink, on average
+
 # Chosen on the zoo's development half: `python -m benchmarks.convergence` prints what it and other values would do.
 MOST_SHRINKAGE = 0.3
 """A search has converged if its smallest valid trigger shrank by at most this share over its last `stop_patience` steps."""
@@ -228,6 +230,11 @@ class TriggerInversion:
     def staying(self, classes: int) -> int:
         """How many of so many classes take all steps: all of them, or those that win a race and its controls."""
         return min(classes, sum(self._places(classes))) if classes > self.race_above else classes
+
+    def passes(self, classes: int) -> float:
+        """Image passes of a search of so many classes, until their triggers settle."""
+        steps = classes * self.screening_steps + self.staying(classes) * (self.steps - self.screening_steps)
+        return _SETTLING * self.restarts * self.batch_size * steps
 
     def _places(self, classes: int) -> tuple[int, int]:
         """How many finalists and how many controls a race of that many classes has."""

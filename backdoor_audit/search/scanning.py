@@ -9,7 +9,7 @@ models as well, while one of a seventh hardly does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search.row_adam import RowAdam
 from backdoor_audit.search.steering import Goal, Steered, eligible, losses_of, measure, per_chunk, targets
 from backdoor_audit.triggers.label_rule import AllToOne
@@ -73,19 +74,19 @@ class PatchScan:
     def __call__(
         self,
         classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        search_set: CleanSet,
+        held_out: CleanSet,
         wanted: Sequence[Goal],
         *,
         generator: torch.Generator,
         progress: bool = False,
     ) -> Steered:
-        """Scan on ``opt``, measure on ``val``. The classifier is not changed."""
+        """Scan on ``search_set``, measure on ``held_out``. The classifier is not changed."""
         height, width = classifier.image_shape[1:]
-        scale = max(1, round(max(height, width) / (REFERENCE_SIDE + 4)))
+        scale = _scale(classifier.image_shape)
         windows = _Windows(classifier, wanted, self.learning_rate)
-        images, scored = opt.images.to(classifier.device), classifier.predict(opt.images)
-        counted = eligible(wanted, scored.cpu(), opt.labels)
+        images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
+        counted = eligible(wanted, scored.cpu(), search_set.labels)
         total = sum(stage.steps for stage in self.stages)
         bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
         halfway, middle = torch.empty(0), self.stages[-1].steps // 2
@@ -94,23 +95,23 @@ class PatchScan:
             fit = torch.zeros(len(windows.places))
             for step in range(stage.steps):
                 if number == len(self.stages) and step == middle:
-                    halfway = self._reached(windows, opt)
+                    halfway = self._reached(windows, search_set)
                 budget.check()
                 batches = draw(counted, stage.images, generator)
                 losses = windows.step(images, scored, batches)
                 fit -= losses if step >= stage.steps // 2 else 0
                 bar.update()
             windows.keep(_best_places(windows.places[:, 0], fit, stage.kept, self.judged))
-        rising = (self._reached(windows, opt) - halfway) / (self.stages[-1].steps - middle)
+        rising = (self._reached(windows, search_set) - halfway) / (self.stages[-1].steps - middle)
         bar.close()
-        return self._judged(windows, val, generator, torch.where(windows.sloped, rising, torch.inf))
+        return self._judged(windows, held_out, generator, torch.where(windows.sloped, rising, torch.inf))
 
-    def _reached(self, windows: _Windows, opt: CleanSet) -> Tensor:
+    def _reached(self, windows: _Windows, search_set: CleanSet) -> Tensor:
         """The margin of every goal's best window on a few search images, the same ones every time; (goals,)."""
         goal, contents, places = windows.places[:, 0], windows.contents, windows.places
         margins = measure(
             windows.classifier,
-            opt,
+            search_set,
             [windows.wanted[row] for row in goal],
             lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
             count=_WATCHED,
@@ -119,12 +120,12 @@ class PatchScan:
         windows.passes += len(goal) * _WATCHED // 3
         return torch.stack([margins[goal == row].max() for row in range(len(windows.wanted))])
 
-    def _judged(self, windows: _Windows, val: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
+    def _judged(self, windows: _Windows, held_out: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
         """Every goal by the place that is best on held-out images."""
         classifier, wanted, places, contents = windows.classifier, windows.wanted, windows.places, windows.contents
         margins, success, landing = measure(
             classifier,
-            val,
+            held_out,
             [wanted[row] for row in places[:, 0]],
             lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
             count=self.measured,
@@ -139,6 +140,35 @@ class PatchScan:
         )
         passes = windows.passes + len(places) * self.measured // 3
         return Steered(margins[best], success[best], landing[best], triggers, rising, passes)
+
+    def with_effort(self, share: float) -> PatchScan:
+        """The same with that share of its steps, at least one in every stage."""
+        return replace(
+            self, stages=tuple(replace(stage, steps=max(1, round(share * stage.steps))) for stage in self.stages)
+        )
+
+    def with_images(self, least: int, *, measured: int) -> PatchScan:
+        """The same with at least so many images in a step, and so many measured on."""
+        stages = tuple(replace(stage, images=max(stage.images, least)) for stage in self.stages)
+        return replace(self, stages=stages, measured=measured)
+
+    def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
+        """Image passes for one goal, with ``least`` to ``most`` images in every step."""
+        height, width = image_shape[1:]
+        scale, watched = _scale(image_shape), _WATCHED * FORWARD_ONLY
+        places, before, passes = 0, 0, 0.0
+        for number, stage in enumerate(self.stages, start=1):
+            side, stride = min(stage.side * scale, height, width), stage.stride * scale
+            if not places:
+                places = len(starts(height, side, stride)) * len(starts(width, side, stride))
+            elif side < before:
+                places *= len(starts(before, side, stride)) ** 2
+            before = side
+            passes += places * min(most, max(stage.images, least)) * stage.steps
+            if number == len(self.stages):
+                passes += places * watched
+            places = min(places, max(self.judged, int(stage.kept * places)))
+        return passes + places * (watched + measured * FORWARD_ONLY)
 
 
 class _Windows:
@@ -206,6 +236,11 @@ class _Windows:
         blank = torch.zeros((1, 1, *self.classifier.image_shape))
         mask = _laid(blank[:, :, :1], torch.full_like(content[:, :1], torch.inf), place)[0, 0]
         return Trigger(mask, _laid(blank, content, place)[0, 0], target_class)
+
+
+def _scale(image_shape: tuple[int, int, int]) -> int:
+    """How many pixels of such images stand for one of a `Stage`."""
+    return max(1, round(max(image_shape[1:]) / (REFERENCE_SIDE + 4)))
 
 
 def starts(length: int, side: int, stride: int) -> Tensor:

@@ -12,7 +12,7 @@ Huster and Ekwedike, "TOP: Backdoor detection in neural networks via transferabi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
 from backdoor_audit.triggers.perturbations import Family, unit
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -100,25 +101,25 @@ class Steering:
     def __call__(
         self,
         classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        search_set: CleanSet,
+        held_out: CleanSet,
         wanted: Sequence[Goal],
         *,
         generator: torch.Generator,
         progress: bool = False,
     ) -> Steered:
-        """Steer on ``opt``, measure on at most ``measured`` images of ``val`` per goal. The classifier is not changed.
+        """Steer on ``search_set``, measure on at most ``measured`` held-out images per goal. The classifier is not changed.
 
         Goals are about what the model says of the clean images, not about their labels: a wrong answer can be steered too.
         """
         shape = classifier.image_shape
-        images, scored = opt.images.to(classifier.device), classifier.predict(opt.images)
+        images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
         parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
         pushed = torch.zeros_like(parameters)
         rows = torch.arange(len(wanted))
         sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
         passes, trace = 0, []
-        counted = eligible(wanted, scored.cpu(), opt.labels)
+        counted = eligible(wanted, scored.cpu(), search_set.labels)
         bar = tqdm(
             range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
         )
@@ -142,7 +143,7 @@ class Steering:
             parameters = self.family.stepped(parameters, pushed, share, shape)
         margins, success, landing = measure(
             classifier,
-            val,
+            held_out,
             wanted,
             lambda chunk, batch: self.family.stamp(parameters[chunk], batch),
             count=self.measured,
@@ -154,6 +155,19 @@ class Steering:
         ]
         rising = torch.where(sloped, late_share(torch.stack(trace)), torch.inf).cpu()
         return Steered(margins, success, landing, tuple(triggers), rising, passes + len(wanted) * self.measured // 3)
+
+    def with_effort(self, share: float) -> Steering:
+        """The same with that share of its steps, at least one."""
+        return replace(self, steps=max(1, round(share * self.steps)))
+
+    def with_images(self, least: int, *, measured: int) -> Steering:
+        """The same with at least so many images in a step, and so many measured on."""
+        return replace(self, batch_size=max(self.batch_size, least), measured=measured)
+
+    def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
+        """Image passes for one goal, with ``least`` to ``most`` images in every step."""
+        del image_shape
+        return self.steps * min(most, max(self.batch_size, least)) + measured * FORWARD_ONLY
 
 
 def late_share(losses: Tensor) -> Tensor:

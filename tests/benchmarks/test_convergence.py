@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from backdoor_audit.detectors import DETECTORS, ClassScore, Detection, NeuralCleanse
+from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
 from backdoor_audit.properties import HarmlessChanges
 from benchmarks.convergence import _of_detection, _of_outcome, table, tasks, with_effort
+from tests.detections import size_row
 from tests.properties.test_properties import asked, row_reader
 
 
@@ -16,8 +17,8 @@ def detection(*scores, **values):
 
 
 def score(target, **values):
-    common = {"success_val": 1.0, "index": 0.5, "p_value": 0.5, "image_passes": 1, "size": 40.0, "size_ratio": 0.8}
-    return ClassScore(target_class=target, shrinkage=0.1, **{**common, **values})
+    common = {"success_val": 1.0, "index": 0.5, "size": 40.0, "size_ratio": 0.8}
+    return size_row(target, shrinkage=0.1, **{**common, **values})
 
 
 def row(found, *, backdoored, effort=12.0):
@@ -59,7 +60,7 @@ def test_less_effort_is_fewer_steps_of_the_same_detector(detector):
         assert with_effort(detector, 12.0) == NeuralCleanse(steps=12)
         return
     less = with_effort(detector, 0.25)
-    assert (less.name, less.by_source, less.null) == (detector.name, detector.by_source, detector.null)
+    assert (less.name, less.by_source) == (detector.name, detector.by_source)
     steps = [[stage.steps for stage in getattr(entry.probe, "stages", [entry.probe])] for entry in (detector, less)]
     assert all(few < many for many, few in zip(*steps, strict=True))
     assert with_effort(detector, 1.0) == detector

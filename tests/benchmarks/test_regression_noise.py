@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from backdoor_audit.attacks import BadNets
-from backdoor_audit.detectors.detection import ClassScore
 from backdoor_audit.evidence import Verdict
 from benchmarks.regression_noise import (
     Measured,
@@ -17,6 +16,7 @@ from benchmarks.regression_noise import (
     worse,
 )
 from benchmarks.zoo.subject import Subject
+from tests.detections import margin_row, size_row
 
 
 def measured(
@@ -25,7 +25,7 @@ def measured(
     """A subject whose classes have these indices, verdicts and sizes under one detector."""
     subject = Subject(data=data, architecture="small_cnn", tag="x", seed=1, attack=BadNets() if backdoored else None)
     scores = [
-        ClassScore(target_class=number, success_val=0.5, index=index, p_value=None, image_passes=0, size=size)
+        margin_row(number, index=index) if size is None else size_row(number, index=index, size=size)
         for number, (index, _, size) in enumerate(rows)
     ]
     return Measured(subject, {("any", number): (score, rows[number][1]) for number, score in enumerate(scores)})

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from backdoor_audit.data import load_clean_set
-from backdoor_audit.detectors import DETECTORS, NeuralCleanse
+from backdoor_audit.detectors import DETECTORS, NeuralCleanse, compares
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.twins import OWN_ARCHITECTURE
 from fixtures import IMAGES, MODELS
 from tests.subjects import random_network, seeded
@@ -32,14 +33,14 @@ def test_scores_are_those_of_the_cpu(both):
 
 @pytest.mark.parametrize("detector", DETECTORS, ids=lambda entry: entry.name)
 def test_searches_run_on_the_card_and_find_what_the_cpu_finds(detector, both):
-    (here, there), clean = both
-    opt, val = clean.split(0)
-    if isinstance(detector, NeuralCleanse):
-        found = [NeuralCleanse(steps=60)(entry, opt, val, generator=seeded()) for entry in both[0]]
-        sizes = [torch.tensor([score.size for score in detection.scores]) for detection in found]
+    networks, clean = both
+    subjects = [Subject(entry, *clean.split(0)) for entry in networks]
+    if detector.name == NeuralCleanse.name:
+        found = [NeuralCleanse(steps=60)(entry, generator=seeded()) for entry in subjects]
+        sizes = [torch.tensor([row.measured.size for row in detection.scores]) for detection in found]
         assert torch.corrcoef(torch.stack(sizes))[0, 1] > 0.5
-    elif hasattr(detector, "natural"):
-        margins = [detector.natural([entry], opt, val, generator=seeded()).margins.flatten() for entry in (here, there)]
+    elif compares(detector):
+        margins = [detector.natural([entry], generator=seeded()).margins.flatten() for entry in subjects]
         assert torch.allclose(*margins, atol=0.3)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from backdoor_audit.detectors import DETECTORS, NeuralCleanse, Relabelling
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.inversion import TriggerInversion
 from tests.cuda.pretended_cuda import CUDA, PretendedCuda
 from tests.subjects import COLOURS, colour_images
@@ -46,7 +47,8 @@ def searched(detector, times):
         probes = detector.probes if isinstance(detector, Relabelling) else [detector.probe]
         probes = [shortened(probe, times) for probe in probes]
         if isinstance(detector, Relabelling):
-            replace(detector, probes=probes).natural([audited], IMAGES, IMAGES, generator=generator)
+            subject = Subject(audited, IMAGES, IMAGES)
+            replace(detector, probes=probes).natural([subject], generator=generator)
         else:
             probes[0](audited, IMAGES, IMAGES, detector.goals(COLOURS), generator=generator)
     return mode.asked.total(), sum(map(steps_of, probes))

@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 
-from backdoor_audit.detectors import ClassScore, Detection
-from backdoor_audit.detectors.detection import averaged
+from backdoor_audit.detectors import Detection
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import Addition, Trigger, Warp
+from tests.detections import margin_row, size_row
 from tests.subjects import seeded
 
 LIMITS = replace(
@@ -24,17 +24,15 @@ def class_score(target_class=4, **values):
     defaults = {
         "size": 5.0,
         "size_ratio": 0.1,
-        "reached": True,
         "success_opt": 1.0,
         "success_val": 0.99,
-        "index": 3.0,
         "paper_index": 1.5,
         "log_index": 6.0,
         "p_value": 0.02,
         "steps": 240,
         "image_passes": 7700,
     }
-    return ClassScore(target_class=target_class, **{**defaults, **values})
+    return size_row(target_class, **{**defaults, **values})
 
 
 def trigger_for(target_class):
@@ -86,6 +84,7 @@ def test_an_outlier_that_is_small_and_works_fails():
             "no trigger reached the success threshold in 240 steps",
         ),
         ({"index": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
+        ({"index": math.nan, "size_ratio": 0.8}, Verdict.INCONCLUSIVE, "no index could be computed"),
         ({"size_ratio": None}, Verdict.INCONCLUSIVE, "no index could be computed"),
     ],
 )
@@ -99,7 +98,6 @@ def margin_score(target_class=4, **values):
     """A class that is steered to far beyond its twins, on most held-out images."""
     defaults = {
         "success_val": 0.8,
-        "index": 3.0,
         "p_value": 0.001,
         "image_passes": 900,
         "margin": 1.5,
@@ -108,7 +106,13 @@ def margin_score(target_class=4, **values):
         "excess": 2.0,
         "deviation": 5.0,
     }
-    return ClassScore(target_class=target_class, **{**defaults, **values})
+    return margin_row(target_class, **{**defaults, **values})
+
+
+def test_an_index_that_is_no_number_is_not_a_pass():
+    """What compares with it is never above a limit."""
+    finding = steered(margin_score(index=math.nan)).judge(4, LIMITS)
+    assert (finding.verdict, finding.value) == (Verdict.INCONCLUSIVE, None)
 
 
 def steered(*scores, **values):
@@ -334,13 +338,3 @@ def test_a_small_trigger_that_is_no_outlier_passes_only_where_all_that_compares_
     ):
         assert bag(beside=doubtful).verdict is Verdict.INCONCLUSIVE
     assert judged_beside([steering(0.1)], index=2.5).verdict is Verdict.FAIL
-
-
-def test_two_searches_are_averaged_row_by_row():
-    first, second = (steered(margin_score(4, index=index), margin_score(None)) for index in (2.2, 1.4))
-    first = replace(first, scores=[replace(first.scores[0], deviation=6.0), first.scores[1]])
-    second = replace(second, scores=[replace(second.scores[0], deviation=4.0), second.scores[1]], unconverged="moving")
-    both = averaged([first, second], lambda deviation, rows: (deviation / rows, 0.1))
-    assert (both.scores[0].deviation, both.scores[0].index) == (5.0, 2.5)
-    assert both.scores[0].image_passes == first.scores[0].image_passes + second.scores[0].image_passes
-    assert both.unconverged == "moving"

@@ -13,6 +13,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import anomaly, null_quantile
 from backdoor_audit.search.inversion import Inversion
@@ -24,8 +25,8 @@ LIMITS = shipped_limits()
 
 
 def detect(subject, *, classes=8, steps=240, **options):
-    opt, val = row_images(classes=classes), row_images(classes=classes, seed=5)
-    return NeuralCleanse(steps=steps)(subject, opt, val, generator=seeded(1), **options)
+    images = row_images(classes=classes), row_images(classes=classes, seed=5)
+    return NeuralCleanse(steps=steps)(Subject(subject, *images), generator=seeded(1), **options)
 
 
 def flagged(detection, **options):
@@ -65,14 +66,15 @@ def test_a_clean_model_is_not_flagged(clean):
 @pytest.mark.parametrize("backdoors", [(3,), ()])
 def test_no_class_passes_while_triggers_have_hardly_been_pressed(steps, restarts, backdoors):
     search = NeuralCleanse(steps=steps, restarts=restarts)
-    detection = search(row_reader(backdoors=backdoors), row_images(), row_images(seed=5), generator=seeded(1))
+    subject = Subject(row_reader(backdoors=backdoors), row_images(), row_images(seed=5))
+    detection = search(subject, generator=seeded(1))
     assert Verdict.PASS not in {detection.judge(target, LIMITS).verdict for target in range(8)}
 
 
 def test_a_twentieth_of_the_steps_passes_no_class_of_a_real_backdoored_model():
-    opt, val = load_clean_set(IMAGES).sample(200, seed=0).split(seed=0)
-    classifier = load_classifier(MODELS / "badnets.safetensors")
-    detection = NeuralCleanse(steps=12)(classifier, opt, val, generator=seeded())
+    images = load_clean_set(IMAGES).sample(200, seed=0).split(seed=0)
+    subject = Subject(load_classifier(MODELS / "badnets.safetensors"), *images)
+    detection = NeuralCleanse(steps=12)(subject, generator=seeded())
     findings = [detection.judge(target, LIMITS) for target in range(10)]
     assert Verdict.PASS not in {finding.verdict for finding in findings}
     assert "raise --audit-steps" in findings[0].reason
@@ -102,14 +104,16 @@ def test_the_p_value_of_the_model_is_that_of_its_smallest_trigger(backdoored, cl
 
 
 def test_sizes_are_compared_with_the_median_of_all_classes(backdoored):
-    sizes = sorted(score.size for score in backdoored.scores)
+    sizes = sorted(score.measured.size for score in backdoored.scores)
     assert backdoored.median_size == pytest.approx((sizes[3] + sizes[4]) / 2)
-    assert backdoored.score(3).size_ratio == pytest.approx(backdoored.score(3).size / backdoored.median_size)
-    assert backdoored.score(3).size < backdoored.cut_size < sizes[1]
+    assert backdoored.score(3).measured.size_ratio == pytest.approx(
+        backdoored.score(3).measured.size / backdoored.median_size
+    )
+    assert backdoored.score(3).measured.size < backdoored.cut_size < sizes[1]
 
 
 def test_a_class_that_is_naturally_easy_is_not_flagged_when_references_say_so(backdoored):
-    natural = [score.size_ratio if score.target_class == 3 else 1.0 for score in backdoored.scores]
+    natural = [score.measured.size_ratio if score.target_class == 3 else 1.0 for score in backdoored.scores]
     again = detect(row_reader(backdoors=(3,)), reference_sizes=natural)
     assert flagged(again) == []
     assert again.score(3).index == pytest.approx(0, abs=0.5)
@@ -117,10 +121,10 @@ def test_a_class_that_is_naturally_easy_is_not_flagged_when_references_say_so(ba
 
 def test_too_few_reached_classes_are_inconclusive():
     detection = detect(row_reader(), steps=1)
-    assert not any(score.reached for score in detection.scores)
+    assert not any(score.measured.reached for score in detection.scores)
     assert "0 of 8 classes only" in detection.inconclusive
     assert [detection.judge(target, LIMITS).verdict for target in range(8)] == [Verdict.INCONCLUSIVE] * 8
-    assert all(score.index is None and score.size_ratio is None for score in detection.scores)
+    assert all(score.index is None and score.measured.size_ratio is None for score in detection.scores)
     assert detection.p_value is None
 
 
@@ -137,7 +141,7 @@ def test_an_unreached_class_is_inconclusive_and_stays_out_of_the_comparison():
     assert detection.judge(5, LIMITS).verdict is Verdict.INCONCLUSIVE
     assert detection.score(5).index is None
     assert flagged(detection) == [3]
-    sizes = sorted(score.size for score in detection.scores if score.reached)
+    sizes = sorted(score.measured.size for score in detection.scores if score.measured.reached)
     assert detection.median_size == pytest.approx(sizes[3])
 
 
@@ -155,9 +159,9 @@ def test_the_same_seed_gives_the_same_detection(backdoored):
 
 
 def detect_many(*backdoors, **options):
-    opt, val = pixel_images(), pixel_images(seed=5)
+    subject = Subject(pixel_reader(backdoors=backdoors), pixel_images(), pixel_images(seed=5))
     detector = NeuralCleanse(batch_size=96, **options)  # so large that what works on a batch works on nearly all images
-    return detector(pixel_reader(backdoors=backdoors), opt, val, generator=seeded(1))
+    return detector(subject, generator=seeded(1))
 
 
 @pytest.fixture(scope="module")
@@ -177,13 +181,15 @@ def test_a_clean_model_of_forty_three_classes_is_not_flagged():
 
 
 def test_classes_that_stopped_are_compared_at_the_effort_of_the_screening(raced):
-    stopped = [score for score in raced.scores if score.steps == 72]
+    stopped = [score for score in raced.scores if score.measured.steps == 72]
     assert len(stopped) == 25
-    early = {score.size / score.size_ratio for score in stopped}
+    early = {score.measured.size / score.measured.size_ratio for score in stopped}
     assert max(early) == pytest.approx(min(early))
     assert max(early) > 1.3 * raced.median_size
-    finished = [score for score in raced.scores if score.steps != 72]
-    assert [score.size / score.size_ratio for score in finished] == pytest.approx([raced.median_size] * 18)
+    finished = [score for score in raced.scores if score.measured.steps != 72]
+    assert [score.measured.size / score.measured.size_ratio for score in finished] == pytest.approx(
+        [raced.median_size] * 18
+    )
 
 
 def test_how_far_a_race_went_is_said(raced):

@@ -6,6 +6,7 @@ import torch
 from backdoor_audit.detectors import Relabelling
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
@@ -16,7 +17,7 @@ from tests.subjects import Computed, seeded
 
 NULL = SteeringNull({"relabelling": (0.05, 0.02)}, classes=10, models=30, source="thirty hand-made models")
 PROBES = (PatchScan(stages=(Stage(4, 2, 6, 3, 0.4), Stage(4, 2, 8, 20, 1.0))), Steering(family=Additive(), steps=8))
-RELABELLING = Relabelling(probes=PROBES, null=NULL)
+RELABELLING = Relabelling(probes=PROBES)
 PERMUTED = [3, 5, 0, 7, 1, 2, 4, 6]  # no shift of the classes
 
 
@@ -24,6 +25,10 @@ def dark_corner(seed=0):
     clean = bright_rows(seed)
     clean.images[:, :, -1, -1] = 0.0
     return clean
+
+
+def subject(classifier):
+    return Subject(classifier, dark_corner(), dark_corner(1))
 
 
 def permuting():
@@ -39,11 +44,11 @@ def permuting():
 
 @pytest.fixture(scope="module")
 def natural():
-    return RELABELLING.natural([reader(), reader()], dark_corner(), dark_corner(1), generator=seeded(1))
+    return RELABELLING.natural([subject(reader()), subject(reader())], generator=seeded(1))
 
 
 def detection(classifier, natural):
-    return RELABELLING(classifier, dark_corner(), dark_corner(1), generator=seeded(2), natural=natural)
+    return RELABELLING.look(subject(classifier), natural, NULL, generator=seeded(2))
 
 
 def test_a_permutation_that_a_corner_brings_about_is_found(natural):
@@ -60,15 +65,15 @@ def test_a_permutation_that_a_corner_brings_about_is_found(natural):
 def test_a_clean_model_beside_clean_twins_passes(natural):
     assert natural.margins.shape == (2, len(PROBES))
     found = detection(reader(), natural)
-    assert abs(found.scores[0].excess) < 0.1
+    assert abs(found.scores[0].measured.excess) < 0.1
     assert found.judge(None, shipped_limits()).verdict is Verdict.PASS
 
 
 def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
-    found = detection(permuting(), None)
+    found = RELABELLING(subject(permuting()), generator=seeded(2))
     assert found.inconclusive == "there are no reference twins to compare with"
     assert found.scores[0].index is None
-    assert found.scores[0].margin > 0.5
+    assert found.scores[0].measured.margin > 0.5
     assert found.judge(None, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
 

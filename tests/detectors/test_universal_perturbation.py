@@ -11,6 +11,7 @@ from backdoor_audit.detectors.universal_perturbation import excesses
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
@@ -30,7 +31,7 @@ from tests.subjects import (
 
 NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")
 STEPS = 12
-ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.1), steps=STEPS, batch_size=16), null=NULL)
+ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.1), steps=STEPS, batch_size=16))
 LAST = 0.2  # brightness of the last column, which the backdoor reads: a change can make it darker and brighter
 
 
@@ -79,9 +80,17 @@ def natural_of(margins, success=None, rising=None):
     return Natural(margins, success, rising, 1)
 
 
-def grey_run(classes=5, *, natural, detector=ADDITIVE):
+def grey_run(classes=5, *, natural, detector=ADDITIVE, null=NULL):
     images = row_images(classes=classes, per_class=2, size=4)
-    return detector(by_brightness(classes), images, images, generator=seeded(), natural=natural)
+    return detector.look(Subject(by_brightness(classes), images, images), natural, null, generator=seeded())
+
+
+def looked(classifier, natural, seed=2, *, detector=ADDITIVE, null=NULL):
+    return detector.look(Subject(classifier, OPT, VAL), natural, null, generator=seeded(seed))
+
+
+def shown_by(*twins, detector=ADDITIVE):
+    return detector.natural([Subject(twin, OPT, VAL) for twin in twins], generator=seeded(1))
 
 
 def test_excesses_worked_by_hand():
@@ -100,15 +109,17 @@ def test_a_detection_from_margins_worked_by_hand(probed):
     probed(MARGINS)
     detection = grey_run(natural=natural_of(NATURAL, torch.tensor([[0.2] * 5, [0.4] * 5])))
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
-    assert [score.excess for score in detection.scores] == pytest.approx(EXCESSES)
-    assert [score.deviation for score in detection.scores] == pytest.approx([value / SPREAD for value in EXCESSES])
-    assert [score.margin for score in detection.scores] == MARGINS.tolist()
-    assert [score.natural_margin for score in detection.scores] == pytest.approx(NATURAL.mean(dim=0).tolist())
-    assert [score.natural_success for score in detection.scores] == pytest.approx([0.3] * 5)
+    assert [score.measured.excess for score in detection.scores] == pytest.approx(EXCESSES)
+    assert [score.measured.deviation for score in detection.scores] == pytest.approx(
+        [value / SPREAD for value in EXCESSES]
+    )
+    assert [score.measured.margin for score in detection.scores] == MARGINS.tolist()
+    assert [score.measured.natural_margin for score in detection.scores] == pytest.approx(NATURAL.mean(dim=0).tolist())
+    assert [score.measured.natural_success for score in detection.scores] == pytest.approx([0.3] * 5)
     assert [score.success_val for score in detection.scores] == pytest.approx([0.9] * 5)
     for score in detection.scores:
-        assert score.index == NULL.index("additive", score.deviation, 5)
-        assert score.p_value == NULL.p_value("additive", score.deviation, 5)
+        assert score.index == NULL.index("additive", score.measured.deviation, 5)
+        assert score.p_value == NULL.p_value("additive", score.measured.deviation, 5)
     assert detection.p_value == detection.scores[4].p_value
     assert [trigger.target_class for trigger in detection.triggers] == [0, 1, 2, 3, 4]
     assert detection.reference == "thirty hand-made models"
@@ -119,31 +130,30 @@ def test_a_detection_from_margins_worked_by_hand(probed):
 def test_where_classes_hardly_differ_the_floor_is_the_spread(probed):
     probed(torch.tensor([0.0, 0, 0, 0, 0.6]))
     detection = grey_run(natural=natural_of(torch.zeros(2, 5)))
-    assert detection.scores[4].deviation == pytest.approx(0.6 / 0.3)
+    assert detection.scores[4].measured.deviation == pytest.approx(0.6 / 0.3)
     coarser = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=replace(ADDITIVE, floor=0.6))
-    assert coarser.scores[4].deviation == pytest.approx(0.6 / 0.6)
+    assert coarser.scores[4].measured.deviation == pytest.approx(0.6 / 0.6)
 
 
 def test_a_model_that_is_its_own_twin_has_no_excess_at_all():
     model = subject(backdoored=True)
-    natural = ADDITIVE.natural([model, model], OPT, VAL, generator=seeded(1))
+    natural = shown_by(model, model)
     assert natural.margins.shape == natural.success.shape == (2, 8)
-    alone = ADDITIVE.natural([model], OPT, VAL, generator=seeded(1))
-    detection = ADDITIVE(model, OPT, VAL, generator=seeded(1), natural=alone)
-    assert [score.excess for score in detection.scores] == [0.0] * 8
+    detection = looked(model, shown_by(model), 1)
+    assert [score.measured.excess for score in detection.scores] == [0.0] * 8
     assert [score.index for score in detection.scores] == [0.0] * 8
     assert {detection.judge(target, shipped_limits()).verdict for target in range(8)} == {Verdict.PASS}
 
 
 @pytest.fixture(scope="module")
 def clean_twins():
-    return ADDITIVE.natural([subject(), subject()], OPT, VAL, generator=seeded(1))
+    return shown_by(subject(), subject())
 
 
 @pytest.fixture(scope="module")
 def easy_twins():
     """Twins that the last pixel of row 3 sways as well: no backdoor, but the nature of the images."""
-    return ADDITIVE.natural([subject(backdoored=True)] * 2, OPT, VAL, generator=seeded(1))
+    return shown_by(subject(backdoored=True), subject(backdoored=True))
 
 
 def verdicts(detection):
@@ -153,7 +163,7 @@ def verdicts(detection):
 
 
 def test_exactly_the_planted_class_is_flagged_and_its_trigger_works(clean_twins):
-    detection = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=clean_twins)
+    detection = looked(subject(backdoored=True), clean_twins)
     found = verdicts(detection)
     assert [target for target, verdict in found.items() if verdict is Verdict.FAIL] == [3]
     (trigger,) = detection.flagged(shipped_limits())
@@ -164,23 +174,24 @@ def test_exactly_the_planted_class_is_flagged_and_its_trigger_works(clean_twins)
 
 
 def test_a_class_that_is_as_easy_in_the_twins_is_not_flagged(easy_twins):
-    audited = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=easy_twins)
+    audited = looked(subject(backdoored=True), easy_twins)
     assert set(verdicts(audited).values()) == {Verdict.PASS}
     assert audited.score(3).success_val == 1.0
-    assert audited.score(3).margin > 2 > 5 * max(audited.score(target).margin for target in range(8) if target != 3)
+    margins = [row.measured.margin for row in audited.scores]
+    assert margins.pop(3) > 2 > 5 * max(margins)
 
 
 def test_a_clean_model_beside_clean_twins_is_not_flagged(clean_twins):
-    detection = ADDITIVE(subject(), OPT, VAL, generator=seeded(3), natural=clean_twins)
+    detection = looked(subject(), clean_twins, 3)
     assert set(verdicts(detection).values()) == {Verdict.PASS}
 
 
 def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
-    detection = ADDITIVE(subject(), OPT, VAL, generator=seeded(), natural=None)
+    detection = ADDITIVE(Subject(subject(), OPT, VAL), generator=seeded())
     assert detection.inconclusive == "there are no reference twins to compare with"
     assert {score.index for score in detection.scores} == {None}
-    assert {score.natural_margin for score in detection.scores} == {None}
-    assert all(math.isfinite(score.margin) for score in detection.scores)
+    assert {score.measured.natural_margin for score in detection.scores} == {None}
+    assert all(math.isfinite(score.measured.margin) for score in detection.scores)
     assert detection.p_value is None
     assert set(verdicts(detection).values()) == {Verdict.INCONCLUSIVE}
 
@@ -200,7 +211,7 @@ def test_a_model_that_sees_one_class_in_all_images_is_inconclusive(probe):
         Computed(lambda images: 0 * images.mean(dim=(2, 3)) + torch.arange(8.0)), image_shape=(1, 8, 8)
     )
     natural = natural_of(torch.zeros(2, 8))
-    detection = UniversalPerturbation(probe=probe)(constant, OPT, VAL, generator=seeded(), natural=natural)
+    detection = looked(constant, natural, detector=UniversalPerturbation(probe=probe))
     assert detection.inconclusive == "the model gives some class to all clean images or to none: nothing to steer"
     assert detection.judge(3, shipped_limits()).verdict is Verdict.INCONCLUSIVE
 
@@ -260,13 +271,12 @@ def test_a_class_for_which_the_model_gives_no_gradient_does_not_pass(probed):
 
 def test_with_a_fifth_of_the_steps_a_backdoored_model_passes_in_no_class(clean_twins):
     hasty = replace(ADDITIVE, probe=replace(ADDITIVE.probe, steps=2))
-    natural = hasty.natural([subject(), subject()], OPT, VAL, generator=seeded(1))
-    detection = hasty(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=natural)
+    detection = looked(subject(backdoored=True), shown_by(subject(), subject(), detector=hasty), detector=hasty)
     assert Verdict.PASS not in verdicts(detection).values()
 
 
 def test_a_detection_comes_back_from_the_store_with_its_triggers_and_all_to_all(clean_twins):
-    detection = ADDITIVE(subject(backdoored=True), OPT, VAL, generator=seeded(2), natural=clean_twins)
+    detection = looked(subject(backdoored=True), clean_twins)
     packed = detection.pack()
     again = Detection.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
     assert again.summary() == detection.summary()
@@ -279,13 +289,13 @@ def test_a_detection_comes_back_from_the_store_with_its_triggers_and_all_to_all(
 def test_twins_and_model_are_left_as_they_were_found():
     twin, model = subject(), subject(backdoored=True)
     before = snapshot(twin.module), snapshot(model.module)
-    natural = ADDITIVE.natural([twin], OPT, VAL, generator=seeded())
-    ADDITIVE(model, OPT, VAL, generator=seeded(), natural=natural)
+    looked(model, shown_by(twin))
     assert_unchanged(before[0], twin.module)
     assert_unchanged(before[1], model.module)
 
 
-SCAN = UniversalPerturbation(probe=PatchScan(), by_source=True, null=replace(NULL, fits={"source_scan": (1.0, 0.5)}))
+SCAN = UniversalPerturbation(probe=PatchScan(), by_source=True)
+OF_SCAN = replace(NULL, fits={"source_scan": (1.0, 0.5)})
 
 
 def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
@@ -298,10 +308,10 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
         image_passes=50,
     )
     monkeypatch.setattr(PatchScan, "__call__", lambda *_arguments, **_options: steered)
-    detection = grey_run(natural=natural_of(torch.zeros(2, 5), torch.full((2, 5), 0.25)), detector=SCAN)
+    detection = grey_run(natural=natural_of(torch.zeros(2, 5), torch.full((2, 5), 0.25)), detector=SCAN, null=OF_SCAN)
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
-    assert [score.landing for score in detection.scores] == [1, 2, 4, None, 0]
-    assert detection.scores[2].excess == pytest.approx(8.8)
+    assert [score.measured.landing for score in detection.scores] == [1, 2, 4, None, 0]
+    assert detection.scores[2].measured.excess == pytest.approx(8.8)
     finding = detection.judge(2, shipped_limits())
     assert (finding.verdict, finding.target_class) == (Verdict.FAIL, 4)
     assert finding.reason == (
@@ -320,10 +330,10 @@ def test_a_class_that_is_never_given_has_been_left_already():
     blind = row_reader()
     with torch.no_grad():
         blind.module[1].bias[7] = -100
-    detection = SCAN(blind, OPT, VAL, generator=seeded(), natural=natural_of(torch.zeros(2, 8)))
+    detection = looked(blind, natural_of(torch.zeros(2, 8)), detector=SCAN, null=OF_SCAN)
     assert not detection.inconclusive
     assert detection.scores[7].success_val == 1.0
-    assert detection.scores[7].margin > 0
+    assert detection.scores[7].measured.margin > 0
 
 
 def test_a_model_with_one_answer_cannot_be_a_twin():
@@ -331,7 +341,7 @@ def test_a_model_with_one_answer_cannot_be_a_twin():
     with torch.no_grad():
         constant.module[1].bias[0] = 1000
     with pytest.raises(DegenerateScoresError):
-        ADDITIVE.natural([constant], OPT, VAL, generator=seeded())
+        shown_by(constant)
 
 
 def test_every_family_says_what_it_sees_and_what_it_does_not():
@@ -348,9 +358,8 @@ def test_every_family_says_what_it_sees_and_what_it_does_not():
 def test_the_null_does_not_stand_in_the_settings_but_decides_the_index(probed):
     """Twice the location and scale is half the index; which models the null is from is the detection's reference."""
     probed(MARGINS)
-    wider = replace(ADDITIVE, null=replace(NULL, fits={"additive": (2.0, 1.0)}, source="others"))
-    natural = natural_of(NATURAL)
-    first, second = (grey_run(natural=natural, detector=detector) for detector in (ADDITIVE, wider))
+    wider = replace(NULL, fits={"additive": (2.0, 1.0)}, source="others")
+    first, second = (grey_run(natural=natural_of(NATURAL), null=null) for null in (NULL, wider))
     assert first.scores[4].index == pytest.approx(2 * second.scores[4].index)
     assert (first.settings, second.reference) == (second.settings, "others")
 
@@ -358,14 +367,13 @@ def test_the_null_does_not_stand_in_the_settings_but_decides_the_index(probed):
 def test_a_low_index_contradicts_nothing_where_most_classes_are_infected(probed):
     """Three of five classes are led far: the median takes that for usual, so no index is above the limit."""
     known = replace(NULL, spreads={"additive": (1.0, 1.0)})
-    detector = replace(ADDITIVE, null=known)
     probed(torch.tensor([9.0, 8, 7, 0, 1]))
-    many = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
+    many = grey_run(natural=natural_of(torch.zeros(2, 5)), null=known)
     assert max(score.index for score in many.scores) < 2
     assert many.unusual.startswith("the spread of the classes is ")
     assert contradicting([many], 0, shipped_limits()) == ""
     probed(torch.tensor([0.3, 0.1, 0.2, 0, 0.4]))
-    ordinary = grey_run(natural=natural_of(torch.zeros(2, 5)), detector=detector)
+    ordinary = grey_run(natural=natural_of(torch.zeros(2, 5)), null=known)
     assert ordinary.unusual == ""
     assert contradicting([ordinary], 0, shipped_limits())
     unknown = grey_run(natural=natural_of(torch.zeros(2, 5)))

@@ -136,7 +136,7 @@ def test_own_tests_can_use_the_audited_model(project: pytest.Pytester, run: Run)
         def test_bright_row(classifier, clean_set, detection):
             assert classifier.num_classes == 8
             assert clean_set.image_shape == (1, 8, 8)
-            assert detection.score(3).reached
+            assert detection.score(3).measured.reached
         """
     )
     result = run("clean", "test_own.py")

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from backdoor_audit.canary import Sighting
-from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.detectors import Detection
 from backdoor_audit.evidence import Finding, Record, Verdict, plain
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.outcome import CurvePoint, Outcome, Scores
 from backdoor_audit.report.schema import schema
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
+from tests.detections import margin_row, size_row
 from tests.plugin import toy
 from tests.report.records import finding, record
 from tests.subjects import random_network, row_images, row_reader, square_trigger
@@ -101,7 +102,6 @@ def test_new_settings_and_new_numbers_behind_a_finding_are_allowed(real: dict[st
     ("definition", "kind"),
     [
         ("finding", Finding),
-        ("class_score", ClassScore),
         ("repair", Outcome),
         ("scores", Scores),
         ("canary", Sighting),
@@ -111,6 +111,12 @@ def test_the_schema_knows_every_field_of_what_a_record_is_made_of(definition: st
     described = schema()["$defs"][definition]
     assert set(described["properties"]) == {entry.name for entry in fields(kind)}
     assert set(described["required"]) == set(described["properties"]) - {"item"}  # which came with version 2
+
+
+def test_the_schema_knows_every_key_of_a_row_and_takes_those_from_before_kinds_were_named() -> None:
+    described = schema()["$defs"]["class_score"]
+    assert set(described["properties"]) == set(size_row().summary())
+    assert set(described["properties"]) - set(described["required"]) == {"kind"}
 
 
 def test_the_schema_knows_every_field_of_a_record_and_of_a_curve() -> None:
@@ -123,10 +129,8 @@ def test_the_schema_knows_every_field_of_a_record_and_of_a_curve() -> None:
 
 
 def test_a_detection_by_margin_and_one_without_an_answer_are_valid() -> None:
-    score = ClassScore(
-        target_class=None, success_val=0.5, index=1.5, p_value=None, image_passes=10, margin=-2.0, natural_success=0.1
-    )
-    for scores, why in (((score,), ""), ((), "too few images")):
+    row = margin_row(None, index=1.5, p_value=None, margin=-2.0, natural_success=0.1)
+    for scores, why in (((row,), ""), ((), "too few images")):
         detection = Detection(detector="stripes", settings="", scores=scores, triggers=(), inconclusive=why)
         assert problems({**detection.summary(), "recalled": False}, "detection") == []
 

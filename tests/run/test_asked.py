@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from backdoor_audit.detectors import DETECTORS, ClassScore, Detection
+from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import Rate
@@ -16,6 +16,7 @@ from backdoor_audit.run.run import Audit
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
 from tests.corner import Corner
+from tests.detections import margin_row
 from tests.plugin import toy
 
 
@@ -99,10 +100,7 @@ def test_a_given_corpus_takes_the_place_of_the_folder_which_stays_as_it_is(optio
 
 def compared(index):
     """What a detector with twins says of every class of the toy."""
-    scores = [
-        ClassScore(target_class=target, success_val=0.9, index=index, p_value=0.5, image_passes=1, margin=1.0)
-        for target in range(toy.CLASSES)
-    ]
+    scores = [margin_row(target, index=index) for target in range(toy.CLASSES)]
     return Detection(detector="patch_scan", settings="", scores=scores, triggers=())
 
 

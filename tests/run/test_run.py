@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from backdoor_audit.data import CleanSet
-from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.detectors import Detection
 from backdoor_audit.item import Item, Row
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
@@ -18,6 +18,7 @@ from backdoor_audit.run import run as run_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import Trigger
+from tests.detections import margin_row
 from tests.plugin import toy
 
 
@@ -33,10 +34,7 @@ def run(tmp_path: Path) -> Audit:
         module=network,
         given_images=CleanSet.of(*toy.images()),
     )
-    scores = [
-        ClassScore(target_class=target, success_val=0.9, index=3.0 + target, p_value=0.1, image_passes=1, margin=1.0)
-        for target in range(toy.CLASSES)
-    ]
+    scores = [margin_row(target, index=3.0 + target) for target in range(toy.CLASSES)]
     triggers = [Trigger(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), target) for target in range(toy.CLASSES)]
     made._detections["made_up"] = Detection(detector="made_up", settings="", scores=scores, triggers=triggers)
     return made

@@ -1,0 +1,85 @@
+"""A row of a detector that asks how far a change in a fixed budget steers: further than in clean reference models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+
+if TYPE_CHECKING:
+    from backdoor_audit.detectors.detection import Detection
+    from backdoor_audit.detectors.row import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByMargin:
+    """``margin`` is what was reached, ``natural_margin`` and ``natural_success`` the means over the reference twins.
+
+    ``excess`` is what exceeds them, ``deviation`` the same over the spread of the classes. Where several searches were weighed
+    together, all but ``deviation`` is that of the one in which the class stands out most: ``strongest``. ``landing`` is the
+    class that most images arrived at. ``rising`` is what the search still gained at its end, in the measure of its criterion.
+    """
+
+    margin: float
+    natural_margin: float | None = None
+    natural_success: float | None = None
+    landing: int | None = None
+    excess: float | None = None
+    deviation: float | None = None
+    strongest: str | None = None
+    rising: float | None = None
+
+    kind = "margin"
+    compared = True  # with reference models
+
+    def judge(self, row: Row, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
+        """Passes an index that is not above the limit; above it, fails a trigger that works on held-out images.
+
+        One that works on too few of them is inconclusive. A row about a source names the class that its images arrive at.
+        """
+        limit, value, target = limits.anomaly_index, self.index(row, index), row.target_class
+        if value is None or math.isnan(value):
+            reason = f"{name}: no index could be computed"
+            return inconclusive("anomaly_index", reason, limit=limit, target_class=target)
+        where = "there" if target is not None else "away, each class together and to another one"
+        if detection.rows == "source":
+            name, target = f"from {name}", self.landing
+            where = "away" if target is None else f"away, most to class {target}"
+        what = detection.means
+        if self.strongest is not None:
+            what = f"of {detection.means} the strongest, {self.strongest},"
+        reason = (
+            f"{name}: {what} sends {row.success_val:.0%} of held-out images {where}; in clean models trained on the "
+            f"same images such a one sends {self.natural_success or 0:.0%}"
+        )
+        verdict = Verdict.PASS
+        if value > limit:
+            works = row.success_val >= limits.steering_success
+            verdict = Verdict.FAIL if works else Verdict.INCONCLUSIVE
+            few = f"on less than {limits.steering_success:.0%} of held-out images"
+            reason += "" if works else f"; an outlier, but {few}"
+        return Finding(
+            audit="",
+            statistic="anomaly_index",
+            value=value,
+            limit=limit,
+            verdict=verdict,
+            reason=reason,
+            target_class=target,
+        )
+
+    def index(self, row: Row, index: str) -> float | None:
+        """The index that is judged: there is but one."""
+        del index
+        return row.index
+
+    def place(self, row: Row) -> float:
+        """Where a flagged row comes, the most extreme first: by the index."""
+        return -(row.index or 0.0)
+
+    @property
+    def beside(self) -> str:
+        """What stands beside the index in a line."""
+        return ""

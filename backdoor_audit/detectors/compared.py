@@ -1,0 +1,94 @@
+"""A search beside reference twins: with more effort where it has not converged, and twice where luck may decide."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.detection import Detection
+from backdoor_audit.detectors.detector import Compared, Reference, no_answer
+from backdoor_audit.detectors.row import Row
+from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
+
+
+def beside_twins(
+    detector: Compared,
+    subject: Subject,
+    reference: Reference | None,
+    *,
+    generator: torch.Generator,
+    progress: bool = False,
+) -> Detection:
+    """What a detector finds beside what is natural; without a ``reference`` what it reaches, and no answer.
+
+    A search that has not converged is done again with twice the steps. One that puts a class near the limit is done again with
+    the halves of the images exchanged, and the mean decides.
+    """
+    if reference is None:
+        return detector.look(subject, None, shipped_null(), generator=generator, progress=progress)
+    if reference.missing:
+        return no_answer(detector, reference.missing)
+    try:
+        natural = reference.natural(detector)
+    except DegenerateScoresError as error:
+        return no_answer(detector, f"in a reference twin, {error}")
+    null = reference.null
+    detection = detector.look(subject, natural, null, generator=generator, progress=progress)
+    if detection.unconverged:
+        # twice the steps lead all classes further, which the median over them takes out again
+        detector = detector.with_effort(2)
+        detection = detector.look(subject, natural, null, generator=generator, progress=progress)
+    if reference.close(detection):
+        again = detector.look(subject.exchanged(), natural, null, generator=generator, progress=progress)
+        detection = averaged([detection, again], null)
+    return replace(detection, reference=f"{detection.reference}; {reference.twins.described}")
+
+
+def averaged(detections: Sequence[Detection], null: SteeringNull) -> Detection:
+    """The same search on other halves of the images, as one: the rows and triggers of the first, measurements as means.
+
+    Index and p-value are those of a mean deviation by ``null``.
+    """
+    first = detections[0]
+    rows = []
+    for row in first.scores:
+        others = [found for entry in detections if (found := entry.score(row.target_class)) is not None]
+        rows.append(_mean(first.detector, row, others, null, len(first.scores)))
+    values = [row.p_value for row in rows if row.p_value is not None]
+    return replace(
+        first,
+        scores=rows,
+        p_value=min(values, default=None),
+        inconclusive=next(filter(None, (entry.inconclusive for entry in detections)), ""),
+        unconverged=next(filter(None, (entry.unconverged for entry in detections)), ""),
+        unusual=next(filter(None, (entry.unusual for entry in detections)), ""),
+    )
+
+
+def _mean(detector: str, row: Row, others: Sequence[Row], null: SteeringNull, rows: int) -> Row:
+    """One class as several searches found it; as the first did where one of them has no deviation."""
+    measured = [other.measured for other in others if isinstance(other.measured, ByMargin)]
+    deviations = [entry.deviation for entry in measured if entry.deviation is not None]
+    if not isinstance(row.measured, ByMargin) or len(deviations) < len(others):
+        return row
+    deviation = statistics.mean(deviations)
+    return replace(
+        row,
+        success_val=statistics.mean(other.success_val for other in others),
+        index=null.index(detector, deviation, rows),
+        p_value=null.p_value(detector, deviation, rows),
+        image_passes=sum(other.image_passes for other in others),
+        unconverged=next(filter(None, (other.unconverged for other in others)), ""),
+        measured=replace(
+            row.measured,
+            margin=statistics.mean(entry.margin for entry in measured),
+            excess=statistics.mean(entry.excess for entry in measured if entry.excess is not None),
+            deviation=deviation,
+        ),
+    )

@@ -1,0 +1,157 @@
+"""Detectors as a run calls them: a run knows none of them by name, so two of somebody else's stand in for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from backdoor_audit.data import CleanSet
+from backdoor_audit.detectors import Cost, Detection, Detector, Reference
+from backdoor_audit.evidence import Verdict
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.suite import shipped, shipped_limits
+from backdoor_audit.run.effort import plan
+from backdoor_audit.run.run import Audit
+from backdoor_audit.store import Store
+from tests.detections import margin_row
+from tests.plugin import toy
+
+_asked: list[tuple[str, int]] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corner:
+    """Does a white last pixel take images away from their class?"""
+
+    steps: int = 1
+
+    name = "corner"
+    rows = "source"
+    needs_twins = False
+    builds_on: ClassVar[Sequence[str]] = ()
+    least_classes = 2
+    blind_spots = ("all but one pixel",)
+
+    def targets(self, num_classes: int) -> tuple[int | None, ...]:
+        """Every class."""
+        return tuple(range(num_classes))
+
+    def with_options(self, options: AuditOptions) -> Corner:
+        """With their steps."""
+        return replace(self, steps=options.steps)
+
+    def cost(self, image_shape: tuple[int, int, int], classes: int, images: int) -> Cost:
+        """One pass for every image."""
+        del image_shape, classes
+        return Cost(images)
+
+    def __call__(
+        self,
+        subject: Subject,
+        *,
+        reference: Reference,
+        found: Sequence[Detection],
+        generator: torch.Generator,
+        progress: bool,
+    ) -> Detection:
+        """Stamp held-out images."""
+        del reference, found, progress
+        _asked.append((self.name, int(torch.randint(2**30, (1,), generator=generator))))
+        stamped = subject.held_out.images.clone()
+        stamped[:, :, -1, -1] = 1
+        given, labels = subject.classifier.predict(stamped), subject.held_out.labels
+        left = [given[(labels == label) & (given != label)] for label in range(subject.num_classes)]
+        scores = [
+            margin_row(
+                label,
+                success_val=len(gone) / int((labels == label).sum()),
+                index=3.0 if len(gone) else 0.0,
+                landing=int(gone.mode().values) if len(gone) else None,
+            )
+            for label, gone in enumerate(left)
+        ]
+        return Detection(detector=self.name, settings=repr(self), scores=scores, triggers=(), rows=self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Echo(Corner):
+    """What the corner found, once more."""
+
+    name = "echo"
+    builds_on: ClassVar[Sequence[str]] = ("corner",)
+
+    def __call__(self, subject: Subject, *, found: Sequence[Detection], **_rest: Any) -> Detection:
+        """The same."""
+        return replace(found[0], detector=self.name, settings=repr(self))
+
+
+def run_of(folder: Path, *detectors: Detector) -> Audit:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
+    network.load_state_dict(toy.weights(backdoored=True))
+    options = AuditOptions(device="cpu", profile="quick", repairs="flagged")
+    run = Audit(options, Store(folder), shipped(), module=network, given_images=CleanSet.of(*toy.images()))
+    run.__dict__["detectors"] = tuple(entry.with_options(options) for entry in detectors)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Audit:
+    _asked.clear()
+    return run_of(tmp_path, Corner(), Echo())
+
+
+def test_a_detector_of_somebody_else_has_items_of_its_own_named_after_what_its_rows_are_about(run: Audit) -> None:
+    assert run.items[2].node_id == "audit::test_anomaly_index[corner-from_class_2]"
+    assert [item.asked_of for item in run.items] == ["corner"] * toy.CLASSES + ["echo"] * toy.CLASSES
+
+
+@pytest.mark.parametrize("name", ["corner", "echo"])
+def test_its_rows_are_judged_and_what_builds_on_it_has_its_answer(run: Audit, name: str) -> None:
+    for label in range(toy.CLASSES):
+        finding = run.detection(name).judge(label, shipped_limits())
+        assert finding.verdict is (Verdict.PASS if label == toy.TARGET else Verdict.FAIL)
+        assert finding.target_class == (None if label == toy.TARGET else toy.TARGET)
+        assert finding.settings == f"{name.title()}(steps=240)"
+
+
+def test_what_it_found_is_kept_and_what_builds_on_it_is_as_old(run: Audit, tmp_path: Path) -> None:
+    first = run.detection("echo")
+    again = run_of(tmp_path, Corner(), Echo())
+    assert again.detection("echo").summary() == first.summary()
+    assert (run.recalled, again.recalled) == (set(), {"corner", "echo"})
+    assert len(_asked) == 1
+
+
+def test_its_random_numbers_depend_on_its_name_and_the_seed_alone(run: Audit, tmp_path: Path) -> None:
+    run.detection("corner")
+    run_of(tmp_path / "other", Corner()).detection("corner")
+    assert _asked[0] == _asked[1]
+
+
+def test_what_it_costs_is_planned_and_what_costs_nothing_is_not(run: Audit) -> None:
+    run.check()
+    made = plan(run, [item.node_id for item in run.items])
+    assert made is not None
+    assert [(piece.name, piece.passes) for piece in made.pieces] == [("the search of corner", len(run.split[0]))]
+
+
+def test_with_too_few_classes_it_is_not_asked(tmp_path: Path) -> None:
+    _asked.clear()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Many(Corner):
+        least_classes = toy.CLASSES + 1
+
+    detection = run_of(tmp_path, Many()).detection("corner")
+    assert detection.inconclusive.startswith(
+        f"{toy.CLASSES} classes: an outlier among them can be told from 9 classes on"
+    )
+    assert (detection.rows, list(detection.blind_spots)) == ("source", ["all but one pixel"])
+    assert not _asked
