@@ -27,7 +27,7 @@ import torch
 
 from backdoor_audit.detectors import DETECTORS, Detection, Detector, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.evidence import Limits, Verdict
-from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome
+from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, PropertyOutcome
 from benchmarks.jobs import finished
 from benchmarks.measured import CACHE, RESULTS, of_subject
 from benchmarks.properties import outcome
@@ -108,7 +108,7 @@ def _verdicts(detection: Detection) -> list[str]:
     return [verdict.value for verdict in found] or [Verdict.INCONCLUSIVE.value]
 
 
-def _of_outcome(found: Outcome) -> Row:
+def _of_outcome(found: PropertyOutcome) -> Row:
     return {
         "rows": 1,
         "converged": int(not found.unconverged),

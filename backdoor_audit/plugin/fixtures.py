@@ -110,7 +110,7 @@ def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
 
 
 @pytest.fixture
-def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.Outcome:
+def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> properties.PropertyOutcome:
     """What came of one property; the search runs once for all workers."""
     with _session(request.config).working(audit_run):
         return audit_run.asked(request.param)

@@ -3,6 +3,7 @@
 import pytest
 
 from backdoor_audit.detectors import NeuralCleanse, Relabelling, UniversalPerturbation
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.properties import HarmlessChanges, NothingSteers, SmallPatches
 from backdoor_audit.run.passes import of_detector, of_property
@@ -55,5 +56,5 @@ def test_a_property_takes_about_the_passes_that_were_foretold(claim):
     opt, val = row_images().split(0)
     classifier, meter = row_reader(), Meter()
     with watched_by(meter):
-        claim(classifier, opt, val, generator=seeded(), natural=lambda target: 1.0)
+        claim(Subject(classifier, opt, val), generator=seeded(), natural=lambda target: 1.0)
     assert of_property(claim, classifier.num_classes, len(opt)) == pytest.approx(meter.passes[""], rel=0.5)

@@ -20,7 +20,6 @@ from backdoor_audit.triggers.written import (
     Quantisation,
     Sinusoid,
     SmoothWarp,
-    in_whole_numbers,
     trigger_from_spec,
 )
 from tests.subjects import quick, row_images, row_reader, seeded
@@ -231,10 +230,10 @@ def test_what_a_search_returns_is_written_in_whole_numbers():
     mask[:, 2:5, 7:9] = 1
     flow = 2 * torch.rand(2, *SHAPE[1:], generator=seeded(3)) - 1
     for trigger in (Trigger(mask, pattern, 4), Addition(0.2 * (pattern - 0.5), 4), Warp(flow, 4)):
-        written = in_whole_numbers(trigger)
+        written = trigger.in_whole_numbers()
         assert written.target_class == 4
         assert float((written.stamp(images) - trigger.stamp(images)).abs().max()) <= 0.011
-    assert in_whole_numbers(Trigger(mask, pattern, 4)).colours.shape == (3, 3, 2)
+    assert Trigger(mask, pattern, 4).in_whole_numbers().colours.shape == (3, 3, 2)
 
 
 def test_image_batches_keep_to_their_size_and_shrink_to_a_black_image():
