@@ -11,8 +11,9 @@ from backdoor_audit.properties.harmless import HarmlessChanges
 from backdoor_audit.properties.no_steering import NothingSteers
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.pasted import pasted_test
+from backdoor_audit.properties.searched import SearchedProperty
 
-Property = NothingSteers | HarmlessChanges | ExactProperty
+Property = SearchedProperty | ExactProperty
 """Any property. Those that ``needs_twins`` ask for the natural rate of a class, which their ``natural`` measures on twins."""
 
 PROPERTIES: tuple[Property, ...] = (
@@ -51,6 +52,7 @@ __all__ = [
     "Property",
     "PropertyOutcome",
     "Relabelling",
+    "SearchedProperty",
     "SmallPatches",
     "SmoothWarps",
     "corpus_folder",

@@ -13,12 +13,13 @@ from torch import Tensor
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import STEERED
+from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
-from backdoor_audit.properties.corpus import Counterexample
+from backdoor_audit.properties.allowance import Allowance
 from backdoor_audit.properties.exploring import choice, explore, number, still_climbing
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import rate_of
+from backdoor_audit.properties.searched import SearchedProperty
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.triggers.written import Change, Numbers, Quantisation, SmoothWarp, WrittenTrigger
 
@@ -38,7 +39,7 @@ class _Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HarmlessChanges:
+class HarmlessChanges(SearchedProperty):
     """A shift of up to a pixel, a little more or less light, or re-encoding sends no crowd of images to one class.
 
     Metamorphic: no label is needed to know what should happen, though labels say which images count. Hypothesis draws the
@@ -58,8 +59,10 @@ class HarmlessChanges:
     least_limit: float = 0.35
     slack: float = 0.2
 
-    name = "harmless_changes_steer_nothing"
-    needs_twins = True
+    @property
+    def name(self) -> str:
+        """What is claimed."""
+        return "harmless_changes_steer_nothing"
 
     def changes(self, channels: int) -> st.SearchStrategy[WrittenTrigger]:
         """The changes to draw from, for no class in particular."""
@@ -72,68 +75,56 @@ class HarmlessChanges:
         )
         return choice(kinds).flatmap(lambda kind: kind)
 
-    def natural(
-        self,
-        twins: Sequence[Subject],
-        target_class: int,
-        *,
-        generator: torch.Generator,
-    ) -> float:
+    def natural(self, twins: Sequence[Subject], target_class: int, *, generator: torch.Generator) -> float:
         """What a class gets at most in clean models, which share the examples."""
         examples = max(1, self.examples // len(twins))
         return max(float(self._search(twin, generator, examples=examples).shares[target_class]) for twin in twins)
 
-    def __call__(
-        self,
-        subject: Subject,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
+    def usual(self, subject: Subject) -> list[float]:
+        """What every class gets without a change."""
+        held_out = subject.held_out
+        predicted = subject.classifier.predict(held_out.images)
+        shares: list[float] = _shares(predicted, held_out.labels, subject.num_classes).tolist()
+        return shares
+
+    def search(
+        self, subject: Subject, allowance: Allowance, *, generator: torch.Generator, kept: int
     ) -> PropertyOutcome:
-        """Search on the search set, judge on what is held out; ``kept`` counterexamples come first.
-
-        The classifier is not changed.
-
-        Raises `BudgetSpentError` if there is no time to search.
-        """
-        classifier, held_out = subject.classifier, subject.held_out
-        usual = _shares(classifier.predict(held_out.images), held_out.labels, subject.num_classes).tolist()
-        allowance = Allowance(self.least_limit, self.slack, natural, usual)
-        replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
-        for entry in replayed:
-            judged = self._judged(subject, entry.trigger, allowance, kept=len(replayed), replayed=True)
-            if judged.trigger is not None:
-                return judged
+        """The change that refuted the property, made fainter, or the one that comes nearest to its limit."""
         reach = self._search(subject, generator, examples=self.examples, allowance=allowance)
         limits = torch.tensor([allowance.limit(target) for target in range(subject.num_classes)])
         target = int((reach.shares - limits).argmax()) if reach.refuted is None else reach.refuted
         change = replace(reach.changes[target], target_class=target)
-        some, limit = subject.search_set.sample(self.searched, seed=0), allowance.limit(target)
         if reach.refuted is not None:
-            needed = (limit + float(rate_of(classifier, some, change))) / 2
-            small = shrunk(change, lambda form: rate_of(classifier, some, form) >= needed)
-            change = small if rate_of(classifier, held_out, small) > limit else change
-        known = {
-            "tried": reach.tried,
-            "kept": len(replayed),
-            "unconverged": still_climbing(reach.looks, allowance.limit, examples=self.examples),
-        }
-        return self._judged(subject, change, allowance, reached=reach.shares.tolist(), **known)
-
-    def _judged(
-        self,
-        subject: Subject,
-        change: WrittenTrigger,
-        allowance: Allowance,
-        *,
-        reached: Sequence[float] = (),
-        **known: Any,
-    ) -> PropertyOutcome:
-        target = change.target_class
+            change = self._shrunk(change, subject, allowance.limit(target))
         rate = rate_of(subject.classifier, subject.held_out, change)
         passed = allowance.passed(target, float(rate))
-        low, high = rate.interval
+        return self._outcome(
+            change,
+            rate,
+            allowance,
+            trigger=change if passed else None,
+            reached=reach.shares.tolist(),
+            tried=reach.tried,
+            kept=kept,
+            unconverged=still_climbing(reach.looks, allowance.limit, examples=self.examples),
+        )
+
+    def refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
+        """The outcome for a change that passes its limit."""
+        return self._outcome(trigger, rate, allowance, trigger=trigger, **known)
+
+    def _shrunk(self, change: WrittenTrigger, subject: Subject, limit: float) -> WrittenTrigger:
+        """The smallest form that comes half as far above the limit on search images; the change itself if that is too small."""
+        some = subject.search_set.sample(self.searched, seed=0)
+        needed = (limit + float(rate_of(subject.classifier, some, change))) / 2
+        small = shrunk(change, lambda form: rate_of(subject.classifier, some, form) >= needed)
+        return small if rate_of(subject.classifier, subject.held_out, small) > limit else change
+
+    def _outcome(
+        self, change: WrittenTrigger, rate: Rate, allowance: Allowance, *, reached: Sequence[float] = (), **known: Any
+    ) -> PropertyOutcome:
+        target, (low, high) = change.target_class, rate.interval
         return PropertyOutcome(
             name=self.name,
             statistic=STEERED,
@@ -145,7 +136,6 @@ class HarmlessChanges:
             ),
             settings=repr(self),
             target_class=target,
-            trigger=change if passed else None,
             details={"reached": list(reached), "natural": allowance.details()},
             **known,
         )

@@ -16,12 +16,12 @@ from backdoor_audit.evidence import STEERED
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
+from backdoor_audit.properties.allowance import Allowance
 from backdoor_audit.properties.changes import Changes
-from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.exploring import explore, number, still_climbing
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import Refit, rate_of
+from backdoor_audit.properties.searched import SearchedProperty
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.search.steering import Steered, Steering
 from backdoor_audit.store import generator_for
@@ -72,7 +72,7 @@ class _Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NothingSteers:
+class NothingSteers(SearchedProperty):
     """No change of this size sends more than a limit of the other classes' images to one class.
 
     Hypothesis draws where or what kind of change, a few gradient steps find its content for every class, and the mean margin
@@ -99,20 +99,12 @@ class NothingSteers:
     classes: int = 12
     pushed: int = 2
 
-    needs_twins = True
-
     @property
     def name(self) -> str:
         """What is claimed."""
         return f"no_{self.changes.kind}_steers"
 
-    def natural(
-        self,
-        twins: Sequence[Subject],
-        target_class: int,
-        *,
-        generator: torch.Generator,
-    ) -> float:
+    def natural(self, twins: Sequence[Subject], target_class: int, *, generator: torch.Generator) -> float:
         """The natural rate of a class: the furthest that the search for it gets in clean models, which share the examples."""
         furthest, goals = 0.0, [AllToOne(target_class)]
         examples = max(self.examples // len(twins), min(self.examples, _LEAST_NATURAL))
@@ -122,34 +114,26 @@ class NothingSteers:
                 furthest = max(furthest, *(candidate.success for candidate in reach.best.values()))
         return furthest
 
-    def __call__(
-        self,
-        subject: Subject,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
+    def usual(self, subject: Subject) -> tuple[float, ...]:
+        """Nothing: no change of this size is usual."""
+        del subject
+        return ()
+
+    def search(
+        self, subject: Subject, allowance: Allowance, *, generator: torch.Generator, kept: int
     ) -> PropertyOutcome:
-        """Search on the search set, judge on what is held out; ``kept`` counterexamples come first.
+        """The change that refuted the property, shrunk, or the one that comes nearest to its limit.
 
-        The classifier is not changed. Inconclusive if the model gives the same answer for every image.
-
-        Raises `BudgetSpentError` if there is no time to search.
+        Inconclusive if the model gives the same answer for every image.
         """
-        allowance = Allowance(self.least_limit, self.slack, natural)
-        classifier, held_out = subject.classifier, subject.held_out
-        replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
-        for entry in replayed:
-            success = rate_of(classifier, held_out, entry.trigger)
-            if allowance.passed(entry.trigger.target_class, float(success)):
-                return self._refuted(entry.trigger, success, allowance, kept=len(replayed), replayed=True)
+        held_out = subject.held_out
         try:
             goals = [AllToOne(target) for target in range(subject.num_classes)]
             reach = self._search(subject, generator, examples=self.examples, goals=goals, allowed=allowance)
         except DegenerateScoresError as error:
-            return self._outcome(value=None, limit=self.least_limit, reason=str(error), kept=len(replayed))
+            return self._outcome(value=None, limit=self.least_limit, reason=str(error), kept=kept)
         successes = [reach.best[row].success if row in reach.best else None for row in range(subject.num_classes)]
-        known: dict[str, Any] = {"tried": reach.tried, "kept": len(replayed), "details": {"reached": successes}}
+        known: dict[str, Any] = {"tried": reach.tried, "kept": kept, "details": {"reached": successes}}
         looked = []
         for candidate in self._candidates(reach, allowance):
             form, target = candidate.trigger.in_whole_numbers(), candidate.trigger.target_class
@@ -164,7 +148,7 @@ class NothingSteers:
             forms = [form]
             if reach.refuting is None and candidate.success >= allowance.limit(target) / 2:
                 forms.insert(0, refit.strongest(candidate.family, form))
-            rate = max(float(rate_of(classifier, held_out, entry)) for entry in forms)
+            rate = max(float(rate_of(subject.classifier, held_out, entry)) for entry in forms)
             if allowance.passed(target, rate):
                 return self._shrunk(held_out, candidate, refit, forms, allowance, known)
             looked.append((rate - allowance.limit(target), rate, target))
@@ -215,9 +199,10 @@ class NothingSteers:
         rated = [(form, rate_of(refit.classifier, held_out, form)) for form in forms]
         strongest = max(float(rate) for _, rate in rated)
         form, rate = next((form, rate) for form, rate in rated if rate > limit)
-        return self._refuted(form, rate, allowance, **_with(known, images=rate.n, strongest=strongest))
+        return self.refuted(form, rate, allowance, **_with(known, images=rate.n, strongest=strongest))
 
-    def _refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
+    def refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
+        """The outcome for a change that passes its limit."""
         tried = known.get("tried", 0)
         origin = f"found after {tried} examples and shrunk" if tried else "a kept counterexample"
         low, high = rate.interval
