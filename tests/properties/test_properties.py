@@ -376,27 +376,6 @@ def test_small_patches_are_an_eighth_of_the_image_a_side(size, side):
     assert len({window.left for window in drawn}) > 4
 
 
-def test_a_window_stamps_as_its_trigger_does_and_keeps_to_the_pixel_range():
-    window, shape = Window(top=2, left=1, height=3, width=2), (3, 7, 6)
-    parameters = window.initial(4, shape, seeded(1))
-    for _ in range(3):
-        parameters = window.stepped(parameters, torch.randn(parameters.shape, generator=seeded(2)), 0.5, shape)
-    images = torch.rand(4, 5, *shape, generator=seeded(3))
-    stamped = window.stamp(parameters, images)
-    assert float(stamped.min()) >= 0
-    assert float(stamped.max()) <= 1
-    for row in range(4):
-        trigger = window.trigger(parameters[row], row, shape)
-        assert trigger.mask_norm == 6
-        assert torch.allclose(trigger.stamp(images[row]), stamped[row])
-
-
-def test_a_window_moves_inside_the_image():
-    window = Window(top=0, left=1, height=3, width=2)
-    assert {(moved.top, moved.left) for moved in window.moved(1, (1, 7, 6))} == {(1, 1), (0, 0), (0, 2)}
-    assert window.moved(9, (1, 7, 6)) == []
-
-
 # shrinking
 
 
