@@ -136,7 +136,7 @@ def test_a_file_of_no_kind_is_refused_with_all_of_them(tmp_path):
 
 
 SPECS = (
-    '{"kind": "patch", "target_class": 7, "colours": {"shape": [1, 1, 2], "values": [255, 0]}, "top": 3, "left": 1, "opacity": 7}',
+    '{"kind": "patch", "target_class": 7, "colours": {"shape": [1, 1, 2], "values": [9, 0]}, "top": 3, "left": 1, "opacity": 9}',
     '{"kind": "blend", "target_class": 0, "picture": {"shape": [1, 1, 1], "values": [9]}, "opacity": 10}',
     '{"kind": "change", "target_class": 2, "levels": {"shape": [1, 1, 1], "values": [-6]}}',
     '{"kind": "sinusoid", "target_class": 1, "amplitude": 20, "half_periods": 12, "down": true}',
