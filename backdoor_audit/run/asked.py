@@ -15,10 +15,9 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
-    HarmlessChanges,
-    NothingSteers,
     Property,
     PropertyOutcome,
+    SearchedProperty,
     corpus_folder,
     keep,
     load_corpus,
@@ -66,7 +65,7 @@ class Asked(Searched):
 
     def natural_rate(self, wanted: Property, target_class: int) -> float:
         """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing."""
-        if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
+        if not isinstance(wanted, SearchedProperty):
             return 0.0
 
         def work() -> Packed:

@@ -32,7 +32,6 @@ from backdoor_audit.properties import (
     unanswered,
 )
 from backdoor_audit.properties.allowance import Allowance
-from backdoor_audit.properties.changes import Window
 from backdoor_audit.properties.exact import no_op_triggers
 from backdoor_audit.properties.harmless import _shares
 from backdoor_audit.properties.no_steering import _Candidate, _Reach
@@ -40,7 +39,7 @@ from backdoor_audit.properties.refit import Refit
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import Packed
-from backdoor_audit.triggers.perturbations import Additive
+from backdoor_audit.triggers.perturbations import Additive, Window
 from backdoor_audit.triggers.written import (
     KINDS,
     Blend,
