@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from backdoor_audit.detectors import ByMargin, BySize, Detection, Detector, Row
-from backdoor_audit.properties import Outcome, Property, unanswered
+from backdoor_audit.properties import Property, PropertyOutcome, unanswered
 from backdoor_audit.run.asked import Asked
 from backdoor_audit.run.searches import Searched
 
@@ -130,7 +130,7 @@ def _detection(run: Searched, detector: Detector) -> Detection:
     )
 
 
-def _answer(run: Asked, wanted: Property) -> Outcome:
+def _answer(run: Asked, wanted: Property) -> PropertyOutcome:
     """An answer to a property: it could not be asked."""
     del run
     return unanswered(wanted, "made up")

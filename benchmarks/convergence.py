@@ -27,7 +27,7 @@ import torch
 
 from backdoor_audit.detectors import DETECTORS, BySize, Detection, Detector, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.evidence import Verdict
-from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, Outcome
+from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, PropertyOutcome
 from backdoor_audit.questions.suite import shipped_limits
 from benchmarks.jobs import finished
 from benchmarks.measured import CACHE, RESULTS, of_subject
@@ -109,7 +109,7 @@ def _verdicts(detection: Detection) -> list[str]:
     return [verdict.value for verdict in found] or [Verdict.INCONCLUSIVE.value]
 
 
-def _of_outcome(found: Outcome) -> Row:
+def _of_outcome(found: PropertyOutcome) -> Row:
     return {
         "rows": 1,
         "converged": int(not found.unconverged),

@@ -23,7 +23,8 @@ import torch
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
-from backdoor_audit.properties import PROPERTIES, Outcome, Property
+from backdoor_audit.model.subject import Subject as Audited
+from backdoor_audit.properties import PROPERTIES, Property, PropertyOutcome
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
@@ -34,19 +35,19 @@ from benchmarks.zoo.subjects import SUBJECTS
 Row = dict[str, Any]
 
 
-def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[Outcome, float]:
+def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[PropertyOutcome, float]:
     """What a property finds in a subject, and the seconds it took, from the cache if it is there."""
     run = of_subject(subject, root)
 
     def work() -> Packed:
         began = time.process_time()
         natural = partial(run.natural_rate, wanted)
-        found = wanted(run.classifier, *run.split, generator=generator_for(0, wanted.name), natural=natural)
+        found = wanted(Audited(run.classifier, *run.split), generator=generator_for(0, wanted.name), natural=natural)
         return Packed({}, {"seconds": time.process_time() - began, "outcome": found.pack().values})
 
     parts = {"property": wanted, "model": run.fingerprint, "data": run.clean_set.fingerprint}
     stored = STORE.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0].values
-    return Outcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
+    return PropertyOutcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
 
 
 def asked(subject: Subject, *, names: Sequence[str], root: Path, known: dict[str, Row]) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backdoor_audit.model.metrics import attack_success_rate
-from backdoor_audit.properties import Outcome
+from backdoor_audit.properties import PropertyOutcome
 from backdoor_audit.triggers.written import Numbers, Patch
 from tests.plugin import toy
 
@@ -17,14 +17,17 @@ class Corner:
     name = "no_corner_steers"
     needs_twins = False
 
-    def __call__(self, classifier, opt, val, *, generator, natural=(), kept=()):
+    def __call__(self, subject, *, generator, natural=(), kept=()):
         shown = Patch(colours=Numbers((1, 1, 1), (255,)), top=7, left=7, target_class=toy.TARGET)
-        rates = [attack_success_rate(classifier, val.images, val.labels, tried.trigger) for tried in kept]
-        rate = max([float(rate) for rate in rates] or [attack_success_rate(classifier, val.images, val.labels, shown)])
-        return Outcome(
+        clean = subject.held_out
+        rates = [
+            float(attack_success_rate(subject.classifier, clean.images, clean.labels, trigger))
+            for trigger in [tried.trigger for tried in kept] or [shown]
+        ]
+        return PropertyOutcome(
             name=self.name,
             statistic="steered_share",
-            value=float(rate),
+            value=max(rates),
             limit=0.5,
             reason="",
             target_class=toy.TARGET,

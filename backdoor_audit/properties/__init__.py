@@ -1,4 +1,4 @@
-"""Properties of a model that Hypothesis tries to refute: each is asked, answered by an `Outcome`, and judged as one item."""
+"""Properties of a model that Hypothesis tries to refute: each is asked, answered, and judged as one item."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from backdoor_audit.evidence import STEERED
 from backdoor_audit.properties import exact
 from backdoor_audit.properties.changes import FaintBlends, SmallPatches, SmoothWarps
 from backdoor_audit.properties.corpus import Counterexample, corpus_folder, keep, load_corpus
-from backdoor_audit.properties.exact import BatchAndOrder, NoOpTrigger, Relabelling
+from backdoor_audit.properties.exact import BatchAndOrder, ExactProperty, NoOpTrigger, Relabelling
 from backdoor_audit.properties.harmless import HarmlessChanges
 from backdoor_audit.properties.no_steering import NothingSteers
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.pasted import pasted_test
+from backdoor_audit.properties.searched import SearchedProperty
 
-Property = NothingSteers | HarmlessChanges | Relabelling | NoOpTrigger | BatchAndOrder
+Property = SearchedProperty | ExactProperty
 """Any property. Those that ``needs_twins`` ask for the natural rate of a class, which their ``natural`` measures on twins."""
 
 PROPERTIES: tuple[Property, ...] = (
@@ -26,23 +27,32 @@ PROPERTIES: tuple[Property, ...] = (
 )
 
 
-def unanswered(wanted: Property, reason: str) -> Outcome:
+Outcome = PropertyOutcome
+"""The old name; it stays for one version."""
+
+
+def unanswered(claim: Property, reason: str) -> PropertyOutcome:
     """The outcome of a property that could not be asked: inconclusive."""
-    statistic = STEERED if wanted.needs_twins else exact.STATISTIC
-    return Outcome(name=wanted.name, statistic=statistic, value=None, limit=None, reason=reason, settings=repr(wanted))
+    statistic = STEERED if claim.needs_twins else exact.STATISTIC
+    return PropertyOutcome(
+        name=claim.name, statistic=statistic, value=None, limit=None, reason=reason, settings=repr(claim)
+    )
 
 
 __all__ = [
     "PROPERTIES",
     "BatchAndOrder",
     "Counterexample",
+    "ExactProperty",
     "FaintBlends",
     "HarmlessChanges",
     "NoOpTrigger",
     "NothingSteers",
     "Outcome",
     "Property",
+    "PropertyOutcome",
     "Relabelling",
+    "SearchedProperty",
     "SmallPatches",
     "SmoothWarps",
     "corpus_folder",

@@ -12,9 +12,9 @@ from typing import Any
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.structure import brief, misfit
-from backdoor_audit.triggers.written import DrawnTrigger, ImageShape, trigger_from_spec
+from backdoor_audit.triggers.written import ImageShape, WrittenTrigger, trigger_from_spec
 
 FOLDER = "backdoor-audit-corpus"
 """Used where it exists and no other is named."""
@@ -43,13 +43,13 @@ class Counterexample:
     """A trigger that refuted a property. ``value`` and ``limit`` are those of that time, ``image_shape`` (c, h, w)."""
 
     name: str
-    trigger: DrawnTrigger
+    trigger: WrittenTrigger
     image_shape: ImageShape
     value: float
     limit: float
 
     @classmethod
-    def of(cls, outcome: Outcome, image_shape: ImageShape) -> Counterexample | None:
+    def of(cls, outcome: PropertyOutcome, image_shape: ImageShape) -> Counterexample | None:
         """That of an outcome which refuted its property by a trigger, for images (c, h, w); None for any other.
 
         One that is natural to the model, by what is found beside it, is none to be held against later models.

@@ -6,37 +6,76 @@ the one as in the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties.allowance import NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.search.steering import Steering
+from backdoor_audit.triggers.kinds import KINDS
 from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.numbers import ImageShape
 from backdoor_audit.triggers.perturbations import Additive
-from backdoor_audit.triggers.written import (
-    Blend,
-    Change,
-    DrawnTrigger,
-    ImageShape,
-    Numbers,
-    Patch,
-    Quantisation,
-    SmoothWarp,
-)
+from backdoor_audit.triggers.written import WrittenTrigger
 
 STATISTIC = "largest_difference"
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far computations differ that should agree, of how many that were tried; None could not be measured."""
+
+    value: float | None
+    reason: str
+    tried: int = 0
+
+
+class ExactProperty(ABC):
+    """A property that compares computations; a subclass holds the ``limit`` of their difference."""
+
+    __slots__ = ()
+
+    needs_twins = False
+    name: ClassVar[str]
+    limit: float
+
+    @abstractmethod
+    def difference(self, subject: Subject, generator: torch.Generator) -> Difference:
+        """How far the computations differ on this subject, which is not changed."""
+
+    def __call__(
+        self,
+        subject: Subject,
+        *,
+        generator: torch.Generator,
+        natural: NaturalRate = no_twins,
+        kept: Sequence[Counterexample] = (),
+    ) -> PropertyOutcome:
+        """The difference as an outcome. The classifier is not changed; there are no counterexamples."""
+        del natural, kept
+        found = self.difference(subject, generator)
+        return PropertyOutcome(
+            name=self.name,
+            statistic=STATISTIC,
+            value=found.value,
+            limit=self.limit,
+            reason=found.reason,
+            settings=repr(self),
+            tried=found.tried,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relabelling:
+class Relabelling(ExactProperty):
     """Other names for the classes rename what a detector finds, and change nothing else.
 
     The outputs of a copy are permuted, and so are labels and goals; the margins that a few steps of universal perturbation reach
@@ -49,44 +88,35 @@ class Relabelling:
     images: int = 64
     steps: int = 2
 
-    name = "relabelling_permutes_the_result"
-    needs_twins = False
+    name: ClassVar[str] = "relabelling_permutes_the_result"
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
-    ) -> Outcome:
-        """Steer the model and its relabelled copy alike. The classifier is not changed."""
-        del natural, kept
-        classes = classifier.num_classes
+    def difference(self, subject: Subject, generator: torch.Generator) -> Difference:
+        """Steer the model and its relabelled copy alike."""
+        classes = subject.num_classes
         order = torch.randperm(classes, generator=generator)  # new label of each class
         random_seed = int(torch.randint(2**31, (1,), generator=generator))
         probe = Steering(family=Additive(), steps=self.steps, batch_size=4, measured=8)
-        searched, measured = opt.sample(self.images, seed=0), val.sample(self.images, seed=0)
+        samples = [part.sample(self.images, seed=0) for part in (subject.search_set, subject.held_out)]
+        renamed = _relabelled(subject.classifier, order)
         found = []
         try:
-            for network, names in ((classifier, torch.arange(classes)), (_relabelled(classifier, order), order)):
-                here, there = (replace(part, labels=names[part.labels]) for part in (searched, measured))
+            for network, names in ((subject.classifier, torch.arange(classes)), (renamed, order)):
+                here, there = (replace(part, labels=names[part.labels]) for part in samples)
                 goals = [AllToOne(target) for target in names.tolist()]
                 own = torch.Generator().manual_seed(random_seed)
                 found.append(probe(network, here, there, goals, generator=own).margins)
         except DegenerateScoresError as error:
-            return _outcome(self, None, str(error))
+            return Difference(None, str(error))
         difference = float((found[0] - found[1]).abs().max())
-        told = (
-            f"margins of {classes} classes and of the same classes under other names differ by {difference:.1g} at most"
+        return Difference(
+            difference,
+            f"margins of {classes} classes and of the same classes under other names differ by {difference:.1g} at most",
+            tried=1,
         )
-        return _outcome(self, difference, told, tried=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoOpTrigger:
+class NoOpTrigger(ExactProperty):
     """A trigger that adds nothing changes nothing: no score moves by more than ``limit`` of the usual margin between two classes.
 
     Triggers of every kind at strength 0. A warp interpolates even then, with the rounding of 32-bit floats.
@@ -95,33 +125,23 @@ class NoOpTrigger:
     limit: float = 0.01
     images: int = 32
 
-    name = "a_no_op_trigger_changes_nothing"
-    needs_twins = False
+    name: ClassVar[str] = "a_no_op_trigger_changes_nothing"
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
-    ) -> Outcome:
-        """Stamp a few held-out images with nothing. The classifier is not changed."""
-        del opt, generator, natural, kept
-        some = val.sample(self.images, seed=0)
+    def difference(self, subject: Subject, generator: torch.Generator) -> Difference:
+        """Stamp a few held-out images with nothing."""
+        del generator
+        some, classifier = subject.held_out.sample(self.images, seed=0), subject.classifier
         scores, difference, worst = classifier.logits(some.images), 0.0, ""
-        for trigger in no_op_triggers(classifier.image_shape):
+        triggers = no_op_triggers(classifier.image_shape)
+        for trigger in triggers:
             moved = _moved(scores, classifier.logits(trigger.stamp(some.images)))
             difference, worst = max((difference, worst), (moved, trigger.kind))
-        told = f"with triggers of strength 0, scores move by {difference:.1g} of the usual margin at most"
-        tried = len(list(no_op_triggers(classifier.image_shape)))
-        return _outcome(self, difference, f"{told} ({worst})" if worst else told, tried=tried)
+        reason = f"with triggers of strength 0, scores move by {difference:.1g} of the usual margin at most"
+        return Difference(difference, f"{reason} ({worst})" if worst else reason, tried=len(triggers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchAndOrder:
+class BatchAndOrder(ExactProperty):
     """What the model says of an image does not depend on the images beside it, nor on how many there are.
 
     Held-out images are scored in one batch, one by one, in batches of 7, and in the opposite order; no score may differ by more
@@ -132,22 +152,12 @@ class BatchAndOrder:
     limit: float = 0.01
     images: int = 32
 
-    name = "batches_and_order_do_not_matter"
-    needs_twins = False
+    name: ClassVar[str] = "batches_and_order_do_not_matter"
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
-    ) -> Outcome:
-        """Score the same held-out images again and again. The classifier is not changed."""
-        del opt, generator, natural, kept
-        images = val.sample(self.images, seed=0).images
+    def difference(self, subject: Subject, generator: torch.Generator) -> Difference:
+        """Score the same held-out images again and again."""
+        del generator
+        classifier, images = subject.classifier, subject.held_out.sample(self.images, seed=0).images
         scores = classifier.logits(images)
         ways = {
             "one by one": torch.cat([classifier.logits(part) for part in images.split(1)]),
@@ -156,33 +166,17 @@ class BatchAndOrder:
         }
         moved = {way: _moved(scores, other) for way, other in ways.items()}
         worst = max(moved, key=moved.__getitem__)
-        told = f"scores of the same images {worst} differ by {moved[worst]:.1g} of the usual margin at most"
-        return _outcome(self, moved[worst], told, tried=len(ways))
+        return Difference(
+            moved[worst],
+            f"scores of the same images {worst} differ by {moved[worst]:.1g} of the usual margin at most",
+            tried=len(ways),
+        )
 
 
-def _outcome(
-    asked: Relabelling | NoOpTrigger | BatchAndOrder, value: float | None, reason: str, *, tried: int = 0
-) -> Outcome:
-    return Outcome(
-        name=asked.name,
-        statistic=STATISTIC,
-        value=value,
-        limit=asked.limit,
-        reason=reason,
-        settings=repr(asked),
-        tried=tried,
-    )
-
-
-def no_op_triggers(image_shape: ImageShape) -> Iterator[DrawnTrigger]:
+def no_op_triggers(image_shape: ImageShape) -> list[WrittenTrigger]:
     """One trigger of strength 0 of every kind that has such a form."""
-    channels, height, width = image_shape
-    nothing, white = Numbers((channels, 1, 1), (0,) * channels), Numbers((channels, 1, 1), (255,) * channels)
-    yield Patch(colours=white, top=height - 1, left=width - 1, opacity=0)
-    yield Blend(picture=white, opacity=0)
-    yield Change(levels=nothing)
-    yield SmoothWarp(flow=Numbers((2, 1, 1), (0, 0)))
-    yield Quantisation(step=0)
+    forms = (kind.nothing(image_shape) for kind in KINDS)
+    return [form for form in forms if form is not None]
 
 
 class _Relabelled(nn.Module):

@@ -13,14 +13,15 @@ from torch import Tensor
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import STEERED
-from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
-from backdoor_audit.properties.corpus import Counterexample
+from backdoor_audit.model.metrics import Rate
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.properties.allowance import Allowance
 from backdoor_audit.properties.exploring import choice, explore, number, still_climbing
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import rate_of
+from backdoor_audit.properties.searched import SearchedProperty
 from backdoor_audit.properties.shrinking import shrunk
-from backdoor_audit.triggers.written import Change, DrawnTrigger, Numbers, Quantisation, SmoothWarp
+from backdoor_audit.triggers.written import Change, Numbers, Quantisation, SmoothWarp, WrittenTrigger
 
 
 @dataclass(slots=True)
@@ -31,14 +32,14 @@ class _Reach:
     """
 
     shares: Tensor
-    changes: list[DrawnTrigger]
+    changes: list[WrittenTrigger]
     looks: list[dict[int, float]] = field(default_factory=list)
     refuted: int | None = None
     tried: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HarmlessChanges:
+class HarmlessChanges(SearchedProperty):
     """A shift of up to a pixel, a little more or less light, or re-encoding sends no crowd of images to one class.
 
     Metamorphic: no label is needed to know what should happen, though labels say which images count. Hypothesis draws the
@@ -58,86 +59,73 @@ class HarmlessChanges:
     least_limit: float = 0.35
     slack: float = 0.2
 
-    name = "harmless_changes_steer_nothing"
-    needs_twins = True
+    @property
+    def name(self) -> str:
+        """What is claimed."""
+        return "harmless_changes_steer_nothing"
 
-    def changes(self, channels: int) -> st.SearchStrategy[DrawnTrigger]:
+    def changes(self, channels: int) -> st.SearchStrategy[WrittenTrigger]:
         """The changes to draw from, for no class in particular."""
         shift = number(-self.most_shift, self.most_shift)
         levels = number(-self.most_levels, self.most_levels)
-        kinds: tuple[st.SearchStrategy[DrawnTrigger], ...] = (
+        kinds: tuple[st.SearchStrategy[WrittenTrigger], ...] = (
             st.tuples(shift, shift).map(lambda flow: SmoothWarp(flow=Numbers((2, 1, 1), flow))),
             levels.map(lambda level: Change(levels=Numbers((channels, 1, 1), (level,) * channels))),
             number(0, self.most_step).map(lambda step: Quantisation(step=step)),
         )
         return choice(kinds).flatmap(lambda kind: kind)
 
-    def natural(
-        self,
-        twins: Sequence[Classifier],
-        opt: CleanSet,
-        val: CleanSet,
-        target_class: int,
-        *,
-        generator: torch.Generator,
-    ) -> float:
+    def natural(self, twins: Sequence[Subject], target_class: int, *, generator: torch.Generator) -> float:
         """What a class gets at most in clean models, which share the examples."""
-        del val
         examples = max(1, self.examples // len(twins))
-        return max(float(self._search(twin, opt, generator, examples=examples).shares[target_class]) for twin in twins)
+        return max(float(self._search(twin, generator, examples=examples).shares[target_class]) for twin in twins)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
-    ) -> Outcome:
-        """Search on ``opt``, judge on ``val``; ``kept`` counterexamples come first. The classifier is not changed.
+    def usual(self, subject: Subject) -> list[float]:
+        """What every class gets without a change."""
+        held_out = subject.held_out
+        predicted = subject.classifier.predict(held_out.images)
+        shares: list[float] = _shares(predicted, held_out.labels, subject.num_classes).tolist()
+        return shares
 
-        Raises `BudgetSpentError` if there is no time to search.
-        """
-        usual = _shares(classifier.predict(val.images), val.labels, classifier.num_classes).tolist()
-        allowance = Allowance(self.least_limit, self.slack, natural, usual)
-        replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
-        for entry in replayed:
-            judged = self._judged(classifier, val, entry.trigger, allowance, kept=len(replayed), replayed=True)
-            if judged.trigger is not None:
-                return judged
-        reach = self._search(classifier, opt, generator, examples=self.examples, val=val, allowance=allowance)
-        limits = torch.tensor([allowance.limit(target) for target in range(classifier.num_classes)])
+    def search(
+        self, subject: Subject, allowance: Allowance, *, generator: torch.Generator, kept: int
+    ) -> PropertyOutcome:
+        """The change that refuted the property, made fainter, or the one that comes nearest to its limit."""
+        reach = self._search(subject, generator, examples=self.examples, allowance=allowance)
+        limits = torch.tensor([allowance.limit(target) for target in range(subject.num_classes)])
         target = int((reach.shares - limits).argmax()) if reach.refuted is None else reach.refuted
         change = replace(reach.changes[target], target_class=target)
-        some, limit = opt.sample(self.searched, seed=0), allowance.limit(target)
         if reach.refuted is not None:
-            needed = (limit + float(rate_of(classifier, some, change))) / 2
-            small = shrunk(change, lambda form: rate_of(classifier, some, form) >= needed)
-            change = small if rate_of(classifier, val, small) > limit else change
-        known = {
-            "tried": reach.tried,
-            "kept": len(replayed),
-            "unconverged": still_climbing(reach.looks, allowance.limit, examples=self.examples),
-        }
-        return self._judged(classifier, val, change, allowance, reached=reach.shares.tolist(), **known)
-
-    def _judged(
-        self,
-        classifier: Classifier,
-        val: CleanSet,
-        change: DrawnTrigger,
-        allowance: Allowance,
-        *,
-        reached: Sequence[float] = (),
-        **known: Any,
-    ) -> Outcome:
-        target = change.target_class
-        rate = rate_of(classifier, val, change)
+            change = self._shrunk(change, subject, allowance.limit(target))
+        rate = rate_of(subject.classifier, subject.held_out, change)
         passed = allowance.passed(target, float(rate))
-        low, high = rate.interval
-        return Outcome(
+        return self._outcome(
+            change,
+            rate,
+            allowance,
+            trigger=change if passed else None,
+            reached=reach.shares.tolist(),
+            tried=reach.tried,
+            kept=kept,
+            unconverged=still_climbing(reach.looks, allowance.limit, examples=self.examples),
+        )
+
+    def refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
+        """The outcome for a change that passes its limit."""
+        return self._outcome(trigger, rate, allowance, trigger=trigger, **known)
+
+    def _shrunk(self, change: WrittenTrigger, subject: Subject, limit: float) -> WrittenTrigger:
+        """The smallest form that comes half as far above the limit on search images; the change itself if that is too small."""
+        some = subject.search_set.sample(self.searched, seed=0)
+        needed = (limit + float(rate_of(subject.classifier, some, change))) / 2
+        small = shrunk(change, lambda form: rate_of(subject.classifier, some, form) >= needed)
+        return small if rate_of(subject.classifier, subject.held_out, small) > limit else change
+
+    def _outcome(
+        self, change: WrittenTrigger, rate: Rate, allowance: Allowance, *, reached: Sequence[float] = (), **known: Any
+    ) -> PropertyOutcome:
+        target, (low, high) = change.target_class, rate.interval
+        return PropertyOutcome(
             name=self.name,
             statistic=STEERED,
             value=float(rate),
@@ -148,45 +136,44 @@ class HarmlessChanges:
             ),
             settings=repr(self),
             target_class=target,
-            trigger=change if passed else None,
             details={"reached": list(reached), "natural": allowance.details()},
             **known,
         )
 
     def _search(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
+        subject: Subject,
         generator: torch.Generator,
         *,
         examples: int,
-        val: CleanSet | None = None,
         allowance: Allowance | None = None,
     ) -> _Reach:
-        """What every class gets at most; with held-out images, up to the first change that is above a limit there as well."""
+        """What every class gets at most; with limits, up to the first change that is above one on held-out images as well."""
         random_seed = int(torch.randint(2**31, (1,), generator=generator))
-        some, classes = opt.sample(self.searched, seed=0), classifier.num_classes
-        unchanged: DrawnTrigger = Quantisation(step=0)
+        some, classes = subject.search_set.sample(self.searched, seed=0), subject.num_classes
+        unchanged: WrittenTrigger = Quantisation(step=0)
         reach = _Reach(torch.zeros(classes), [unchanged] * classes)
 
-        def shares_with(change: DrawnTrigger, clean: CleanSet) -> Tensor:
-            return _shares(classifier.predict(change.stamp(clean.images)), clean.labels, classes)
+        def shares_with(change: WrittenTrigger, clean: CleanSet) -> Tensor:
+            return _shares(subject.classifier.predict(change.stamp(clean.images)), clean.labels, classes)
 
-        def look(change: DrawnTrigger) -> tuple[Mapping[str, float], bool]:
+        def look(change: WrittenTrigger) -> tuple[Mapping[str, float], bool]:
             budget.check()
             shares = shares_with(change, some)
             reach.looks.append(dict(enumerate(shares.tolist())))
             for target in (shares > reach.shares).nonzero().flatten().tolist():
                 reach.shares[target], reach.changes[target] = shares[target], change
-            if val is not None and allowance is not None:
+            if allowance is not None:
                 over = [target for target, share in enumerate(shares.tolist()) if share > allowance.limit(target)]
-                held_out = shares_with(change, val).tolist() if over else []
+                held_out = shares_with(change, subject.held_out).tolist() if over else []
                 reach.refuted = next((target for target in over if allowance.passed(target, held_out[target])), None)
                 if reach.refuted is not None:
                     reach.changes[reach.refuted] = change
             return {change.kind: float(shares.max())}, reach.refuted is not None
 
-        reach.tried = explore(self.changes(opt.image_shape[0]), look, examples=examples, random_seed=random_seed)
+        reach.tried = explore(
+            self.changes(subject.search_set.image_shape[0]), look, examples=examples, random_seed=random_seed
+        )
         return reach
 
 

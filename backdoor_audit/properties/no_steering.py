@@ -15,19 +15,20 @@ from backdoor_audit.errors import BudgetSpentError, DegenerateScoresError
 from backdoor_audit.evidence import STEERED
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
-from backdoor_audit.properties.allowance import Allowance, NaturalRate, no_twins
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.properties.allowance import Allowance
 from backdoor_audit.properties.changes import Changes
-from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.exploring import explore, number, still_climbing
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import Refit, rate_of
+from backdoor_audit.properties.searched import SearchedProperty
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.search.steering import Steered, Steering
 from backdoor_audit.store import generator_for
 from backdoor_audit.triggers.label_rule import AllToOne
 from backdoor_audit.triggers.perturbations import Family
 from backdoor_audit.triggers.trigger import AnyTrigger
-from backdoor_audit.triggers.written import DrawnTrigger, in_whole_numbers
+from backdoor_audit.triggers.written import WrittenTrigger
 
 _LOOKED_AT = 64  # classes at a time; with more of them every example takes others
 _LEAST_NATURAL = 8  # examples for each twin
@@ -71,7 +72,7 @@ class _Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NothingSteers:
+class NothingSteers(SearchedProperty):
     """No change of this size sends more than a limit of the other classes' images to one class.
 
     Hypothesis draws where or what kind of change, a few gradient steps find its content for every class, and the mean margin
@@ -98,66 +99,46 @@ class NothingSteers:
     classes: int = 12
     pushed: int = 2
 
-    needs_twins = True
-
     @property
     def name(self) -> str:
         """What is claimed."""
         return f"no_{self.changes.kind}_steers"
 
-    def natural(
-        self,
-        twins: Sequence[Classifier],
-        opt: CleanSet,
-        val: CleanSet,
-        target_class: int,
-        *,
-        generator: torch.Generator,
-    ) -> float:
+    def natural(self, twins: Sequence[Subject], target_class: int, *, generator: torch.Generator) -> float:
         """The natural rate of a class: the furthest that the search for it gets in clean models, which share the examples."""
-        del val
         furthest, goals = 0.0, [AllToOne(target_class)]
         examples = max(self.examples // len(twins), min(self.examples, _LEAST_NATURAL))
         for twin in twins:
             with suppress(DegenerateScoresError):  # a twin that gives one answer for everything shows nothing
-                reach = self._search(twin, opt, generator, examples=examples, goals=goals)
+                reach = self._search(twin, generator, examples=examples, goals=goals)
                 furthest = max(furthest, *(candidate.success for candidate in reach.best.values()))
         return furthest
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        *,
-        generator: torch.Generator,
-        natural: NaturalRate = no_twins,
-        kept: Sequence[Counterexample] = (),
-    ) -> Outcome:
-        """Search on ``opt``, judge on ``val``; ``kept`` counterexamples come first. The classifier is not changed.
+    def usual(self, subject: Subject) -> tuple[float, ...]:
+        """Nothing: no change of this size is usual."""
+        del subject
+        return ()
 
-        Inconclusive if the model gives the same answer for every image. Raises `BudgetSpentError` if there is no time to search.
+    def search(
+        self, subject: Subject, allowance: Allowance, *, generator: torch.Generator, kept: int
+    ) -> PropertyOutcome:
+        """The change that refuted the property, shrunk, or the one that comes nearest to its limit.
+
+        Inconclusive if the model gives the same answer for every image.
         """
-        allowance = Allowance(self.least_limit, self.slack, natural)
-        replayed = [entry for entry in kept if entry.suits(self.name, classifier)]
-        for entry in replayed:
-            success = rate_of(classifier, val, entry.trigger)
-            if allowance.passed(entry.trigger.target_class, float(success)):
-                return self._refuted(entry.trigger, success, allowance, kept=len(replayed), replayed=True)
+        held_out = subject.held_out
         try:
-            reach = self._search(
-                classifier, opt, generator, examples=self.examples, goals=_every(classifier), val=val, allowed=allowance
-            )
+            goals = [AllToOne(target) for target in range(subject.num_classes)]
+            reach = self._search(subject, generator, examples=self.examples, goals=goals, allowed=allowance)
         except DegenerateScoresError as error:
-            return self._outcome(value=None, limit=self.least_limit, reason=str(error), kept=len(replayed))
-        successes = [reach.best[row].success if row in reach.best else None for row in range(classifier.num_classes)]
-        known: dict[str, Any] = {"tried": reach.tried, "kept": len(replayed), "details": {"reached": successes}}
+            return self._outcome(value=None, limit=self.least_limit, reason=str(error), kept=kept)
+        successes = [reach.best[row].success if row in reach.best else None for row in range(subject.num_classes)]
+        known: dict[str, Any] = {"tried": reach.tried, "kept": kept, "details": {"reached": successes}}
         looked = []
         for candidate in self._candidates(reach, allowance):
-            form, target = in_whole_numbers(candidate.trigger), candidate.trigger.target_class
+            form, target = candidate.trigger.in_whole_numbers(), candidate.trigger.target_class
             refit = Refit(
-                classifier,
-                opt,
+                subject,
                 target,
                 images=self.searched,
                 steps=2 * self.steps,
@@ -167,9 +148,9 @@ class NothingSteers:
             forms = [form]
             if reach.refuting is None and candidate.success >= allowance.limit(target) / 2:
                 forms.insert(0, refit.strongest(candidate.family, form))
-            rate = max(float(rate_of(classifier, val, entry)) for entry in forms)
+            rate = max(float(rate_of(subject.classifier, held_out, entry)) for entry in forms)
             if allowance.passed(target, rate):
-                return self._shrunk(val, candidate, refit, forms, allowance, known)
+                return self._shrunk(held_out, candidate, refit, forms, allowance, known)
             looked.append((rate - allowance.limit(target), rate, target))
         _, rate, target = max(looked)
         return self._outcome(
@@ -201,13 +182,13 @@ class NothingSteers:
 
     def _shrunk(
         self,
-        val: CleanSet,
+        held_out: CleanSet,
         candidate: _Candidate,
         refit: Refit,
-        forms: list[DrawnTrigger],
+        forms: list[WrittenTrigger],
         allowance: Allowance,
         known: dict[str, Any],
-    ) -> Outcome:
+    ) -> PropertyOutcome:
         """The outcome for the smallest form that is still above the limit on held-out images."""
         limit = allowance.limit(refit.target_class)
         with suppress(BudgetSpentError):  # what was found stays found
@@ -215,12 +196,13 @@ class NothingSteers:
                 forms.insert(0, refit.strongest(candidate.family, forms[0]))
             needed = (limit + refit.rate(forms[0])) / 2
             forms.insert(0, shrunk(forms[0], lambda smaller: refit.rate(smaller) >= needed, refit.content))
-        rated = [(form, rate_of(refit.classifier, val, form)) for form in forms]
+        rated = [(form, rate_of(refit.classifier, held_out, form)) for form in forms]
         strongest = max(float(rate) for _, rate in rated)
         form, rate = next((form, rate) for form, rate in rated if rate > limit)
-        return self._refuted(form, rate, allowance, **_with(known, images=rate.n, strongest=strongest))
+        return self.refuted(form, rate, allowance, **_with(known, images=rate.n, strongest=strongest))
 
-    def _refuted(self, trigger: DrawnTrigger, rate: Rate, allowance: Allowance, **known: Any) -> Outcome:
+    def refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
+        """The outcome for a change that passes its limit."""
         tried = known.get("tried", 0)
         origin = f"found after {tried} examples and shrunk" if tried else "a kept counterexample"
         low, high = rate.interval
@@ -236,34 +218,34 @@ class NothingSteers:
             **_with(known, natural=allowance.details()),
         )
 
-    def _outcome(self, **known: Any) -> Outcome:
-        return Outcome(name=self.name, statistic=STEERED, settings=repr(self), **known)
+    def _outcome(self, **known: Any) -> PropertyOutcome:
+        return PropertyOutcome(name=self.name, statistic=STEERED, settings=repr(self), **known)
 
     def _search(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
+        subject: Subject,
         generator: torch.Generator,
         *,
         examples: int,
         goals: Sequence[AllToOne],
-        val: CleanSet | None = None,
         allowed: Allowance | None = None,
     ) -> _Reach:
-        """How far each of the goals is reached; with held-out images, up to the first that passes its limit there."""
+        """How far each of the goals is reached; with limits, up to the first that passes its own on held-out images."""
         random_seed = int(torch.randint(2**31, (1,), generator=generator))
-        searched, measured = opt.split(random_seed)
+        searched, measured = subject.search_set.split(random_seed)
         searched, measured = searched.sample(self.searched, random_seed), measured.sample(self.measured, random_seed)
         reach = _Reach()
 
         def passes(target: int, success: float, trigger: AnyTrigger) -> bool:
-            if val is None or allowed is None or success <= allowed.limit(target):
+            if allowed is None or success <= allowed.limit(target):
                 return False
-            return allowed.passed(target, float(rate_of(classifier, val, in_whole_numbers(trigger))))
+            return allowed.passed(
+                target, float(rate_of(subject.classifier, subject.held_out, trigger.in_whole_numbers()))
+            )
 
         def look(drawn: Draw) -> tuple[Mapping[str, float], bool]:
             own = generator_for(random_seed, repr(drawn))
-            steered_for, steered = self._steer(classifier, searched, measured, goals, drawn.family, own)
+            steered_for, steered = self._steer(subject.classifier, searched, measured, goals, drawn.family, own)
             targets = [goal.target_class for goal in steered_for]
             reach.looks.append(dict(zip(targets, steered.success.tolist(), strict=True)))
             reach.sloped |= {target for target, blind in zip(targets, steered.blind.tolist(), strict=True) if not blind}
@@ -278,7 +260,9 @@ class NothingSteers:
             left = [row for row, goal in enumerate(steered_for) if goal.target_class not in natural]
             return {"margin": float(steered.margins[left].max())} if left else {}, False
 
-        draws = st.builds(Draw, family=self.changes.families(classifier.image_shape), start=number(0, _STARTS - 1))
+        draws = st.builds(
+            Draw, family=self.changes.families(subject.classifier.image_shape), start=number(0, _STARTS - 1)
+        )
         reach.tried = explore(draws, look, examples=examples, random_seed=random_seed)
         return reach
 
@@ -305,10 +289,6 @@ class NothingSteers:
             measured=self.measured,
         )
         return goals, steering(classifier, searched, measured, goals, generator=generator)
-
-
-def _every(classifier: Classifier) -> list[AllToOne]:
-    return [AllToOne(target) for target in range(classifier.num_classes)]
 
 
 def _with(known: Mapping[str, Any], **details: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 from backdoor_audit.data.png import png
 from backdoor_audit.evidence import Finding, Verdict, inconclusive, judge
 from backdoor_audit.store import Packed
-from backdoor_audit.triggers.written import DrawnTrigger, ImageShape, trigger_from_spec
+from backdoor_audit.triggers.written import ImageShape, WrittenTrigger, trigger_from_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PropertyOutcome:
     """One property of one model. ``value`` above ``limit`` is a failure; a value of None could not be measured.
 
     ``trigger`` is the counterexample, shrunk, and None where the property holds or is not about triggers. ``tried`` counts
@@ -33,7 +33,7 @@ class Outcome:
     reason: str
     settings: str = ""
     target_class: int | None = None
-    trigger: DrawnTrigger | None = None
+    trigger: WrittenTrigger | None = None
     tried: int = 0
     kept: int = 0
     replayed: bool = False
@@ -88,13 +88,13 @@ class Outcome:
         return Packed({}, {**values, "details": dict(self.details), "trigger": spec})
 
     @classmethod
-    def unpack(cls, packed: Packed) -> Outcome:
+    def unpack(cls, packed: Packed) -> PropertyOutcome:
         """From the store."""
         spec = packed.values["trigger"]
         unknown = {"unconverged": "it was not kept whether the search converged"}
         return cls(**{**unknown, **packed.values, "trigger": trigger_from_spec(spec) if spec else None})
 
 
-def _picture(trigger: DrawnTrigger, image_shape: ImageShape) -> str:
+def _picture(trigger: WrittenTrigger, image_shape: ImageShape) -> str:
     """The last of the trigger's pictures, a PNG in base64: of a patch, its pixels in their place."""
     return png(list(trigger.pictures(image_shape).values())[-1])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backdoor_audit.properties.outcome import Outcome
+from backdoor_audit.properties.outcome import PropertyOutcome
 
 _TEXT = '''"""A counterexample that backdoor_audit found: a trigger that sends other classes' images to one class.
 
@@ -46,7 +46,7 @@ def test_{name}(request):
 
 
 def pasted_test(
-    outcome: Outcome,
+    outcome: PropertyOutcome,
     *,
     model: str = "",
     data: str = "",

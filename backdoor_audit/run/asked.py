@@ -11,13 +11,13 @@ from typing import Any
 from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.errors import AuditError, BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Verdict
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import (
     PROPERTIES,
     Counterexample,
-    HarmlessChanges,
-    NothingSteers,
-    Outcome,
     Property,
+    PropertyOutcome,
+    SearchedProperty,
     corpus_folder,
     keep,
     load_corpus,
@@ -28,7 +28,6 @@ from backdoor_audit.run.exhibits import exhibit
 from backdoor_audit.run.searches import Searched, same
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
-from backdoor_audit.triggers.written import BlockRounding
 
 _LOADING = ("arch", "mean", "std", "normalization")
 
@@ -41,7 +40,7 @@ class Asked(Searched):
     """
 
     given_corpus: tuple[Counterexample, ...] | None = None
-    _asked: dict[str, Outcome] = field(default_factory=dict)
+    _asked: dict[str, PropertyOutcome] = field(default_factory=dict)
     _stamped: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -66,19 +65,20 @@ class Asked(Searched):
 
     def natural_rate(self, wanted: Property, target_class: int) -> float:
         """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing."""
-        if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
+        if not isinstance(wanted, SearchedProperty):
             return 0.0
 
         def work() -> Packed:
             generator = generator_for(self.options.seed, f"twins:{wanted.name}:{target_class}")
-            rate = wanted.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
+            twins = [Subject(twin, *self.split) for twin in self.twins.classifiers]
+            rate = wanted.natural(twins, target_class, generator=generator)
             return Packed({}, {"rate": rate})
 
         parts = {"natural rate": wanted, "class": target_class}
         packed = self.beside_twins(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)
         return float(packed.values["rate"])
 
-    def asked(self, name: str) -> Outcome:
+    def asked(self, name: str) -> PropertyOutcome:
         """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
         if name not in self._asked:
             wanted = next(entry for entry in self.properties if entry.name == name)
@@ -91,7 +91,7 @@ class Asked(Searched):
                     self.store.told.append(str(error))
         return self._asked[name]
 
-    def _weighed(self, outcome: Outcome) -> Outcome:
+    def _weighed(self, outcome: PropertyOutcome) -> PropertyOutcome:
         """The outcome, and what speaks against the hidden trigger that a new counterexample would mean.
 
         A counterexample of an earlier run was kept to be held against later models, whatever else is found in them.
@@ -101,15 +101,15 @@ class Asked(Searched):
         beside = [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
         return replace(outcome, contradicted=contradicting(beside, outcome.target_class, self.limits))
 
-    def _ask(self, wanted: Property) -> Outcome:
+    def _ask(self, wanted: Property) -> PropertyOutcome:
         if unmet := self.unmet:
             return unanswered(wanted, unmet)
         kept = self._kept(wanted)
 
-        def work() -> Outcome:
+        def work() -> PropertyOutcome:
             generator = generator_for(self.options.seed, wanted.name)
             natural = partial(self.natural_rate, wanted)
-            return wanted(self.classifier, *self.split, generator=generator, natural=natural, kept=kept)
+            return wanted(Subject(self.classifier, *self.split), generator=generator, natural=natural, kept=kept)
 
         try:
             with self.in_budget(), self.once(f"the search of {wanted.name}"):
@@ -118,8 +118,8 @@ class Asked(Searched):
                 return self.store.recall(
                     self.property_parts(wanted),
                     work,
-                    pack=Outcome.pack,
-                    unpack=Outcome.unpack,
+                    pack=PropertyOutcome.pack,
+                    unpack=PropertyOutcome.unpack,
                 )[0]
         except BudgetSpentError as error:
             return unanswered(wanted, str(error))
@@ -140,7 +140,7 @@ class Asked(Searched):
     def refuting(self, *names: str) -> tuple[AnyTrigger, ...]:
         """Those, as detectors hand over triggers; a loss of detail has no such form."""
         shaped = [entry.trigger.trigger(entry.image_shape) for entry in self.refuted(*names)]
-        return tuple(entry for entry in shaped if not isinstance(entry, BlockRounding))
+        return tuple(entry for entry in shaped if isinstance(entry, AnyTrigger))
 
     def triggers_by(self, name: str) -> tuple[AnyTrigger, ...]:
         """The triggers of the classes that a detector flags, or what refuted a property."""
@@ -171,18 +171,18 @@ class Asked(Searched):
             "examples": self._examples(name, outcome),
         }
 
-    def _examples(self, name: str, outcome: Outcome) -> list[dict[str, Any]]:
+    def _examples(self, name: str, outcome: PropertyOutcome) -> list[dict[str, Any]]:
         """Held-out images before and after stamping a counterexample that stands; none if there is none."""
         if name not in self._stamped:
             drawn = outcome.trigger if outcome.verdict is Verdict.FAIL else None
             trigger = drawn.trigger(self.classifier.image_shape) if drawn else None
             self._stamped[name] = []
-            if trigger is not None and not isinstance(trigger, BlockRounding):
+            if isinstance(trigger, AnyTrigger):
                 with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
                     self._stamped[name] = exhibit(self.classifier, self.split[1], trigger, detector=name)["examples"]
         return self._stamped[name]
 
-    def _test(self, outcome: Outcome) -> str | None:
+    def _test(self, outcome: PropertyOutcome) -> str | None:
         options, settings = self.options, self.settings()
         given = {key: getattr(options, key) for key in _LOADING if getattr(options, key)}
         return pasted_test(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier, hooked
-from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
+from backdoor_audit.triggers.trigger import AnyTrigger
 
 _BATCH = 64
 _LARGEST_SUPPORT = 0.25  # of the image; above that, a map that looks anywhere looks at the trigger
@@ -64,15 +64,10 @@ def inside_share(maps: Tensor, support: Tensor) -> float | None:
 def localised_support(trigger: AnyTrigger) -> Tensor | None:
     """The pixels (h, w), bool, on which a trigger lies, on the CPU; None for one that is spread over the image.
 
-    Those where it has at least half of its greatest strength: of its mask, of its change in any channel, or of the distance it
-    moves pixels. Localised is a trigger with at least half of its whole strength there, on at most a quarter of the image.
+    Those where it has at least half of its greatest `strength`. Localised is a trigger with at least half of its whole
+    strength there, on at most a quarter of the image.
     """
-    if isinstance(trigger, Trigger):
-        strength = trigger.mask[0]
-    else:
-        (tensor,) = trigger.tensors().values()
-        strength = tensor.norm(dim=0) if "flow" in trigger.tensors() else tensor.abs().amax(dim=0)
-    strength = strength.detach().cpu().float()
+    strength = trigger.strength().detach().cpu().float()
     found = (strength >= strength.max() / 2) & (strength > 0)
     whole = float(strength.sum())
     spread = float(found.float().mean()) > _LARGEST_SUPPORT or float(strength[found].sum()) < whole / 2

@@ -174,15 +174,11 @@ class Audited:
             return None
         with self.reading():
             trigger = load_trigger(Path(self.options.trigger))
-        wanted = self.clean_set.image_shape
-        found = next(
-            tuple(trigger.tensors()[name].shape) for name in ("pattern", "change", "flow") if name in trigger.tensors()
-        )
-        fits = found[-2:] == wanted[-2:] if "flow" in trigger.tensors() else found == wanted
-        if not fits or trigger.target_class >= self.num_classes:
+        image_shape = self.clean_set.image_shape
+        if not trigger.fits(image_shape) or trigger.target_class >= self.num_classes:
             raise DataFormatError(
-                f"{self.options.trigger}: a trigger of shape {found} for class {trigger.target_class}; images are {wanted}, "
-                f"classes 0 to {self.num_classes - 1}"
+                f"{self.options.trigger}: a trigger of shape {trigger.shape} for class {trigger.target_class}; images are "
+                f"{image_shape}, classes 0 to {self.num_classes - 1}"
             )
         return trigger
 

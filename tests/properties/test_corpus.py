@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.errors import DataFormatError, OptionError
-from backdoor_audit.properties import Counterexample, Outcome, corpus_folder, keep, load_corpus
+from backdoor_audit.properties import Counterexample, PropertyOutcome, corpus_folder, keep, load_corpus
 from backdoor_audit.triggers.written import Numbers, Patch
 
 PATCH = Patch(colours=Numbers((1, 1, 2), (7, 255)), top=3, left=1, target_class=4)
@@ -30,7 +30,7 @@ def test_what_is_kept_is_read_again(tmp_path):
 
 @pytest.mark.parametrize(("value", "trigger", "kept"), [(0.9, PATCH, True), (0.6, PATCH, False), (0.9, None, False)])
 def test_only_a_trigger_that_refuted_becomes_a_counterexample(value, trigger, kept):
-    outcome = Outcome(
+    outcome = PropertyOutcome(
         name="no_small_patch_steers", statistic="steered_share", value=value, limit=0.6, reason="", trigger=trigger
     )
     assert Counterexample.of(outcome, (1, 8, 8)) == (counterexample() if kept else None)

@@ -7,7 +7,7 @@ import torch._dynamo
 import torchvision
 
 import backdoor_audit.gate
-from backdoor_audit.properties import Outcome, pasted_test
+from backdoor_audit.properties import PropertyOutcome, pasted_test
 from backdoor_audit.triggers.written import Change, Numbers, Patch
 from fixtures import IMAGES, MODELS
 from tests.plugin import toy
@@ -20,7 +20,7 @@ PIXEL = Patch(colours=Numbers((1, 1, 1), (255,)), top=7, left=7, target_class=to
 
 
 def outcome(trigger, name="no_small_patch_steers"):
-    return Outcome(name=name, statistic="steered_share", value=0.9, limit=0.6, reason="found", trigger=trigger)
+    return PropertyOutcome(name=name, statistic="steered_share", value=0.9, limit=0.6, reason="found", trigger=trigger)
 
 
 def write(folder, text):

@@ -16,6 +16,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import (
     PROPERTIES,
     BatchAndOrder,
@@ -24,14 +25,13 @@ from backdoor_audit.properties import (
     HarmlessChanges,
     NoOpTrigger,
     NothingSteers,
-    Outcome,
+    PropertyOutcome,
     Relabelling,
     SmallPatches,
     SmoothWarps,
     unanswered,
 )
 from backdoor_audit.properties.allowance import Allowance
-from backdoor_audit.properties.changes import Window
 from backdoor_audit.properties.exact import no_op_triggers
 from backdoor_audit.properties.harmless import _shares
 from backdoor_audit.properties.no_steering import _Candidate, _Reach
@@ -39,7 +39,7 @@ from backdoor_audit.properties.refit import Refit
 from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import Packed
-from backdoor_audit.triggers.perturbations import Additive
+from backdoor_audit.triggers.perturbations import Additive, Window
 from backdoor_audit.triggers.written import (
     KINDS,
     Blend,
@@ -61,8 +61,12 @@ STEERING = (PATCHES, BLENDS, WARPS)
 by_name = pytest.mark.parametrize("wanted", PROPERTIES, ids=lambda wanted: wanted.name)
 
 
+def subject(classifier, clean=None):
+    return Subject(classifier, *(clean or row_images()).split(0))
+
+
 def asked(wanted, classifier, clean=None, *, seed=0, **known):
-    return wanted(classifier, *(clean or row_images()).split(0), generator=seeded(seed), **known)
+    return wanted(subject(classifier, clean), generator=seeded(seed), **known)
 
 
 # every property
@@ -102,7 +106,7 @@ def test_the_same_seed_gives_the_same_outcome(wanted):
 def test_an_outcome_comes_back_from_the_store_and_goes_into_the_record(wanted):
     outcome = asked(wanted, row_reader(backdoors=(1, 5)))
     packed = outcome.pack()
-    assert Outcome.unpack(Packed({}, json.loads(json.dumps(packed.values)))) == outcome
+    assert PropertyOutcome.unpack(Packed({}, json.loads(json.dumps(packed.values)))) == outcome
     entry = outcome.summary((1, 8, 8), test="text")
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
     assert list(entry) == ["name", "verdict", "reason", "statistic", "value", "limit", "spec", "picture", "test"]
@@ -242,7 +246,7 @@ def test_an_outcome_that_does_not_say_whether_its_search_converged_does_not_pass
     assert outcome.verdict is Verdict.PASS
     packed = outcome.pack()
     old = Packed({}, {name: value for name, value in packed.values.items() if name != "unconverged"})
-    assert Outcome.unpack(old).verdict is Verdict.INCONCLUSIVE
+    assert PropertyOutcome.unpack(old).verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("wanted", STEERING, ids=lambda wanted: wanted.name)
@@ -257,11 +261,10 @@ def test_what_is_natural_is_no_counterexample(wanted):
 
 @pytest.mark.parametrize("wanted", STEERING, ids=lambda wanted: wanted.name)
 def test_natural_rates_are_what_the_same_search_reaches_in_the_twins(wanted):
-    parts = row_images().split(0)
-    easy, hard = (row_reader(), row_reader(backdoors=(1, 5))), (row_reader(),)
-    assert wanted.natural(easy, *parts, 5, generator=seeded()) > 0.5
-    assert wanted.natural(hard, *parts, 5, generator=seeded()) < 0.5
-    assert wanted.natural(easy, *parts, 3, generator=seeded()) < 0.5
+    hard, backdoored = subject(row_reader()), subject(row_reader(backdoors=(1, 5)))
+    assert wanted.natural((hard, backdoored), 5, generator=seeded()) > 0.5
+    assert wanted.natural((hard,), 5, generator=seeded()) < 0.5
+    assert wanted.natural((hard, backdoored), 3, generator=seeded()) < 0.5
 
 
 def constant():
@@ -269,8 +272,7 @@ def constant():
 
 
 def test_a_twin_with_one_answer_for_everything_shows_nothing():
-    parts = row_images().split(0)
-    assert WARPS.natural((constant(),), *parts, 5, generator=seeded()) == 0.0
+    assert WARPS.natural((subject(constant()),), 5, generator=seeded()) == 0.0
 
 
 def test_with_many_classes_only_those_that_a_first_look_finds_nearest_are_steered_for():
@@ -373,27 +375,6 @@ def test_small_patches_are_an_eighth_of_the_image_a_side(size, side):
     assert len({window.left for window in drawn}) > 4
 
 
-def test_a_window_stamps_as_its_trigger_does_and_keeps_to_the_pixel_range():
-    window, shape = Window(top=2, left=1, height=3, width=2), (3, 7, 6)
-    parameters = window.initial(4, shape, seeded(1))
-    for _ in range(3):
-        parameters = window.stepped(parameters, torch.randn(parameters.shape, generator=seeded(2)), 0.5, shape)
-    images = torch.rand(4, 5, *shape, generator=seeded(3))
-    stamped = window.stamp(parameters, images)
-    assert float(stamped.min()) >= 0
-    assert float(stamped.max()) <= 1
-    for row in range(4):
-        trigger = window.trigger(parameters[row], row, shape)
-        assert trigger.mask_norm == 6
-        assert torch.allclose(trigger.stamp(images[row]), stamped[row])
-
-
-def test_a_window_moves_inside_the_image():
-    window = Window(top=0, left=1, height=3, width=2)
-    assert {(moved.top, moved.left) for moved in window.moved(1, (1, 7, 6))} == {(1, 1), (0, 0), (0, 2)}
-    assert window.moved(9, (1, 7, 6)) == []
-
-
 # shrinking
 
 
@@ -486,10 +467,9 @@ def test_a_little_light_that_sends_everything_to_one_class_is_found_and_made_fai
 
 
 def test_what_clean_twins_do_as_well_is_allowed():
-    classifier, parts = steps_of_brightness(), row_images().split(0)
-    rates = [
-        HarmlessChanges().natural((row_reader(), classifier), *parts, target, generator=seeded()) for target in range(8)
-    ]
+    classifier = steps_of_brightness()
+    twins = subject(row_reader()), subject(classifier)
+    rates = [HarmlessChanges().natural(twins, target, generator=seeded()) for target in range(8)]
     assert rates[2] == 1.0
     assert asked(HarmlessChanges(), classifier, natural=rates.__getitem__).verdict is Verdict.PASS
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.properties import HarmlessChanges, NothingSteers, SmallPatches
 from backdoor_audit.run.passes import of_property
@@ -17,5 +18,5 @@ def test_a_property_takes_about_the_passes_that_were_foretold(claim):
     search_set, held_out = row_images().split(0)
     classifier, meter = row_reader(), Meter()
     with watched_by(meter):
-        claim(classifier, search_set, held_out, generator=seeded(), natural=lambda target: 1.0)
+        claim(Subject(classifier, search_set, held_out), generator=seeded(), natural=lambda target: 1.0)
     assert of_property(claim, classifier.num_classes, len(search_set)) == pytest.approx(meter.passes[""], rel=0.5)

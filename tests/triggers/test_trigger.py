@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.triggers.trigger import Addition, PatchFamily, Trigger, Warp, load_trigger, trigger_from, warped
+from backdoor_audit.triggers.trigger import Addition, Trigger, Warp, load_trigger, trigger_from
 from tests.subjects import seeded
 
 SHAPE = (3, 5, 4)
@@ -15,31 +15,6 @@ SHAPE = (3, 5, 4)
 def random_trigger(seed=0):
     generator = seeded(seed)
     return Trigger(torch.rand(1, *SHAPE[1:], generator=generator), torch.rand(SHAPE, generator=generator), 6)
-
-
-def test_a_stamp_worked_by_hand():
-    mask = torch.tensor([[[0.0, 0.5], [1.0, 0.25]]])
-    pattern = torch.tensor([[[0.9, 1.0], [0.3, 0.0]]])
-    stamped = Trigger(mask, pattern, 0).stamp(torch.tensor([[[[0.2, 0.4], [0.8, 1.0]]]]))
-    assert torch.allclose(stamped, torch.tensor([[[[0.2, 0.7], [0.3, 0.75]]]]))
-
-
-def test_one_mask_serves_every_colour_channel():
-    trigger = random_trigger()
-    images = torch.rand(2, *SHAPE, generator=seeded(1))
-    expected = images.clone()
-    for channel in range(3):
-        expected[:, channel] += trigger.mask[0] * (trigger.pattern[channel] - images[:, channel])
-    assert torch.allclose(trigger.stamp(images), expected)
-
-
-def test_where_the_mask_is_zero_the_image_is_untouched():
-    images = torch.rand(3, *SHAPE, generator=seeded(2))
-    assert torch.equal(Trigger(torch.zeros(1, 5, 4), torch.ones(SHAPE), 0).stamp(images), images)
-
-
-def test_the_mask_norm_is_the_sum_of_the_mask():
-    assert Trigger(torch.full((1, 5, 4), 0.25), torch.ones(SHAPE), 0).mask_norm == pytest.approx(5.0)
 
 
 def test_a_saved_trigger_comes_back_bit_for_bit(tmp_path):
@@ -169,56 +144,6 @@ def test_other_number_types_become_float32(tmp_path, dtype):
     assert torch.equal(loaded.mask, MASK)
 
 
-def test_an_addition_worked_by_hand_is_clipped_to_the_pixel_range():
-    change = torch.tensor([[[0.5, -0.5], [0.25, 0.0]]])
-    stamped = Addition(change, 0).stamp(torch.tensor([[[[0.2, 0.4], [0.9, 0.3]]], [[[1.0, 0.75], [0.0, 1.0]]]]))
-    assert torch.allclose(stamped, torch.tensor([[[[0.7, 0.0], [1.0, 0.3]]], [[[1.0, 0.25], [0.25, 1.0]]]]))
-
-
-NUMBERED = torch.arange(12.0).view(1, 1, 3, 4) / 12
-
-
-def flow_of(across, down, size=(3, 4)):
-    return torch.stack((torch.full(size, float(across)), torch.full(size, float(down))))
-
-
-def test_a_flow_of_zero_changes_nothing():
-    images = torch.rand(3, *SHAPE, generator=seeded(7))
-    assert torch.allclose(Warp(torch.zeros(2, 5, 4), 0).stamp(images), images, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("across", "down", "expected"),
-    [
-        (1, 0, [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]]),
-        (-1, 0, [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]),
-        (0, 1, [[4, 5, 6, 7], [8, 9, 10, 11], [8, 9, 10, 11]]),
-        (-2, -1, [[0, 0, 0, 1], [0, 0, 0, 1], [4, 4, 4, 5]]),
-        (0.5, 0, [[0.5, 1.5, 2.5, 3], [4.5, 5.5, 6.5, 7], [8.5, 9.5, 10.5, 11]]),
-        (9, 9, [[11] * 4] * 3),
-    ],
-)
-def test_a_flow_takes_each_pixel_from_that_many_pixels_away_and_repeats_the_border(across, down, expected):
-    stamped = Warp(flow_of(across, down), 0).stamp(NUMBERED)
-    assert torch.allclose(stamped[0, 0], torch.tensor(expected, dtype=torch.float32) / 12, atol=1e-6)
-
-
-def test_a_flow_at_one_pixel_moves_that_pixel_alone():
-    flow = torch.zeros(2, 3, 4)
-    flow[:, 1, 2] = torch.tensor([1.0, -1.0])  # one to the right, one up
-    expected = NUMBERED.clone()
-    expected[0, 0, 1, 2] = NUMBERED[0, 0, 0, 3]
-    assert torch.allclose(Warp(flow, 0).stamp(NUMBERED), expected, atol=1e-6)
-
-
-def test_every_row_is_moved_by_its_own_flow():
-    images = torch.rand(2, 3, *SHAPE, generator=seeded(8))
-    flows = torch.randn(2, 2, 5, 4, generator=seeded(9))
-    moved = warped(flows, images)
-    for row in range(2):
-        assert torch.allclose(moved[row], Warp(flows[row], 0).stamp(images[row]), atol=1e-6)
-
-
 KINDS = {
     "patch": random_trigger(),
     "addition": Addition(2 * torch.rand(SHAPE, generator=seeded(10)) - 1, 6),
@@ -317,38 +242,3 @@ def test_a_trigger_of_another_kind_is_no_patch(tmp_path, kind):
     KINDS[kind].save(tmp_path / "t.safetensors")
     with pytest.raises(DataFormatError, match="`mask`"):
         Trigger.load(tmp_path / "t.safetensors")
-
-
-def test_the_family_stamps_every_row_as_its_own_trigger_does():
-    family = PatchFamily()
-    parameters = family.initial(4, SHAPE, seeded(5))
-    images = torch.rand(4, 7, *SHAPE, generator=seeded(6))
-    stamped = family.stamp(parameters, images)
-    for row in range(4):
-        alone = family.trigger(parameters, row, target_class=row + 10)
-        assert torch.allclose(stamped[row], alone.stamp(images[row]), atol=1e-6)
-        assert alone.target_class == row + 10
-        assert float(family.size(parameters)[row]) == pytest.approx(alone.mask_norm, rel=1e-5)
-
-
-def test_first_masks_and_patterns_are_spread_evenly_over_zero_to_one():
-    family = PatchFamily()
-    parameters = family.initial(10, (3, 32, 32), seeded(0))
-    triggers = [family.trigger(parameters, row, row) for row in range(10)]
-    for values in (torch.stack([one.mask for one in triggers]), torch.stack([one.pattern for one in triggers])):
-        flat = values.flatten()
-        assert 0 <= float(flat.min()) < 0.005
-        assert 0.995 < float(flat.max()) <= 1
-        # 10,240 or more uniform values: the share in each tenth has a standard error below 0.003
-        assert torch.histc(flat, 10, 0, 1) / len(flat) == pytest.approx([0.1] * 10, abs=0.015)
-
-
-def test_no_first_value_is_so_close_to_the_ends_that_it_cannot_move():
-    parameters = PatchFamily().initial(10, (1, 32, 32), seeded(0))
-    slope = 1 - torch.tanh(parameters["mask"]).square()
-    assert float(slope.min()) > 0.003
-
-
-def test_the_same_generator_state_gives_the_same_start():
-    first, second = (PatchFamily().initial(3, SHAPE, seeded(9)) for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in ("mask", "pattern"))
