@@ -182,7 +182,7 @@ class UniversalPerturbation:
             steered = self.probe(classifier, opt, val, wanted, generator=generator, progress=progress)
         except DegenerateScoresError as error:
             return self._without_answer(str(error))
-        triggers = tuple(trigger for trigger in steered.triggers if trigger is not None)
+        found = {row: trigger for row, trigger in enumerate(steered.triggers) if trigger is not None}
         excess = [math.nan] * len(wanted)
         if natural is not None and not reason:
             excess = excesses(steered.margins, natural.margins, classes)
@@ -199,7 +199,8 @@ class UniversalPerturbation:
             rows=self.rows,
             reference=(self.null or anomaly.shipped_null()).source,
             scores=scores,
-            triggers=triggers,
+            triggers=() if self.by_source else tuple(found.values()),
+            away=found if self.by_source else {},
             inconclusive=reason,
             criterion=self.probe.criterion,
             unconverged=self._unconverged(steered, natural, classes, spread),

@@ -27,8 +27,12 @@ Example = tuple[Mapping[str, Any], Picture, Picture]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exhibit:
-    """A trigger to look at: pictures of it, and held-out images before and after stamping."""
+    """A trigger to look at: pictures of it, and held-out images before and after stamping.
 
+    ``item`` is what stands between the brackets of the finding that it belongs to.
+    """
+
+    item: str
     title: str
     detector: str
     verdict: Verdict
@@ -39,6 +43,11 @@ class Exhibit:
     size: float | None
     index: float | None
     success: float | None
+
+    @property
+    def by_source(self) -> bool:
+        """Whether it is about the images of one class alone."""
+        return of_one_class(self.item)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,7 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
         details = finding.details if finding else {}
         made.append(
             Exhibit(
+                item=key,
                 title=_exhibit_title(key, called, target),
                 detector=detector,
                 verdict=verdict,
@@ -132,8 +142,13 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
+def of_one_class(item: str) -> bool:
+    """Whether an item asks what takes the images of one class away."""
+    return "-from_class_" in item
+
+
 def _exhibit_title(key: str, called: str, target: int | None) -> str:
-    if "-from_class_" in key:
+    if of_one_class(key):
         return f"from class {key.rpartition('_')[2]}, most to {called}"
     return called if target is None else f"class {called}"
 

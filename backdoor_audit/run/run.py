@@ -110,14 +110,19 @@ class Audit(Asked):
         item = finding.audit.partition("[")[2].rstrip("]")
         if finding.audit.startswith("audit::test_anomaly_index["):
             detection = self.detection(item.partition("-")[0])
-            trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
+            (trigger, source), flagged = detection.shown(finding), finding.verdict is not Verdict.PASS
             if self.num_classes <= _SHOWN_CLASSES:
                 wanted = flagged or detection.detector == DETECTORS[0].name
             else:
                 wanted = flagged and finding.value is not None and finding.value >= self._least_shown(detection)
             if trigger is not None and wanted:
                 self._shown["exhibits"][item] = exhibit(
-                    self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged
+                    self.classifier,
+                    self.split[1],
+                    trigger,
+                    detector=detection.detector,
+                    examples=flagged,
+                    source=source,
                 )
         elif finding.statistic in _OF_TRIGGERS and not self.no_trigger:
             for trigger in self.triggers[:_MOST_SHOWN]:

@@ -14,8 +14,8 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.evidence import Limits
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import run as run_module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import run as run_module
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import Trigger
 from tests.plugin import toy
