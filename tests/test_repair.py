@@ -14,8 +14,8 @@ from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
+from backdoor_audit.run import asked as asked_module
 from backdoor_audit.run.run import Audit
-from backdoor_audit.run.run import asked as asked_module
 from backdoor_audit.store import Store
 from tests.corner import Corner
 from tests.plugin import toy
@@ -69,6 +69,18 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert drop <= 0.03
     again = Audit(replace(options(folder), model=str(out)), store)
     assert not again.triggers
+
+
+def test_a_network_that_no_file_of_weights_can_name_is_refused_before_any_search(folder, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Audit, "check", lambda _self: pytest.fail("it was searched"))
+    whole = network()
+    whole.load_state_dict(toy.weights(backdoored=True))
+    torch.save(whole, tmp_path / "backdoored.pt")
+    asked = replace(options(folder, arch="", allow_pickle=True), model=str(tmp_path / "backdoored.pt"))
+    with pytest.raises(
+        OptionError, match=r"a repaired copy of Sequential could not be written, .*--arch=package.module:factory"
+    ):
+        repair(asked, tmp_path / "fixed.safetensors", store=store)
 
 
 def test_where_nothing_is_flagged_nothing_is_tried_or_written(folder, store, tmp_path):
