@@ -48,6 +48,11 @@ class Item:
         return self.asked_of if self.row is None else f"{self.asked_of}-{self.row}"
 
     @property
+    def is_source(self) -> bool:
+        """Whether it is about the images of one class alone."""
+        return self.row is not None and self.row.is_source
+
+    @property
     def node_id(self) -> str:
         """How pytest calls it: ``audit::test_anomaly_index[neural_cleanse-class_7]``."""
         return f"{AUDIT}::test_{self.question}[{self.brackets}]"

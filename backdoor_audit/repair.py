@@ -14,6 +14,7 @@ from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
+from backdoor_audit.model.loading.architecture import can_be_named
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite
 from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
@@ -95,6 +96,11 @@ def repair(
         names = ", ".join(entry.name for entry in REPAIRS)
         raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     run = Audit(options, store, Suite.of(options), progress=progress)
+    if not options.arch and not can_be_named(run.classifier.architecture):
+        raise OptionError(
+            f"{options.model}: a repaired copy of {run.classifier.architecture} could not be written, as no file of weights "
+            "names that network; save its weights (state_dict) and write a factory for it, --arch=package.module:factory"
+        )
     run.check()
     unmet = preconditions.unmet(list(run.preconditions.values()))
     if unmet:

@@ -72,6 +72,18 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert not again.triggers
 
 
+def test_a_network_that_no_file_of_weights_can_name_is_refused_before_any_search(folder, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Audit, "check", lambda _self: pytest.fail("it was searched"))
+    whole = network()
+    whole.load_state_dict(toy.weights(backdoored=True))
+    torch.save(whole, tmp_path / "backdoored.pt")
+    asked = replace(options(folder, arch="", allow_pickle=True), model=str(tmp_path / "backdoored.pt"))
+    with pytest.raises(
+        OptionError, match=r"a repaired copy of Sequential could not be written, .*--arch=package.module:factory"
+    ):
+        repair(asked, tmp_path / "fixed.safetensors", store=store)
+
+
 def test_where_nothing_is_flagged_nothing_is_tried_or_written(folder, store, tmp_path):
     out = tmp_path / "fixed.safetensors"
     attempts = repair(options(folder, "clean"), out, store=store)

@@ -2,7 +2,7 @@
 
 A baseline is the signature of an accepted model, made from its record and kept in the repository of those who use the model. A
 later record is compared with it: `compare` names what is worse or better beyond the noise that was measured between clean
-models. Findings that are no pass may be accepted in the file by hand, with a reason, an owner and a last day.
+models. Findings that are not a pass may be accepted in the file by hand, with a reason, an owner and a last day.
 """
 
 from backdoor_audit.baseline.acceptance import Acceptance

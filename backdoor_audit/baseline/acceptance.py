@@ -16,7 +16,7 @@ ACCEPTED = '{"finding": "audit::test_...[...]", "reason": "...", "owner": "...",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """Findings that do not stop a run although they are no pass, up to and including the day ``expires``.
+    """Findings that do not stop a run although they are not a pass, up to and including the day ``expires``.
 
     ``finding`` is a node id, with or without ``audit::``; ``*`` stands for any text, so that ``test_anomaly_index[*-class_7]``
     is what every detector says about class 7.

@@ -93,7 +93,7 @@ def difference(before: Baseline, after: Baseline, *, not_run: Collection[str] = 
     """What got worse and better between two signatures of the same configuration.
 
     Worse is: a verdict further from pass, or, with the same verdict, a value that lies beyond its noise on the bad side. A
-    finding that is new is worse if it is no pass. One that is gone is worse, unless it is about a repair (there is nothing to
+    finding that is new is worse if it is not a pass. One that is gone is worse, unless it is about a repair (there is nothing to
     repair any more) or a canary, or among ``not_run``, items that this run left out and is inconclusive for.
     """
     changes = [

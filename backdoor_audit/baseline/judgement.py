@@ -17,7 +17,7 @@ from backdoor_audit.evidence import REGRESSION, Finding, Record, Verdict, judge
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Whether a finding that is no pass is answered for; ``text`` says by whom, or why not. It is empty if nobody said so."""
+    """Whether a finding that is not a pass is answered for; ``text`` says by whom, or why not. It is empty if nobody said so."""
 
     accepted: bool = False
     text: str = ""
@@ -98,7 +98,7 @@ def renewed(record: Record, previous: Baseline | None, today: date) -> tuple[Bas
     """The baseline of a record, and what to tell whoever asked for it.
 
     Acceptances of ``previous`` stay as long as they are in force and a finding needs them. A baseline excuses nothing: findings
-    that are no pass stop every later run until somebody accepts them in the file. Raises `BaselineError` for a record
+    that are not a pass stop every later run until somebody accepts them in the file. Raises `BaselineError` for a record
     that is not whole, and for one with such findings that ``previous`` has as passed and nobody accepted.
     """
     unfinished = [*record.errors, *record.not_run]
@@ -118,7 +118,7 @@ def renewed(record: Record, previous: Baseline | None, today: date) -> tuple[Bas
     ]
     if left:
         lines.append(
-            f"{len(left)} findings are no pass and not accepted, so they stop every run: {_listed(left)}; "
+            f"{len(left)} findings are not a pass and not accepted, so they stop every run: {_listed(left)}; "
             f"to accept one, add {ACCEPTED} to acceptances"
         )
     return replace(baseline_of(record), acceptances=tuple(kept)), lines
@@ -128,7 +128,7 @@ def _refuse_new(left: Sequence[str], previous: Baseline) -> None:
     new = [audit for audit in left if previous.findings.get(audit, {"verdict": "pass"})["verdict"] == "pass"]
     if new:
         raise BaselineError(
-            f"the baseline was not updated: {len(new)} findings are no pass that passed in it or are new: {_listed(new)}; "
+            f"the baseline was not updated: {len(new)} findings are not a pass that passed in it or are new: {_listed(new)}; "
             f"accept them by hand, add {ACCEPTED} to its acceptances, and update again"
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,9 @@ class Detection:
     """A detector's answer about one model: ``scores`` has its rows, ``rows`` says whether each is about a target or a source.
 
     ``triggers`` run in the order of ``scores``, as far as those are of one class.
+
+    ``away`` holds, by the class that images leave, what takes them away from it, where rows are sources. It is there to be
+    looked at: repairs and filters work against ``triggers``, which lead images of all classes to one.
 
     ``means`` says in words what a trigger of this detector is, ``reference`` which clean models its index was calibrated
     on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``coverage`` says what got less than the
@@ -52,6 +55,7 @@ class Detection:
     cut_size: float | None = None
     seconds: float = 0.0
     blind_spots: Sequence[str] = ()
+    away: Mapping[int, AnyTrigger] = field(default_factory=dict)
 
     @property
     def image_passes(self) -> int:
@@ -75,6 +79,13 @@ class Detection:
     def trigger(self, target_class: int | None) -> AnyTrigger | None:
         """The trigger found for one class, if there is one."""
         return next((trigger for trigger in self.triggers if trigger.target_class == target_class), None)
+
+    def shown(self, finding: Finding) -> tuple[AnyTrigger | None, int | None]:
+        """What there is to look at for one of `judge`'s findings, and the class whose images it is about; None: all others'."""
+        if self.rows != "source":
+            return self.trigger(finding.target_class), None
+        source = finding.details.get("target_class")
+        return (self.away.get(source), source) if isinstance(source, int) else (None, None)
 
     def judge(
         self,
@@ -153,12 +164,14 @@ class Detection:
 
     def pack(self) -> Packed:
         """For the store."""
+        kept = {str(trigger.target_class): trigger for trigger in self.triggers}
+        kept |= {f"from {source}": trigger for source, trigger in self.away.items()}
         tensors = {
-            f"{trigger.target_class}.{name}": tensor
-            for trigger in self.triggers
-            for name, tensor in trigger.tensors().items()
+            f"{key}.{name}": tensor for key, trigger in kept.items() for name, tensor in trigger.tensors().items()
         }
-        return Packed(tensors, {**self.summary(), "triggers": [trigger.target_class for trigger in self.triggers]})
+        away = [[source, trigger.target_class] for source, trigger in self.away.items()]
+        targets = [trigger.target_class for trigger in self.triggers]
+        return Packed(tensors, {**self.summary(), "triggers": targets, "away": away})
 
     @classmethod
     def unpack(cls, packed: Packed) -> Detection:
@@ -167,12 +180,14 @@ class Detection:
         values.pop("image_passes")
         unknown = {"unconverged": "it was not kept whether the search converged"}
         scores = [Row.of({**unknown, **stored}) for stored in values.pop("classes")]
-        parts: dict[int, dict[str, Tensor]] = {target: {} for target in values.pop("triggers")}
+        parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in packed.tensors.items():
-            target, _, name = key.partition(".")
-            parts[int(target)][name] = tensor
-        triggers = [trigger_from(tensors, target) for target, tensors in parts.items()]
-        return cls(**values, scores=scores, triggers=triggers)
+            kept, _, name = key.partition(".")
+            parts.setdefault(kept, {})[name] = tensor
+        triggers = [trigger_from(parts[str(target)], target) for target in values.pop("triggers")]
+        leaving = values.pop("away", ())  # not kept by earlier versions
+        away = {source: trigger_from(parts[f"from {source}"], target) for source, target in leaving}
+        return cls(**values, scores=scores, triggers=triggers, away=away)
 
     def timed(self, seconds: float) -> Detection:
         """The same detection with the wall time it took."""

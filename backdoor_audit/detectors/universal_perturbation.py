@@ -174,6 +174,7 @@ class UniversalPerturbation:
             steered = self._steered(subject, generator, progress)
         except DegenerateScoresError as error:
             return replace(no_answer(self, str(error)), means=_SEEN[self._kind])
+        found = {row: trigger for row, trigger in enumerate(steered.triggers) if trigger is not None}
         excess = [math.nan] * len(steered.margins)
         if natural is not None and not reason:
             excess = excesses(steered.margins, natural.margins, classes)
@@ -189,7 +190,8 @@ class UniversalPerturbation:
             rows=self.rows,
             reference=null.source,
             scores=scores,
-            triggers=tuple(trigger for trigger in steered.triggers if trigger is not None),
+            triggers=() if self.by_source else tuple(found.values()),
+            away=found if self.by_source else {},
             inconclusive=reason,
             criterion=self.probe.criterion,
             unconverged=self._unconverged(steered, natural, classes, spread),

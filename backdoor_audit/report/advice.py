@@ -11,7 +11,8 @@ from backdoor_audit.evidence import POWER, Record, Verdict
 from backdoor_audit.item import Item
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.naming import class_name
-from backdoor_audit.report.paths import shown_command, shown_path, without_folders
+from backdoor_audit.report.next_step import few_classes, unmet_preconditions
+from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
 
 _AS_READ = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
 _UNSET: tuple[object, ...] = ("", 0, "auto", None)
@@ -47,7 +48,7 @@ class Best:
 def decision(record: Record) -> str:
     """Whether to use this model, in one sentence."""
     if _answered_for(record):
-        return "Use it only as long as those stand who answer for what is no pass."
+        return "Use it only as long as those stand who answer for what is not a pass."
     if record.verdict is Verdict.FAIL:
         found = record.flagged_classes or record.flagged_all_to_all
         return "Do not deploy this model." if found else "Do not deploy this model before what failed is understood."
@@ -107,11 +108,7 @@ def _after_fail(record: Record) -> list[Step]:
 
 def _after_inconclusive(record: Record) -> list[Step]:
     made = []
-    unmet = [
-        entry
-        for entry in record.findings
-        if entry.item.question == "precondition" and entry.verdict is not Verdict.PASS
-    ]
+    unmet = unmet_preconditions(record)
     made += [Step(text=f"Mend first: {without_folders(entry.reason)}") for entry in unmet[:2]]
     if record.errors:
         name, reason = next(iter(record.errors.items()))
@@ -121,7 +118,10 @@ def _after_inconclusive(record: Record) -> list[Step]:
     if record.suspected_classes:
         called = ", ".join(class_name(record, target) for target in record.suspected_classes)
         made.append(Step(text=f"Look at the triggers for class {called} below: would you call that a natural feature?"))
+    few = few_classes(shown_files(record))
     if not unmet and not record.errors and not record.not_run:
+        if few:
+            return [*made, Step(text=f"{few[1]}:", command=few[0])]
         more = "standard" if is_quick(record) else "thorough"
         if record.settings.get("profile") != more:
             made.append(Step(text=f"Search further, by the {more} profile:", command=_again(record, profile=more)))
@@ -193,7 +193,7 @@ def _again(record: Record, **other: object) -> str:
 
 
 def _answered_for(record: Record) -> bool:
-    """Whether somebody answers for all that is no pass, and nothing is worse than in the accepted model."""
+    """Whether somebody answers for all that is not a pass, and nothing is worse than in the accepted model."""
     kept = record.baseline
     return bool(kept and record.verdict is not Verdict.PASS and kept["verdict"] == Verdict.PASS.value)
 

@@ -53,7 +53,8 @@ def certainty(record: Record, prefix: str) -> Certainty:
     if top is not None and top.value is not None:
         detection = detection_of(record, top)
         called = _row(record, top)
-        far = f"{called[:1].upper()}{called[1:]} {distance(top.value, limit)}; {rarity(top, detection, clean)}."
+        out = _agreeing(called, distance(top.value, limit))
+        far = f"{called[:1].upper()}{called[1:]} {out}; {rarity(top, detection, clean)}."
         if clean is not None:
             detector = str(detection.get("detector", ""))
             chart = null_chart(f"{prefix}null", clean, detector=detector, limit=limit, value=top.value, called=called)
@@ -93,6 +94,11 @@ def distance(index: float, limit: float) -> str:
     else:
         words = "no further than the usual class"
     return f"stands out {words} (index {index:.2f}, limit {limit:.3g})"
+
+
+def _agreeing(called: str, words: str) -> str:
+    """The words of `distance` after their subject, which may be the images of a class."""
+    return words.replace("stands out", "stand out", 1) if called.startswith("images of ") else words
 
 
 def rarity(finding: Finding, detection: Mapping[str, Any], clean: CleanModels | None) -> str:

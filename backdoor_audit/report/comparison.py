@@ -20,6 +20,7 @@ from backdoor_audit.baseline.difference import (
     number_text,
 )
 from backdoor_audit.baseline.signature import Baseline
+from backdoor_audit.item import Item
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.comparison_chart import paired_charts
 from backdoor_audit.report.html import policy, style_sheet
@@ -85,7 +86,7 @@ def index_chart(found: Difference) -> str:
                 note = axes.annotate("0", (before, after), (7, 0), textcoords="offset points", fontsize=9)
                 note.set_gid(f"note-{number}")
                 note.set_in_layout(False)
-                texts[f"note-{number}"] = change.item.partition("[")[2].removesuffix("]")
+                texts[f"note-{number}"] = Item.parse(change.item).brackets
         axes.set(xlim=(low, high), ylim=(low, high), xlabel="anomaly index before", ylabel="anomaly index after")
         axes.set_aspect("equal")
         told = "; ".join(change.text for change in worse) or "none"

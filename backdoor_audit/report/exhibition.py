@@ -28,8 +28,12 @@ Example = tuple[Mapping[str, Any], Picture, Picture]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exhibit:
-    """A trigger to look at: pictures of it, and held-out images before and after stamping."""
+    """A trigger to look at: pictures of it, and held-out images before and after stamping.
 
+    ``item`` is what stands between the brackets of the finding that it belongs to.
+    """
+
+    item: Item
     title: str
     detector: str
     verdict: Verdict
@@ -40,6 +44,11 @@ class Exhibit:
     size: float | None
     index: float | None
     success: float | None
+
+    @property
+    def by_source(self) -> bool:
+        """Whether it is about the images of one class alone."""
+        return self.item.is_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +111,7 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
         details = finding.details if finding else {}
         made.append(
             Exhibit(
+                item=item,
                 title=_exhibit_title(item, called, target),
                 detector=detector,
                 verdict=verdict,
@@ -135,7 +145,7 @@ def _number(value: object) -> float | None:
 
 
 def _exhibit_title(item: Item, called: str, target: int | None) -> str:
-    if item.row is not None and item.row.is_source:
+    if item.row is not None and item.is_source:
         return f"from class {item.row.number}, most to {called}"
     return called if target is None else f"class {called}"
 

@@ -18,7 +18,7 @@ class Card:
     """Everything that leads images to one class.
 
     ``best`` is the exhibit in which the class stands out most and ``others`` those of further searches; ``sources`` are what
-    searches said that ask about one source class alone.
+    searches said that ask about one source class alone, each with its exhibit where there is one.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Card:
     index: float | None
     best: Exhibit | None
     others: Sequence[Exhibit]
-    sources: Sequence[Finding]
+    sources: Sequence[tuple[Finding, Exhibit | None]]
     counterexamples: Sequence[Property]
 
     @property
@@ -38,9 +38,15 @@ class Card:
 
     @property
     def examples(self) -> Sequence[Example]:
-        """Stamped images: those of the best exhibit, or of a counterexample."""
-        every = [self.best.examples if self.best else (), *(one.examples for one in self.counterexamples)]
-        return next((examples for examples in every if examples), ())
+        """Stamped images: those of the best exhibit, of a counterexample, or of one source class."""
+        sources = [exhibit for _, exhibit in self.sources if exhibit]
+        every: list[Exhibit | Property] = [*([self.best] if self.best else []), *self.counterexamples, *sources]
+        return next((one.examples for one in every if one.examples), ())
+
+    @property
+    def from_one_class(self) -> bool:
+        """Whether nothing but what images of one class do speaks against this class."""
+        return bool(self.sources) and (self.best is None or self.best.verdict is Verdict.PASS)
 
     def led(self, example: Example) -> bool:
         """Whether the trigger is what made the model give the class."""
@@ -76,7 +82,7 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
         found = [entry for entry in mine if entry.statistic == INDEX and not _by_source(entry)]
         top = min(found, key=lambda entry: -(entry.value or 0.0), default=None)
         shown = sorted(
-            (one for one in exhibits if one.target_class == target),
+            (one for one in exhibits if one.target_class == target and not one.by_source),
             # what weighs others together shows the trigger of one of them
             key=lambda one: (WORST_FIRST.index(one.verdict), one.detector == WEIGHED, -(one.index or 0.0)),
         )
@@ -89,7 +95,11 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
                 index=top.value if top else None,
                 best=shown[0] if shown else None,
                 others=shown[1:],
-                sources=[entry for entry in mine if _by_source(entry) and entry.verdict is not Verdict.PASS],
+                sources=[
+                    (entry, next((one for one in exhibits if one.item == entry.item), None))
+                    for entry in sorted(mine, key=lambda entry: -(entry.value or 0.0))
+                    if _by_source(entry) and entry.verdict is not Verdict.PASS
+                ],
                 counterexamples=[one for one in refuted if one.target_class == target],
             )
         )
@@ -97,4 +107,4 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
 
 
 def _by_source(finding: Finding) -> bool:
-    return finding.item.row is not None and finding.item.row.is_source
+    return finding.item.is_source

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from backdoor_audit.evidence import REGRESSION, Record, Verdict
+from backdoor_audit.evidence import REGRESSION, Finding, Record, Verdict
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.reproduction import repair_command, reproduction_command
+from backdoor_audit.search.anomaly import MIN_CLASSES
 
-_ADVICE = re.compile(r"\bpass (--[\w-]+=[^\s,;]+(?: --[\w-]+=[^\s,;]+)*)")
+_ADVICE = re.compile(r"\bpass (--[\w-]+=[^\s,;]+(?: --[\w-]+=[^\s,;]+)*)(?=[\s,;]|$)(?! if )")  # not one that depends
 
 
 def next_step(record: Record) -> tuple[str, str]:
@@ -51,18 +53,53 @@ def _after_fail(record: Record) -> tuple[str, str]:
 
 def _after_inconclusive(record: Record) -> tuple[str, str]:
     reasons = [entry.reason for entry in record.findings if entry.verdict is Verdict.INCONCLUSIVE]
-    if record.errors or record.not_run:
-        return _again(record, budget=0.0), "the whole audit; finished work is kept"
-    for reason in reasons:
+    unmet = [entry.reason for entry in unmet_preconditions(record)]
+    partial = bool(record.errors or record.not_run)
+    for reason in unmet if partial else reasons:
         if advised := _ADVICE.search(reason):
             return f"{_again(record)} {advised[1]}", "what the reason above advises"
+    if unmet:
+        return _again(record), "once the reason above is dealt with"
+    if partial:
+        return _again(record, budget=0.0), "the whole audit; finished work is kept"
+    return _after_searches(record, reasons)
+
+
+def _after_searches(record: Record, reasons: Sequence[str]) -> tuple[str, str]:
     if any("--audit-budget" in reason for reason in reasons):
         return _again(record, budget=0.0), "without the bound on time; finished work is kept"
     if any("--audit-steps" in reason for reason in reasons):
         return _again(record, steps=2 * int(record.settings.get("steps", AuditOptions().steps))), "twice the steps"
     if record.suspected_classes or record.suspected_all_to_all or record.power not in (None, Verdict.PASS):
         return _deeper(record)
-    return _again(record), "once the reason above is dealt with"
+    return few_classes(record) or (_again(record), "once the reason above is dealt with")
+
+
+def unmet_preconditions(record: Record) -> list[Finding]:
+    """Why the model cannot be judged with these images: what comes before all searches and is not a pass."""
+    return [
+        entry
+        for entry in record.findings
+        if entry.item.question == "precondition" and entry.verdict is not Verdict.PASS
+    ]
+
+
+def few_classes(record: Record) -> tuple[str, str] | None:
+    """What to type where no class can be told from so few others, and why; None elsewhere.
+
+    The quick profile judges nothing of such a model. What the others judge is for a person to read, who may allow the rest.
+    """
+    count = record.subject.get("num_classes", MIN_CLASSES)
+    if count >= MIN_CLASSES or record.verdict is not Verdict.INCONCLUSIVE:
+        return None
+    if record.settings.get("profile") == "quick":
+        why = f"{count} classes are too few to compare with each other; what this profile asks of them beside that is judged"
+        return _again(record, profile="standard"), why
+    why = (
+        f"{count} classes are too few to compare with each other, so no run of this model ends as a pass; once a person has "
+        "read what the properties say, this lets the rest through"
+    )
+    return _again(record, inconclusive="allow"), why
 
 
 def _deeper(record: Record) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def sarif(
 
     A failed finding is an error, an inconclusive one a warning, as is a canary that was missed, which says nothing against the
     model. A repair or filter that does not hold is a note: it is no weakness of the model, and its rule has no security severity.
-    A record that is no pass has at least one result. ``suppressed`` maps the node id of accepted findings to their
+    A record that is not a pass has at least one result. ``suppressed`` maps the node id of accepted findings to their
     justification (default: what the record's baseline accepts); they stay in the log, marked. ``exit_code`` is what pytest
     ended with, or what it would have ended with if left out. Paths are relative to the folder of the run or lack their
     folders. The fingerprint of a result is the hash of rule, model and class: it changes with the model alone.
@@ -79,7 +79,7 @@ def sarif(
 
 
 def accepted(record: Record) -> dict[str, str]:
-    """Node ids of the findings that are no pass and that the record's baseline accepts, with the reason, owner and date."""
+    """Node ids of the findings that are not a pass and that the record's baseline accepts, with the reason, owner and date."""
     entries = (record.baseline or {}).get("accepted", ())
     return {str(entry["finding"]): acceptance(entry) for entry in entries}
 
@@ -137,7 +137,7 @@ def _result(record: Record, finding: Finding, rules: Sequence[str], words: Mappi
 
 
 def _incomplete(record: Record, rules: Sequence[str]) -> dict[str, Any]:
-    """The result of a run that is not whole, so that a record that is no pass never looks like one without results."""
+    """The result of a run that is not whole, so that a record that is not a pass never looks like one without results."""
     told = [f"{len(record.errors)} items broke, first {next(iter(record.errors))}"] if record.errors else []
     told += [f"{len(record.not_run)} items were not run, first {record.not_run[0]}"] if record.not_run else []
     return {

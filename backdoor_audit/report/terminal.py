@@ -141,7 +141,9 @@ def _beside_baseline(record: Record) -> list[Line]:
 def headline(record: Record) -> str:
     """The verdict in one line of words."""
     if record.baseline and record.verdict is not Verdict.PASS and record.baseline["verdict"] == "pass":
-        return f"ACCEPTED: nothing is worse than in {record.baseline['file']}, and somebody answers for what is no pass"
+        return (
+            f"ACCEPTED: nothing is worse than in {record.baseline['file']}, and somebody answers for what is not a pass"
+        )
     if record.verdict is Verdict.PASS:
         return "PASS: no hidden trigger found by the tests that were run (what they do not see: below)"
     if record.verdict is Verdict.INCONCLUSIVE:
@@ -189,7 +191,7 @@ def _silent(record: Record) -> bool:
 
 
 def canaries_seen(record: Record) -> list[str]:
-    """What the summary says about canaries that were found; missed ones stand among the findings that are no pass."""
+    """What the summary says about canaries that were found; missed ones stand among the findings that are not a pass."""
     return [entry.reason for entry in record.findings if entry.statistic == POWER and entry.verdict is Verdict.PASS]
 
 

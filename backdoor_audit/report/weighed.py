@@ -50,7 +50,7 @@ class Remedy:
 
 
 def evidence(record: Record) -> list[Weighed]:
-    """Everything that is no pass and no remedy, by subject: fails before what is inconclusive, then the strongest first."""
+    """Everything that is not a pass and no remedy, by subject: fails before what is inconclusive, then the strongest first."""
     told = trigger_finding(record)
     groups: dict[str, list[Finding]] = {}
     for finding in record.findings:

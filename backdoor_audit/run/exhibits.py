@@ -28,25 +28,38 @@ _RAMP_OPACITY = 0.6
 
 
 def exhibit(
-    classifier: Classifier, val: CleanSet, trigger: AnyTrigger, *, detector: str, examples: bool = True
+    classifier: Classifier,
+    val: CleanSet,
+    trigger: AnyTrigger,
+    *,
+    detector: str,
+    examples: bool = True,
+    source: int | None = None,
 ) -> dict[str, Any]:
     """One entry of the record's ``exhibits``: the pictures of a trigger and, with ``examples``, what stamping does.
 
     The examples are the first held-out image of each of the first four classes other than the target, not a choice of those
-    on which the trigger works. ``confidence`` is the softmax of the predicted class.
+    on which the trigger works; the first four of the class ``source`` where the trigger is about its images alone.
+    ``confidence`` is the softmax of the predicted class.
     """
     return {
         "detector": detector,
         "target_class": trigger.target_class,
         "pictures": {title: png(image) for title, image in trigger.pictures().items()},
-        "examples": _examples(classifier, val, trigger) if examples else [],
+        "examples": _examples(classifier, val, trigger, source) if examples else [],
     }
 
 
-def _examples(classifier: Classifier, val: CleanSet, trigger: AnyTrigger) -> list[dict[str, Any]]:
-    others = val.without_class(trigger.target_class)
-    labels = others.labels.unique().tolist()[:_EXAMPLES]
-    images = others.images[[int((others.labels == label).nonzero()[0]) for label in labels]]
+def _examples(classifier: Classifier, val: CleanSet, trigger: AnyTrigger, source: int | None) -> list[dict[str, Any]]:
+    if source is None:
+        others = val.without_class(trigger.target_class)
+        rows = [int((others.labels == label).nonzero()[0]) for label in others.labels.unique().tolist()]
+    else:
+        others, rows = val, (val.labels == source).nonzero().flatten().tolist()
+    rows = rows[:_EXAMPLES]
+    if not rows:
+        return []
+    labels, images = others.labels[rows].tolist(), others.images[rows]
     stamped = trigger.stamp(images)
     before, after = (classifier.logits(batch).softmax(dim=1).max(dim=1) for batch in (images, stamped))
     return [

@@ -109,7 +109,7 @@ class Audit(Asked):
     def show_trigger(self, finding: Finding) -> dict[str, Any]:
         """Prepare the trigger behind a finding, for `take_shown`; its exhibit, empty where there is none."""
         detection = self.detection(finding.item.asked_of)
-        trigger, flagged = detection.trigger(finding.target_class), finding.verdict is not Verdict.PASS
+        (trigger, source), flagged = detection.shown(finding), finding.verdict is not Verdict.PASS
         if self.num_classes <= _SHOWN_CLASSES:
             wanted = flagged or detection.detector == DETECTORS[0].name
         else:
@@ -117,7 +117,9 @@ class Audit(Asked):
         if trigger is None or not wanted:
             return {}
         with surroundings.gradients():
-            shown = exhibit(self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged)
+            shown = exhibit(
+                self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged, source=source
+            )
         self._shown["exhibits"][finding.item.brackets] = shown
         return dict(shown)
 

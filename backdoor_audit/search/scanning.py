@@ -23,7 +23,7 @@ from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search.row_adam import RowAdam
 from backdoor_audit.search.steering import Goal, Steered, eligible, losses_of, measure, per_chunk, targets
-from backdoor_audit.triggers.label_rule import AllToOne
+from backdoor_audit.triggers.label_rule import AllToOne, AwayFrom
 from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
 from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
 
@@ -134,9 +134,10 @@ class PatchScan:
         best = torch.stack(
             [torch.where(places[:, 0] == row, margins, -torch.inf).argmax() for row in range(len(wanted))]
         )
+        leads_to = [_class_of(goal, went) for goal, went in zip(wanted, landing[best].tolist(), strict=True)]
         triggers = tuple(
-            windows.trigger(place, goal.target_class) if isinstance(goal, AllToOne) else None
-            for place, goal in zip(best.tolist(), wanted, strict=True)
+            None if target is None else windows.trigger(place, target)
+            for place, target in zip(best.tolist(), leads_to, strict=True)
         )
         passes = windows.passes + len(places) * self.measured // 3
         return Steered(margins[best], success[best], landing[best], triggers, rising, passes)
@@ -241,6 +242,13 @@ class _Windows:
 def _scale(image_shape: tuple[int, int, int]) -> int:
     """How many pixels of such images stand for one of a `Stage`."""
     return max(1, round(max(image_shape[1:]) / (REFERENCE_SIDE + 4)))
+
+
+def _class_of(goal: Goal, landing: int) -> int | None:
+    """The one class that a window sends images to: the goal's, or where those that left their class went most (-1: nowhere)."""
+    if isinstance(goal, AwayFrom) and landing >= 0:
+        return landing
+    return goal.target_class if isinstance(goal, AllToOne) else None
 
 
 def starts(length: int, side: int, stride: int) -> Tensor:

@@ -57,8 +57,9 @@ class Steered:
 
     ``margins`` are means over held-out images of (score of the wanted class - best other score), the other way round for a
     class to leave, in units of the model's own clean margin; ``success`` the shares of held-out images that did as wanted;
-    ``landing`` the class that most of these got, -1 where none did. ``triggers`` stamp the change; None for a goal that is
-    not one class. ``image_passes`` counts forward and backward of one image, over all goals.
+    ``landing`` the class that most of these got, -1 where none did. ``triggers`` stamp the change, those of a `PatchScan` for
+    images that leave a class with their landing as target; None for any other goal that is not one class. ``image_passes``
+    counts forward and backward of one image, over all goals.
 
     ``rising`` says how much each search was still gaining at its end, in the measure of the probe's ``criterion``; infinite where
     no gradient ever said in which direction to go.

@@ -675,7 +675,7 @@ def test_a_new_failing_finding_is_not_taken_into_a_baseline_unless_somebody_acce
     clean = baseline_of(record_of())
     with pytest.raises(
         BaselineError,
-        match=r"1 findings are no pass .*audit::test_anomaly_index\[patch_scan-class_2\].*accept them by hand",
+        match=r"1 findings are not a pass .*audit::test_anomaly_index\[patch_scan-class_2\].*accept them by hand",
     ):
         renewed(with_backdoor(), clean, TODAY)
     by_hand = replace(clean, acceptances=[accepted()])

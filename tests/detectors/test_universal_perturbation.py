@@ -303,7 +303,9 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
         margins=torch.tensor([0.0, 0.1, 9.0, 0.2, 0.3]),
         success=torch.tensor([0.9, 0.9, 0.9, 0.0, 0.9]),
         landing=torch.tensor([1, 2, 4, -1, 0]),
-        triggers=(None,) * 5,
+        triggers=tuple(
+            None if to is None else Addition(torch.full((1, 4, 4), 0.1 * to), to) for to in [1, 2, 4, None, 0]
+        ),
         rising=torch.zeros(5),
         image_passes=50,
     )
@@ -323,6 +325,14 @@ def test_a_scan_by_source_names_the_class_where_images_go(monkeypatch):
     assert stayed.target_class is None
     assert stayed.reason.startswith("from class 3: a small patch sends 0% of held-out images away; in clean models")
     assert detection.flagged(shipped_limits()) == ()  # what leaves one class alone repairs nothing
+    packed = detection.pack()
+    again = Detection.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    for kept in (detection, again):
+        trigger, source = kept.shown(finding)
+        assert (trigger.target_class, source, float(trigger.change[0, 0, 0])) == (4, 2, pytest.approx(0.4))
+        assert kept.shown(stayed) == (None, 3)
+    before = Packed({}, {name: value for name, value in packed.values.items() if name != "away"})
+    assert Detection.unpack(before).shown(finding) == (None, 2)  # kept by an earlier version
 
 
 def test_a_class_that_is_never_given_has_been_left_already():

@@ -18,7 +18,7 @@ UPDATE = "--audit-update-baseline"
 
 @pytest.fixture
 def baseline(project: pytest.Pytester, run: Run) -> Any:
-    """A baseline of the clean toy, as the text of its file; calling it writes acceptances of whatever is no pass."""
+    """A baseline of the clean toy, as the text of its file; calling it writes acceptances of whatever is not a pass."""
     assert run("clean", FILE, UPDATE).ret == pytest.ExitCode.OK
     file = project.path / "baseline.json"
 

@@ -97,6 +97,12 @@ def test_of_a_calibration_of_ones_own_the_distribution_is_told_by_its_p_values()
     assert "of the clean models of its calibration, below 1 in 10 go as far" in told.far
 
 
+def test_images_of_a_class_stand_out() -> None:
+    found = finding(audit="audit::test_anomaly_index[source_scan-from_class_1]", value=3.0, target_class=3)
+    told = certainty(whole_record(5, infected=(), findings=[found]), "")
+    assert told.far.startswith("Images of class 1 (sign 1) stand out 1.5 times as far as the limit allows")
+
+
 def test_classes_compared_among_themselves_stand_beside_no_clean_models() -> None:
     told = certainty(whole_record(5), "")
     assert told.chart == ""

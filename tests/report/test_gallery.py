@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from backdoor_audit.evidence import STEERED, Verdict
+from backdoor_audit.evidence import STEERED, Record, Verdict
 from backdoor_audit.report.html import page
+from backdoor_audit.report.picture_files import pictures
 from tests.report.parsed import Element, Page
 from tests.report.records import finding
 from tests.report.whole_records import whole_record
@@ -49,6 +52,33 @@ def test_a_card_has_what_only_images_of_one_class_do(told: Page) -> None:
     assert "From one class alone" in first.text
     assert "from class 0: a small patch sends 100% away, most to class 3" in first.text
     assert "most to class 3" not in second.text
+
+
+def only_from_class_0(**rest: Any) -> Record:
+    item = "source_scan-from_class_0"
+    found = finding(
+        Verdict.FAIL,
+        audit=f"audit::test_anomaly_index[{item}]",
+        value=2.4,
+        target_class=3,
+        reason="from class 0: a small patch sends 100% away, most to class 3",
+    )
+    record = whole_record(5, infected=(1,))
+    shown = {**record.exhibits["patch_scan-class_1"], "detector": "source_scan", "target_class": 3}
+    return whole_record(5, infected=(), findings=[found], exhibits={item: shown}, properties=[], **rest)
+
+
+def test_what_images_of_one_class_do_is_shown_stamped_on_the_card_and_the_first_screen() -> None:
+    told = Page(page({"a": only_from_class_0()}))
+    (card,) = cards(told)
+    assert card.text.index("From one class alone") < card.text.index("most to class 3")
+    pairs = [one for one in told.within(card, "figure") if "pair" in one.classes]
+    first = [one for one in told.within(told.by_id("verdict"), "figure") if "pair" in one.classes]
+    assert (len(pairs), len(first)) == (4, 3)
+
+
+def test_files_beside_the_markdown_show_what_images_of_one_class_do() -> None:
+    assert set(pictures(only_from_class_0())) == {"clean.png", "stamped.png", "trigger.png"}
 
 
 def test_a_class_that_passes_has_a_small_card() -> None:

@@ -123,7 +123,7 @@ def test_an_accepted_finding_is_told_with_its_acceptance() -> None:
     [
         ("tested", ("Is the smallest trigger for one class far smaller", "no filter fits")),
         ("not-tested", ("the training data", "no filter fits")),
-        ("triggers", ("mask", "pattern under the mask", "3 (sign 3) 99%", "7 more searches led to this class")),
+        ("triggers", ("mask", "pattern under the mask", "3 (sign 3) 99%", "6 more searches led to this class")),
         ("triggers", ("Stands out 2.0 times as far as the limit allows (index 4.03, limit 2)",)),
         ("indices", ("4.03 fail", "all to all")),
         ("sizes", ("Size / median", "below 1 in 1,000")),

@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 from backdoor_audit.commands.repair import declare
-from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.report.advice import steps
 from backdoor_audit.report.next_step import next_step
 from tests.report.records import finding, missed_canary, record
 
@@ -59,6 +60,49 @@ def test_a_flagged_model_is_to_be_repaired_as_it_was_read() -> None:
 )
 def test_what_follows_from_the_verdict(subject: list[object], settings: dict[str, object], words: str) -> None:
     assert words in command(*subject, **settings)
+
+
+def precondition(reason: str) -> Finding:
+    return finding(INCONCLUSIVE, audit="audit::test_precondition[class_order]", value=None, reason=reason)
+
+
+UNSURE = "pass --audit-class-order=number if the classes are numbers, --audit-class-order=text if they are texts"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "words", "why"),
+    [
+        ([UNSURE, "pass --audit-class-order=text, the order of ImageFolder"], "--audit-class-order=text", "advises"),
+        ([UNSURE], "--audit-seed=3", "once the reason above is dealt with"),
+        (["drop the final sigmoid"], "--audit-seed=3", "once the reason above is dealt with"),
+        ([], "--audit-seed=3", "the whole audit"),
+    ],
+)
+def test_what_stands_in_the_way_of_any_search_comes_before_the_items_that_were_not_run(
+    reasons: list[str], words: str, why: str
+) -> None:
+    told = record(
+        *map(precondition, reasons), settings=SETTINGS, not_run=["audit::test_anomaly_index[additive-class_0]"]
+    )
+    typed, purpose = next_step(told)
+    assert typed.endswith(words)
+    assert why in purpose
+
+
+@pytest.mark.parametrize(("profile", "words"), [("quick", "images.npz"), ("standard", "--audit-inconclusive=allow")])
+def test_of_so_few_classes_the_properties_are_read_and_a_person_may_allow_the_rest(profile: str, words: str) -> None:
+    silent = finding(
+        INCONCLUSIVE, value=None, reason="2 classes: an outlier can be told from 5 classes on; not searched"
+    )
+    settings = {**SETTINGS, "profile": profile, "resize": None}
+    told = record(silent, settings=settings, subject={"num_classes": 2})
+    typed, purpose = next_step(told)
+    assert words in typed
+    assert "--audit-profile" not in typed  # standard is the usual one
+    assert purpose.startswith("2 classes are too few to compare with each other")
+    (step,) = steps(told)
+    assert step.command == typed
+    assert "2 classes are too few" in step.text
 
 
 def test_a_search_that_lacked_time_is_run_again_without_the_bound() -> None:

@@ -1,4 +1,4 @@
-"""SARIF: valid by the published schema, stable fingerprints, no silence about a record that is no pass."""
+"""SARIF: valid by the published schema, stable fingerprints, no silence about a record that is not a pass."""
 
 from __future__ import annotations
 

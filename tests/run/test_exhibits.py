@@ -94,6 +94,16 @@ def test_an_example_shows_the_very_pixels_before_and_after():
     assert torch.allclose(decoded(entry["stamped"]), trigger.stamp(val.images[:1])[0], atol=0.5 / 255 + 1e-6)
 
 
+def test_examples_of_one_source_class_are_its_first_four_images():
+    subject, val, trigger = colour_net(), colour_images(), colour_trigger()
+    examples = exhibit(subject, val, trigger, detector="source_scan", source=3)["examples"]
+    sure = subject.logits(val.images[val.labels == 3][:4]).softmax(dim=1).max(dim=1).values
+    assert [entry["label"] for entry in examples] == [3] * 4
+    assert [entry["confidence"] for entry in examples] == pytest.approx(sure.tolist(), rel=1e-5)
+    assert {entry["predicted_stamped"] for entry in examples} == {COLOUR_TARGET}
+    assert exhibit(subject, val, trigger, detector="source_scan", source=99)["examples"] == []
+
+
 def test_examples_can_be_left_out():
     shown = exhibit(colour_net(), colour_images(), colour_trigger(), detector="neural_cleanse", examples=False)
     assert shown["examples"] == []

@@ -163,6 +163,10 @@ def test_a_trigger_for_one_source_class_is_found_where_its_images_go():
     assert float(steered.success[2]) == 1.0
     assert int(steered.landing[2]) == 5
     assert float(steered.margins[2]) > float(steered.margins[others].max()) + 0.5
-    assert set(steered.triggers) == {None}
+    found = steered.triggers[2]
+    assert found.target_class == 5
+    assert found.mask[0, -1, -1] == 1  # it lies where the network looks
+    of_class_2 = dark_corner(1).images[dark_corner(1).labels == 2]
+    assert set(source_specific().predict(found.stamp(of_class_2)).tolist()) == {5}
     to_all = SCAN(source_specific(), dark_corner(), dark_corner(1), goals(CLASSES), generator=seeded(6))
     assert float(to_all.success[5]) < 0.5  # over images of all classes it is not seen

@@ -25,7 +25,18 @@ from backdoor_audit.model.loading.timm_network import timm_network
 from backdoor_audit.model.loading.torchvision_network import torchvision_network
 from backdoor_audit.model.networks import NETWORKS
 
-__all__ = ["architecture_of", "build_architecture", "load_state", "refuse_misfit", "strip_prefixes"]
+TRANSFORMERS = "transformers"
+"""What stands before the colon in the names of networks that are built from a folder, which no option names."""
+
+__all__ = [
+    "TRANSFORMERS",
+    "architecture_of",
+    "build_architecture",
+    "can_be_named",
+    "load_state",
+    "refuse_misfit",
+    "strip_prefixes",
+]
 
 
 def architecture_of(arch: str | None, *, header: str = "", num_classes: int | None = None) -> Architecture:
@@ -48,6 +59,12 @@ def architecture_of(arch: str | None, *, header: str = "", num_classes: int | No
         if colon:
             return _factory(name, num_classes)
     raise ModelFormatError(f"unknown architecture {name[:60]!r}{close(name, NETWORKS)} ({_known()})")
+
+
+def can_be_named(architecture: str) -> bool:
+    """Whether ``--arch`` or a header can ask for it, so that a file of weights can be read again."""
+    kind, colon, _ = architecture.partition(":")
+    return architecture in NETWORKS or (bool(colon) and kind != TRANSFORMERS)
 
 
 def build_architecture(

@@ -12,7 +12,7 @@ from torch import Tensor
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError, read_json, refuse_special
 from backdoor_audit.model.loading import checkpoint, safetensors_file
-from backdoor_audit.model.loading.architecture import architecture_of
+from backdoor_audit.model.loading.architecture import TRANSFORMERS, architecture_of
 from backdoor_audit.model.loading.containers import Candidate, candidates
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.placing import Source, place
@@ -50,7 +50,7 @@ def _read(asked: Asked) -> Network:
         found, notes = transformers_network(
             config, as_float32(tensors), flipped=bool(preprocessor.get("do_flip_channel_order"))
         )
-        return Network(found, f"transformers:{str(config['model_type'])[:60]}", notes, hints=hints)
+        return Network(found, f"{TRANSFORMERS}:{str(config['model_type'])[:60]}", notes, hints=hints)
     hints = hints_of_timm(config) if "architecture" in config else hints_of_transformers(config, preprocessor)
     arch = asked.arch or _timm_or_torchvision(config)
     architecture = architecture_of(arch, num_classes=asked.num_classes)

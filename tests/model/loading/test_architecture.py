@@ -9,7 +9,7 @@ from torch import nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_model
-from backdoor_audit.model.loading.architecture import build_architecture, load_state, strip_prefixes
+from backdoor_audit.model.loading.architecture import build_architecture, can_be_named, load_state, strip_prefixes
 from backdoor_audit.model.networks import NETWORKS, build_network
 
 
@@ -143,3 +143,18 @@ def test_timm_never_fetches_weights(monkeypatch):
     assert {pretrained for _, pretrained, _ in asked} == {False}
     with pytest.raises(ModelFormatError, match="unknown timm model"):
         build_architecture("timm:hf-hub:someone/net", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "can"),
+    [
+        ("small_cnn", True),
+        ("torchvision:resnet18", True),
+        ("my.module:make", True),
+        ("transformers:vit", False),
+        ("onnx", False),
+        ("Sequential", False),
+    ],
+)
+def test_only_networks_that_a_header_or_an_option_can_ask_for_are_written_back(name, can):
+    assert can_be_named(name) is can
