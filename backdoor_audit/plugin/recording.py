@@ -20,7 +20,7 @@ from backdoor_audit.evidence import Record, plain
 from backdoor_audit.files import abandoned, whole
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
-from backdoor_audit.report.paths import FILES, RECORD
+from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Recorder:
 
     def open(self) -> None:
         """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`."""
+        from backdoor_audit.report.renderers import FILES
+
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in (
             *self.folder.glob("triggers/*.safetensors"),

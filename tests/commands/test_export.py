@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.cli import main
+from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
+from backdoor_audit.report.renderers import RENDERERS
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.report.schema import schema
-from tests.report.records import finding, record
+from tests.report.whole_records import whole_record
 
-SUBJECT = record(finding())
+SUBJECT = whole_record(2, shape=(1, 8, 8))
 
 
 @pytest.fixture
@@ -26,12 +28,21 @@ def export(folder: Path, *arguments: str) -> int:
     return main(["export", str(folder / "audit.json"), *arguments])
 
 
-def test_all_formats_are_written_at_once(folder: Path) -> None:
-    names = {"sarif": "a.sarif", "markdown": "a.md", "schema": "a.schema.json"}
+def test_all_forms_are_written_at_once(folder: Path) -> None:
+    names = {"sarif": "a.sarif", "markdown": "a.md", "page": "a.html", "schema": "a.schema.json"}
     assert export(folder, *(f"--{kind}={folder / name}" for kind, name in names.items())) == 0
     assert json.loads((folder / "a.sarif").read_text()) == sarif(SUBJECT)
     assert (folder / "a.md").read_text(encoding="utf-8") == markdown(SUBJECT)
+    assert (folder / "a.html").read_text(encoding="utf-8") == page({"audit.json": SUBJECT})
     assert json.loads((folder / "a.schema.json").read_text()) == schema()
+
+
+def test_the_help_names_every_renderer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert [entry.name for entry in RENDERERS if f"--{entry.name} FILE" not in told] == []
 
 
 def test_a_dash_is_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +68,7 @@ def test_a_file_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        (None, (), "nothing to write; pass --sarif=FILE"),
+        (None, (), "nothing to write; pass --page=FILE, --markdown=FILE, --sarif=FILE"),
         (None, ("--sarif={folder}/none/a.sarif",), "is not a folder; make it first"),
         (None, ("--sarif={folder}", "--force"), "cannot be written"),
         ("{", ("--sarif={folder}/a.sarif",), "not a readable JSON file"),
