@@ -261,7 +261,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [wanted.name for wanted in session.start().properties]
         metafunc.parametrize("property_outcome", names, indirect=True)
     if "filtering" in metafunc.fixturenames:
-        metafunc.parametrize("filtering", FILTERS, indirect=True)
+        metafunc.parametrize("filtering", [entry.name for entry in FILTERS], indirect=True)
     for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
         metafunc.parametrize(name, [method.name for method in session.start().repairs], indirect=True)
     if "sightings" in metafunc.fixturenames:

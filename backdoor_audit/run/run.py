@@ -16,8 +16,9 @@ from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, ju
 from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
+from backdoor_audit.filters import FILTERS, filter_rates, judge_filter
 from backdoor_audit.model import surroundings
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
     REPAIRS,
     Outcome,
@@ -154,18 +155,19 @@ class Audit(Asked):
         if self.no_trigger:
             return self.no_trigger
         if name not in self._filterings:
-            opt, val = self.split
+            subject = Subject(self.classifier, *self.split)
+            method = next(entry for entry in FILTERS if entry.name == name)
             rates = []
             with progress.piece(f"the filter {name}"):
                 for trigger in self.triggers:
                     generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
                     try:
-                        filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                        filter_ = method(subject, trigger, generator=generator)
                     except BudgetSpentError:
                         raise
                     except AuditError as error:
                         return str(error)
-                    rates.append(filter_rates(filter_, self.classifier, val, trigger))
+                    rates.append(filter_rates(filter_, self.classifier, subject.held_out, trigger))
             self._filterings[name] = judge_filter(rates, self.options.limits)
         return self._filterings[name]
 
@@ -244,7 +246,7 @@ class Audit(Asked):
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
         names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
         names += [f"audit::test_property[{wanted.name}]" for wanted in self.properties]
-        names += [f"audit::test_false_negative_rate[{name}]" for name in FILTERS]
+        names += [f"audit::test_false_negative_rate[{entry.name}]" for entry in FILTERS]
         names += [
             f"audit::{test}[{method.name}]"
             for test in ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
@@ -274,8 +276,8 @@ class Audit(Asked):
             yield partial(self._index, *item)
         for wanted in self.properties:
             yield partial(lambda name: self.asked(name).finding, wanted.name)
-        for name in FILTERS:
-            yield partial(self.filtering, name)
+        for entry in FILTERS:
+            yield partial(self.filtering, entry.name)
         for judgement in (judge_success, judge_robustness, judge_drop):
             for method in self.repairs:
                 yield partial(self._repaired, method.name, judgement)
