@@ -16,8 +16,9 @@ from torch import nn
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_classifier, load_model
-from backdoor_audit.model.loading.formats import FORMATS
+from backdoor_audit.model.loading.formats import FORMATS, SUFFIXES
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.options import OPTIONS
 
 
 def network():
@@ -45,8 +46,20 @@ def without(monkeypatch, *missing):
     monkeypatch.setattr(importlib, "import_module", import_module)
 
 
-def test_every_format_has_a_name_of_its_own():
+def test_names_and_suffixes_belong_to_one_format():
     assert len({entry.name for entry in FORMATS}) == len(FORMATS)
+    assert len(set(SUFFIXES)) == len(SUFFIXES)
+    assert all(suffix.startswith(".") and suffix.islower() for suffix in SUFFIXES)
+
+
+def test_the_help_of_the_model_names_every_format_that_is_read():
+    told = next(option.help for option in OPTIONS if option.key == "model")
+    assert [entry.name for entry in FORMATS if not entry.refused and entry.name not in told] == []
+
+
+def test_a_file_of_no_format_is_told_which_there_are(tmp_path):
+    (tmp_path / "m.pt").write_bytes(b"nothing that is known")
+    assert refusal(tmp_path / "m.pt").startswith("neither safetensors, torch.save nor ONNX (begins with b'nothing ')")
 
 
 def zip_of(path, **members):
@@ -423,4 +436,4 @@ def test_a_folder_above_the_bound_is_refused(tmp_path):
 def test_a_tar_archive_is_no_model(tmp_path):
     with tarfile.open(tmp_path / "m.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("m.pt"), io.BytesIO())
-    assert refusal(tmp_path / "m.tar").startswith("neither safetensors nor torch.save")
+    assert refusal(tmp_path / "m.tar").startswith("neither safetensors, torch.save nor ONNX")
