@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import date
@@ -17,10 +17,12 @@ from backdoor_audit.baseline import Difference, compare, regressions, renewed, s
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.installed import Plugin, is_advisory, plugins_of
 from backdoor_audit.model import surroundings
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.rates import measured_rates
 from backdoor_audit.run.run import Audit
+from backdoor_audit.search.anomaly import FALSE_ALARM_RATE
 from backdoor_audit.store import Store
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
@@ -38,7 +40,9 @@ def build_record(
 ) -> Record:
     """The record of a run from what its items submitted, in the order of ``expected``."""
     order = {name: number for number, name in enumerate(expected)}
+    plugins = plugins_of(sections.get("environment", {}))
     named = [replace(finding, audit=name) for name, finding in findings.items()]
+    named.sort(key=lambda finding: order.get(finding.audit, len(order)))
     detections = list(sections.get("detections", {}).values())
     done = {*findings, *skipped, *errors}
     return Record(
@@ -48,16 +52,17 @@ def build_record(
         detections=detections,
         repairs=list(sections.get("repairs", {}).values()),
         canaries=list(sections.get("canaries", {}).values()),
-        findings=sorted(named, key=lambda finding: order.get(finding.audit, len(order))),
+        findings=[finding for finding in named if not is_advisory(finding.audit, plugins)],
         skipped=skipped,
         errors=errors,
-        not_run=[name for name in expected if name not in done],
+        not_run=[name for name in expected if name not in done and not is_advisory(name, plugins)],
         not_tested=[*_not_tested(detections, settings), *NOT_TESTED],
         seconds=seconds,
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=measured_rates() if settings.get("profile") == "standard" else [],
+        rates=[*(measured_rates() if settings.get("profile") == "standard" else []), *_stated_rates(plugins)],
+        advisory=[finding for finding in named if is_advisory(finding.audit, plugins)],
     )
 
 
@@ -72,7 +77,7 @@ def judged_record(run: Audit, *, shown: bool = False) -> Record:
     for name, judged in run.judge_all():
         if isinstance(judged, Finding):
             findings[name] = judged
-            if shown:
+            if shown and not run.catalogue.is_advisory(name):
                 with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
                     run.show(replace(judged, audit=name))
         elif isinstance(judged, str):
@@ -137,6 +142,16 @@ def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, 
             "natural"
         )
     return lines
+
+
+def _stated_rates(plugins: Iterable[Plugin]) -> list[str]:
+    """What parts of other packages add to the false alarms of a run, by their makers' word; empty if none counts."""
+    more = [f"{plugin.false_alarm_rate:.2%} by {plugin.name} of {plugin.whose}" for plugin in plugins if plugin.counts]
+    if not more:
+        return []
+    return [
+        f"stated, not measured: to the false alarms of the shipped detectors ({FALSE_ALARM_RATE:.0%}) come {', '.join(more)}"
+    ]
 
 
 def audit(

@@ -15,8 +15,9 @@ from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
+from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
+from backdoor_audit.run.others import answer_of
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -88,11 +89,11 @@ def repair(
     still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
-    methods = [entry for entry in REPAIRS if method in ("auto", entry.name)]
-    if not methods:
-        names = ", ".join(entry.name for entry in REPAIRS)
-        raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     run = Audit(options, store, progress=progress)
+    methods = [entry for entry in run.catalogue.repairs if method in ("auto", entry.name)]
+    if not methods:
+        names = ", ".join(entry.name for entry in run.catalogue.repairs)
+        raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     run.check()
     unmet = preconditions.unmet(list(run.preconditions.values()))
     if unmet:
@@ -132,9 +133,13 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
     more = list(run.triggers_beside())
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
         generator = generator_for(run.options.seed, f"repair:{method.name}")
-        repaired, outcomes = against_all(
-            method, run.classifier, opt, val, run.triggers, generator=generator, also=tuple(more)
-        )
+        plugin = run.catalogue.plugin(method)
+        model = run.classifier.copy() if plugin else run.classifier
+        work = partial(against_all, method, model, opt, val, run.triggers, generator=generator, also=tuple(more))
+        made = answer_of(work, f"{method.name} of {plugin.whose}") if plugin else work()
+        if isinstance(made, str):
+            return replace(attempt, refused=made)
+        repaired, outcomes = made
         if repaired is None:
             return replace(attempt, refused=outcomes[0].not_applicable)
         attempt = replace(
@@ -207,13 +212,13 @@ def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[]
     telling |= {entry.name for entry in run.refuted()}
     for early in (True, False):
         for name, target in again.items:
-            if (name in telling) is early:
+            if (name in telling) is early and again.catalogue.counts(name):
                 detection = again.detection(name)
                 finding = detection.judge(
                     target, limits, index=index, name=run.class_name(target), beside=again.compared(name)
                 )
                 yield name, finding, partial(detection.flagged, limits, index=index)
-        for wanted in again.properties:
+        for wanted in filter(lambda entry: again.catalogue.counts(entry.name), again.all_properties):
             if (wanted.name in telling) is early:
                 yield wanted.name, again.asked(wanted.name).finding, partial(again.refuting, wanted.name)
 

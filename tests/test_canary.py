@@ -15,9 +15,9 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run import run
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
+from tests.catalogues import choose
 from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot
 
@@ -466,7 +466,7 @@ def run_of(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Audit, "unmet", "")
 
     def start(stand_in, **options):
-        monkeypatch.setattr(run, "CANARIES", (stand_in,))
+        choose(monkeypatch, canaries=(stand_in,))
         chosen = AuditOptions(profile="quick", canary=True, device="cpu", **options)
         return Audit(chosen, Store(tmp_path), module=trained.module, given_images=images)
 

@@ -247,7 +247,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if session is None or not metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
         return
     from backdoor_audit.baseline import REGRESSIONS
-    from backdoor_audit.filters import FILTERS
     from backdoor_audit.run.preconditions import PRECONDITIONS
     from backdoor_audit.run.run import item_id
 
@@ -258,10 +257,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ids = [item_id(*item) for item in items]
         metafunc.parametrize(("detection", "target_class"), items, ids=ids, indirect=["detection"])
     if "property_outcome" in metafunc.fixturenames:
-        names = [wanted.name for wanted in session.start().properties]
+        names = [wanted.name for wanted in session.start().all_properties]
         metafunc.parametrize("property_outcome", names, indirect=True)
     if "filtering" in metafunc.fixturenames:
-        metafunc.parametrize("filtering", [entry.name for entry in FILTERS], indirect=True)
+        metafunc.parametrize("filtering", [entry.name for entry in session.start().catalogue.filters], indirect=True)
     for name in {"repair", "tried_repair"}.intersection(metafunc.fixturenames):
         metafunc.parametrize(name, [method.name for method in session.start().repairs], indirect=True)
     if "sightings" in metafunc.fixturenames:

@@ -12,10 +12,7 @@ from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.errors import AuditError, BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Verdict
 from backdoor_audit.properties import (
-    PROPERTIES,
     Counterexample,
-    HarmlessChanges,
-    NothingSteers,
     Outcome,
     Property,
     corpus_folder,
@@ -24,6 +21,7 @@ from backdoor_audit.properties import (
     pasted_test,
     unanswered,
 )
+from backdoor_audit.run import others
 from backdoor_audit.run.exhibits import exhibit
 from backdoor_audit.run.searches import Searched, same
 from backdoor_audit.store import Packed, generator_for
@@ -42,6 +40,7 @@ class Asked(Searched):
 
     given_corpus: tuple[Counterexample, ...] | None = None
     _asked: dict[str, Outcome] = field(default_factory=dict)
+    other_outcomes: dict[str, Outcome] = field(default_factory=dict)
     _stamped: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -52,7 +51,20 @@ class Asked(Searched):
     @cached_property
     def properties(self) -> tuple[Property, ...]:
         """The properties of the profile: ``quick`` leaves out those that need twins."""
-        return tuple(entry for entry in PROPERTIES if self.options.profile != "quick" or not entry.needs_twins)
+        return self._of_profile(self.catalogue.ours("properties"))
+
+    @cached_property
+    def other_properties(self) -> tuple[Property, ...]:
+        """Those that other packages bring: they answer their own items, and nothing else of a run goes by them."""
+        return self._of_profile(self.catalogue.others("properties"))
+
+    @property
+    def all_properties(self) -> tuple[Property, ...]:
+        """Those of which a run has items."""
+        return (*self.properties, *self.other_properties)
+
+    def _of_profile(self, properties: tuple[Property, ...]) -> tuple[Property, ...]:
+        return tuple(entry for entry in properties if self.options.profile != "quick" or not entry.needs_twins)
 
     @cached_property
     def corpus(self) -> tuple[Counterexample, ...]:
@@ -66,12 +78,13 @@ class Asked(Searched):
 
     def natural_rate(self, wanted: Property, target_class: int) -> float:
         """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing."""
-        if not isinstance(wanted, (NothingSteers, HarmlessChanges)):
+        if not wanted.needs_twins:
             return 0.0
+        asking: Any = wanted
 
         def work() -> Packed:
             generator = generator_for(self.options.seed, f"twins:{wanted.name}:{target_class}")
-            rate = wanted.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
+            rate = asking.natural(self.twins.classifiers, *self.split, target_class, generator=generator)
             return Packed({}, {"rate": rate})
 
         parts = {"natural rate": wanted, "class": target_class}
@@ -80,6 +93,9 @@ class Asked(Searched):
 
     def asked(self, name: str) -> Outcome:
         """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
+        other = next((entry for entry in self.other_properties if entry.name == name), None)
+        if other is not None:
+            return others.outcome_of(self, other)
         if name not in self._asked:
             wanted = next(entry for entry in self.properties if entry.name == name)
             self._asked[name] = outcome = self._weighed(self._ask(wanted))

@@ -12,15 +12,14 @@ import torch
 
 from backdoor_audit import progress
 from backdoor_audit.baseline import REGRESSIONS
-from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, judge_power, ladder
+from backdoor_audit.canary import Canary, Sighting, canary_targets, judge_power, ladder
 from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.filters import FILTERS, filter_rates, judge_filter
+from backdoor_audit.filters import filter_rates, judge_filter
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
-    REPAIRS,
     Outcome,
     Repair,
     against_all,
@@ -28,6 +27,7 @@ from backdoor_audit.repairs import (
     judge_robustness,
     judge_success,
 )
+from backdoor_audit.run import others
 from backdoor_audit.run.asked import Asked
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
 from backdoor_audit.run.preconditions import PRECONDITIONS
@@ -76,30 +76,37 @@ class Audit(Asked):
     @cached_property
     def repairs(self) -> tuple[Repair, ...]:
         """The repairs of the profile: those that work against a trigger; ``thorough`` tries those that need none as well."""
-        return tuple(entry for entry in REPAIRS if entry.needs_trigger or self.options.profile == "thorough")
+        return tuple(
+            entry for entry in self.catalogue.repairs if entry.needs_trigger or self.options.profile == "thorough"
+        )
 
     def repair(self, name: str) -> tuple[Outcome, ...]:
         """How one method repairs a copy of the model, and how each trigger fares in it."""
         if name not in self._repairs:
             method = next(entry for entry in self.repairs if entry.name == name)
             triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
+            plugin = self.catalogue.plugin(method)
 
             def work() -> tuple[Outcome, ...]:
                 generator = generator_for(self.options.seed, name)
-                return against_all(method, self.classifier, *self.split, triggers, generator=generator, also=beside)[1]
+                model = self.classifier.copy() if plugin else self.classifier
+                return against_all(method, model, *self.split, triggers, generator=generator, also=beside)[1]
 
-            with self.once(f"the repair by {name}"):
-                recalled = self.store.recall(
-                    {
-                        **self._parts,
-                        "method": method,
-                        "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
-                    },
-                    work,
-                    pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                    unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
-                )
-            self._repairs[name] = recalled[0]
+            def kept() -> tuple[Outcome, ...]:
+                with self.once(f"the repair by {name}"):
+                    return self.store.recall(
+                        {
+                            **self._parts,
+                            "method": method,
+                            "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
+                            **({"plugin": plugin} if plugin else {}),
+                        },
+                        work,
+                        pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
+                        unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+                    )[0]
+
+            self._repairs[name] = others.outcomes_of(method, plugin, self.options.limits, kept) if plugin else kept()
         return self._repairs[name]
 
     def show(self, finding: Finding) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Audit(Asked):
             return self.no_trigger
         if name not in self._filterings:
             subject = Subject(self.classifier, *self.split)
-            method = next(entry for entry in FILTERS if entry.name == name)
+            method = next(entry for entry in self.catalogue.filters if entry.name == name)
             rates = []
             with progress.piece(f"the filter {name}"):
                 for trigger in self.triggers:
@@ -174,12 +181,14 @@ class Audit(Asked):
     @cached_property
     def canaries(self) -> tuple[Canary, ...]:
         """The kinds of canaries that this run plants: those that a detector of its profile is made for; none unless asked for."""
-        return tuple(entry for entry in CANARIES if self.options.canary and entry.has_detector(self.telling))
+        return tuple(
+            entry for entry in self.catalogue.canaries if self.options.canary and entry.has_detector(self.telling)
+        )
 
     def sightings(self, name: str) -> tuple[Sighting, ...]:
         """What the detectors make of one kind of canary: class by class and dose by dose, each in a fresh copy."""
         if name not in self._sightings:
-            canary = next(entry for entry in CANARIES if entry.name == name)
+            canary = next(entry for entry in self.catalogue.canaries if entry.name == name)
             doses = canary.doses_for(self.classifier.image_shape)
             self._sightings[name] = tuple(
                 sighting
@@ -245,8 +254,8 @@ class Audit(Asked):
         """Every item of a complete run, in order; the names are pytest's node ids."""
         names = [f"audit::test_precondition[{condition.__name__}]" for condition in PRECONDITIONS]
         names += [f"audit::test_anomaly_index[{item_id(*item)}]" for item in self.items]
-        names += [f"audit::test_property[{wanted.name}]" for wanted in self.properties]
-        names += [f"audit::test_false_negative_rate[{entry.name}]" for entry in FILTERS]
+        names += [f"audit::test_property[{wanted.name}]" for wanted in self.all_properties]
+        names += [f"audit::test_false_negative_rate[{entry.name}]" for entry in self.catalogue.filters]
         names += [
             f"audit::{test}[{method.name}]"
             for test in ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
@@ -274,9 +283,9 @@ class Audit(Asked):
             yield partial(lambda name: self.preconditions[name], condition.__name__)
         for item in self.items:
             yield partial(self._index, *item)
-        for wanted in self.properties:
+        for wanted in self.all_properties:
             yield partial(lambda name: self.asked(name).finding, wanted.name)
-        for entry in FILTERS:
+        for entry in self.catalogue.filters:
             yield partial(self.filtering, entry.name)
         for judgement in (judge_success, judge_robustness, judge_drop):
             for method in self.repairs:
@@ -330,7 +339,7 @@ class Audit(Asked):
             "properties": {name: self.answer(name) for name in fresh("properties", self._asked)},
             "repairs": {
                 f"{name}-class_{outcome.target_class}": outcome.summary()
-                for name in fresh("repairs", self._repairs)
+                for name in fresh("repairs", [entry for entry in self._repairs if self.catalogue.counts(entry)])
                 for outcome in self._repairs[name]
             },
             "canaries": {

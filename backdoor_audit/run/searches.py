@@ -28,6 +28,7 @@ from backdoor_audit.errors import BudgetSpentError, DataFormatError, DegenerateS
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import others
 from backdoor_audit.run.inputs import Audited
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
@@ -47,6 +48,7 @@ class Searched(Audited):
     _detections: dict[str, Detection] = field(default_factory=dict)
     _natural: dict[str, Natural] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)
+    other_detections: dict[str, Detection] = field(default_factory=dict)
 
     def check(self) -> None:
         """Load everything that a user can get wrong, the reference and the baseline as well. Raises `AuditError`."""
@@ -77,7 +79,12 @@ class Searched(Audited):
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:
         """The detectors of the profile, with the effort that the options ask for."""
-        return detectors_of(self.options)
+        return detectors_of(self.options, self.catalogue.ours("detectors"))
+
+    @cached_property
+    def other_detectors(self) -> tuple[Detector, ...]:
+        """Those that other packages bring: they answer their own items, and nothing else of a run goes by them."""
+        return detectors_of(self.options, self.catalogue.others("detectors"))
 
     @cached_property
     def reference(self) -> SteeringNull | None:
@@ -86,7 +93,11 @@ class Searched(Audited):
             return None
         with self.reading():
             null = SteeringNull.load(Path(self.options.reference))
-        missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
+        missing = [
+            entry.name
+            for entry in self.catalogue.ours("detectors")
+            if entry.needs_twins and entry.name not in null.fits
+        ]
         if missing:
             raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
         return null
@@ -99,7 +110,8 @@ class Searched(Audited):
     @cached_property
     def items(self) -> tuple[tuple[str, int | None], ...]:
         """Detector and target of every item that asks for an anomaly index; None is all-to-all."""
-        return tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
+        shipped = tuple((entry.name, target) for entry in self.detectors for target in entry.targets(self.num_classes))
+        return (*shipped, *others.items_of(self))
 
     @cached_property
     def twins(self) -> Twins:
@@ -218,6 +230,9 @@ class Searched(Audited):
 
         So it is where the model has too few classes for the detector.
         """
+        other = next((entry for entry in self.other_detectors if entry.name == name), None)
+        if other is not None:
+            return others.detection_of(self, other, partial(_no_answer, other))
         if name not in self._detections:
             self._detections[name] = self._detect(next(entry for entry in self.detectors if entry.name == name))
         return self._detections[name]
@@ -265,7 +280,8 @@ class Searched(Audited):
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""
-        if next(entry for entry in self.detectors if entry.name == name).needs_twins:
+        asking = next((entry for entry in self.detectors if entry.name == name), None)
+        if asking is None or asking.needs_twins:
             return []
         return [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
 
@@ -371,7 +387,7 @@ def _no_answer(detector: Detector, reason: str) -> Detection:
     )
 
 
-def detectors_of(options: AuditOptions) -> tuple[Detector, ...]:
+def detectors_of(options: AuditOptions, detectors: Sequence[Detector] = DETECTORS) -> tuple[Detector, ...]:
     """The detectors of a profile with the effort that the options ask for.
 
     ``quick`` leaves out those that need twins; ``thorough`` searches every class in full, from two starts at least.
@@ -385,4 +401,4 @@ def detectors_of(options: AuditOptions) -> tuple[Detector, ...]:
             searched = replace(searched, restarts=max(2, options.restarts), race_above=NO_RACE)
         return searched
 
-    return tuple(adapted(entry) for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
+    return tuple(adapted(entry) for entry in detectors if options.profile != "quick" or not entry.needs_twins)
