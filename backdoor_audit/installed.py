@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ class Plugin:
         return f"{self.distribution} {self.version}"
 
     @property
+    def singular(self) -> str:
+        """What it is, in one word."""
+        return "property" if self.group == "properties" else self.group.removesuffix("s")
+
+    @property
+    def judges(self) -> bool:
+        """Whether a run has items that ask it."""
+        return self.group in _ANSWERED_BY
+
+    @property
     def counts(self) -> bool:
         """Whether what it finds decides something: a detector or a property whose maker states its rate."""
         return self.group in ("detectors", "properties") and self.false_alarm_rate is not None
@@ -88,8 +98,13 @@ def summaries(plugins: Iterable[Plugin]) -> list[dict[str, Any]]:
 
 
 def plugins_of(environment: Mapping[str, Any]) -> tuple[Plugin, ...]:
-    """Those of which `summaries` made what stands in an environment."""
-    return tuple(Plugin(**entry) for entry in environment.get("plugins", ()))
+    """Those of which `summaries` made what stands in an environment; what another version knows beside is left out."""
+    unknown = dict.fromkeys(("group", "name", "distribution", "version", "code"), "")
+    known = [entry.name for entry in fields(Plugin)]
+    return tuple(
+        Plugin(**{**unknown, **{name: entry[name] for name in known if name in entry}})
+        for entry in environment.get("plugins", ())
+    )
 
 
 def offered(group: str) -> tuple[metadata.EntryPoint, ...]:
