@@ -19,7 +19,7 @@ PREFIX = "backdoor_audit."
 """Groups of entry points are called so, and then by one of `GROUPS`."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "detectors": ("needs_twins", "least_classes", "blind_spots", "targets", "__call__"),
+    "detectors": ("rows", "needs_twins", "builds_on", "least_classes", "blind_spots", "targets", "__call__"),
     "repairs": ("needs_trigger", "__call__"),
     "properties": ("needs_twins", "__call__"),
     "formats": ("recognises", "read"),

@@ -24,7 +24,7 @@ from tests.packages import install
 
 PARTS = """
 class Part:
-    needs_twins, least_classes, blind_spots, needs_trigger = False, 2, (), True
+    rows, needs_twins, builds_on, least_classes, blind_spots, needs_trigger = "target", False, (), 2, (), True
     def __init__(self, name, **more):
         self.name = name
         vars(self).update(more)

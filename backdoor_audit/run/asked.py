@@ -63,9 +63,6 @@ class Asked(Searched):
         """Those of which a run has items."""
         return (*self.properties, *self.other_properties)
 
-    def _of_profile(self, properties: tuple[Property, ...]) -> tuple[Property, ...]:
-        return tuple(entry for entry in properties if self.options.profile != "quick" or not entry.needs_twins)
-
     @cached_property
     def corpus(self) -> tuple[Counterexample, ...]:
         """Counterexamples of earlier runs. Raises `DataFormatError` for a folder with files that are none."""

@@ -50,8 +50,8 @@ def detection_of(run: Searched, detector: Any, no_answer: Callable[[str], Detect
         subject = Subject(run.classifier.copy(), *run.split)
         found: Detection = detector(
             subject,
-            reference=run.twins if detector.needs_twins else None,
-            found=(),
+            reference=run,
+            found=[run.detection(name) for name in detector.builds_on],
             generator=generator_for(run.options.seed, detector.name),
             progress=run.progress,
         )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -84,7 +84,11 @@ class Searched(Audited):
     @cached_property
     def other_detectors(self) -> tuple[Detector, ...]:
         """Those that other packages bring: they answer their own items, and nothing else of a run goes by them."""
-        return detectors_of(self.options, self.catalogue.others("detectors"))
+        return self._of_profile(self.catalogue.others("detectors"))
+
+    def _of_profile(self, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Without those that need twins, if the profile is ``quick``."""
+        return tuple(entry for entry in parts if self.options.profile != "quick" or not entry.needs_twins)
 
     @cached_property
     def reference(self) -> SteeringNull | None:

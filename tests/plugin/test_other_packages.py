@@ -33,9 +33,7 @@ class Alarm:
 
     name: str
     raises: bool = False
-    needs_twins = False
-    least_classes = 2
-    blind_spots = ()
+    rows, needs_twins, builds_on, least_classes, blind_spots = "target", False, (), 2, ()
 
     def targets(self, num_classes):
         return tuple(range(num_classes))
@@ -198,7 +196,11 @@ def test_no_part_of_others_hides_what_the_shipped_ones_find(project: pytest.Pyte
     [
         ("import absent_module", ADVISORY, "cannot be imported: ModuleNotFoundError"),
         (PARTS, {"detectors": ("neural_cleanse = alarm",)}, "the part is called 'alarm'"),
-        (PARTS, {"detectors": ("alarm = claim",)}, "Claim has no least_classes, no blind_spots, no targets"),
+        (
+            PARTS,
+            {"detectors": ("alarm = claim",)},
+            "Claim has no rows, no builds_on, no least_classes, no blind_spots",
+        ),
         (PARTS.replace("range(num_classes)", "[99]"), ADVISORY, "targets(8) gives (99,); class numbers or None"),
         (PARTS.replace("tuple(range(num_classes))", "1 / 0"), ADVISORY, "alarm: ZeroDivisionError: division by zero"),
     ],
