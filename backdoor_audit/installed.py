@@ -113,6 +113,15 @@ def offered(group: str) -> tuple[metadata.EntryPoint, ...]:
     return tuple(sorted(found, key=lambda entry: (entry.name, entry.value)))
 
 
+def listed() -> list[str]:
+    """Every entry point with its package, in a line; nothing is imported."""
+    return [
+        f"{group} {entry.name} {entry.value} {' '.join(_distribution(entry))}"
+        for group in GROUPS
+        for entry in offered(group)
+    ]
+
+
 def loaded(group: str, taken: Sequence[str], files: Sequence[str] = ()) -> tuple[tuple[Plugin, Any], ...]:
     """The parts of one of `GROUPS` that are installed. ``taken`` names and ``files`` are those of other parts.
 

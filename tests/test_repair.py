@@ -18,6 +18,7 @@ from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 from tests.catalogues import choose
 from tests.corner import Corner
+from tests.packages import install
 from tests.plugin import toy
 
 ARCH = "tests.test_repair:network"
@@ -221,3 +222,47 @@ def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path)
     assert [attempt.method for attempt in attempts] == ["nc_unlearning"]
     with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {REPAIRS[0].name}"):
         repair(options(folder), out, method="magic", store=store)
+
+
+OTHERS = """
+from dataclasses import dataclass
+from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.repairs import NeuronPruning
+
+@dataclass(frozen=True)
+class Mends:
+    name: str
+    raises: bool = False
+    needs_trigger = True
+
+    def __call__(self, *arguments, generator):
+        return 1 / 0 if self.raises else NeuronPruning()(*arguments, generator=generator)
+
+@dataclass(frozen=True)
+class Alarm:
+    name: str = "alarm"
+    rows, needs_twins, builds_on, least_classes, blind_spots = "target", False, (), 2, ()
+
+    def targets(self, num_classes):
+        return (0,)
+
+    def __call__(self, subject, **_):
+        score = ClassScore(target_class=0, success_val=1.0, index=9.0, p_value=0.0, image_passes=1, margin=1.0)
+        return Detection(detector="alarm", settings="", scores=[score], triggers=())
+
+mends, breaks, alarm = Mends("mends"), Mends("breaks", raises=True), Alarm()
+"""
+
+
+def test_a_repair_of_another_package_can_be_chosen_and_its_advice_refuses_no_file(folder, store, tmp_path, monkeypatch):
+    points = {"repairs": ("breaks = breaks", "mends = mends"), "detectors": ("alarm = alarm",)}
+    install(monkeypatch, tmp_path / "packages", OTHERS, points)
+    out = tmp_path / "fixed.safetensors"
+    (broken,) = repair(options(folder), out, method="breaks", store=store)
+    assert broken.refused == "breaks of example-parts 1.2: ZeroDivisionError: division by zero"
+    assert not out.exists()
+    (mended,) = repair(options(folder), out, method="mends", store=store)
+    assert (mended.method, mended.refused) == ("mends", "")
+    assert out.exists()
+    with pytest.raises(OptionError, match=f"no method 'mends'; accepted: auto, {REPAIRS[0].name}"):
+        repair(replace(options(folder), plugins="off"), out, method="mends", store=store)

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 FILTERS: tuple[FilterMethod, ...] = (Activation(), Strip())
+"""Those that an audit tries on the triggers that it flags."""
 
 
 def judge_filter(rates: Sequence[FilterRates], limits: Limits) -> Finding:

@@ -13,6 +13,7 @@ from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.renderers import RENDERERS
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.report.schema import schema
+from tests.packages import install
 from tests.report.whole_records import whole_record
 
 SUBJECT = whole_record(2, shape=(1, 8, 8))
@@ -43,6 +44,54 @@ def test_the_help_names_every_renderer(capsys: pytest.CaptureFixture[str]) -> No
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert [entry.name for entry in RENDERERS if f"--{entry.name} FILE" not in told] == []
+
+
+DRAWN = """
+from backdoor_audit.report.renderers import Renderer
+def draw(record, **_):
+    return {answer}
+lines = Renderer("lines", "audit.txt", draw)
+"""
+
+
+def test_a_renderer_of_another_package_is_an_option_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, folder, DRAWN.format(answer="record.verdict.value"), {"renderers": ("lines = lines",)})
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert "write what example-parts makes of it here" in " ".join(capsys.readouterr().out.split())
+    assert export(folder, "--lines=-", "--markdown=-") == 0
+    assert capsys.readouterr().out == SUBJECT.verdict.value + markdown(SUBJECT)
+    assert export(folder, "--lines=-", "--audit-plugins=off") == 4
+    assert "--audit-plugins=off leaves out" in capsys.readouterr().err
+    assert export(folder, "--lines=-", "--audit-plugins=perhaps") == 4
+    assert "must be one of on, off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("1 / 0", "export: --lines: ZeroDivisionError: "), ("3", "export: --lines: TypeError: it gave a int")],
+)
+def test_a_renderer_of_another_package_that_fails_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, said: str
+) -> None:
+    install(monkeypatch, folder, DRAWN.format(answer=answer), {"renderers": ("lines = lines",)})
+    assert export(folder, f"--lines={folder / 'a.txt'}") == 4
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (folder / "a.txt").exists()
+
+
+def test_an_export_imports_no_other_package_that_it_does_not_need(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, folder, "raise SystemExit(9)", {"renderers": ("lines = lines", "help = lines")})
+    assert export(folder, "--markdown=-") == 0
+    assert capsys.readouterr().out == markdown(SUBJECT)
+    assert export(folder, "--lines=-") == 4
+    assert "example-parts 1.2: entry point help = example_parts:lines" in capsys.readouterr().err
 
 
 def test_a_dash_is_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
