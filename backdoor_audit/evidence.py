@@ -30,6 +30,7 @@ STEERED = "steered_share"
 REGRESSION = "regression"
 """Statistic of findings about what got worse than in a baseline; they are made from one and are no part of it."""
 
+_FINDINGS = ("findings", "advisory")
 _WHOLE = frozenset({"pictures", "image", "stamped", "overlay", "picture", "spec", "test"})
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
@@ -171,6 +172,8 @@ class Record:
 
     Texts may come from outside (names, paths, messages, another's file): they are made printable, so that whoever shows a
     record cannot show what a terminal, a page or a CI runner would obey.
+
+    ``advisory`` are findings of parts that other packages brought and that state no false-alarm rate: they decide nothing.
     """
 
     subject: Mapping[str, Any]
@@ -192,12 +195,13 @@ class Record:
     rates: Sequence[str] = field(default_factory=list)
     questions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    advisory: Sequence[Finding] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Make every text printable; findings are so already."""
         for entry in fields(self):
-            if entry.name not in ("findings", "seconds", "schema_version"):
+            if entry.name not in (*_FINDINGS, "seconds", "schema_version"):
                 object.__setattr__(self, entry.name, presentable(getattr(self, entry.name)))
 
     @property
@@ -277,8 +281,8 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Builtins only, with the verdict and the flagged classes spelled out for readers that do not judge again."""
-        stored = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "findings"}
-        stored["findings"] = [finding.to_json() for finding in self.findings]
+        stored = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _FINDINGS}
+        stored.update({name: [finding.to_json() for finding in getattr(self, name)] for name in _FINDINGS})
         content: dict[str, Any] = plain({**stored, **{name: getattr(self, name) for name in _JUDGED}})
         return content
 
@@ -303,8 +307,8 @@ class Record:
         needed = {"": _needed(cls), "finding": _needed(Finding), **_NAMED}
         if wrong := misfit(stored, schema(), needed=lambda name, _: needed.get(name, ())):
             raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
-        findings = [Finding.from_json(finding) for finding in stored["findings"]]
-        return cls(**{**stored, "findings": findings})
+        found = {name: [Finding.from_json(finding) for finding in stored.get(name, ())] for name in _FINDINGS}
+        return cls(**{**stored, **found})
 
 
 def _needed(kind: type[Record] | type[Finding]) -> list[str]:

@@ -79,6 +79,7 @@ class AuditOptions:
     canary: bool = False
     canary_targets: int = 1
     allow_pickle: bool = False
+    plugins: str = "on"
     memory: int = bounds.MEMORY
     reading_time: float = bounds.SECONDS
     suite: str = ""
@@ -352,6 +353,13 @@ OPTIONS: tuple[Option, ...] = (
         "true|false",
         "EXECUTE THE CODE in the model file if it is a pickle (default: false)",
         switch=True,
+    ),
+    Option(
+        "plugins",
+        _one_of("on", "off"),
+        "on|off",
+        "whether parts that other installed packages bring (detectors, repairs, properties, formats, renderers) take part "
+        "(default: on)",
     ),
     Option(
         "memory",

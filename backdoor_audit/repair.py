@@ -12,13 +12,15 @@ import torch
 
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.installed import is_advisory
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.loading.architecture import can_be_named
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite
-from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
+from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
+from backdoor_audit.run.others import answer_of
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -91,11 +93,11 @@ def repair(
     still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
-    methods = [entry for entry in REPAIRS if method in ("auto", entry.name)]
-    if not methods:
-        names = ", ".join(entry.name for entry in REPAIRS)
-        raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     run = Audit(options, store, Suite.of(options), progress=progress)
+    methods = [entry for entry in run.catalogue.repairs if method in ("auto", entry.name)]
+    if not methods:
+        names = ", ".join(entry.name for entry in run.catalogue.repairs)
+        raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     if not options.arch and not can_be_named(run.classifier.architecture):
         raise OptionError(
             f"{options.model}: a repaired copy of {run.classifier.architecture} could not be written, as no file of weights "
@@ -140,9 +142,13 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
     more = list(run.triggers_beside())
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
         generator = generator_for(run.options.seed, f"repair:{method.name}")
-        repaired, outcomes = against_all(
-            method, run.classifier, opt, val, run.triggers, generator=generator, also=tuple(more)
-        )
+        plugin = run.catalogue.plugin(method)
+        model = run.classifier.copy() if plugin else run.classifier
+        work = partial(against_all, method, model, opt, val, run.triggers, generator=generator, also=tuple(more))
+        made = answer_of(work, f"{method.name} of {plugin.whose}") if plugin else work()
+        if isinstance(made, str):
+            return replace(attempt, refused=made)
+        repaired, outcomes = made
         if repaired is None:
             return replace(attempt, refused=outcomes[0].not_applicable)
         attempt = replace(
@@ -215,7 +221,8 @@ def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[]
     telling |= {entry.name for entry in run.refuted()}
     about = [question for question in again.suite.questions if question.words.about is About.MODEL]
     asked = [(question, item) for question in about for item in question.items(again)]
-    for question, item in sorted(asked, key=lambda pair: pair[1].asked_of not in telling):
+    counted = [(question, item) for question, item in asked if not is_advisory(item, again.catalogue.plugins)]
+    for question, item in sorted(counted, key=lambda pair: pair[1].asked_of not in telling):
         answer = question.answer(again, item)
         if isinstance(answer, Finding):
             yield item.asked_of, answer, partial(again.triggers_by, item.asked_of)

@@ -61,6 +61,7 @@ def schema() -> Schema:
             "activations": {"type": "object", "additionalProperties": {"$ref": "#/$defs/activation"}},
             "properties": _list("property"),
             "baseline": _or_null({"$ref": "#/$defs/baseline"}, "null if the run was compared with none"),
+            "advisory": {**_list("finding"), "description": "of parts of other packages; they decide nothing"},
             "rates": {**_TEXTS, "description": "how often this audit is right, as measured: one sentence each"},
             "questions": {
                 "type": "object",
@@ -186,7 +187,18 @@ def _settings() -> Schema:
 
 def _environment() -> Schema:
     texts = dict.fromkeys(("backdoor_audit", "python", "torch", "device", "device_name"), _TEXT)
-    return {**texts, "began": {**_TEXT, "description": "when the run began, UTC"}}
+    plugin = _open(
+        {
+            **dict.fromkeys(("group", "name", "distribution", "version", "code", "file"), _TEXT),
+            "false_alarm_rate": _or_null(_RATE, "of clean models, by its maker's word; null: it is advisory"),
+        },
+        "a part of another package",
+    )
+    return {
+        **texts,
+        "began": {**_TEXT, "description": "when the run began, UTC"},
+        "plugins": {"type": "array", "items": plugin},
+    }
 
 
 def _detection() -> Schema:

@@ -22,13 +22,8 @@ import torch
 
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.readings.ban import BAN
-from backdoor_audit.readings.bti_dbf import BTIDBF
-from backdoor_audit.readings.free_eagle import FreeEagle
-from backdoor_audit.readings.last_layer import LastLayerSignature
-from backdoor_audit.readings.mm_bd import MMBD
-from backdoor_audit.readings.reading import Reading
-from backdoor_audit.readings.trodo import TRODO
+from backdoor_audit.readings import MMBD, FreeEagle, Reading
+from backdoor_audit.readings import READINGS as SHIPPED
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import STORE, of_subject
@@ -39,14 +34,9 @@ from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
 READINGS: dict[str, Any] = {
-    "mm_bd": MMBD(),
+    **{entry.name: entry for entry in SHIPPED},
     "mm_bd_cso": MMBD(orthogonal=True),
-    "trodo": TRODO(),
-    "last_layer": LastLayerSignature(),
-    "free_eagle": FreeEagle(),
     "free_eagle_pairs": FreeEagle(pairs=True),
-    "ban": BAN(),
-    "bti_dbf": BTIDBF(),
 }
 
 

@@ -17,9 +17,9 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
-from backdoor_audit.run import run
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
+from tests.catalogues import choose
 from tests.detections import margin_row, size_row
 from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot
@@ -455,7 +455,7 @@ def run_of(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Audit, "unmet", "")
 
     def start(stand_in, **options):
-        monkeypatch.setattr(run, "CANARIES", (stand_in,))
+        choose(monkeypatch, canaries=(stand_in,))
         chosen = AuditOptions(profile="quick", canary=True, device="cpu", **options)
         return Audit(chosen, Store(tmp_path), shipped(), module=trained.module, given_images=images)
 

@@ -1,24 +1,31 @@
 """What every detector and every result keeps to; a new one is tested by standing in its tuple."""
 
-from dataclasses import fields, replace
+import re
+import sys
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
 from torch.nn import functional
 
-from backdoor_audit import detectors
-from backdoor_audit import repairs as mitigations
+from backdoor_audit import attacks, canary, detectors, filters, properties, readings, repairs
+from backdoor_audit.catalogue import Catalogue
 from backdoor_audit.detectors import DETECTORS, Detection, Natural, compares
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.readings import READINGS
 from backdoor_audit.repairs import REPAIRS, RepairResult, judged_by
 from backdoor_audit.search import anomaly
 from tests.detections import Shown
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
 
+SHIPPED = Catalogue.shipped()
 METHODS = (*DETECTORS, *REPAIRS)
+PUBLISHED = (*REPAIRS, *SHIPPED.filters, *READINGS)
+ROOMS = (canary, detectors, filters, properties, readings, repairs)
+PARTS = (*DETECTORS, *SHIPPED.properties, *SHIPPED.canaries, *PUBLISHED)
 SHAPE = (1, 8, 8)
-BRIEF = {"steps": 6, "epochs": 2, "batch_size": 8}
+BRIEF = {"steps": 6, "mask_steps": 6, "screening_steps": 2, "epochs": 2, "batch_size": 8}
 
 
 def named(methods):
@@ -64,27 +71,43 @@ def run(method, classifier, seed=1):
         rows = len(method.probes) if method.name == "relabelling" else 5
         asked = {"reference": Shown(twins(rows)), "found": found, "progress": False}
         return brief(method)(Subject(classifier, images(), images(5)), generator=generator, **asked)
+    if method in SHIPPED.filters:
+        subject_ = Subject(classifier, images(), images(5))
+        return method(subject_, square_trigger(SHAPE, target_class=2), generator=generator)
+    if method in READINGS:
+        return brief(method).measure(classifier, images(), images(5), generator=generator)
     return brief(method)(classifier, images(), images(5), square_trigger(SHAPE, target_class=2), generator=generator)
 
 
-@named(METHODS)
+@named(PARTS)
 def test_the_settings_line_makes_the_same_object_again(method):
-    scope = {name: getattr(package, name) for package in (detectors, mitigations) for name in package.__all__}
+    home = next(room for room in ROOMS if type(method).__module__.startswith(f"{room.__name__}."))
+    scope = {name: getattr(room, name) for room in (attacks, home) for name in room.__all__}
     assert eval(repr(method), {"__builtins__": {}}, scope) == method  # noqa: S307 - our own repr
     assert "\n" not in repr(method)
+    assert is_dataclass(method)
+    assert type(method).__dataclass_params__.frozen
 
 
 def test_names_are_unique_and_fit_a_test_id():
-    names = [method.name for method in METHODS]
+    names = [method.name for method in PARTS]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and name.islower() for name in names)
+
+
+@named(PARTS)
+def test_a_part_says_what_it_does_and_one_that_others_have_published_names_its_source(method):
+    told = type(method).__doc__
+    assert re.match(r"[A-Z][^\n]+[.:]?", told)
+    if method in PUBLISHED:
+        assert re.search(r"\b(19|20)\d\d\b|arXiv", f"{told} {sys.modules[type(method).__module__].__doc__}")
 
 
 def test_the_detectors_of_a_run_share_its_false_alarms():
     assert len(DETECTORS) == anomaly.DETECTORS_IN_A_RUN
 
 
-@named(METHODS)
+@named((*METHODS, *SHIPPED.filters, *READINGS))
 def test_a_method_leaves_the_model_as_it_found_it(method):
     classifier = subject()
     before = snapshot(classifier.module)
@@ -104,6 +127,21 @@ def test_the_same_seed_gives_the_same_result_whatever_the_global_random_state(me
     assert all(torch.equal(tensor, packed[1].tensors[name]) for name, tensor in packed[0].tensors.items())
     if isinstance(first, RepairResult):
         assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
+
+
+@named((*SHIPPED.filters, *READINGS))
+def test_filters_and_readings_depend_on_the_seed_alone(method):
+    torch.manual_seed(1)
+    first = run(method, subject())
+    torch.manual_seed(2)
+    second = run(method, subject())
+    if method in READINGS:
+        assert (first.detector, first.settings) == (method.name, repr(brief(method)))
+        assert first == second
+    else:
+        held_out = images(7).images
+        assert torch.equal(first.scores(held_out), second.scores(held_out))
+        assert first.false_positive_rate == method.false_positive_rate
 
 
 @named(DETECTORS)

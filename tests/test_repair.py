@@ -15,10 +15,11 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite, shipped
 from backdoor_audit.repair import repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
-from backdoor_audit.run import asked as asked_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
+from tests.catalogues import choose
 from tests.corner import Corner
+from tests.packages import install
 from tests.plugin import toy
 
 ARCH = "tests.test_repair:network"
@@ -113,7 +114,7 @@ class Fake:
 
 def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(folder, store, tmp_path, monkeypatch):
     fakes = (Fake("idle"), Fake("ruin", ruins=True), Fake("absent", applicable=False))
-    monkeypatch.setattr(module, "REPAIRS", fakes)
+    choose(monkeypatch, repairs=fakes)
     out = tmp_path / "fixed.safetensors"
     out.write_bytes(b"kept")
     attempts = repair(options(folder), out, store=store)
@@ -130,7 +131,7 @@ def test_a_method_that_only_meets_the_limits_is_taken_when_none_reaches_the_aim(
     """The first leaves more of the trigger than is aimed at, the second ruins the network: the first is what there is."""
     found = repair(options(folder), tmp_path / "reached.safetensors", store=store)[-1]
     working = next(entry for entry in REPAIRS if entry.name == found.method)
-    monkeypatch.setattr(module, "REPAIRS", (working, Fake("ruin", ruins=True)))
+    choose(monkeypatch, repairs=(working, Fake("ruin", ruins=True)))
     monkeypatch.setattr(module, "AIM", {"attack_success_rate": -1.0})
     out = tmp_path / "fixed.safetensors"
     attempts = repair(options(folder), out, store=store)
@@ -157,7 +158,7 @@ class Forgetful(Fake):
 
 def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, store, tmp_path, monkeypatch):
     method = Forgetful("forgetful", enough=2)
-    monkeypatch.setattr(module, "REPAIRS", (method,))
+    choose(monkeypatch, repairs=(method,))
     lenient = options(folder)
     lenient = replace(lenient, limits={"attack_success_rate": 1.0})
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="forgetful", store=store)
@@ -168,7 +169,7 @@ def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, st
 
 def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, tmp_path, monkeypatch):
     """With limits that let anything pass, the audit of the written file still finds the backdoor."""
-    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
+    choose(monkeypatch, repairs=(Fake("idle"),))
     lenient = options(folder)
     lenient = replace(lenient, limits={"attack_success_rate": 1.0})
     (attempt,) = repair(lenient, tmp_path / "fixed.safetensors", method="idle", store=store)
@@ -178,7 +179,7 @@ def test_a_repair_that_only_fools_the_found_trigger_is_not_taken(folder, store, 
 
 def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(folder, store, tmp_path, monkeypatch):
     """Its trigger is what repairs work against, and the repaired file is asked the same, its counterexample first."""
-    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    choose(monkeypatch, properties=(Corner(),))
     blind = options(folder)
     blind = replace(blind, limits={"anomaly_index": 1000.0})
     run = Audit(blind, store, Suite.of(blind))
@@ -195,8 +196,8 @@ def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(fol
 
 
 def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
-    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    choose(monkeypatch, repairs=(Fake("idle"),))
+    choose(monkeypatch, properties=(Corner(),))
     blind = options(folder)
     blind = replace(blind, limits={"attack_success_rate": 1.0, "anomaly_index": 1000.0})
     (attempt,) = repair(blind, tmp_path / "fixed.safetensors", method="idle", store=store)
@@ -205,7 +206,7 @@ def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp
 
 
 def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder, store, monkeypatch):
-    monkeypatch.setattr(asked_module, "PROPERTIES", (Corner(),))
+    choose(monkeypatch, properties=(Corner(),))
     run = Audit(options(folder), store, shipped())
     assert [trigger.target_class for trigger in run.triggers] == [toy.TARGET]
     assert not torch.equal(run.triggers[0].mask, run.refuting()[0].mask)
@@ -213,7 +214,7 @@ def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder,
 
 
 def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "REPAIRS", (Fake("idle"),))
+    choose(monkeypatch, repairs=(Fake("idle"),))
     monkeypatch.setattr(module, "_outside", lambda *_: "")
     saved = module.save_classifier
 
@@ -234,3 +235,47 @@ def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path)
     assert [attempt.method for attempt in attempts] == ["nc_unlearning"]
     with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {REPAIRS[0].name}"):
         repair(options(folder), out, method="magic", store=store)
+
+
+OTHERS = """
+from dataclasses import dataclass
+from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.repairs import NeuronPruning
+
+@dataclass(frozen=True)
+class Mends:
+    name: str
+    raises: bool = False
+    needs_trigger = True
+
+    def __call__(self, *arguments, generator):
+        return 1 / 0 if self.raises else NeuronPruning()(*arguments, generator=generator)
+
+@dataclass(frozen=True)
+class Alarm:
+    name: str = "alarm"
+    rows, needs_twins, builds_on, least_classes, blind_spots = "target", False, (), 2, ()
+
+    def targets(self, num_classes):
+        return (0,)
+
+    def __call__(self, subject, **_):
+        score = ClassScore(target_class=0, success_val=1.0, index=9.0, p_value=0.0, image_passes=1, margin=1.0)
+        return Detection(detector="alarm", settings="", scores=[score], triggers=())
+
+mends, breaks, alarm = Mends("mends"), Mends("breaks", raises=True), Alarm()
+"""
+
+
+def test_a_repair_of_another_package_can_be_chosen_and_its_advice_refuses_no_file(folder, store, tmp_path, monkeypatch):
+    points = {"repairs": ("breaks = breaks", "mends = mends"), "detectors": ("alarm = alarm",)}
+    install(monkeypatch, tmp_path / "packages", OTHERS, points)
+    out = tmp_path / "fixed.safetensors"
+    (broken,) = repair(options(folder), out, method="breaks", store=store)
+    assert broken.refused == "breaks of example-parts 1.2: ZeroDivisionError: division by zero"
+    assert not out.exists()
+    (mended,) = repair(options(folder), out, method="mends", store=store)
+    assert (mended.method, mended.refused) == ("mends", "")
+    assert out.exists()
+    with pytest.raises(OptionError, match=f"no method 'mends'; accepted: auto, {REPAIRS[0].name}"):
+        repair(replace(options(folder), plugins="off"), out, method="mends", store=store)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import write_text
-from backdoor_audit.options import OPTIONS, Option
+from backdoor_audit.options import OPTIONS, AuditOptions, Option
 from backdoor_audit.structure import brief
 
 _Value = TypeVar("_Value")
@@ -31,7 +31,19 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
     bounds = bounds_of(options)
     given = {key: _parsed(key, getattr(options, key), f"--{key}") for key in _READING}
     known = {key: value for key, value in given.items() if value is not None}
-    return {**known, "memory": bounds.memory, "reading_time": bounds.seconds}
+    return {**known, "memory": bounds.memory, "reading_time": bounds.seconds, "plugins": plugins_of(options)}
+
+
+def declare_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves out what other packages bring, under the name that messages give it."""
+    option = _option("plugins")
+    parser.add_argument(option.flag, default=None, metavar=option.metavar, help=help_of("plugins"))
+
+
+def plugins_of(options: argparse.Namespace) -> str:
+    """Whether parts of other packages take part: on or off. Raises `OptionError` for another word."""
+    chosen = _parsed("plugins", getattr(options, "audit_plugins", None), _option("plugins").flag)
+    return str(chosen or AuditOptions().plugins)
 
 
 def declare_bounds(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +93,7 @@ def declare_making(parser: argparse.ArgumentParser, what: str) -> None:
     declare_seed(parser)
     declare_force(parser)
     declare_reading(parser)
+    declare_plugins(parser)
 
 
 def declare_store(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,6 @@ from backdoor_audit.printable import printable
 NAME = "calibrate"
 HELP = "calibrate the anomaly indices on your own clean models"
 
-_MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
-
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
@@ -36,12 +34,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Fit a null distribution on a folder of clean models and write it. Raises `AuditError` for wrong input."""
     from backdoor_audit.calibrate import calibrate
+    from backdoor_audit.model.loading.formats import SUFFIXES
     from backdoor_audit.store import Store
 
     refuse_to_replace(options.out, force=options.force)
     if not os.path.isdir(options.clean_models):
         raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
-    models = sorted(file for file in options.clean_models.iterdir() if file.suffix in _MODEL_SUFFIXES)
+    models = sorted(file for file in options.clean_models.iterdir() if file.suffix.lower() in SUFFIXES)
     settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         null = calibrate(models, settings, store=Store(options.store or Path(scratch)), progress=True)

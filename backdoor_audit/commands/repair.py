@@ -10,6 +10,7 @@ from backdoor_audit.commands.arguments import (
     declare_data,
     declare_force,
     declare_out,
+    declare_plugins,
     declare_reading,
     declare_seed,
     declare_store,
@@ -58,6 +59,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     declare_seed(parser)
     declare_force(parser)
     declare_reading(parser)
+    declare_plugins(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Limits, judge
-from backdoor_audit.filters.activation import ActivationFilter
-from backdoor_audit.filters.filter import Filter, FilterRates, filter_rates
-from backdoor_audit.filters.strip import StripFilter
-from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.model.metrics import Backdoor
+from backdoor_audit.filters.activation import Activation, ActivationFilter
+from backdoor_audit.filters.filter import Filter, FilterMethod, FilterRates, filter_rates
+from backdoor_audit.filters.strip import Strip, StripFilter
 
 __all__ = [
     "FILTERS",
+    "Activation",
     "ActivationFilter",
     "Filter",
+    "FilterMethod",
     "FilterRates",
+    "Strip",
     "StripFilter",
     "filter_rates",
-    "fitted",
     "judge_filter",
 ]
 
-FILTERS = ("activation", "strip")
-
-
-def fitted(
-    name: str, classifier: Classifier, clean: CleanSet, trigger: Backdoor, *, generator: torch.Generator
-) -> Filter:
-    """The filter of that name, one of `FILTERS`, with its defaults. Raises what its ``fit`` raises."""
-    if name == "activation":
-        return ActivationFilter.fit(classifier, clean, trigger)
-    return StripFilter.fit(classifier, clean, generator=generator)
+FILTERS: tuple[FilterMethod, ...] = (Activation(), Strip())
+"""Those that an audit tries on the triggers that it flags."""
 
 
 def judge_filter(rates: Sequence[FilterRates], limits: Limits) -> Finding:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
-from backdoor_audit.filters.threshold import above, check_rate, threshold_of
+from backdoor_audit.filters.threshold import FALSE_POSITIVE_RATE, above, check_rate, threshold_of
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Backdoor
+from backdoor_audit.model.subject import Subject
+
+SHARE = 0.01
+"""Of the neurons, where nobody chose another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,8 +44,8 @@ class ActivationFilter:
         clean: CleanSet,
         trigger: Backdoor,
         *,
-        false_positive_rate: float = 0.05,
-        share: float = 0.01,
+        false_positive_rate: float = FALSE_POSITIVE_RATE,
+        share: float = SHARE,
     ) -> ActivationFilter:
         """A filter for one trigger; both rates are fractions.
 
@@ -90,6 +95,27 @@ class ActivationFilter:
     def suspicious(self, images: Tensor) -> Tensor:
         """Which images score above the threshold, (n,) bool; a score that is not a number is suspicious too."""
         return above(self.scores(images), self.threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """Fit an `ActivationFilter` to one trigger. Wang et al., IEEE S&P 2019, section VI-A."""
+
+    false_positive_rate: float = FALSE_POSITIVE_RATE
+    share: float = SHARE
+
+    name: ClassVar[str] = "activation"
+
+    def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> ActivationFilter:
+        """A filter fitted on the images to search with. Raises what `ActivationFilter.fit` raises."""
+        del generator  # nothing here is random
+        return ActivationFilter.fit(
+            subject.classifier,
+            subject.search_set,
+            trigger,
+            false_positive_rate=self.false_positive_rate,
+            share=self.share,
+        )
 
 
 def _gains(classifier: Classifier, head: str, clean: CleanSet, trigger: Backdoor) -> Tensor:

@@ -1,15 +1,17 @@
-"""What a fitted run-time filter answers, and its two errors on images that were not used for fitting."""
+"""What fits a run-time filter, what a fitted one answers, and its two errors on images that were not used for fitting."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Backdoor, Rate
+from backdoor_audit.model.subject import Subject
 
 
 class Filter(Protocol):
@@ -26,6 +28,19 @@ class Filter(Protocol):
 
     def suspicious(self, images: Tensor) -> Tensor:
         """Which images shall be rejected, (n,) bool."""
+        ...
+
+
+class FilterMethod(Protocol):
+    """A way to make filters: a frozen value whose fields are its settings and whose repr is its identity."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the id of an item."""
+        ...
+
+    def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> Filter:
+        """A filter fitted on the images to search with. Raises `AuditError` where none can be."""
         ...
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import OptionError
-from backdoor_audit.filters.threshold import above, check_rate, threshold_of
+from backdoor_audit.filters.threshold import FALSE_POSITIVE_RATE, above, check_rate, threshold_of
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import Backdoor
+from backdoor_audit.model.subject import Subject
+
+OVERLAYS = 64
+"""Where nobody chose another number."""
 
 _BATCH = 256
 
@@ -40,8 +46,8 @@ class StripFilter:
         clean: CleanSet,
         *,
         generator: torch.Generator,
-        false_positive_rate: float = 0.05,
-        overlays: int = 64,
+        false_positive_rate: float = FALSE_POSITIVE_RATE,
+        overlays: int = OVERLAYS,
     ) -> StripFilter:
         """A filter for any trigger; the rate is a fraction, ``overlays`` a number of images.
 
@@ -84,6 +90,27 @@ class StripFilter:
     def suspicious(self, images: Tensor) -> Tensor:
         """Which images score above the threshold, (n,) bool; a score that is not a number is suspicious too."""
         return above(self.scores(images), self.threshold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """Fit a `StripFilter`, whatever the trigger. STRIP: Gao et al., ACSAC 2019, section 4."""
+
+    false_positive_rate: float = FALSE_POSITIVE_RATE
+    overlays: int = OVERLAYS
+
+    name: ClassVar[str] = "strip"
+
+    def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> StripFilter:
+        """A filter fitted on the images to search with. Raises what `StripFilter.fit` raises."""
+        del trigger
+        return StripFilter.fit(
+            subject.classifier,
+            subject.search_set,
+            generator=generator,
+            false_positive_rate=self.false_positive_rate,
+            overlays=self.overlays,
+        )
 
 
 def _balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,9 @@ from torch import Tensor
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
 
+FALSE_POSITIVE_RATE = 0.05
+"""Of a filter for which nobody chose another."""
+
 
 def _allowed(false_positive_rate: float, number: int) -> int:
     """How many of so many clean images may be rejected."""

@@ -20,6 +20,7 @@ from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.fleet.models import Model
+from backdoor_audit.installed import listed
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.options import FILES, OPTIONS, AuditOptions, build_options, read_table
 from backdoor_audit.properties import corpus_folder
@@ -83,6 +84,7 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
             for folder in (here, *here.parents)
         ],
         "code": code,
+        "plugins": listed(),
     }
     settings = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
     return Common(settings, asked.arch if _is_own(asked.arch) else "")

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_audit.errors import OptionError
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2", ".tar", ".th", ".pkl")
-"""Of model files, in any case, where a folder of them is given."""
+from backdoor_audit.model.loading.formats import SUFFIXES
 
 _NO_MODELS = re.compile(r"\..*|readme.*|licen[cs]e.*|.*\.(?:md|txt|json)", re.IGNORECASE | re.DOTALL)
 _CONFIG = "config.json"

@@ -10,6 +10,7 @@ import pytest
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Verdict
+from backdoor_audit.installed import is_advisory
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import EXTRAS, FINDINGS, QUESTION, UsageExit, skip
@@ -115,6 +116,9 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         item = request.node
         question = item.stash.get(QUESTION, None)
         finding = replace(finding, audit=item.nodeid, item=finding.item if question else Item.parse(item.nodeid))
+        if is_advisory(finding.item, audit_run.catalogue.plugins):
+            item.stash[FINDINGS] = [*item.stash.get(FINDINGS, []), finding]
+            pytest.skip(f"advisory: {finding.verdict.value}: {finding.reason}")
         finding, extras = _evidence(session, audit_run, question, finding)
         item.stash[FINDINGS] = [*item.stash.get(FINDINGS, []), finding]
         item.stash[EXTRAS] = [*item.stash.get(EXTRAS, []), *extras]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from _pytest.junitxml import xml_key  # pytest has no public way to say somethin
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, plain
 from backdoor_audit.files import abandoned, whole
+from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
-from backdoor_audit.report.paths import FILES, RECORD
+from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
@@ -62,12 +64,15 @@ class Recorder:
 
     def open(self) -> None:
         """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`."""
+        from backdoor_audit.report.renderers import FILES
+
+        more = rendered_by_others(self._earlier)
         self.folder.mkdir(parents=True, exist_ok=True)
         for file in (
             *self.folder.glob("triggers/*.safetensors"),
             *self.folder.glob(f"{PICTURES}/*.png"),
             *abandoned(self.folder),
-            *map(self.folder.joinpath, (*FILES, "report.html")),
+            *map(self.folder.joinpath, (*FILES, *more, "report.html")),
         ):
             file.unlink(missing_ok=True)
 
@@ -122,11 +127,15 @@ class Recorder:
             return False
         return True
 
-    def write(self, config: pytest.Config | None, exit_code: int) -> str:
-        """Write the record and its renderings; the SHA-256 of the record's file, empty if that could not be written."""
+    def write(self, config: pytest.Config | None, exit_code: int, run: Audit | None = None) -> str:
+        """Write the record and its renderings; the SHA-256 of the record's file, empty if that could not be written.
+
+        A ``run`` has a catalogue of renderers; without one they are the shipped ones.
+        """
         from backdoor_audit.report.files import write_files
         from backdoor_audit.report.junit import suite_properties
         from backdoor_audit.report.markdown import append_step_summary
+        from backdoor_audit.report.renderers import RENDERERS
 
         assert self.record is not None
         junit = config.stash.get(xml_key, None) if config is not None else None
@@ -134,7 +143,8 @@ class Recorder:
             for name, value in suite_properties(self.record):
                 junit.add_global_property(name, str(value))
         try:
-            written, failed = write_files(self.record, self.folder, exit_code=exit_code)
+            renderers = run.catalogue.renderers if run is not None else RENDERERS
+            written, failed = write_files(self.record, self.folder, exit_code=exit_code, renderers=renderers)
         except OSError as error:
             self.told.append(
                 f"--audit-report: {self.options.report} cannot be written ({error.strerror or error}): no evidence is left"
@@ -176,6 +186,15 @@ class Recorder:
             return Suite.of(self.options)
         except AuditError:
             return shipped()
+
+
+def rendered_by_others(record: bytes | None) -> list[str]:
+    """The files that renderers of other packages left beside a record: those packages need not be installed any more."""
+    try:
+        plugins = json.loads(record or b"{}")["environment"]["plugins"]
+        return [entry["file"] for entry in plugins if RENDERING.fullmatch(entry["file"])]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return []  # an older record, or none
 
 
 def digest(file: Path) -> str:

@@ -366,7 +366,7 @@ class AuditSession:
         if session.exitstatus == pytest.ExitCode.OK and not (updated and record.passes_gate):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.recorder.told += self.outcomes.told
-        written = self.recorder.write(self.config, int(session.exitstatus))
+        written = self.recorder.write(self.config, int(session.exitstatus), run)
         if not written and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._tell_parent(written)

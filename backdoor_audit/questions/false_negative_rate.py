@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backdoor_audit.evidence import Finding
-from backdoor_audit.filters import FILTERS, judge_filter
+from backdoor_audit.filters import judge_filter
 from backdoor_audit.item import Item
 from backdoor_audit.questions.question import Answer, Question, Skipped
 from backdoor_audit.words import About, Words
@@ -37,8 +37,7 @@ class FalseNegativeRate(Question):
 
     def items(self, run: Audit) -> Iterable[Item]:
         """One for each filter."""
-        del run
-        return [Item(self.name, name) for name in FILTERS]
+        return [Item(self.name, entry.name) for entry in run.catalogue.filters]
 
     def answer(self, run: Audit, item: Item) -> Answer:
         """How the filter does on the triggers, of several on the worst; skipped where there is none or it cannot be fitted."""

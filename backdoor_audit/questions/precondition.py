@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from backdoor_audit.evidence import Finding
 from backdoor_audit.item import Item
 from backdoor_audit.questions.question import Question
-from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ class Precondition(Question):
 
     def items(self, run: Audit) -> Iterable[Item]:
         """One for each condition."""
-        del run
-        return [Item(self.name, condition.__name__) for condition in PRECONDITIONS]
+        return [Item(self.name, condition) for condition in run.conditions]
 
     def answer(self, run: Audit, item: Item) -> Finding:
         """Whether it holds."""

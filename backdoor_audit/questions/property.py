@@ -33,7 +33,7 @@ class Property(Question):
 
     def items(self, run: Audit) -> Iterable[Item]:
         """One for each property of the profile."""
-        return [Item(self.name, entry.name) for entry in run.properties]
+        return [Item(self.name, entry.name) for entry in run.all_properties]
 
     def answer(self, run: Audit, item: Item) -> Finding:
         """Whether it stands."""

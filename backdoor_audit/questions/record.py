@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.installed import Plugin, is_advisory, plugins_of
+from backdoor_audit.item import Item
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.rates import measured_rates
+from backdoor_audit.search.anomaly import FALSE_ALARM_RATE
 from backdoor_audit.words import About
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ def build_record(
 ) -> Record:
     """The record of a run from what its items submitted, in the order of ``expected``; ``questions`` are the suite's words."""
     order = {name: number for number, name in enumerate(expected)}
+    plugins = plugins_of(sections.get("environment", {}))
+    ordered = sorted(findings.values(), key=lambda finding: order.get(finding.audit, len(order)))
     detections = list(sections.get("detections", {}).values())
     done = {*findings, *skipped, *errors}
     return Record(
@@ -41,16 +46,17 @@ def build_record(
         detections=detections,
         repairs=list(sections.get("repairs", {}).values()),
         canaries=list(sections.get("canaries", {}).values()),
-        findings=sorted(findings.values(), key=lambda finding: order.get(finding.audit, len(order))),
+        findings=[finding for finding in ordered if not is_advisory(finding.item, plugins)],
         skipped=skipped,
         errors=errors,
-        not_run=[name for name in expected if name not in done],
+        not_run=[name for name in expected if name not in done and not is_advisory(Item.parse(name), plugins)],
         not_tested=[*_not_tested(detections, settings), *_not_asked(questions), *NOT_TESTED],
         seconds=seconds,
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=measured_rates() if settings.get("profile") == "standard" else [],
+        rates=[*(measured_rates() if settings.get("profile") == "standard" else []), *_stated_rates(plugins)],
+        advisory=[finding for finding in ordered if is_advisory(finding.item, plugins)],
         questions=questions,
         sections=sections.get("sections", {}),
     )
@@ -70,7 +76,7 @@ def judged_record(run: Audit, *, shown: bool = False) -> Record:
         expected.append(name)
         if isinstance(answer, Finding):
             findings[name] = answer
-            if shown:
+            if shown and not is_advisory(item, run.catalogue.plugins):
                 with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
                     question.show(run, answer)
         elif isinstance(answer, Skipped):
@@ -121,3 +127,13 @@ def _not_asked(questions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a suite of one's own leaves out of the shipped questions."""
     absent = [question for question in shipped().questions if question.name not in questions]
     return [f"{question.words.asks} (this suite does not ask it)" for question in absent] if questions else []
+
+
+def _stated_rates(plugins: Iterable[Plugin]) -> list[str]:
+    """What parts of other packages add to the false alarms of a run, by their makers' word; empty if none counts."""
+    more = [f"{plugin.false_alarm_rate:.2%} by {plugin.name} of {plugin.whose}" for plugin in plugins if plugin.counts]
+    if not more:
+        return []
+    return [
+        f"stated, not measured: to the false alarms of the shipped detectors ({FALSE_ALARM_RATE:.0%}) come {', '.join(more)}"
+    ]

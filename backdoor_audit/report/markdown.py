@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.report.next_step import next_step
+from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
 from backdoor_audit.report.sarif import acceptance, accepted
 from backdoor_audit.report.terminal import canaries_seen, headline
@@ -50,7 +51,7 @@ def markdown(record: Record, *, pictures: Sequence[str] = ()) -> str:
         _shown(pictures),
         *(escaped(f"Canary: {reason}") for reason in canaries_seen(record)),
         _findings(record, open_findings, accepted(record)),
-        _bullets([*_incomplete(record), *_baseline(record)]),
+        _bullets([*_incomplete(record), *_baseline(record), *_others(record)]),
         _next(record),
         _folded(f"Not tested ({len(record.not_tested)})", _bullets(map(escaped, record.not_tested))),
         _folded("Cost", _cost(record)),
@@ -156,6 +157,10 @@ def _baseline(record: Record) -> list[str]:
     held = [f"accepted: {code(entry['finding'])}: {escaped(acceptance(entry))}" for entry in baseline["accepted"]]
     whom = code(shown_path(str(baseline.get("accepted_model", ""))) or "a module")
     return [f"beside the accepted model {whom}: {escaped(baseline['verdict'])}", *worse, *over, *held]
+
+
+def _others(record: Record) -> list[str]:
+    return [f"parts of other packages: {escaped(text)}" for text in [other_parts(record)] if text]
 
 
 def _cost(record: Record) -> str:

@@ -14,8 +14,6 @@ _FILES = tuple(name for name in options.FILES if name != "report")
 _ABSOLUTE = re.compile(r"(?<![\w.:/\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+([^\s/\\:'\"<>|]*)")
 
 RECORD, PAGE, MARKDOWN, SARIF = "audit.json", "audit.html", "audit.md", "audit.sarif"
-FILES = (RECORD, PAGE, MARKDOWN, SARIF)
-"""What a run leaves in its folder."""
 
 
 def shown_path(path: str) -> str:

@@ -26,6 +26,7 @@ from backdoor_audit.report.measurements import (
     sizes,
 )
 from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name, model_name
+from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.paths import shown_command, without_folders
 from backdoor_audit.report.picture_budget import Album
 from backdoor_audit.report.sarif import accepted
@@ -230,6 +231,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
             ("Measured on", held_out),
             ("Clean accuracy", "not measured" if accuracy is None else f"{accuracy:.1%}"),
         ]
+    others = other_parts(record)
     counts = Counter(entry.verdict.value for entry in record.findings)
     ended = ", ".join(f"{counts[verdict.value]} {verdict.value}" for verdict in WORST_FIRST if counts[verdict.value])
     return [
@@ -237,6 +239,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("Audited", str(environment.get("began", "date not recorded"))),
         ("Profile", f"{settings.get('profile', 'unknown')}, seed {settings.get('seed', 'unknown')}"),
         ("Items", ended or "none"),
+        *([("Parts of other packages", others)] if others else []),
         ("Took", f"{duration(record.seconds)} on {environment.get('device', 'an unknown device')}"),
     ]
 

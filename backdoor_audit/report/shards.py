@@ -8,6 +8,7 @@ from typing import Any
 
 from backdoor_audit.content import content_of
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain
+from backdoor_audit.installed import plugins_of, summaries
 
 _OF_A_MACHINE = frozenset({"model", "data", "report", "device"})
 """Settings in which shards of one audit may differ: where files lie, and what computes."""
@@ -60,6 +61,7 @@ def _joined(records: Sequence[Record]) -> Record:
         repairs=_each(records, "repairs", lambda entry: (entry["method"], entry["target_class"])),
         canaries=_each(records, "canaries", lambda entry: (entry["canary"], entry["target_class"], entry["dose"])),
         findings=list(findings.values()),
+        advisory=list({finding.audit: finding for record in records for finding in record.advisory}.values()),
         skipped=skipped,
         errors=errors,
         not_run=[
@@ -93,7 +95,8 @@ def _environments(records: Sequence[Record]) -> dict[str, Any]:
     """What all machines agree on, and what they do not side by side."""
     keys = dict.fromkeys(key for record in records for key in record.environment)
     values = {key: dict.fromkeys(str(record.environment.get(key, "")) for record in records) for key in keys}
-    return {key: "; ".join(found) for key, found in values.items()}
+    plugins = dict.fromkeys(plugin for record in records for plugin in plugins_of(record.environment))
+    return {**{key: "; ".join(found) for key, found in values.items()}, "plugins": summaries(plugins)}
 
 
 def _not_tested(records: Sequence[Record]) -> list[str]:

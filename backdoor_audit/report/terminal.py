@@ -8,6 +8,7 @@ from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
 from backdoor_audit.report.next_step import next_step
+from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.weighed import Weighed, evidence, remedies, skipped, trigger_sentence
 
 WIDEST = 110
@@ -62,7 +63,8 @@ def _evidence(record: Record, columns: int) -> list[Line]:
     sight = [f"canary: {reason}" for reason in canaries_seen(record)] + [f"measured: {text}" for text in record.rates]
     if sight or record.detections:
         lines += [("", {}), ("What this verdict rests on:", {})]
-    for text in (*sight, *_searches(record)):
+    others = [f"parts of other packages: {text}" for text in [other_parts(record)] if text]
+    for text in (*sight, *_searches(record), *others):
         lines += _wrapped(text, columns, "  ")
     return lines
 

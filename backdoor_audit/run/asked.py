@@ -13,7 +13,6 @@ from backdoor_audit.errors import AuditError, BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Verdict
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import (
-    PROPERTIES,
     Counterexample,
     Property,
     PropertyOutcome,
@@ -24,6 +23,7 @@ from backdoor_audit.properties import (
     pasted_test,
     unanswered,
 )
+from backdoor_audit.run import others
 from backdoor_audit.run.exhibits import exhibit
 from backdoor_audit.run.searches import Searched, same
 from backdoor_audit.store import Packed, generator_for
@@ -41,6 +41,7 @@ class Asked(Searched):
 
     given_corpus: tuple[Counterexample, ...] | None = None
     _asked: dict[str, PropertyOutcome] = field(default_factory=dict)
+    other_outcomes: dict[str, PropertyOutcome] = field(default_factory=dict)
     _stamped: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -51,7 +52,17 @@ class Asked(Searched):
     @cached_property
     def properties(self) -> tuple[Property, ...]:
         """The properties of the profile: ``quick`` leaves out those that need twins."""
-        return tuple(entry for entry in PROPERTIES if self.options.profile != "quick" or not entry.needs_twins)
+        return self._of_profile(self.catalogue.ours("properties"))
+
+    @cached_property
+    def other_properties(self) -> tuple[Property, ...]:
+        """Those that other packages bring: they answer their own items, and nothing else of a run goes by them."""
+        return self._of_profile(self.catalogue.others("properties"))
+
+    @property
+    def all_properties(self) -> tuple[Property, ...]:
+        """Those of which a run has items."""
+        return (*self.properties, *self.other_properties)
 
     @cached_property
     def corpus(self) -> tuple[Counterexample, ...]:
@@ -80,6 +91,9 @@ class Asked(Searched):
 
     def asked(self, name: str) -> PropertyOutcome:
         """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
+        other = next((entry for entry in self.other_properties if entry.name == name), None)
+        if other is not None:
+            return others.outcome_of(self, other)
         if name not in self._asked:
             wanted = next(entry for entry in self.properties if entry.name == name)
             self._asked[name] = outcome = self._weighed(self._ask(wanted))

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from backdoor_audit import bounds, budget, progress
+from backdoor_audit.catalogue import Catalogue
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
 from backdoor_audit.evidence import Finding, Limits
+from backdoor_audit.installed import summaries
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
@@ -64,6 +66,11 @@ class Audited:
     def device(self) -> torch.device:
         """Where to compute. Raises `OptionError` if a GPU is asked for that is not there."""
         return choose_device(self.options.device, self.worker)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The parts that this run may use. Raises `OptionError` for an installed one that cannot be used."""
+        return Catalogue.installed() if self.options.plugins == "on" else Catalogue.shipped()
 
     def reading(self) -> AbstractContextManager[None]:
         """A block in which inputs are read; each may take as much memory and time as the options allow."""
@@ -154,6 +161,7 @@ class Audited:
                 std=options.std,
                 normalization=options.normalization,
                 allow_pickle=options.allow_pickle,
+                more_formats=self.catalogue.others("formats"),
             )
 
     @cached_property
@@ -194,9 +202,14 @@ class Audited:
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.device, self.clean_set
+        _ = self.device, self.catalogue, self.clean_set
         if self.module is not None or self.options.model:
             _ = self.classifier, self.known_trigger, self.references
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The name of every precondition."""
+        return tuple(condition.__name__ for condition in preconditions.PRECONDITIONS)
 
     @cached_property
     def preconditions(self) -> dict[str, Finding]:
@@ -303,6 +316,7 @@ class Audited:
             "device": str(self.device),
             "device_name": name,
             "threads": torch.get_num_threads(),
+            "plugins": summaries(self.catalogue.plugins),
         }
 
 

@@ -11,19 +11,19 @@ from typing import Any, TypeVar
 import torch
 
 from backdoor_audit import progress
-from backdoor_audit.canary import CANARIES, Canary, Sighting, canary_targets, ladder
+from backdoor_audit.canary import Canary, Sighting, canary_targets, ladder
 from backdoor_audit.detectors import DETECTORS, Detection
 from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.filters import FilterRates, filter_rates, fitted
+from backdoor_audit.filters import FilterRates, filter_rates
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
-    REPAIRS,
     Outcome,
     Repair,
     against_all,
 )
+from backdoor_audit.run import others
 from backdoor_audit.run.asked import Asked
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
 from backdoor_audit.store import Packed, generator_for
@@ -80,30 +80,37 @@ class Audit(Asked):
     @cached_property
     def repairs(self) -> tuple[Repair, ...]:
         """The repairs of the profile: those that work against a trigger; ``thorough`` tries those that need none as well."""
-        return tuple(entry for entry in REPAIRS if entry.needs_trigger or self.options.profile == "thorough")
+        return tuple(
+            entry for entry in self.catalogue.repairs if entry.needs_trigger or self.options.profile == "thorough"
+        )
 
     def repair(self, name: str) -> tuple[Outcome, ...]:
         """How one method repairs a copy of the model, and how each trigger fares in it."""
         if name not in self._repairs:
             method = next(entry for entry in self.repairs if entry.name == name)
             triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
+            plugin = self.catalogue.plugin(method)
 
             def work() -> tuple[Outcome, ...]:
                 generator = generator_for(self.options.seed, name)
-                return against_all(method, self.classifier, *self.split, triggers, generator=generator, also=beside)[1]
+                model = self.classifier.copy() if plugin else self.classifier
+                return against_all(method, model, *self.split, triggers, generator=generator, also=beside)[1]
 
-            with self.once(f"the repair by {name}"):
-                recalled = self.store.recall(
-                    {
-                        **self._parts,
-                        "method": method,
-                        "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
-                    },
-                    work,
-                    pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                    unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
-                )
-            self._repairs[name] = recalled[0]
+            def kept() -> tuple[Outcome, ...]:
+                with self.once(f"the repair by {name}"):
+                    return self.store.recall(
+                        {
+                            **self._parts,
+                            "method": method,
+                            "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
+                            **({"plugin": plugin} if plugin else {}),
+                        },
+                        work,
+                        pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
+                        unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+                    )[0]
+
+            self._repairs[name] = others.outcomes_of(method, plugin, self.limits, kept) if plugin else kept()
         return self._repairs[name]
 
     def show_trigger(self, finding: Finding) -> dict[str, Any]:
@@ -163,30 +170,33 @@ class Audit(Asked):
         if self.no_trigger:
             return self.no_trigger
         if name not in self._filterings:
-            opt, val = self.split
+            subject = Subject(self.classifier, *self.split)
+            method = next(entry for entry in self.catalogue.filters if entry.name == name)
             rates = []
             with progress.piece(f"the filter {name}"):
                 for trigger in self.triggers:
                     generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
                     try:
-                        filter_ = fitted(name, self.classifier, opt, trigger, generator=generator)
+                        filter_ = method(subject, trigger, generator=generator)
                     except BudgetSpentError:
                         raise
                     except AuditError as error:
                         return str(error)
-                    rates.append(filter_rates(filter_, self.classifier, val, trigger))
+                    rates.append(filter_rates(filter_, self.classifier, subject.held_out, trigger))
             self._filterings[name] = tuple(rates)
         return self._filterings[name]
 
     @cached_property
     def canaries(self) -> tuple[Canary, ...]:
         """The kinds of canaries that this run plants: those that a detector of its profile is made for; none unless asked for."""
-        return tuple(entry for entry in CANARIES if self.options.canary and entry.has_detector(self.telling))
+        return tuple(
+            entry for entry in self.catalogue.canaries if self.options.canary and entry.has_detector(self.telling)
+        )
 
     def sightings(self, name: str) -> tuple[Sighting, ...]:
         """What the detectors make of one kind of canary: class by class and dose by dose, each in a fresh copy."""
         if name not in self._sightings:
-            canary = next(entry for entry in CANARIES if entry.name == name)
+            canary = next(entry for entry in self.catalogue.canaries if entry.name == name)
             doses = canary.doses_for(self.classifier.image_shape)
             self._sightings[name] = tuple(
                 sighting
@@ -273,7 +283,7 @@ class Audit(Asked):
             "properties": {name: self.answer(name) for name in fresh("properties", self._asked)},
             "repairs": {
                 f"{name}-class_{outcome.target_class}": outcome.summary()
-                for name in fresh("repairs", self._repairs)
+                for name in fresh("repairs", [entry for entry in self._repairs if self.catalogue.counts(entry)])
                 for outcome in self._repairs[name]
             },
             "sections": {

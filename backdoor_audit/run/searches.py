@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.run import others
 from backdoor_audit.run.inputs import Audited
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
@@ -38,6 +39,7 @@ class Searched(Audited):
     _detections: dict[str, Detection] = field(default_factory=dict)
     _natural: dict[str, Natural] = field(default_factory=dict)
     recalled: set[str] = field(default_factory=set)
+    other_detections: dict[str, Detection] = field(default_factory=dict)
 
     def check(self) -> None:
         """Load everything that a user can get wrong, the reference and the baseline as well. Raises `AuditError`."""
@@ -68,7 +70,16 @@ class Searched(Audited):
     @cached_property
     def detectors(self) -> tuple[Detector, ...]:
         """The detectors of the profile, with the effort that the options ask for."""
-        return detectors_of(self.options)
+        return detectors_of(self.options, self.catalogue.ours("detectors"))
+
+    @cached_property
+    def other_detectors(self) -> tuple[Detector, ...]:
+        """Those that other packages bring: they answer their own items, and nothing else of a run goes by them."""
+        return self._of_profile(self.catalogue.others("detectors"))
+
+    def _of_profile(self, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Without those that need twins, if the profile is ``quick``."""
+        return tuple(entry for entry in parts if self.options.profile != "quick" or not entry.needs_twins)
 
     @cached_property
     def reference(self) -> SteeringNull | None:
@@ -77,7 +88,11 @@ class Searched(Audited):
             return None
         with self.reading():
             null = SteeringNull.load(Path(self.options.reference))
-        missing = [entry.name for entry in DETECTORS if entry.needs_twins and entry.name not in null.fits]
+        missing = [
+            entry.name
+            for entry in self.catalogue.ours("detectors")
+            if entry.needs_twins and entry.name not in null.fits
+        ]
         if missing:
             raise DataFormatError(f"{self.options.reference}: nothing about {', '.join(missing)}; make it again")
         return null
@@ -90,11 +105,12 @@ class Searched(Audited):
     @cached_property
     def items(self) -> tuple[Item, ...]:
         """One for every row of every detector."""
-        return tuple(
+        shipped = [
             Item("anomaly_index", entry.name, Row(target, is_source=entry.rows == "source"))
             for entry in self.detectors
             for target in entry.targets(self.num_classes)
-        )
+        ]
+        return (*shipped, *others.items_of(self))
 
     @cached_property
     def twins(self) -> Twins:
@@ -224,6 +240,9 @@ class Searched(Audited):
 
         So it is where the model has too few classes for the detector.
         """
+        other = next((entry for entry in self.other_detectors if entry.name == name), None)
+        if other is not None:
+            return others.detection_of(self, other, partial(no_answer, other))
         if name not in self._detections:
             self._detections[name] = self._detect(self.detector(name))
         return self._detections[name]
@@ -270,7 +289,8 @@ class Searched(Audited):
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""
-        if self.detector(name).needs_twins:
+        asking = next((entry for entry in self.detectors if entry.name == name), None)
+        if asking is None or asking.needs_twins:
             return []
         return [self.detection(entry.name) for entry in self.detectors if entry.needs_twins]
 
@@ -337,7 +357,7 @@ def same(one: AnyTrigger, other: AnyTrigger) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def detectors_of(options: AuditOptions) -> tuple[Detector, ...]:
+def detectors_of(options: AuditOptions, detectors: Sequence[Detector] = DETECTORS) -> tuple[Detector, ...]:
     """The detectors of a profile with the effort that the options ask for; ``quick`` leaves out those that need twins."""
-    chosen = (entry for entry in DETECTORS if options.profile != "quick" or not entry.needs_twins)
+    chosen = (entry for entry in detectors if options.profile != "quick" or not entry.needs_twins)
     return tuple(entry.with_options(options) for entry in chosen)

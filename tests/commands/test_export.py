@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.cli import main
+from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
+from backdoor_audit.report.renderers import RENDERERS
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.report.schema import schema
-from tests.report.records import finding, record
+from tests.packages import install
+from tests.report.whole_records import whole_record
 
-SUBJECT = record(finding())
+SUBJECT = whole_record(2, shape=(1, 8, 8))
 
 
 @pytest.fixture
@@ -26,12 +29,69 @@ def export(folder: Path, *arguments: str) -> int:
     return main(["export", str(folder / "audit.json"), *arguments])
 
 
-def test_all_formats_are_written_at_once(folder: Path) -> None:
-    names = {"sarif": "a.sarif", "markdown": "a.md", "schema": "a.schema.json"}
+def test_all_forms_are_written_at_once(folder: Path) -> None:
+    names = {"sarif": "a.sarif", "markdown": "a.md", "page": "a.html", "schema": "a.schema.json"}
     assert export(folder, *(f"--{kind}={folder / name}" for kind, name in names.items())) == 0
     assert json.loads((folder / "a.sarif").read_text()) == sarif(SUBJECT)
     assert (folder / "a.md").read_text(encoding="utf-8") == markdown(SUBJECT)
+    assert (folder / "a.html").read_text(encoding="utf-8") == page({"audit.json": SUBJECT})
     assert json.loads((folder / "a.schema.json").read_text()) == schema()
+
+
+def test_the_help_names_every_renderer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert [entry.name for entry in RENDERERS if f"--{entry.name} FILE" not in told] == []
+
+
+DRAWN = """
+from backdoor_audit.report.renderers import Renderer
+def draw(record, **_):
+    return {answer}
+lines = Renderer("lines", "audit.txt", draw)
+"""
+
+
+def test_a_renderer_of_another_package_is_an_option_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, folder, DRAWN.format(answer="record.verdict.value"), {"renderers": ("lines = lines",)})
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert "write what example-parts makes of it here" in " ".join(capsys.readouterr().out.split())
+    assert export(folder, "--lines=-", "--markdown=-") == 0
+    assert capsys.readouterr().out == SUBJECT.verdict.value + markdown(SUBJECT)
+    assert export(folder, "--lines=-", "--audit-plugins=off") == 4
+    assert "--audit-plugins=off leaves out" in capsys.readouterr().err
+    assert export(folder, "--lines=-", "--audit-plugins=perhaps") == 4
+    assert "must be one of on, off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("1 / 0", "export: --lines: ZeroDivisionError: "), ("3", "export: --lines: TypeError: it gave a int")],
+)
+def test_a_renderer_of_another_package_that_fails_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, said: str
+) -> None:
+    install(monkeypatch, folder, DRAWN.format(answer=answer), {"renderers": ("lines = lines",)})
+    assert export(folder, f"--lines={folder / 'a.txt'}") == 4
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (folder / "a.txt").exists()
+
+
+def test_an_export_imports_no_other_package_that_it_does_not_need(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, folder, "raise SystemExit(9)", {"renderers": ("lines = lines", "help = lines")})
+    assert export(folder, "--markdown=-") == 0
+    assert capsys.readouterr().out == markdown(SUBJECT)
+    assert export(folder, "--lines=-") == 4
+    assert "example-parts 1.2: entry point help = example_parts:lines" in capsys.readouterr().err
 
 
 def test_a_dash_is_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +117,7 @@ def test_a_file_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        (None, (), "nothing to write; pass --sarif=FILE"),
+        (None, (), "nothing to write; pass --page=FILE, --markdown=FILE, --sarif=FILE"),
         (None, ("--sarif={folder}/none/a.sarif",), "is not a folder; make it first"),
         (None, ("--sarif={folder}", "--force"), "cannot be written"),
         ("{", ("--sarif={folder}/a.sarif",), "not a readable JSON file"),

@@ -11,11 +11,12 @@ from torch import nn
 
 from backdoor_audit import CleanSet, Trigger, load_classifier, load_clean_set
 from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
-from backdoor_audit.filters import ActivationFilter, FilterRates, StripFilter, filter_rates
+from backdoor_audit.filters import Activation, ActivationFilter, FilterRates, Strip, StripFilter, filter_rates
 from backdoor_audit.filters import strip as strip_module
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate
+from backdoor_audit.model.subject import Subject
 from fixtures import IMAGES, MODELS
 from tests.subjects import (
     COLOUR_SHAPE,
@@ -80,6 +81,28 @@ def colour_filter(kind, subject, **settings):
 
 
 BOTH = pytest.mark.parametrize("kind", [ActivationFilter, StripFilter], ids=lambda kind: kind.__name__)
+
+
+# what an audit fits
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        (Activation(), ActivationFilter, {}),
+        (Activation(false_positive_rate=0.2, share=0.5), ActivationFilter, {"false_positive_rate": 0.2, "share": 0.5}),
+        (Strip(overlays=16), StripFilter, {}),
+        (Strip(false_positive_rate=0.2, overlays=16), StripFilter, {"false_positive_rate": 0.2}),
+    ],
+    ids=repr,
+)
+def test_a_method_fits_on_the_images_to_search_with_and_by_its_own_settings(method, kind, settings):
+    subject, images = sure_colour_net(), colour_images(seed=5).images
+    held_out = colour_images().sample(8, seed=0)
+    fitted = method(Subject(subject, colour_images(), held_out), colour_trigger(), generator=seeded())
+    expected = colour_filter(kind, subject, **settings)
+    assert (fitted.threshold, fitted.false_positive_rate) == (expected.threshold, expected.false_positive_rate)
+    assert torch.equal(fitted.scores(images), expected.scores(images))
 
 
 # the threshold

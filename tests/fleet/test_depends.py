@@ -12,6 +12,7 @@ from backdoor_audit.fleet.depends import common, content, expanded, key
 from backdoor_audit.fleet.models import Model
 from tests.clean_images import image_file
 from tests.fleet.conftest import write_images
+from tests.packages import install
 
 OPTIONS = ["--audit-corpus=corpus", "--audit-twins", "twins", "--audit-baseline=base.json", "@more.txt", "-p", "own"]
 
@@ -54,6 +55,12 @@ def test_what_options_name_and_the_files_of_the_project_are_part_of_it(here: Pat
     before = settings()
     assert settings() == before
     (here / name).write_text(text)
+    assert settings() != before
+
+
+def test_parts_of_other_packages_are_part_of_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = settings()
+    install(monkeypatch, here / "packages", "raise SystemExit(9)", {"repairs": ("example = repair",)})
     assert settings() != before
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.fleet.models import SUFFIXES, listed, named
+from backdoor_audit.fleet.models import listed, named
+from backdoor_audit.model.loading.formats import SUFFIXES
 
 
 @pytest.fixture

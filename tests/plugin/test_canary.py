@@ -12,7 +12,6 @@ from backdoor_audit import audit
 from backdoor_audit.attacks import BadNets
 from backdoor_audit.canary import Canary, Doses
 from backdoor_audit.evidence import Verdict
-from backdoor_audit.run import run as run_module
 from tests.plugin.conftest import BASE, Run, record_of
 
 SEEN = Canary(
@@ -33,7 +32,7 @@ TOO_SHORT = replace(SEEN, doses=Doses(4), epochs=1, learning_rates=(1e-9,))
 @pytest.fixture
 def with_canary(monkeypatch: pytest.MonkeyPatch) -> Any:
     def choose(*canaries: Canary) -> None:
-        monkeypatch.setattr(run_module, "CANARIES", canaries)
+        choose(monkeypatch, canaries=canaries)
 
     return choose
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.evidence import Record
-from backdoor_audit.report import files
+from backdoor_audit.report import renderers
 from backdoor_audit.report.files import write_files
-from backdoor_audit.report.paths import FILES, PAGE, RECORD, SARIF
+from backdoor_audit.report.paths import PAGE, RECORD, SARIF
+from backdoor_audit.report.renderers import FILES, RENDERERS, Renderer
 from tests.report.records import finding, record
 from tests.report.whole_records import whole_record
 
@@ -31,7 +32,7 @@ def test_a_rendering_that_fails_is_named_and_takes_no_other_with_it(
     def fails(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(files, "page", fails)
+    monkeypatch.setattr(renderers, "page", fails)
     (tmp_path / PAGE).write_text("another model passes")
     written, (failed,) = write_files(SMALL, tmp_path)
     assert failed.startswith(f"{PAGE} could not be written ({type(error).__name__}")
@@ -53,3 +54,16 @@ def test_a_record_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path
     with pytest.raises(IsADirectoryError):
         write_files(SMALL, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [RECORD]
+
+
+def test_names_and_files_of_renderers_are_unique_and_lie_in_the_folder() -> None:
+    assert len({entry.name for entry in RENDERERS}) == len(RENDERERS)
+    assert len(set(FILES)) == len(RENDERERS) + 1
+    assert all(Path(name).name == name and name.startswith("audit.") for name in FILES)
+
+
+def test_a_further_renderer_adds_its_file_and_touches_no_other(tmp_path: Path) -> None:
+    lines = Renderer("lines", "audit.txt", lambda record, **_: f"{record.verdict.value}\n")
+    written, failed = write_files(SMALL, tmp_path, renderers=(*RENDERERS, lines))
+    assert ([file.name for file in written], failed) == ([*FILES, "audit.txt"], ())
+    assert (tmp_path / "audit.txt").read_text() == f"{SMALL.verdict.value}\n"

@@ -11,10 +11,10 @@ from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.properties import FaintBlends, NothingSteers
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run import asked as module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
+from tests.catalogues import choose
 from tests.corner import Corner
 from tests.detections import margin_row
 from tests.plugin import toy
@@ -26,7 +26,7 @@ def options(tmp_path, monkeypatch):
     toy.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(module, "PROPERTIES", (Corner(),))
+    choose(monkeypatch, properties=(Corner(),))
     return AuditOptions(
         model="backdoored.safetensors", data="images.npz", arch="toy:network", profile="quick", device="cpu"
     )
@@ -70,7 +70,7 @@ def test_records_and_pasted_tests_name_files_below_the_working_folder_without_it
 @pytest.mark.parametrize(("twin", "verdict"), [("clean", Verdict.FAIL), ("backdoored", Verdict.PASS)])
 def test_a_run_asks_its_twins_what_is_natural(options, tmp_path, monkeypatch, twin, verdict):
     few = NothingSteers(changes=FaintBlends(strength=0.1), examples=8, steps=12, batch_size=16)
-    monkeypatch.setattr(module, "PROPERTIES", (few,))
+    choose(monkeypatch, properties=(few,))
     run = Audit(replace(options, profile="standard"), Store(tmp_path / "store"), shipped())
     like = load_classifier(tmp_path / f"{twin}.safetensors", arch="toy:network", image_shape=(1, 8, 8))
     run.__dict__["twins"] = Twins((like,), (Rate(9, 10),))

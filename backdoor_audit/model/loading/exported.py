@@ -29,4 +29,4 @@ def _refuse(asked: Asked) -> NoReturn:
     )
 
 
-FORMAT = Format("torch.export", _recognises, _refuse)
+FORMAT = Format("torch.export", _recognises, _refuse, (".pt2",), refused=True)

@@ -37,8 +37,14 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One kind of file: ``recognises`` looks at the first bytes, ``read`` executes nothing unless it was allowed to."""
+    """One kind of file: ``recognises`` looks at the first bytes, ``read`` executes nothing unless it was allowed to.
+
+    ``suffixes`` are those that such files mostly have, by which models are told from other files in a folder. ``refused``: it is
+    recognised for the sake of a helpful refusal.
+    """
 
     name: str
     recognises: Callable[[Asked], bool]
     read: Callable[[Asked], Network]
+    suffixes: tuple[str, ...] = ()
+    refused: bool = False

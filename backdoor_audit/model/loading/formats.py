@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from backdoor_audit.model.loading import exported, hugging_face, onnx_file, safetensors_file, torch_save, zipped
 from backdoor_audit.model.loading.format import Asked, Format
 
@@ -14,6 +16,9 @@ FORMATS: tuple[Format, ...] = (
     onnx_file.FORMAT,
 )
 """The first that recognises a file reads it."""
+
+SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
+"""Of model files, in small letters, where a folder of them is given."""
 
 _CONVERT = "convert it to safetensors, safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
 _OTHERS = (
@@ -30,9 +35,10 @@ _OTHERS = (
 )
 
 
-def unknown(asked: Asked) -> str:
-    """What is said of a file that is none of `FORMATS`."""
+def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
+    """What is said of a file that is none of ``formats``."""
     for at, mark, said in _OTHERS:
         if asked.start[at:].startswith(mark):
             return said
-    return f"neither safetensors nor torch.save (begins with {asked.start[:8]!r}); {_CONVERT}"
+    *names, last = (format.name for format in formats if format.suffixes and not format.refused)
+    return f"neither {', '.join(names)} nor {last} (begins with {asked.start[:8]!r}); {_CONVERT}"

@@ -24,7 +24,6 @@ from backdoor_audit.model.loading.transformers_network import transformers_netwo
 _CONFIG = "config.json"
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2")
 
 
 def files_of(folder: Path) -> tuple[Path, ...]:
@@ -114,7 +113,9 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _no_model(folder: Path) -> str:
-    inside = sorted(file.name for file in folder.iterdir() if file.name.endswith(_ENDINGS))
+    from backdoor_audit.model.loading.formats import SUFFIXES  # noqa: PLC0415 - which imports this module
+
+    inside = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
     sharded = any(name.endswith(".index.json") for name in map(str, folder.glob("*.index.json")))
     if sharded:

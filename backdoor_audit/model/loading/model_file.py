@@ -17,7 +17,7 @@ from backdoor_audit.model.classifier import Classifier, refuse_bad_weights
 from backdoor_audit.model.loading import hugging_face
 from backdoor_audit.model.loading.archive import names_in
 from backdoor_audit.model.loading.foreign import contained
-from backdoor_audit.model.loading.format import Asked, Network
+from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.formats import FORMATS, unknown
 from backdoor_audit.model.loading.header import header_normalization, header_shape
 from backdoor_audit.model.loading.refusals import refuse_above
@@ -94,8 +94,11 @@ def load_model(
     std: Sequence[float] = (),
     normalization: str | None = None,
     allow_pickle: bool = False,
+    more_formats: Sequence[Format] = (),
 ) -> LoadedModel:
     """The network in a file or folder of one of `FORMATS`; which it is, is read off its content, not its name.
+
+    ``more_formats`` are asked about a file that none of them reads; the notes say so.
 
     The file is taken as hostile: nothing in it is executed or imported, and its header only picks from our tables.
     ``allow_pickle`` gives that up: **the file's own code is then executed**, and a whole pickled module is accepted.
@@ -109,7 +112,7 @@ def load_model(
     chosen = normalization_of(mean, std, normalization)
     try:
         with contained("cannot be read"):
-            network = _read(_asked(path, arch, num_classes, allow_pickle))
+            network = _read(_asked(path, arch, num_classes, allow_pickle), more_formats)
             refuse_bad_weights(network.module)
             module = network.module.float().eval()
             image_shape = header_shape(network.header) or network.hints.image_shape
@@ -164,10 +167,14 @@ def load_classifier(
         raise ModelFormatError(f"{path}: {error}") from None
 
 
-def _read(asked: Asked) -> Network:
+def _read(asked: Asked, more: Sequence[Format]) -> Network:
     wanted = next((format for format in FORMATS if format.recognises(asked)), None)
+    other = next((format for format in more if format.recognises(asked)), None)
+    if other is not None and (wanted is None or wanted.refused):
+        network = other.read(asked)
+        return replace(network, notes=(f"format: {other.name}, read by code of another package", *network.notes))
     if wanted is None:
-        raise ModelFormatError(unknown(asked))
+        raise ModelFormatError(unknown(asked, (*FORMATS, *more)))
     return wanted.read(asked)
 
 

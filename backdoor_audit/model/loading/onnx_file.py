@@ -80,4 +80,4 @@ def _images(onnx: Any, model: Any) -> tuple[tuple[int, int, int] | None, int]:
     return (image[0], image[1], image[2]), batch
 
 
-FORMAT = Format("ONNX", _recognises, _read)
+FORMAT = Format("ONNX", _recognises, _read, (".onnx",))

@@ -54,7 +54,7 @@ def _network(asked: Asked) -> Network:
     return Network(built.module, architecture.name, notes + built.notes, header, Hints().or_else(built))
 
 
-FORMAT = Format("safetensors", _recognises, _network)
+FORMAT = Format("safetensors", _recognises, _network, (".safetensors",))
 
 
 def save_classifier(

@@ -85,4 +85,4 @@ def _module(content: object) -> tuple[tuple[str, ...], nn.Module | None]:
     return path, None
 
 
-FORMAT = Format("torch.save", _recognises, read_saved)
+FORMAT = Format("torch.save", _recognises, read_saved, (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th", ".pkl"))

@@ -27,4 +27,4 @@ def _refuse(asked: Asked) -> NoReturn:
     raise ModelFormatError(f"a zip archive, but no model (holds {', '.join(name[-40:] for name in names[:3])})")
 
 
-FORMAT = Format("zip", _recognises, _refuse)
+FORMAT = Format("zip", _recognises, _refuse, refused=True)

@@ -16,8 +16,10 @@ from torch import nn
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_classifier, load_model
-from backdoor_audit.model.loading.formats import FORMATS
+from backdoor_audit.model.loading.format import Format, Network
+from backdoor_audit.model.loading.formats import FORMATS, SUFFIXES
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.options import OPTIONS
 
 
 def network():
@@ -45,8 +47,55 @@ def without(monkeypatch, *missing):
     monkeypatch.setattr(importlib, "import_module", import_module)
 
 
-def test_every_format_has_a_name_of_its_own():
+def test_names_and_suffixes_belong_to_one_format():
     assert len({entry.name for entry in FORMATS}) == len(FORMATS)
+    assert len(set(SUFFIXES)) == len(SUFFIXES)
+    assert all(suffix.startswith(".") and suffix.islower() for suffix in SUFFIXES)
+
+
+def test_the_help_of_the_model_names_every_format_that_is_read():
+    told = next(option.help for option in OPTIONS if option.key == "model")
+    assert [entry.name for entry in FORMATS if not entry.refused and entry.name not in told] == []
+
+
+def test_a_file_of_no_format_is_told_which_there_are(tmp_path):
+    (tmp_path / "m.pt").write_bytes(b"nothing that is known")
+    assert refusal(tmp_path / "m.pt").startswith("neither safetensors, torch.save nor ONNX (begins with b'nothing ')")
+
+
+def of_others(**changes):
+    """A format that another package brings, for any file: a network of ours."""
+    read = {"read": lambda asked: Network(network(), f"theirs, {asked.size} bytes"), **changes}
+    return Format("theirs", lambda asked: True, **read)
+
+
+def test_a_format_of_another_package_reads_what_no_shipped_one_reads(tmp_path):
+    (tmp_path / "m.theirs").write_bytes(b"nothing that is known")
+    loaded = load_model(tmp_path / "m.theirs", more_formats=(of_others(),))
+    assert loaded.architecture == "theirs, 21 bytes"
+    assert loaded.notes[0] == "format: theirs, read by code of another package"
+    zip_of(tmp_path / "m.keras", config_dot_json=b"{}")  # which a shipped format recognises to refuse it
+    assert load_model(tmp_path / "m.keras", more_formats=(of_others(),)).architecture.startswith("theirs")
+
+
+def test_a_format_of_another_package_takes_no_file_from_a_shipped_one(tmp_path):
+    tensors = {name: tensor.contiguous() for name, tensor in network().state_dict().items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors", arch="small_cnn", more_formats=(of_others(),))
+    assert loaded.architecture == "small_cnn"
+    (tmp_path / "broken.safetensors").write_bytes(b"\x02" + bytes(7) + b"{")
+    assert "theirs" not in refusal(tmp_path / "broken.safetensors", more_formats=(of_others(),))
+
+
+def test_a_format_of_another_package_that_fails_is_one_line(tmp_path):
+    def fails(asked):
+        raise SystemExit(0)
+
+    (tmp_path / "m.theirs").write_bytes(b"nothing that is known")
+    assert "SystemExit" in refusal(tmp_path / "m.theirs", more_formats=(of_others(read=fails),))
+    nobodys = Format("theirs", lambda asked: False, fails, (".theirs",))
+    said = refusal(tmp_path / "m.theirs", more_formats=(nobodys,))
+    assert said.startswith("neither safetensors, torch.save, ONNX nor theirs (begins with")
 
 
 def zip_of(path, **members):
@@ -423,4 +472,4 @@ def test_a_folder_above_the_bound_is_refused(tmp_path):
 def test_a_tar_archive_is_no_model(tmp_path):
     with tarfile.open(tmp_path / "m.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("m.pt"), io.BytesIO())
-    assert refusal(tmp_path / "m.tar").startswith("neither safetensors nor torch.save")
+    assert refusal(tmp_path / "m.tar").startswith("neither safetensors, torch.save nor ONNX")
