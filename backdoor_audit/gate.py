@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import date
@@ -17,12 +17,11 @@ from backdoor_audit.baseline import Difference, compare, regressions, renewed, s
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Record
-from backdoor_audit.installed import Plugin, is_advisory, plugins_of
+from backdoor_audit.installed import is_advisory, plugins_of
 from backdoor_audit.model import surroundings
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.rates import measured_rates
 from backdoor_audit.run.run import Audit
-from backdoor_audit.search.anomaly import FALSE_ALARM_RATE
 from backdoor_audit.store import Store
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
@@ -61,7 +60,7 @@ def build_record(
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=[*(measured_rates() if settings.get("profile") == "standard" else []), *_stated_rates(plugins)],
+        rates=measured_rates() if settings.get("profile") == "standard" else [],
         advisory=[finding for finding in named if is_advisory(finding.audit, plugins)],
     )
 
@@ -142,16 +141,6 @@ def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, 
             "natural"
         )
     return lines
-
-
-def _stated_rates(plugins: Iterable[Plugin]) -> list[str]:
-    """What parts of other packages add to the false alarms of a run, by their makers' word; empty if none counts."""
-    more = [f"{plugin.false_alarm_rate:.2%} by {plugin.name} of {plugin.whose}" for plugin in plugins if plugin.counts]
-    if not more:
-        return []
-    return [
-        f"stated, not measured: to the false alarms of the shipped detectors ({FALSE_ALARM_RATE:.0%}) come {', '.join(more)}"
-    ]
 
 
 def audit(

@@ -115,11 +115,7 @@ def offered(group: str) -> tuple[metadata.EntryPoint, ...]:
 
 def listed() -> list[str]:
     """Every entry point with its package, in a line; nothing is imported."""
-    return [
-        f"{group} {entry.name} {entry.value} {' '.join(_distribution(entry))}"
-        for group in GROUPS
-        for entry in offered(group)
-    ]
+    return [f"{group} {entry.name} {entry.value} {whose(entry)}" for group in GROUPS for entry in offered(group)]
 
 
 def loaded(group: str, taken: Sequence[str], files: Sequence[str] = ()) -> tuple[tuple[Plugin, Any], ...]:
@@ -162,14 +158,14 @@ def _wrong_rate(rate: object) -> str:
 
 
 @contextmanager
-def contained(whose: str) -> Iterator[None]:
-    """Code of others: all that it raises but Ctrl-C becomes an `OptionError` of one clause that begins with ``whose``."""
+def contained(what: str) -> Iterator[None]:
+    """Code of others: all that it raises but Ctrl-C becomes an `OptionError` of one clause that begins with ``what``."""
     try:
         yield
     except (KeyboardInterrupt, GeneratorExit, AuditError):
         raise
     except BaseException as error:  # SystemExit and the outcomes of pytest as well
-        raise OptionError(f"{whose}: {type(error).__name__}: {error}") from None
+        raise OptionError(f"{what}: {type(error).__name__}: {error}") from None
 
 
 def _part(entry: metadata.EntryPoint, needed: Sequence[str]) -> tuple[Any, dict[str, Any]]:
@@ -190,7 +186,7 @@ def _part(entry: metadata.EntryPoint, needed: Sequence[str]) -> tuple[Any, dict[
 
 
 def _plugin(entry: metadata.EntryPoint, group: str, said: Mapping[str, Any]) -> Plugin:
-    distribution, version = _distribution(entry)
+    distribution, version = _origin(entry)
     rate = said["false_alarm_rate"]
     return Plugin(
         group=group,
@@ -204,14 +200,18 @@ def _plugin(entry: metadata.EntryPoint, group: str, said: Mapping[str, Any]) -> 
 
 
 def _refused(entry: metadata.EntryPoint, why: str) -> OptionError:
-    distribution, version = _distribution(entry)
     return OptionError(
-        f"{distribution} {version}: entry point {entry.name} = {entry.value} of {entry.group}: {why}; correct or uninstall that "
+        f"{whose(entry)}: entry point {entry.name} = {entry.value} of {entry.group}: {why}; correct or uninstall that "
         "package, or pass --audit-plugins=off"
     )
 
 
-def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
+def whose(entry: metadata.EntryPoint) -> str:
+    """Distribution and version of an entry point."""
+    return " ".join(_origin(entry))
+
+
+def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
     if entry.dist is None:
         return "a package without metadata", "unknown"
     return printable(str(entry.dist.name)), printable(str(entry.dist.version))

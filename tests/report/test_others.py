@@ -43,7 +43,7 @@ def test_every_part_is_told_with_its_package_and_what_its_word_counts_for() -> N
     )
     assert other_parts(record) == (
         "detector looks (theirs 1): advisory, 1 fail, 1 pass; property holds (theirs 1): advisory, no item was answered; "
-        "detector rated (theirs 1): counts, with false alarms on 0.50% of clean models by its maker's word; "
+        "detector rated (theirs 1): counts, and adds 0.50% to the false alarms of the run by its maker's word; "
         "renderer lines (theirs 1)"
     )
     assert record.verdict is WHOLE.verdict
