@@ -22,7 +22,7 @@ class Catalogue:
 
     What a part of another package finds is advisory: it stands in the record, and decides nothing. A detector or a property that
     states its ``false_alarm_rate`` counts: its items are judged as ours are, so it may fail a model. In no case does it make one
-    pass: nothing that speaks for a model (comparisons, canaries, baselines) goes by parts of others.
+    pass: nothing that speaks for a model (the comparison with twins, canaries) goes by parts of others.
     """
 
     detectors: tuple[Detector, ...] = DETECTORS

@@ -113,11 +113,7 @@ def offered(group: str) -> tuple[metadata.EntryPoint, ...]:
 
 def listed() -> list[str]:
     """Every entry point with its package, in a line; nothing is imported."""
-    return [
-        f"{group} {entry.name} {entry.value} {' '.join(_distribution(entry))}"
-        for group in GROUPS
-        for entry in offered(group)
-    ]
+    return [f"{group} {entry.name} {entry.value} {whose(entry)}" for group in GROUPS for entry in offered(group)]
 
 
 def loaded(group: str, taken: Sequence[str], files: Sequence[str] = ()) -> tuple[tuple[Plugin, Any], ...]:
@@ -127,14 +123,16 @@ def loaded(group: str, taken: Sequence[str], files: Sequence[str] = ()) -> tuple
     """
     names, used, found = set(taken), set(files), []
     for entry in offered(group):
-        part = _part(entry, ("name", *GROUPS[group]))
-        file = part.file if group == "renderers" else ""
-        wrong = _wrong_name(part.name, entry.name, names) or (_wrong_file(file, used) if group == "renderers" else "")
+        part, said = _part(entry, GROUPS[group])
+        wrong = _wrong_name(said["name"], entry.name, names) or _wrong_rate(said["false_alarm_rate"])
+        if group == "renderers":
+            wrong = wrong or _wrong_file(said["file"], used)
         if wrong:
             raise _refused(entry, wrong)
-        names.add(part.name)
-        used.add(file)
-        found.append((_plugin(entry, group, part, file), part))
+        plugin = _plugin(entry, group, said)
+        names.add(plugin.name)
+        used.add(plugin.file)
+        found.append((plugin, part))
     return tuple(found)
 
 
@@ -151,64 +149,77 @@ def _wrong_file(file: object, taken: Collection[str]) -> str:
     return f"its file is {file!r}; accepted is a name of its own that begins with audit."
 
 
+def _wrong_rate(rate: object) -> str:
+    if rate is None or (isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 <= rate <= 1):
+        return ""
+    return f"false_alarm_rate is {rate!r}; a fraction in [0, 1] is accepted"
+
+
 @contextmanager
-def contained(whose: str) -> Iterator[None]:
-    """Code of others: all that it raises but Ctrl-C becomes an `OptionError` of one clause that begins with ``whose``."""
+def contained(what: str) -> Iterator[None]:
+    """Code of others: all that it raises but Ctrl-C becomes an `OptionError` of one clause that begins with ``what``."""
     try:
         yield
     except (KeyboardInterrupt, GeneratorExit, AuditError):
         raise
     except BaseException as error:  # SystemExit and the outcomes of pytest as well
-        raise OptionError(f"{whose}: {type(error).__name__}: {error}") from None
+        raise OptionError(f"{what}: {type(error).__name__}: {error}") from None
 
 
-def _part(entry: metadata.EntryPoint, needed: Sequence[str]) -> Any:
+def _part(entry: metadata.EntryPoint, needed: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """The object of an entry point, and what it says of itself."""
     try:
         with contained("cannot be imported"):
             part = entry.load()
-            missing = [name for name in needed if not hasattr(part, name)]
+            missing = [name for name in ("name", *needed) if not hasattr(part, name)]
+            said = {name: getattr(part, name, None) for name in ("name", "file", "false_alarm_rate")}
+            repr(part)  # under which its work is kept
     except AuditError as error:
         raise _refused(entry, str(error)) from None
     if isinstance(part, type):
         raise _refused(entry, f"{part.__name__} is a class; an object of it is accepted")
     if missing:
         raise _refused(entry, f"{type(part).__name__} has no {', no '.join(missing)}")
-    return part
+    return part, said
 
 
-def _plugin(entry: metadata.EntryPoint, group: str, part: Any, file: str) -> Plugin:
-    rate = getattr(part, "false_alarm_rate", None)
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1):
-        raise _refused(entry, f"false_alarm_rate is {rate!r}; a fraction in [0, 1] is accepted")
-    distribution, version = _distribution(entry)
+def _plugin(entry: metadata.EntryPoint, group: str, said: Mapping[str, Any]) -> Plugin:
+    distribution, version = _origin(entry)
+    rate = said["false_alarm_rate"]
     return Plugin(
         group=group,
-        name=part.name,
+        name=said["name"],
         distribution=distribution,
         version=version,
         code=_digest(entry.module),
         false_alarm_rate=None if rate is None else float(rate),
-        file=file,
+        file=said["file"] if group == "renderers" else "",
     )
 
 
 def _refused(entry: metadata.EntryPoint, why: str) -> OptionError:
-    distribution, version = _distribution(entry)
     return OptionError(
-        f"{distribution} {version}: entry point {entry.name} = {entry.value} of {entry.group}: {why}; correct or uninstall that "
+        f"{whose(entry)}: entry point {entry.name} = {entry.value} of {entry.group}: {why}; correct or uninstall that "
         "package, or pass --audit-plugins=off"
     )
 
 
-def _distribution(entry: metadata.EntryPoint) -> tuple[str, str]:
+def whose(entry: metadata.EntryPoint) -> str:
+    """Distribution and version of an entry point."""
+    return " ".join(_origin(entry))
+
+
+def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
     if entry.dist is None:
         return "a package without metadata", "unknown"
     return printable(str(entry.dist.name)), printable(str(entry.dist.version))
 
 
 def _digest(module: str) -> str:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
+    try:
+        return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()[:16]
+    except (KeyError, AttributeError, OSError):  # not from a file that can be read
+        return "unknown"
 
 
 def is_name(name: object) -> bool:

@@ -145,7 +145,7 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
         plugin = run.catalogue.plugin(method)
         model = run.classifier.copy() if plugin else run.classifier
         work = partial(against_all, method, model, opt, val, run.triggers, generator=generator, also=tuple(more))
-        made = answer_of(work, f"{method.name} of {plugin.whose}") if plugin else work()
+        made = answer_of(work, f"{method.name} of {plugin.whose}", run.device) if plugin else work()
         if isinstance(made, str):
             return replace(attempt, refused=made)
         repaired, outcomes = made

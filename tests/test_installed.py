@@ -71,6 +71,7 @@ def test_entry_points_are_listed_without_an_import(tmp_path: Path, monkeypatch: 
             "cannot be imported: Skipped: ",
         ),
         ("x = 1", "example = repair", "cannot be imported: AttributeError: "),
+        (WELL.replace("needs_trigger =", "__repr__ ="), "example = repair", "cannot be imported: TypeError: "),
         (WELL, "example = Repair", "Repair is a class; an object of it is accepted"),
         (WELL, "example = word", "str has no name, no needs_trigger, no __call__"),
         (WELL, "other = repair", "the part is called 'example'; accepted is that of the entry point"),

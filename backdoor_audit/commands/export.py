@@ -21,7 +21,7 @@ from backdoor_audit.commands.arguments import (
 from backdoor_audit.content import content_of
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Record
-from backdoor_audit.installed import contained, is_name, loaded, offered
+from backdoor_audit.installed import contained, is_name, loaded, offered, whose
 from backdoor_audit.report.renderers import RENDERERS, Renderer
 from backdoor_audit.schema import schema
 
@@ -69,7 +69,7 @@ def _forms() -> dict[str, str]:
     """What can be written, by its option, in words; parts of other packages are not imported for that."""
     ours = {renderer.name: renderer.what for renderer in RENDERERS} | {_SCHEMA: "the JSON schema of records"}
     others = {
-        entry.name: f"what {entry.dist.name if entry.dist else 'another package'} makes of it"
+        entry.name: f"what {whose(entry)} makes of it".replace("%", "%%")
         for entry in offered("renderers")
         if is_name(entry.name)
     }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Record
-from backdoor_audit.installed import Plugin, is_advisory, plugins_of
+from backdoor_audit.installed import is_advisory, plugins_of
 from backdoor_audit.item import Item
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.rates import measured_rates
-from backdoor_audit.search.anomaly import FALSE_ALARM_RATE
 from backdoor_audit.words import About
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def build_record(
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=[*(measured_rates() if settings.get("profile") == "standard" else []), *_stated_rates(plugins)],
+        rates=measured_rates() if settings.get("profile") == "standard" else [],
         advisory=[finding for finding in ordered if is_advisory(finding.item, plugins)],
         questions=questions,
         sections=sections.get("sections", {}),
@@ -127,13 +126,3 @@ def _not_asked(questions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a suite of one's own leaves out of the shipped questions."""
     absent = [question for question in shipped().questions if question.name not in questions]
     return [f"{question.words.asks} (this suite does not ask it)" for question in absent] if questions else []
-
-
-def _stated_rates(plugins: Iterable[Plugin]) -> list[str]:
-    """What parts of other packages add to the false alarms of a run, by their makers' word; empty if none counts."""
-    more = [f"{plugin.false_alarm_rate:.2%} by {plugin.name} of {plugin.whose}" for plugin in plugins if plugin.counts]
-    if not more:
-        return []
-    return [
-        f"stated, not measured: to the false alarms of the shipped detectors ({FALSE_ALARM_RATE:.0%}) come {', '.join(more)}"
-    ]

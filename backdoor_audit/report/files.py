@@ -27,7 +27,9 @@ def write_files(
         try:
             text = renderer.draw(record, folder=folder, exit_code=exit_code)
             write_text(folder / name, text.rstrip() + "\n")
-        except Exception as error:  # whatever it is, the other renderings do not depend on it
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever it is, SystemExit as well, the other renderings do not depend on it
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
             failed.append(f"{name} could not be written ({' '.join(f'{type(error).__name__}: {error}'.split())})")

@@ -16,7 +16,9 @@ def other_parts(record: Record) -> str:
 def _told(record: Record, plugin: Plugin) -> str:
     who = f"{plugin.singular} {plugin.name} ({plugin.whose})"
     if plugin.counts:
-        return f"{who}: counts, with false alarms on {plugin.false_alarm_rate:.2%} of clean models by its maker's word"
+        return (
+            f"{who}: counts, and adds {plugin.false_alarm_rate:.2%} to the false alarms of the run by its maker's word"
+        )
     if not plugin.judges:
         return who
     found = Counter(finding.verdict for finding in record.advisory if plugin.answers(finding.item))

@@ -70,7 +70,8 @@ class Audited:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The parts that this run may use. Raises `OptionError` for an installed one that cannot be used."""
-        return Catalogue.installed() if self.options.plugins == "on" else Catalogue.shipped()
+        with surroundings.kept(torch.device("cpu")):  # whatever modules of others set when they are imported
+            return Catalogue.installed() if self.options.plugins == "on" else Catalogue.shipped()
 
     def reading(self) -> AbstractContextManager[None]:
         """A block in which inputs are read; each may take as much memory and time as the options allow."""

@@ -11,13 +11,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from backdoor_audit.detectors import Detection
 from backdoor_audit.errors import AuditError, OptionError
-from backdoor_audit.evidence import Limits
 from backdoor_audit.installed import Plugin, contained
 from backdoor_audit.item import Item, Row
+from backdoor_audit.model import surroundings
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.properties import Outcome, unanswered
+from backdoor_audit.properties import PropertyOutcome, unanswered
 from backdoor_audit.repairs import Outcome as RepairOutcome
 from backdoor_audit.repairs import Repair, judge_drop, judge_robustness, judge_success
 from backdoor_audit.store import generator_for
@@ -33,9 +35,8 @@ def items_of(run: Searched) -> tuple[Item, ...]:
     """One for every row of each. Raises `OptionError` if one does not say which rows it has."""
     items: list[Item] = []
     for detector in run.other_detectors:
-        rows = answer_of(partial(_rows, detector, run.num_classes), detector.name)
-        known = (*range(run.num_classes), None)
-        if isinstance(rows, str) or not rows or any(row not in known for row in rows) or len(set(rows)) < len(rows):
+        rows = answer_of(partial(_rows, detector, run.num_classes), detector.name, run.device)
+        if isinstance(rows, str) or not _are_rows(rows, run.num_classes):
             raise OptionError(
                 f"{_whose(run, detector)}: targets({run.num_classes}) gives {rows!r}; class numbers or None for all-to-all are "
                 "accepted, each once; uninstall that package, or pass --audit-plugins=off"
@@ -70,41 +71,40 @@ def detection_of(run: Searched, detector: Any, no_answer: Callable[[str], Detect
 
     if detector.name not in run.other_detections:
         reason = run.unmet or run.too_few(detector)
-        answer: Detection | str = reason or answer_of(judged, _whose(run, detector))
+        answer: Detection | str = reason or answer_of(judged, _whose(run, detector), run.device)
         run.other_detections[detector.name] = no_answer(answer) if isinstance(answer, str) else answer
     return run.other_detections[detector.name]
 
 
-def outcome_of(run: Asked, wanted: Any) -> Outcome:
+def outcome_of(run: Asked, wanted: Any) -> PropertyOutcome:
     """What came of a property. Inconclusive, with the reason, where it has no answer."""
 
-    def work() -> Outcome:
-        found: Outcome = wanted(
-            run.classifier.copy(),
-            *run.split,
+    def work() -> PropertyOutcome:
+        found: PropertyOutcome = wanted(
+            Subject(run.classifier.copy(), *run.split),
             generator=generator_for(run.options.seed, wanted.name),
             natural=partial(run.natural_rate, wanted),
             kept=(),
         )
         return replace(found, name=wanted.name, settings=repr(wanted))
 
-    def judged() -> Outcome:
+    def judged() -> PropertyOutcome:
         with run.in_budget(), run.once(f"the search of {wanted.name}"):
             if wanted.needs_twins and not run.twins.classifiers:
                 return unanswered(wanted, run.twins.reason)
             parts = {**run.property_parts(wanted), "plugin": run.catalogue.plugin(wanted)}
-            outcome = run.store.recall(parts, work, pack=Outcome.pack, unpack=Outcome.unpack)[0]
+            outcome = run.store.recall(parts, work, pack=PropertyOutcome.pack, unpack=PropertyOutcome.unpack)[0]
         _ = outcome.finding  # numbers that cannot be judged are no answer either
         return outcome
 
     if wanted.name not in run.other_outcomes:
-        answer: Outcome | str = run.unmet or answer_of(judged, _whose(run, wanted))
+        answer: PropertyOutcome | str = run.unmet or answer_of(judged, _whose(run, wanted), run.device)
         run.other_outcomes[wanted.name] = unanswered(wanted, answer) if isinstance(answer, str) else answer
     return run.other_outcomes[wanted.name]
 
 
 def outcomes_of(
-    method: Repair, plugin: Plugin, limits: Limits, work: Callable[[], tuple[RepairOutcome, ...]]
+    run: Searched, method: Repair, plugin: Plugin, work: Callable[[], tuple[RepairOutcome, ...]]
 ) -> tuple[RepairOutcome, ...]:
     """What comes of a repair; not applicable, with the reason, where it has no answer."""
 
@@ -112,19 +112,22 @@ def outcomes_of(
         outcomes = work()
         if not any(outcome.not_applicable for outcome in outcomes):
             for judgement in (judge_success, judge_robustness, judge_drop):
-                judgement(outcomes, limits)  # numbers that cannot be judged are no answer either
+                judgement(outcomes, run.limits)  # numbers that cannot be judged are no answer either
         return outcomes
 
-    answer = answer_of(judged, f"{method.name} of {plugin.whose}")
+    answer = answer_of(judged, f"{method.name} of {plugin.whose}", run.device)
     if not isinstance(answer, str):
         return answer
     return (RepairOutcome(method=method.name, settings=repr(method), target_class=0, not_applicable=answer),)
 
 
-def answer_of(work: Callable[[], Result], whose: str) -> Result | str:
-    """What comes of code of others; if it raises anything but Ctrl-C, that in one clause that begins with ``whose``."""
+def answer_of(work: Callable[[], Result], whose: str, device: torch.device) -> Result | str:
+    """What comes of code of others; if it raises anything but Ctrl-C, that in one clause that begins with ``whose``.
+
+    Torch's settings and random states are kept: what others compute later does not depend on it.
+    """
     try:
-        with contained(whose):
+        with surroundings.kept(device), contained(whose):
             return work()
     except AuditError as error:
         return str(error)
@@ -132,6 +135,12 @@ def answer_of(work: Callable[[], Result], whose: str) -> Result | str:
 
 def _rows(detector: Any, num_classes: int) -> tuple[int | None, ...]:
     return tuple(detector.targets(num_classes))
+
+
+def _are_rows(rows: tuple[Any, ...], num_classes: int) -> bool:
+    """Whether there are some, each a class or None, and each once."""
+    known = all(row is None or (type(row) is int and 0 <= row < num_classes) for row in rows)
+    return bool(rows) and known and len(set(rows)) == len(rows)
 
 
 def _whose(run: Searched, part: Any) -> str:

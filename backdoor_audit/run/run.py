@@ -110,7 +110,7 @@ class Audit(Asked):
                         unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
                     )[0]
 
-            self._repairs[name] = others.outcomes_of(method, plugin, self.limits, kept) if plugin else kept()
+            self._repairs[name] = others.outcomes_of(self, method, plugin, kept) if plugin else kept()
         return self._repairs[name]
 
     def show_trigger(self, finding: Finding) -> dict[str, Any]:

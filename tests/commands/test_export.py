@@ -60,7 +60,7 @@ def test_a_renderer_of_another_package_is_an_option_too(
     install(monkeypatch, folder, DRAWN.format(answer="record.verdict.value"), {"renderers": ("lines = lines",)})
     with pytest.raises(SystemExit):
         main(["export", "--help"])
-    assert "write what example-parts makes of it here" in " ".join(capsys.readouterr().out.split())
+    assert "write what example-parts 1.2 makes of it here" in " ".join(capsys.readouterr().out.split())
     assert export(folder, "--lines=-", "--markdown=-") == 0
     assert capsys.readouterr().out == SUBJECT.verdict.value + markdown(SUBJECT)
     assert export(folder, "--lines=-", "--audit-plugins=off") == 4

@@ -20,7 +20,9 @@ from tests.plugin.conftest import Run
 from tests.report.test_schema import problems
 
 PARTS = """
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import torch
 
 from backdoor_audit.detectors import ClassScore, Detection
 from backdoor_audit.properties import Outcome
@@ -29,7 +31,7 @@ from backdoor_audit.report.renderers import Renderer
 
 @dataclass(frozen=True)
 class Alarm:
-    '''Calls class 5 an outlier, whatever it looks at; breaks the copy that it was given, and then itself if that is asked.'''
+    '''Calls class 5 an outlier, whatever it looks at; breaks its copy, torch's settings, and itself if that is asked.'''
 
     name: str
     raises: bool = False
@@ -40,6 +42,7 @@ class Alarm:
 
     def __call__(self, subject, *, reference, found, generator, progress):
         subject.classifier.module[1].weight.data.zero_()
+        torch.set_default_dtype(torch.float64)
         if self.raises:
             raise SystemExit(0)
         scores = [
@@ -167,9 +170,7 @@ def test_a_detector_that_states_its_rate_fails_a_model_and_adds_its_rate(
     record = record_of(project)
     assert (result.ret, record.verdict, record.flagged_classes) == (1, Verdict.FAIL, (5,))
     assert record.advisory == []
-    assert (
-        "to the false alarms of the shipped detectors (2%) come 0.50% by rated of example-parts 1.2" in record.rates[-1]
-    )
+    assert "rated (example-parts 1.2): counts, and adds 0.50% to the false" in " ".join(result.stdout.str().split())
     assert "rated" in page({"audit.json": record})
     assert "rated" in markdown(record)
     assert "rated" in json.dumps(sarif(record))
