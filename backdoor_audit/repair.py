@@ -14,6 +14,7 @@ from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repairs import REPAIRS, Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
@@ -127,20 +128,18 @@ def _aim(limits: Limits) -> Limits:
 
 def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
     """One method against all triggers; its file stands at ``draft`` if it holds."""
-    opt, val = run.split
+    subject = Subject(run.classifier, *run.split)
     attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in run.triggers))
     more = list(run.triggers_beside())
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
         generator = generator_for(run.options.seed, f"repair:{method.name}")
-        repaired, outcomes = against_all(
-            method, run.classifier, opt, val, run.triggers, generator=generator, also=tuple(more)
-        )
+        repaired, outcomes = against_all(method, subject, run.triggers, generator=generator, also=tuple(more))
         if repaired is None:
             return replace(attempt, refused=outcomes[0].not_applicable)
         attempt = replace(
             attempt,
-            before=tuple(score(run.classifier, val, trigger) for trigger in run.triggers),
-            after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
+            before=tuple(score(run.classifier, subject.held_out, trigger) for trigger in run.triggers),
+            after=tuple(score(repaired, subject.held_out, trigger) for trigger in run.triggers),
             rounds=round_,
         )
         outside = _outside(attempt, run.options.limits)

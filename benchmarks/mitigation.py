@@ -28,6 +28,7 @@ from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.evidence import Limits
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
+from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.repair import AIM
 from backdoor_audit.repairs import NAD, REPAIRS, BenignSalience, Repair
 from backdoor_audit.store import Packed, generator_for
@@ -98,8 +99,9 @@ def rates(classifier: Classifier, held_out: CleanSet, attack: Attack | None, **r
 def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[str, Row]:
     """All methods on one subject, each on a fresh copy; ``before`` is the subject itself."""
     audited, held_out = audited_and_held_out(subject.data, root)
-    held_out, (opt, val) = held_out.sample(MEASURED, 0), audited.split(0)
+    held_out = held_out.sample(MEASURED, 0)
     classifier = subject.load()
+    given = Repaired(classifier, *audited.split(0))
     attack = load_attack(subject.attack_file) if subject.attack else None
     target = 0 if attack is None else int(attack.target_class or 0)
     trigger = of_subject(subject, root).found(NeuralCleanse()).trigger(target)
@@ -112,15 +114,15 @@ def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[st
 
         def work(method: Repair = method) -> Row:
             began = time.perf_counter()
-            mitigation = method(classifier, opt, val, trigger, generator=generator_for(0, method.name))
-            seconds, outcome = time.perf_counter() - began, mitigation.outcome
+            result = method(given, trigger, generator=generator_for(0, method.name))
+            seconds, outcome = time.perf_counter() - began, result.outcome
             seen: dict[str, float] = {}
             if outcome.before and outcome.after:
                 seen = {
                     "found_success": outcome.after.attack_success_rate,
                     "found_drop": outcome.before.clean_accuracy - outcome.after.clean_accuracy,
                 }
-            network = mitigation.classifier or classifier
+            network = result.classifier or classifier
             return rates(
                 network,
                 held_out,

@@ -10,6 +10,7 @@ from backdoor_audit import detectors
 from backdoor_audit import repairs as mitigations
 from backdoor_audit.detectors import DETECTORS, Consensus, Detection, Natural
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import REPAIRS, RepairResult, judged_by
 from backdoor_audit.search import anomaly
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
@@ -63,7 +64,9 @@ def run(method, classifier, seed=1):
         rows = len(method.probes) if method.name == "relabelling" else 5
         compared = {"natural": twins(rows)} if method.needs_twins else {}
         return brief(method)(classifier, images(), images(5), generator=generator, **compared)
-    return brief(method)(classifier, images(), images(5), square_trigger(SHAPE, target_class=2), generator=generator)
+    return brief(method)(
+        Subject(classifier, images(), images(5)), square_trigger(SHAPE, target_class=2), generator=generator
+    )
 
 
 @named(METHODS)
@@ -131,10 +134,12 @@ def test_an_outcome_names_its_method_and_the_repair_is_frozen(method):
 @named([entry for entry in REPAIRS if not entry.needs_trigger])
 def test_a_repair_that_needs_no_trigger_is_the_same_whatever_trigger_it_is_judged_by(method):
     first, second = (
-        brief(method)(subject(), images(), images(5), square_trigger(SHAPE, target_class=target), generator=seeded(1))
+        brief(method)(
+            Subject(subject(), images(), images(5)), square_trigger(SHAPE, target_class=target), generator=seeded(1)
+        )
         for target in (2, 4)
     )
     assert (first.outcome.target_class, second.outcome.target_class) == (2, 4)
     assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
-    again = judged_by(first, subject(), images(5), square_trigger(SHAPE, target_class=4))
+    again = judged_by(first, Subject(subject(), images(), images(5)), square_trigger(SHAPE, target_class=4))
     assert (again.before, again.after, again.target_class) == (second.outcome.before, second.outcome.after, 4)

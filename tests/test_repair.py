@@ -13,7 +13,7 @@ from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair, summary
-from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
+from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult
 from backdoor_audit.run import asked as asked_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -87,15 +87,15 @@ class Fake:
     def __init__(self, name, *, ruins=False, applicable=True):
         self.name, self.ruins, self.applicable = name, ruins, applicable
 
-    def __call__(self, classifier, opt, val, trigger, *, generator):
+    def __call__(self, subject, trigger, *, generator):
         if not self.applicable:
-            outcome = Outcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
+            outcome = RepairOutcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
             return RepairResult(outcome, None)
-        copy = classifier.copy()
+        copy = subject.classifier.copy()
         if self.ruins:
             with torch.no_grad():
                 copy.module[1].bias[0] = 1000.0
-        return RepairResult(Outcome(method=self.name, settings="", target_class=0), copy)
+        return RepairResult(RepairOutcome(method=self.name, settings="", target_class=0), copy)
 
 
 def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(folder, store, tmp_path, monkeypatch):
@@ -135,11 +135,11 @@ class Forgetful(Fake):
         super().__init__(name)
         self.enough, self.seen = enough, []
 
-    def together(self, classifier, opt, val, triggers, *, generator):
+    def together(self, subject, triggers, *, generator):
         self.seen.append(len(triggers))
         if len(triggers) < self.enough:
-            return RepairResult(Outcome(method=self.name, settings="", target_class=0), classifier.copy())
-        return NeuronPruning()(classifier, opt, val, triggers[0], generator=generator)
+            return RepairResult(RepairOutcome(method=self.name, settings="", target_class=0), subject.classifier.copy())
+        return NeuronPruning()(subject, triggers[0], generator=generator)
 
 
 def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, store, tmp_path, monkeypatch):

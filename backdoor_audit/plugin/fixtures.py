@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backdoor_audit.data import CleanSet
     from backdoor_audit.detectors import Detection
     from backdoor_audit.model.classifier import Classifier
-    from backdoor_audit.repairs import Outcome
+    from backdoor_audit.repairs import RepairOutcome
     from backdoor_audit.run.run import Audit
 
 
@@ -117,18 +117,18 @@ def property_outcome(request: pytest.FixtureRequest, audit_run: Audit) -> proper
 
 
 @pytest.fixture
-def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
+def repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[RepairOutcome, ...]:
     """How one repair did on every flagged trigger; skipped when there is none, or the method cannot be applied."""
     return _outcomes(request, audit_run, audit_run.no_trigger)
 
 
 @pytest.fixture
-def tried_repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[Outcome, ...]:
+def tried_repair(request: pytest.FixtureRequest, audit_run: Audit) -> tuple[RepairOutcome, ...]:
     """The same, and with ``--audit-repairs=always`` also for a model in which nothing was flagged."""
     return _outcomes(request, audit_run, audit_run.no_repair)
 
 
-def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> tuple[Outcome, ...]:
+def _outcomes(request: pytest.FixtureRequest, audit_run: Audit, reason: str) -> tuple[RepairOutcome, ...]:
     from backdoor_audit.run.run import not_applicable
 
     if not reason:

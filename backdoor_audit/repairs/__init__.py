@@ -18,8 +18,8 @@ from backdoor_audit.repairs.nad import NAD
 from backdoor_audit.repairs.neural_cleanse import NeuronPruning, Unlearning
 from backdoor_audit.repairs.outcome import (
     CurvePoint,
-    Outcome,
     Repair,
+    RepairOutcome,
     RepairResult,
     Scores,
     judge_drop,
@@ -68,8 +68,8 @@ __all__ = [
     "Joint",
     "LinfPruning",
     "NeuronPruning",
-    "Outcome",
     "Repair",
+    "RepairOutcome",
     "RepairResult",
     "Scores",
     "Unlearning",

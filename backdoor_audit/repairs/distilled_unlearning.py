@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
+from backdoor_audit.repairs.several import OneAsSeveral
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistilledUnlearning:
+class DistilledUnlearning(OneAsSeveral):
     """Fine-tune a copy to give every image, stamped or not, the class probabilities of the model for the clean image.
 
     Unlearning as in Wang et al. (2019, section VI-C) with another target: instead of the one true label, all probabilities
@@ -35,27 +35,13 @@ class DistilledUnlearning:
     name = "distilled_unlearning"
     needs_trigger = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, judged on ``val``."""
-        return self.together(classifier, opt, val, (trigger,), generator=generator)
-
-    def together(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        triggers: Sequence[AnyTrigger],
-        *,
-        generator: torch.Generator,
-    ) -> RepairResult:
-        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
-        repaired = classifier.copy()
+    def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
+        repaired = subject.classifier.copy()
 
         def backward(images: Tensor, _labels: Tensor) -> None:
             with torch.no_grad():
-                wanted = classifier(images).log_softmax(dim=1)
+                wanted = subject.classifier(images).log_softmax(dim=1)
             chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
             order = torch.randperm(len(triggers), generator=generator).tolist()
             stamped = images.clone()
@@ -67,7 +53,7 @@ class DistilledUnlearning:
 
         descend(
             repaired,
-            opt,
+            subject.search_set,
             backward,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -79,7 +65,7 @@ class DistilledUnlearning:
             generator=generator,
         )
         note = (
-            f"{self.epochs} epochs over {len(opt)} clean images, {self.stamped_share:.0%} of each batch stamped with "
-            f"{'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
+            f"{self.epochs} epochs over {len(subject.search_set)} clean images, {self.stamped_share:.0%} of each batch stamped "
+            f"with {'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)
+        return reported(self, subject, repaired, triggers[0], note=note)

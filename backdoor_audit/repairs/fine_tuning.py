@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -34,15 +33,14 @@ class FineTuning:
     name: ClassVar[str] = "fine_tuning"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, scored on ``val``; the trigger serves for the scores alone."""
-        repaired = classifier.copy()
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
+        clean = subject.search_set
+        repaired = subject.classifier.copy()
         fit(
             repaired,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
@@ -50,5 +48,5 @@ class FineTuning:
             shift=self.shift,
             generator=generator,
         )
-        note = f"{self.epochs} epochs over {len(opt)} clean images"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        note = f"{self.epochs} epochs over {len(clean)} clean images"
+        return reported(self, subject, repaired, trigger, note=note)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -42,14 +42,12 @@ class FTSAM:
     name: ClassVar[str] = "ft_sam"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, scored on ``val``; the trigger serves for the scores alone."""
-        repaired = classifier.copy()
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
+        repaired = subject.classifier.copy()
         descend(
             repaired,
-            opt,
+            subject.search_set,
             lambda images, labels: sharp_backward(
                 repaired, images, labels, rho=self.rho, label_smoothing=self.label_smoothing
             ),
@@ -62,8 +60,8 @@ class FTSAM:
             shift=self.shift,
             generator=generator,
         )
-        note = f"{self.epochs} epochs over {len(opt)} clean images, two gradients per step, rho {self.rho:g}"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        note = f"{self.epochs} epochs over {len(subject.search_set)} clean images, two gradients per step, rho {self.rho:g}"
+        return reported(self, subject, repaired, trigger, note=note)
 
 
 def perturbation(weights: Sequence[Tensor], gradients: Sequence[Tensor], rho: float) -> list[Tensor]:

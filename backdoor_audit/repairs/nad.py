@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.descent import descend
-from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _HIGH_RATE_SHARE = 0.1  # 2 of the paper's 20 epochs run at the full learning rate, the others at a tenth of it
@@ -52,23 +51,22 @@ class NAD:
     name: ClassVar[str] = "nad"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A distilled copy, scored on ``val``; the trigger serves for the scores alone.
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A distilled copy, scored on held-out images; the trigger serves for the scores alone.
 
         Not applicable to networks in which no module gives a feature map or a sequence of tokens.
         """
-        layers = stages(classifier, len(self.betas))
+        clean = subject.search_set
+        layers = stages(subject.classifier, len(self.betas))
         if self.betas and not layers:
             reason = "no module of this network gives a feature map or a sequence of tokens"
-            return not_applicable(self.name, repr(self), trigger, reason)
+            return not_applicable(self, trigger, reason)
         betas = self.betas[len(self.betas) - len(layers) :]
-        teacher, repaired = classifier.copy(), classifier.copy()
+        teacher, repaired = subject.classifier.copy(), subject.classifier.copy()
         fit(
             teacher,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.teacher_epochs,
             learning_rate=self.teacher_learning_rate,
             batch_size=self.batch_size,
@@ -90,7 +88,7 @@ class NAD:
 
         descend(
             repaired,
-            opt,
+            clean,
             backward,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -102,10 +100,10 @@ class NAD:
             generator=generator,
         )
         note = (
-            f"{self.epochs} epochs over {len(opt)} clean images, attention of {', '.join(map(repr, layers)) or 'no layer'} "
+            f"{self.epochs} epochs over {len(clean)} clean images, attention of {', '.join(map(repr, layers)) or 'no layer'} "
             f"as in a copy fine-tuned for {self.teacher_epochs}"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        return reported(self, subject, repaired, trigger, note=note)
 
 
 def attention(activations: Tensor, power: float = 2.0) -> Tensor:

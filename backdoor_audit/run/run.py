@@ -18,10 +18,11 @@ from backdoor_audit.errors import AuditError, BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.filters import FILTERS, filter_rates, fitted, judge_filter
 from backdoor_audit.model import surroundings
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
     REPAIRS,
-    Outcome,
     Repair,
+    RepairOutcome,
     against_all,
     judge_drop,
     judge_robustness,
@@ -42,7 +43,7 @@ _OF_TRIGGERS = ("false_negative_rate", "attack_success_rate", "robust_accuracy_l
 class Audit(Asked):
     """A run over one subject. Everything is computed when first asked for, and kept."""
 
-    _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
+    _repairs: dict[str, tuple[RepairOutcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
     _filterings: dict[str, Finding] = field(default_factory=dict)
     _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
@@ -77,15 +78,15 @@ class Audit(Asked):
         """The repairs of the profile: those that work against a trigger; ``thorough`` tries those that need none as well."""
         return tuple(entry for entry in REPAIRS if entry.needs_trigger or self.options.profile == "thorough")
 
-    def repair(self, name: str) -> tuple[Outcome, ...]:
+    def repair(self, name: str) -> tuple[RepairOutcome, ...]:
         """How one method repairs a copy of the model, and how each trigger fares in it."""
         if name not in self._repairs:
             method = next(entry for entry in self.repairs if entry.name == name)
             triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
 
-            def work() -> tuple[Outcome, ...]:
-                generator = generator_for(self.options.seed, name)
-                return against_all(method, self.classifier, *self.split, triggers, generator=generator, also=beside)[1]
+            def work() -> tuple[RepairOutcome, ...]:
+                generator, subject = generator_for(self.options.seed, name), Subject(self.classifier, *self.split)
+                return against_all(method, subject, triggers, generator=generator, also=beside)[1]
 
             with self.once(f"the repair by {name}"):
                 recalled = self.store.recall(
@@ -96,7 +97,7 @@ class Audit(Asked):
                     },
                     work,
                     pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                    unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+                    unpack=lambda packed: tuple(map(RepairOutcome.of, packed.values["outcomes"])),
                 )
             self._repairs[name] = recalled[0]
         return self._repairs[name]
@@ -345,7 +346,7 @@ def item_id(detector: str, target: int | None) -> str:
     return f"{detector}-from_{row}" if detector == "source_scan" else f"{detector}-{row}"
 
 
-def not_applicable(outcomes: tuple[Outcome, ...]) -> str:
+def not_applicable(outcomes: tuple[RepairOutcome, ...]) -> str:
     """Why a method could not be tried on this network, or an empty string."""
     return next((outcome.not_applicable for outcome in outcomes if outcome.not_applicable), "")
 

@@ -264,7 +264,9 @@ class Settings:
 
 
 def test_an_object_of_an_unknown_class_is_refused_by_name(tmp_path):
-    with pytest.raises(ModelFormatError, match=r"loading it would run tests\.model\.loading\.test_containers\.Settings;"):
+    with pytest.raises(
+        ModelFormatError, match=r"loading it would run tests\.model\.loading\.test_containers\.Settings;"
+    ):
         loaded({"state_dict": STATE, "settings": Settings()}, tmp_path / "m.pt")
 
 
