@@ -30,7 +30,7 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
 from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.repair import AIM
-from backdoor_audit.repairs import NAD, REPAIRS, BenignSalience, Repair
+from backdoor_audit.repairs import FTSAM, NAD, REPAIRS, BenignSalience, DistilledUnlearning, FeatureShiftTuning, Repair
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
@@ -48,6 +48,9 @@ VARIANTS: dict[str, Repair] = {
     **{method.name: method for method in REPAIRS},
     "salience_highest": BenignSalience(select="highest"),
     "nad_no_distillation": NAD(betas=(0.0, 0.0, 0.0)),
+    "ft_sam_labels": FTSAM(own_answers=0.0, label_smoothing=0.1),
+    "fst_labels": FeatureShiftTuning(own_answers=0.0),
+    "unlearning_pam": DistilledUnlearning(path_rho=0.5),
 }
 """What is measured, by the name of its line."""
 CLEAN = "fmnist-preact_resnet18-clean-130"

@@ -12,8 +12,8 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.repair import repair, summary
-from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult
+from backdoor_audit.repair import Attempt, repair, summary
+from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult, Scores
 from backdoor_audit.run import asked as asked_module
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
@@ -221,3 +221,63 @@ def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path)
     assert [attempt.method for attempt in attempts] == ["nc_unlearning"]
     with pytest.raises(OptionError, match=f"no method 'magic'; accepted: auto, {REPAIRS[0].name}"):
         repair(options(folder), out, method="magic", store=store)
+
+
+class Stowed:
+    """A planted backdoor that some methods leave."""
+
+    called = "blend of 0.2 for class 0"
+
+    def __init__(self, left):
+        self.rates = left
+
+    def left(self, method, triggers, *, also, generator):
+        assert triggers
+        assert generator.initial_seed()
+        return self.rates[method.name]
+
+
+def test_auto_prefers_a_method_that_cleans_a_planted_backdoor_too(folder, store, tmp_path, monkeypatch):
+    working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
+    first, second = Renamed(working, "first"), Renamed(working, "second")
+    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), second, first))
+    monkeypatch.setattr(module, "PREFERRED", ("first", "second"))
+    monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9, "second": 0.1}))
+    attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
+    assert [(attempt.method, attempt.canary, bool(attempt.refused)) for attempt in attempts] == [
+        ("first", 0.9, True),
+        ("second", 0.1, False),
+    ]
+    assert "leaves a planted backdoor of another kind" in attempts[0].refused
+    assert "a planted blend of 0.2 for class 0 works on 90.0% after it" in str(attempts[0])
+
+
+def test_where_no_preferred_method_cleans_it_the_first_that_reaches_the_aim_is_taken(
+    folder, store, tmp_path, monkeypatch
+):
+    working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
+    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), Renamed(working, "first")))
+    monkeypatch.setattr(module, "PREFERRED", ("first",))
+    monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9}))
+    attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
+    assert [(attempt.method, bool(attempt.refused)) for attempt in attempts] == [("first", True), ("first", False)]
+    assert attempts[-1].learnt_again is not None
+
+
+class Renamed:
+    """Another method under this name."""
+
+    needs_trigger = True
+
+    def __init__(self, method, name):
+        self.method, self.name = method, name
+
+    def __call__(self, subject, trigger, *, generator):
+        return self.method(subject, trigger, generator=generator)
+
+
+def test_a_trigger_that_a_few_images_bring_back_is_a_warning():
+    scores = Scores(0.9, 0.9, 0.1), Scores(0.9, 0.0, 0.9)
+    attempt = Attempt(method="m", classes=(1,), before=scores[:1], after=scores[1:], learnt_again=0.8)
+    assert "warning: 5 stamped images bring the trigger back to 80.0%" in str(attempt)
+    assert "warning" not in str(replace(attempt, learnt_again=0.4))

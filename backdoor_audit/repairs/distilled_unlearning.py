@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.several import OneAsSeveral
+from backdoor_audit.repairs.pam import BackdoorPath
+from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -25,31 +27,35 @@ class DistilledUnlearning(OneAsSeveral):
     clean images are too few to learn their labels from without losing accuracy on others; what the model says of them is
     more than a label, and for clean images it is already learnt. In every batch ``stamped_share`` of the images carry a
     trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
+
+    ``path_rho`` takes gradients that far back towards the audited weights (see `BackdoorPath`). ``augment`` moves and mirrors
+    images, before they are stamped, where `harmless_augmentation` finds that harmless.
     """
 
     stamped_share: float = 0.5
     epochs: int = 10
     learning_rate: float = 0.01
     batch_size: int = 32
+    path_rho: float = 0.0
+    augment: bool = True
 
     name = "distilled_unlearning"
     needs_trigger = True
 
     def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
         """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
-        repaired = subject.classifier.copy()
+        repaired, path = subject.classifier.copy(), BackdoorPath(subject.classifier, self.path_rho)
 
         def backward(images: Tensor, _labels: Tensor) -> None:
             with torch.no_grad():
                 wanted = subject.classifier(images).log_softmax(dim=1)
-            chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
-            order = torch.randperm(len(triggers), generator=generator).tolist()
-            stamped = images.clone()
-            for index, part in zip(order, chosen.tensor_split(len(triggers)), strict=True):
-                if len(part):
-                    stamped[part] = triggers[index].stamp(images[part])
-            given = repaired(stamped).log_softmax(dim=1)
-            functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
+            stamped = stamped_first(images, triggers, self.stamped_share, generator)
+            if self.path_rho:
+                with torch.no_grad():
+                    repaired(stamped)  # for the running statistics, which do not see the weights further on
+            with path.ahead(repaired):
+                given = repaired(stamped).log_softmax(dim=1)
+                functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
 
         descend(
             repaired,
@@ -61,7 +67,7 @@ class DistilledUnlearning(OneAsSeveral):
             batch_size=self.batch_size,
             weight_decay=0.0,
             nesterov=True,
-            shift=0,
+            augmentation=augmentation_of(self, subject),
             generator=generator,
         )
         note = (

@@ -13,6 +13,7 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
 from backdoor_audit.repairs.pruning import pruned
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -29,8 +30,9 @@ class FinePruning:
     halves of the search set; all of it is fine-tuned on. Pruned channels stay at 0 in fine-tuning.
 
     Activity is the mean of the absolute value: after a ReLU that is the paper's mean, and on maps that can be negative
-    (pre-activation networks) it still means dormant. The paper prunes channel by channel; ``step`` saves time. Images are
-    not augmented in fine-tuning unless ``shift`` (px) is given. Trigger channels that clean images use too are not found.
+    (pre-activation networks) it still means dormant. The paper prunes channel by channel; ``step`` saves time.
+    Trigger channels that clean images use too are not found. In fine-tuning, ``augment`` moves and mirrors images where
+    `harmless_augmentation` finds that harmless.
     """
 
     max_drop: float = 0.04
@@ -39,7 +41,7 @@ class FinePruning:
     learning_rate: float = 0.01
     batch_size: int = 32
     weight_decay: float = 5e-4
-    shift: int = 0
+    augment: bool = True
 
     name: ClassVar[str] = "fine_pruning"
     needs_trigger: ClassVar[bool] = False
@@ -74,6 +76,7 @@ class FinePruning:
                 break
             taken = count
         repaired = pruned(subject.classifier, layers.feature_layer, order[:taken])
+        augmentation = augmentation_of(self, subject)
         fit(
             repaired,
             clean.images,
@@ -82,9 +85,10 @@ class FinePruning:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
-            shift=self.shift,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
+        augmentation.settle(repaired, clean, generator)
         note = (
             f"{taken} of {len(order)} channels of layer {layers.feature_layer!r} pruned, then {self.epochs} epochs over "
             f"{len(clean)} clean images"

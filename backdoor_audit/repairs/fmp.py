@@ -14,6 +14,7 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.conv_norm import conv_norms, pruned_layers
 from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -37,7 +38,8 @@ class FeatureMapPruning:
     a GPU. So few images often give maps the same accuracy; the note says in how many layers that happened at the cut.
     Different from its code: changes stay within ``epsilon``, pixels and not normalised values are clipped, a pruned map is
     0 and not a constant, and is the one that was measured, whatever order layers were defined in. The paper leaves the
-    size of the noise open. Fine-tuning takes small batches under the schedule of `fit`. ``group`` maps share one backward
+    size of the noise open. Fine-tuning takes small batches under the schedule of `fit`;
+    ``augment`` moves and mirrors images where `harmless_augmentation` finds that harmless. ``group`` maps share one backward
     pass; the result does not depend on it.
     """
 
@@ -50,6 +52,7 @@ class FeatureMapPruning:
     epochs: int = 10
     learning_rate: float = 0.01
     batch_size: int = 32
+    augment: bool = True
 
     name = "fmp"
     needs_trigger = False
@@ -106,6 +109,7 @@ class FeatureMapPruning:
             CurvePoint(0.0, None, before),
             CurvePoint(count / total, None, score(repaired, subject.held_out, trigger)),
         ]
+        augmentation = augmentation_of(self, subject)
         fit(
             repaired,
             clean.images,
@@ -114,8 +118,10 @@ class FeatureMapPruning:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=0.0,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
+        augmentation.settle(repaired, clean, generator)
         used = min(self.images, len(clean))
         forward, backward = used * (len(ranking) + 2 * total), used * total
         note = (

@@ -15,6 +15,7 @@ from torch.nn import functional
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import descend
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -34,8 +35,8 @@ class NAD:
 
     Batches of 64 over 2,500 images become batches of 32 over a few hundred, and the rate is a tenth of the paper's 0.1: half of
     it takes a PreActResNet-18 on CIFAR-10 from 70 % to 32 % accuracy (success rate 5 %), this one to 65 % (58 %). The teacher
-    is trained on `fit`'s one-cycle schedule. Images are not cropped, flipped or cut out; ``shift`` (px) moves each batch
-    where that keeps their meaning.
+    is trained on `fit`'s one-cycle schedule. Images are not cut out; ``augment`` moves and mirrors them where
+    `harmless_augmentation` finds that harmless.
     """
 
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
@@ -46,7 +47,7 @@ class NAD:
     learning_rate: float = 0.01
     batch_size: int = 32
     weight_decay: float = 1e-4
-    shift: int = 0
+    augment: bool = True
 
     name: ClassVar[str] = "nad"
     needs_trigger: ClassVar[bool] = False
@@ -63,6 +64,7 @@ class NAD:
             return not_applicable(self, trigger, reason)
         betas = self.betas[len(self.betas) - len(layers) :]
         teacher, repaired = subject.classifier.copy(), subject.classifier.copy()
+        augmentation = augmentation_of(self, subject)
         fit(
             teacher,
             clean.images,
@@ -71,9 +73,10 @@ class NAD:
             learning_rate=self.teacher_learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
-            shift=self.shift,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
+        augmentation.settle(teacher, clean, generator)
 
         def backward(images: Tensor, labels: Tensor) -> None:
             with recorded(teacher, layers) as taught, torch.no_grad():
@@ -96,7 +99,7 @@ class NAD:
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             nesterov=True,
-            shift=self.shift,
+            augmentation=augmentation,
             generator=generator,
         )
         note = (

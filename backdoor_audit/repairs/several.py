@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
@@ -31,6 +32,17 @@ class OneAsSeveral:
     def __call__(self: Joint, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A repaired copy, judged on held-out images."""
         return self.together(subject, (trigger,), generator=generator)
+
+
+def stamped_first(images: Tensor, triggers: Sequence[AnyTrigger], share: float, generator: torch.Generator) -> Tensor:
+    """Images (n, c, h, w) of which the first ``share`` carry a trigger; several triggers share them evenly, in random order."""
+    count = round(share * len(images))
+    order = torch.randperm(len(triggers), generator=generator).tolist()
+    stamped = images.clone()
+    for index, part in zip(order, torch.arange(count).tensor_split(len(triggers)), strict=True):
+        if len(part):
+            stamped[part] = triggers[index].stamp(images[part])
+    return stamped
 
 
 def against_all(

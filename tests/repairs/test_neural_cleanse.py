@@ -89,7 +89,7 @@ def test_unlearning_teaches_the_true_labels_of_stamped_images():
     assert outcome.before.attack_success_rate == 1.0
     assert outcome.after.attack_success_rate <= 0.05
     assert outcome.after.clean_accuracy >= 0.97
-    assert outcome.note == "40 epochs over 80 clean images, 16 of them stamped"
+    assert outcome.note == "40 epochs over 80 clean images, 20% of each batch stamped with the trigger"
     assert outcome.after == score(result.classifier, colour_images(seed=5), colour_trigger())
 
 
