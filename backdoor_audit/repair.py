@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from backdoor_audit.canary.cleaning import MOST_LEFT, STAMPED_AGAIN, Stowaway, learnt_again, stow_away
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.installed import is_advisory
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.loading.architecture import can_be_named
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite
 from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
@@ -33,13 +35,21 @@ _ROUNDS = 3  # of unlearning, each with the triggers that were still found after
 AIM = {"attack_success_rate": 0.05, "clean_accuracy_drop": 0.02}
 """What is looked for among all methods before one that only meets the limits is taken."""
 
+PREFERRED = ("distilled_unlearning", "fst", "ft_sam")
+"""What ``auto`` tries first: these are cheap, and the last two can clean a backdoor that no search found."""
+
+LEARNT_AGAIN = 0.5
+"""Success rate after a few stamped images above which a repair is told to have hidden its trigger more than removed it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One method on the model. ``refused`` says why it was not taken; empty: its file was written.
 
-    ``before`` and ``after`` are scores on held-out images, trigger by trigger, in the order of ``classes``. ``rounds`` counts
-    how often the method ran: again with more triggers, where the audit of its file still found some.
+    ``before`` and ``after`` are scores on held-out images, trigger by trigger, in the order of ``classes``: of each flagged
+    class, then what else was found for them. ``rounds`` counts how often the method ran: again with more triggers, where the
+    audit of its file still found some. ``canary`` is the success rate of a planted one after the same repair, ``unknown`` what
+    it is; ``learnt_again`` that of the trigger after a few stamped images (`backdoor_audit.canary.cleaning`). None: not measured.
     """
 
     method: str
@@ -49,7 +59,15 @@ class Attempt:
     refused: str = ""
     rounds: int = 1
     reserve: bool = False
+    canary: float | None = None
+    unknown: str = ""
+    learnt_again: float | None = None
     seconds: float = 0.0
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether a backdoor that nobody told it of is gone as well, where one could be planted."""
+        return self.canary is None or self.canary <= MOST_LEFT
 
     @property
     def success(self) -> float:
@@ -68,6 +86,10 @@ class Attempt:
         ]
         if self.after:
             parts.append(f"accuracy {self.before[0].clean_accuracy:.1%} -> {self.after[0].clean_accuracy:.1%}")
+        if self.canary is not None:
+            parts.append(f"a planted {self.unknown} works on {self.canary:.1%} after it")
+        if self.learnt_again is not None and self.learnt_again > LEARNT_AGAIN:
+            parts.append(f"warning: {STAMPED_AGAIN} stamped images bring the trigger back to {self.learnt_again:.1%}")
         if self.rounds > 1:
             parts.append(f"{self.rounds} rounds")
         ending = f"not taken: {self.refused}" if self.refused else "loaded again and audited again: pass"
@@ -88,8 +110,9 @@ def repair(
     Triggers are the known one of the options, or those that the audit flags; without any, nothing is tried and the answer
     is empty. A method holds if every trigger's success rate and the loss of accuracy on held-out images are inside the
     limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and neither a detector nor a
-    property finds anything in it. ``method`` names one, ``auto`` tries all, the cheapest first: it takes the first that reaches
-    `AIM`, and if none does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file
+    property finds anything in it. ``method`` names one; ``auto`` takes the first of `PREFERRED` that reaches `AIM` and cleans a
+    planted backdoor of another kind too, else the first of these that reaches `AIM`, else the first of all others, and if none
+    does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file
     still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
@@ -110,9 +133,9 @@ def repair(
     attempts: list[Attempt] = []
     draft = out.with_suffix(".partial")
 
-    def holds(entry: Repair, aim: Limits) -> bool:
+    def holds(entry: Repair, aim: Limits, stowaway: Stowaway | None = None) -> bool:
         began = time.perf_counter()
-        attempt = replace(_tried(run, entry, aim, draft), seconds=time.perf_counter() - began)
+        attempt = replace(_tried(run, entry, aim, draft, stowaway), seconds=time.perf_counter() - began)
         tell(str(attempt))
         attempts.append(attempt)
         if not attempt.refused:
@@ -120,31 +143,49 @@ def repair(
         return not attempt.refused
 
     try:
-        if run.triggers:
-            aim = _aim(run.limits) if method == "auto" else run.limits
-            if not any(holds(entry, aim) for entry in methods):
-                reserve = sorted((attempt for attempt in attempts if attempt.reserve), key=lambda entry: entry.success)
-                named = {entry.name: entry for entry in methods}
-                any(holds(named[attempt.method], run.limits) for attempt in reserve)
+        if not run.triggers:
+            return ()
+        if method != "auto":
+            any(holds(entry, run.limits) for entry in methods)
+            return tuple(attempts)
+        named, aim = {entry.name: entry for entry in methods}, _aim(run.limits)
+        preferred = [named[name] for name in PREFERRED if name in named]
+        stowaway = _stowaway(run) if preferred else None
+        if any(holds(entry, aim, stowaway) for entry in preferred):
+            return tuple(attempts)
+        reaching = [named[attempt.method] for attempt in attempts if not attempt.cleaned]
+        if any(holds(entry, aim) for entry in (*reaching, *(entry for entry in methods if entry not in preferred))):
+            return tuple(attempts)
+        last = {attempt.method: attempt for attempt in attempts}
+        reserve = sorted((attempt for attempt in last.values() if attempt.reserve), key=lambda entry: entry.success)
+        any(holds(named[attempt.method], run.limits) for attempt in reserve)
     finally:
         draft.unlink(missing_ok=True)
     return tuple(attempts)
+
+
+def _stowaway(run: Audit) -> Stowaway | None:
+    """A canary of another kind than what was found, in a copy of the model; its search set is that of the repair."""
+    limits, index = run.limits, run.options.index
+    flagging = {entry.name for entry in run.detectors if run.detection(entry.name).flagged(limits, index=index)}
+    classes = {trigger.target_class for trigger in run.triggers}
+    return stow_away(Subject(run.classifier, *run.split), seen_by=flagging, classes=classes, seed=run.options.seed)
 
 
 def _aim(limits: Limits) -> Limits:
     return replace(limits, **{name: min(value, getattr(limits, name)) for name, value in AIM.items()})
 
 
-def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
-    """One method against all triggers; its file stands at ``draft`` if it holds."""
-    opt, val = run.split
-    attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in run.triggers))
-    more = list(run.triggers_beside())
+def _tried(run: Audit, method: Repair, aim: Limits, draft: Path, stowaway: Stowaway | None) -> Attempt:
+    """One method against all triggers; its file stands at ``draft`` if it holds, and leaves no ``stowaway`` if there is one."""
+    subject = Subject(run.classifier, *run.split)
+    judged, more = (*run.triggers, *run.triggers_beside()), list[AnyTrigger]()
+    attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in judged))
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
         generator = generator_for(run.options.seed, f"repair:{method.name}")
         plugin = run.catalogue.plugin(method)
-        model = run.classifier.copy() if plugin else run.classifier
-        work = partial(against_all, method, model, opt, val, run.triggers, generator=generator, also=tuple(more))
+        asked = subject.of(run.classifier.copy()) if plugin else subject
+        work = partial(against_all, method, asked, judged, generator=generator, also=tuple(more))
         made = answer_of(work, f"{method.name} of {plugin.whose}", run.device) if plugin else work()
         if isinstance(made, str):
             return replace(attempt, refused=made)
@@ -153,8 +194,8 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
             return replace(attempt, refused=outcomes[0].not_applicable)
         attempt = replace(
             attempt,
-            before=tuple(score(run.classifier, val, trigger) for trigger in run.triggers),
-            after=tuple(score(repaired, val, trigger) for trigger in run.triggers),
+            before=tuple(score(run.classifier, subject.held_out, trigger) for trigger in judged),
+            after=tuple(score(repaired, subject.held_out, trigger) for trigger in judged),
             rounds=round_,
         )
         outside = _outside(attempt, run.limits)
@@ -163,6 +204,16 @@ def _tried(run: Audit, method: Repair, aim: Limits, draft: Path) -> Attempt:
         outside = _outside(attempt, aim)
         if outside:
             return replace(attempt, refused=f"in reserve, {outside}", reserve=True)
+        if stowaway:
+            generator = generator_for(run.options.seed, f"repair:{method.name}")
+            left = stowaway.left(method, judged, also=tuple(more), generator=generator)
+            attempt = replace(attempt, canary=None if left is None else float(left), unknown=stowaway.called)
+            if not attempt.cleaned:
+                return replace(
+                    attempt, refused="in reserve, it leaves a planted backdoor of another kind", reserve=True
+                )
+        again = learnt_again(repaired, subject, judged[0], seed=run.options.seed)
+        attempt = replace(attempt, learnt_again=float(again))
         refused, still_found = _written(run, method, repaired, draft)
         if not still_found:
             break

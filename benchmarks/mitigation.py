@@ -27,9 +27,10 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
+from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repair import AIM
-from backdoor_audit.repairs import NAD, REPAIRS, BenignSalience, Repair
+from backdoor_audit.repairs import FTSAM, NAD, REPAIRS, BenignSalience, DistilledUnlearning, FeatureShiftTuning, Repair
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
@@ -47,6 +48,9 @@ VARIANTS: dict[str, Repair] = {
     **{method.name: method for method in REPAIRS},
     "salience_highest": BenignSalience(select="highest"),
     "nad_no_distillation": NAD(betas=(0.0, 0.0, 0.0)),
+    "ft_sam_labels": FTSAM(own_answers=0.0, label_smoothing=0.1),
+    "fst_labels": FeatureShiftTuning(own_answers=0.0),
+    "unlearning_pam": DistilledUnlearning(path_rho=0.5),
 }
 """What is measured, by the name of its line."""
 CLEAN = "fmnist-preact_resnet18-clean-130"
@@ -98,8 +102,9 @@ def rates(classifier: Classifier, held_out: CleanSet, attack: Attack | None, **r
 def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[str, Row]:
     """All methods on one subject, each on a fresh copy; ``before`` is the subject itself."""
     audited, held_out = audited_and_held_out(subject.data, root)
-    held_out, (opt, val) = held_out.sample(MEASURED, 0), audited.split(0)
+    held_out = held_out.sample(MEASURED, 0)
     classifier = subject.load()
+    given = Repaired(classifier, *audited.split(0))
     attack = load_attack(subject.attack_file) if subject.attack else None
     target = 0 if attack is None else int(attack.target_class or 0)
     trigger = of_subject(subject, root).found(NeuralCleanse()).trigger(target)
@@ -112,15 +117,15 @@ def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[st
 
         def work(method: Repair = method) -> Row:
             began = time.perf_counter()
-            mitigation = method(classifier, opt, val, trigger, generator=generator_for(0, method.name))
-            seconds, outcome = time.perf_counter() - began, mitigation.outcome
+            result = method(given, trigger, generator=generator_for(0, method.name))
+            seconds, outcome = time.perf_counter() - began, result.outcome
             seen: dict[str, float] = {}
             if outcome.before and outcome.after:
                 seen = {
                     "found_success": outcome.after.attack_success_rate,
                     "found_drop": outcome.before.clean_accuracy - outcome.after.clean_accuracy,
                 }
-            network = mitigation.classifier or classifier
+            network = result.classifier or classifier
             return rates(
                 network,
                 held_out,

@@ -25,6 +25,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import NeuralCleanse
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
+from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.repairs import DistilledUnlearning, FeatureMapPruning, FineTuning, Repair, Unlearning
 from backdoor_audit.repairs.fmp import map_layers
 from backdoor_audit.store import generator_for
@@ -94,14 +95,15 @@ class Bench:
     def repaired(self, method: Repair, opt: CleanSet) -> Classifier:
         """A copy after one repair."""
         generator = generator_for(0, method.name)
-        copy = method(self.classifier, opt, self.images[1], self.trigger, generator=generator).classifier
+        given = Repaired(self.classifier, opt, self.images[1])
+        copy = method(given, self.trigger, generator=generator).classifier
         assert copy is not None
         return copy
 
 
 def settings_of_fmp(bench: Bench) -> Iterator[tuple[str, Row]]:
     """FMP over its own settings, and plain fine-tuning on as many images."""
-    opt, val, _ = bench.images
+    opt = bench.images[0]
     yield bench.row("before", lambda: bench.classifier)
     rankings: dict[float, dict[str, Tensor]] = {}
 
@@ -109,9 +111,8 @@ def settings_of_fmp(bench: Bench) -> Iterator[tuple[str, Row]]:
         if method.epsilon not in rankings:
             rankings[method.epsilon] = method.rank(bench.classifier, opt, generator=generator_for(0, "rank"))
         generator = generator_for(0, method.name)
-        copy = method.prune(
-            bench.classifier, images, val, bench.trigger, rankings[method.epsilon], generator=generator
-        ).classifier
+        given = Repaired(bench.classifier, images, bench.images[1])
+        copy = method.prune(given, bench.trigger, rankings[method.epsilon], generator=generator).classifier
         assert copy is not None
         return copy
 
@@ -146,8 +147,8 @@ def rates_of_poison(bench: Bench) -> Iterator[tuple[str, Row]]:
         for method in (FMP, Unlearning(), DistilledUnlearning()):
 
             def work(method: Repair = method, model: Callable[[], Classifier] = model) -> Classifier:
-                classifier, (opt, val, _) = model(), bench.images
-                copy = method(classifier, opt, val, bench.trigger, generator=generator_for(0, method.name)).classifier
+                given = Repaired(model(), *bench.images[:2])
+                copy = method(given, bench.trigger, generator=generator_for(0, method.name)).classifier
                 assert copy is not None
                 return copy
 

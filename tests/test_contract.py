@@ -72,11 +72,13 @@ def run(method, classifier, seed=1):
         asked = {"reference": Shown(twins(rows)), "found": found, "progress": False}
         return brief(method)(Subject(classifier, images(), images(5)), generator=generator, **asked)
     if method in SHIPPED.filters:
-        subject_ = Subject(classifier, images(), images(5))
-        return method(subject_, square_trigger(SHAPE, target_class=2), generator=generator)
+        return method(
+            Subject(classifier, images(), images(5)), square_trigger(SHAPE, target_class=2), generator=generator
+        )
     if method in READINGS:
         return brief(method).measure(classifier, images(), images(5), generator=generator)
-    return brief(method)(classifier, images(), images(5), square_trigger(SHAPE, target_class=2), generator=generator)
+    subject_ = Subject(classifier, images(), images(5))
+    return brief(method)(subject_, square_trigger(SHAPE, target_class=2), generator=generator)
 
 
 @named(PARTS)
@@ -174,10 +176,12 @@ def test_an_outcome_names_its_method_and_the_repair_is_frozen(method):
 @named([entry for entry in REPAIRS if not entry.needs_trigger])
 def test_a_repair_that_needs_no_trigger_is_the_same_whatever_trigger_it_is_judged_by(method):
     first, second = (
-        brief(method)(subject(), images(), images(5), square_trigger(SHAPE, target_class=target), generator=seeded(1))
+        brief(method)(
+            Subject(subject(), images(), images(5)), square_trigger(SHAPE, target_class=target), generator=seeded(1)
+        )
         for target in (2, 4)
     )
     assert (first.outcome.target_class, second.outcome.target_class) == (2, 4)
     assert torch.equal(first.classifier.logits(images().images), second.classifier.logits(images().images))
-    again = judged_by(first, subject(), images(5), square_trigger(SHAPE, target_class=4))
+    again = judged_by(first, Subject(subject(), images(), images(5)), square_trigger(SHAPE, target_class=4))
     assert (again.before, again.after, again.target_class) == (second.outcome.before, second.outcome.after, 4)

@@ -13,8 +13,8 @@ from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite, shipped
-from backdoor_audit.repair import repair, summary
-from backdoor_audit.repairs import REPAIRS, NeuronPruning, Outcome, RepairResult
+from backdoor_audit.repair import Attempt, repair, summary
+from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult, Scores
 from backdoor_audit.run.run import Audit
 from backdoor_audit.store import Store
 from tests.catalogues import choose
@@ -101,15 +101,15 @@ class Fake:
     def __init__(self, name, *, ruins=False, applicable=True):
         self.name, self.ruins, self.applicable = name, ruins, applicable
 
-    def __call__(self, classifier, opt, val, trigger, *, generator):
+    def __call__(self, subject, trigger, *, generator):
         if not self.applicable:
-            outcome = Outcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
+            outcome = RepairOutcome(method=self.name, settings="", target_class=0, not_applicable="no batch norm")
             return RepairResult(outcome, None)
-        copy = classifier.copy()
+        copy = subject.classifier.copy()
         if self.ruins:
             with torch.no_grad():
                 copy.module[1].bias[0] = 1000.0
-        return RepairResult(Outcome(method=self.name, settings="", target_class=0), copy)
+        return RepairResult(RepairOutcome(method=self.name, settings="", target_class=0), copy)
 
 
 def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(folder, store, tmp_path, monkeypatch):
@@ -149,11 +149,11 @@ class Forgetful(Fake):
         super().__init__(name)
         self.enough, self.seen = enough, []
 
-    def together(self, classifier, opt, val, triggers, *, generator):
+    def together(self, subject, triggers, *, generator):
         self.seen.append(len(triggers))
         if len(triggers) < self.enough:
-            return RepairResult(Outcome(method=self.name, settings="", target_class=0), classifier.copy())
-        return NeuronPruning()(classifier, opt, val, triggers[0], generator=generator)
+            return RepairResult(RepairOutcome(method=self.name, settings="", target_class=0), subject.classifier.copy())
+        return NeuronPruning()(subject, triggers[0], generator=generator)
 
 
 def test_unlearning_runs_again_with_the_triggers_that_are_still_found(folder, store, tmp_path, monkeypatch):
@@ -239,7 +239,7 @@ def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path)
 
 OTHERS = """
 from dataclasses import dataclass
-from backdoor_audit.detectors import ClassScore, Detection
+from backdoor_audit.detectors import ByMargin, Detection, Row
 from backdoor_audit.repairs import NeuronPruning
 
 @dataclass(frozen=True)
@@ -260,7 +260,8 @@ class Alarm:
         return (0,)
 
     def __call__(self, subject, **_):
-        score = ClassScore(target_class=0, success_val=1.0, index=9.0, p_value=0.0, image_passes=1, margin=1.0)
+        measured = ByMargin(margin=1.0)
+        score = Row(target_class=0, success_val=1.0, index=9.0, p_value=0.0, image_passes=1, measured=measured)
         return Detection(detector="alarm", settings="", scores=[score], triggers=())
 
 mends, breaks, alarm = Mends("mends"), Mends("breaks", raises=True), Alarm()
@@ -279,3 +280,63 @@ def test_a_repair_of_another_package_can_be_chosen_and_its_advice_refuses_no_fil
     assert out.exists()
     with pytest.raises(OptionError, match=f"no method 'mends'; accepted: auto, {REPAIRS[0].name}"):
         repair(replace(options(folder), plugins="off"), out, method="mends", store=store)
+
+
+class Stowed:
+    """A planted backdoor that some methods leave."""
+
+    called = "blend of 0.2 for class 0"
+
+    def __init__(self, left):
+        self.rates = left
+
+    def left(self, method, triggers, *, also, generator):
+        assert triggers
+        assert generator.initial_seed()
+        return self.rates[method.name]
+
+
+def test_auto_prefers_a_method_that_cleans_a_planted_backdoor_too(folder, store, tmp_path, monkeypatch):
+    working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
+    first, second = Renamed(working, "first"), Renamed(working, "second")
+    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), second, first))
+    monkeypatch.setattr(module, "PREFERRED", ("first", "second"))
+    monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9, "second": 0.1}))
+    attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
+    assert [(attempt.method, attempt.canary, bool(attempt.refused)) for attempt in attempts] == [
+        ("first", 0.9, True),
+        ("second", 0.1, False),
+    ]
+    assert "leaves a planted backdoor of another kind" in attempts[0].refused
+    assert "a planted blend of 0.2 for class 0 works on 90.0% after it" in str(attempts[0])
+
+
+def test_where_no_preferred_method_cleans_it_the_first_that_reaches_the_aim_is_taken(
+    folder, store, tmp_path, monkeypatch
+):
+    working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
+    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), Renamed(working, "first")))
+    monkeypatch.setattr(module, "PREFERRED", ("first",))
+    monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9}))
+    attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
+    assert [(attempt.method, bool(attempt.refused)) for attempt in attempts] == [("first", True), ("first", False)]
+    assert attempts[-1].learnt_again is not None
+
+
+class Renamed:
+    """Another method under this name."""
+
+    needs_trigger = True
+
+    def __init__(self, method, name):
+        self.method, self.name = method, name
+
+    def __call__(self, subject, trigger, *, generator):
+        return self.method(subject, trigger, generator=generator)
+
+
+def test_a_trigger_that_a_few_images_bring_back_is_a_warning():
+    scores = Scores(0.9, 0.9, 0.1), Scores(0.9, 0.0, 0.9)
+    attempt = Attempt(method="m", classes=(1,), before=scores[:1], after=scores[1:], learnt_again=0.8)
+    assert "warning: 5 stamped images bring the trigger back to 80.0%" in str(attempt)
+    assert "warning" not in str(replace(attempt, learnt_again=0.4))

@@ -30,6 +30,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
     from backdoor_audit.repairs import REPAIRS
 
+    names = ", ".join(entry.name for entry in REPAIRS)
+
     parser.description = (
         "Find the trigger of MODEL as the gate does, or take a known one, repair copies of it, and write the first "
         "whose success rate and accuracy on held-out images are inside the limits, once its file has been loaded and audited "
@@ -42,7 +44,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         metavar="NAME",
-        help=f"auto (all, the cheapest first), {', '.join(entry.name for entry in REPAIRS)} (default: auto)",
+        help=f"auto (distilled unlearning, FST, FT-SAM, then others), {names} (default: auto)",
     )
     declare_out(parser, "where to write it (safetensors)")
     parser.add_argument(

@@ -11,6 +11,7 @@ from backdoor_audit.repairs.distilled_unlearning import DistilledUnlearning
 from backdoor_audit.repairs.fine_pruning import FinePruning
 from backdoor_audit.repairs.fine_tuning import FineTuning
 from backdoor_audit.repairs.fmp import FeatureMapPruning
+from backdoor_audit.repairs.fst import FeatureShiftTuning
 from backdoor_audit.repairs.ft_sam import FTSAM
 from backdoor_audit.repairs.i_bau import IBAU
 from backdoor_audit.repairs.linf_pruning import LinfPruning
@@ -18,8 +19,8 @@ from backdoor_audit.repairs.nad import NAD
 from backdoor_audit.repairs.neural_cleanse import NeuronPruning, Unlearning
 from backdoor_audit.repairs.outcome import (
     CurvePoint,
-    Outcome,
     Repair,
+    RepairOutcome,
     RepairResult,
     Scores,
     judge_drop,
@@ -29,6 +30,7 @@ from backdoor_audit.repairs.outcome import (
     score,
 )
 from backdoor_audit.repairs.rnp import RNP
+from backdoor_audit.repairs.sau import SharedUnlearning
 from backdoor_audit.repairs.several import Joint, against_all
 
 REPAIRS: tuple[Repair, ...] = (
@@ -43,9 +45,11 @@ REPAIRS: tuple[Repair, ...] = (
     FinePruning(),
     RNP(),
     ANP(),
+    FeatureShiftTuning(),
     FTSAM(),
     NAD(),
     IBAU(),
+    SharedUnlearning(),
     FeatureMapPruning(),
 )
 """Those that work against a trigger first, then those that need none, the cheapest first."""
@@ -63,15 +67,17 @@ __all__ = [
     "CurvePoint",
     "DistilledUnlearning",
     "FeatureMapPruning",
+    "FeatureShiftTuning",
     "FinePruning",
     "FineTuning",
     "Joint",
     "LinfPruning",
     "NeuronPruning",
-    "Outcome",
     "Repair",
+    "RepairOutcome",
     "RepairResult",
     "Scores",
+    "SharedUnlearning",
     "Unlearning",
     "against_all",
     "baked",

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.norm_masks import (
     Gains,
     Masks,
@@ -50,13 +51,11 @@ class ANP:
     name = "anp"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; the trigger is only for the scores. Not applicable without batch norm."""
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; the trigger is only for the scores. Not applicable without batch norm."""
 
         def objective(fitted: CleanSet) -> Objective:
-            working = classifier.copy()
+            working = subject.classifier.copy()
             gains = own_gains(working)
 
             def loss(masks: Masks, images: Tensor, labels: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ class ANP:
 
             return Objective(working, loss, f"masks fitted in {self.steps} steps on {len(fitted)} clean images")
 
-        return repaired_by_masks(self, objective, classifier, opt, val, trigger, steps=self.steps, generator=generator)
+        return repaired_by_masks(self, objective, subject, trigger, steps=self.steps, generator=generator)
 
     def _worst_changes(
         self,

@@ -11,9 +11,9 @@ from torch.nn import functional
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.norm_masks import batch_statistics
-from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 SELECTIONS = ("lowest", "highest")
@@ -50,19 +50,20 @@ class BenignSalience:
         if self.select not in SELECTIONS:
             raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {self.select!r}")
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, judged on ``val``; the trigger is for the scores. Not applicable without a last linear layer."""
-        head = classifier.layers().head
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A fine-tuned copy, judged on held-out images; the trigger is for the scores. Not applicable without a linear head."""
+        head = subject.classifier.layers().head
         if head is None:
-            return not_applicable(self.name, repr(self), trigger, "this network does not end in a linear layer")
-        repaired = classifier.copy()
-        self._train(repaired, head, opt, generator)
-        note = f"{self.epochs} epochs over {len(opt)} clean images, penalty on the {self.select} salience of layer {head!r}"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+            return not_applicable(self, trigger, "this network does not end in a linear layer")
+        repaired = subject.classifier.copy()
+        self._train(repaired, head, subject.search_set, generator)
+        note = (
+            f"{self.epochs} epochs over {len(subject.search_set)} clean images, penalty on the {self.select} salience of "
+            f"layer {head!r}"
+        )
+        return reported(self, subject, repaired, trigger, note=note)
 
-    def _train(self, repaired: Classifier, head: str, opt: CleanSet, generator: torch.Generator) -> None:
+    def _train(self, repaired: Classifier, head: str, clean: CleanSet, generator: torch.Generator) -> None:
         repaired.module.requires_grad_(True)
         chosen = list(repaired.module.get_submodule(head).parameters())
         parameters = list(repaired.module.parameters())
@@ -72,8 +73,8 @@ class BenignSalience:
             for epoch in range(self.epochs + 1):  # the first one only measures
                 budget.check()
                 share = self.first_share + (1 - self.first_share) * epoch / max(self.epochs, 1)
-                for batch in torch.randperm(len(opt), generator=generator).chunk(len(opt) // self.batch_size or 1):
-                    images, labels = opt.images[batch].to(repaired.device), opt.labels[batch].to(repaired.device)
+                for batch in torch.randperm(len(clean), generator=generator).chunk(len(clean) // self.batch_size or 1):
+                    images, labels = clean.images[batch].to(repaired.device), clean.labels[batch].to(repaired.device)
                     descent.zero_grad(set_to_none=True)
                     functional.cross_entropy(repaired(images), labels).backward()
                     for kept, weight in zip(salience, chosen, strict=True):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.clp import prune_outliers
-from backdoor_audit.repairs.outcome import RepairResult
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -23,8 +22,8 @@ class BatchNormPruning:
     The running mean and variance come from the poisoned training set, so a channel that serves the trigger differs from
     what clean images give. The difference is the divergence of two normal distributions (see `divergence`); pruned is
     what lies more than ``u`` sample deviations above the mean of its layer. ``u=None`` takes the smallest ``u`` at which
-    clean accuracy falls by at most ``most_drop`` on the ``held_share`` of ``opt`` that the statistics were not taken from;
-    a given ``u`` uses all of ``opt`` for the statistics.
+    clean accuracy falls by at most ``most_drop`` on the ``held_share`` of the search set that the statistics were not taken from;
+    a given ``u`` uses the whole search set for the statistics.
 
     "Pre-activation distributions expose backdoor neurons". Different from the paper: the whole output of a pruned channel
     is 0, where the paper zeroes the weight and lets the bias stand as a constant; the batch norm's epsilon is added to
@@ -39,29 +38,17 @@ class BatchNormPruning:
     name = "bnp"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; not applicable without a batch norm that keeps running statistics."""
-        fitted = held = opt
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; not applicable without a batch norm that keeps running statistics."""
+        fitted = held = subject.search_set
         if self.u is None:
             seed = int(torch.randint(2**31, (), generator=generator))
-            fitted, held = opt.split(seed, 1 - self.held_share)
-        suspicion = norm_divergences(classifier, fitted.images)
+            fitted, held = subject.search_set.split(seed, 1 - self.held_share)
+        suspicion = norm_divergences(subject.classifier, fitted.images)
         if not suspicion:
             reason = "this network has no batch norm with running statistics"
-            return not_applicable(self.name, repr(self), trigger, reason)
-        return prune_outliers(
-            classifier,
-            held,
-            val,
-            trigger,
-            suspicion=suspicion,
-            u=self.u,
-            most_drop=self.most_drop,
-            method=self.name,
-            settings=repr(self),
-        )
+            return not_applicable(self, trigger, reason)
+        return prune_outliers(self, replace(subject, search_set=held), trigger, suspicion=suspicion)
 
 
 def divergence(mean: Tensor, variance: Tensor, clean_mean: Tensor, clean_variance: Tensor) -> Tensor:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from backdoor_audit import budget
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.conv_norm import conv_norms, pruned_layers
-from backdoor_audit.repairs.outcome import CurvePoint, Outcome, RepairResult, score
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import CurvePoint, Repair, RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 LEVELS = tuple(step / 2 for step in range(20, -1, -1))
@@ -28,8 +28,8 @@ class ChannelLipschitz:
     """Set channels to 0 whose Lipschitz bound is more than ``u`` standard deviations above the mean of their layer.
 
     The bound of a channel is the largest singular value of its filter, as a matrix (input channels, height x width),
-    times the slope of its batch norm. ``u=None`` takes the smallest ``u`` of `LEVELS` at which clean accuracy on ``opt``
-    falls by at most ``most_drop``; as nothing is fitted, all of ``opt`` decides. Otherwise ``opt`` is not used.
+    times the slope of its batch norm. ``u=None`` takes the smallest ``u`` of `LEVELS` at which clean accuracy on the search set
+    falls by at most ``most_drop``; as nothing is fitted, the whole search set decides. Otherwise the search set is not used.
 
     "Data-free backdoor removal based on channel Lipschitzness". Different from its code: a convolution goes with the batch
     norm that takes its output when an image runs, and one without is left alone, where the code pairs layers as they are
@@ -44,29 +44,20 @@ class ChannelLipschitz:
     name = "clp"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; not applicable where no convolution has a batch norm of its own."""
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; not applicable where no convolution has a batch norm of its own."""
         del generator
         pairs = {
-            conv: norm for conv, norm in conv_norms(classifier).items() if norm and _has_statistics(classifier, norm)
+            conv: norm
+            for conv, norm in conv_norms(subject.classifier).items()
+            if norm and _has_statistics(subject.classifier, norm)
         }
         if not pairs:
             reason = "no convolution of this network is followed by a batch norm of its own with running statistics"
-            return not_applicable(self.name, repr(self), trigger, reason)
-        bounds = {norm: channel_bounds(classifier, conv, norm) for conv, norm in pairs.items()}
-        return prune_outliers(
-            classifier,
-            opt,
-            val,
-            trigger,
-            suspicion={norm: bound for norm, bound in bounds.items() if bound is not None},
-            u=self.u,
-            most_drop=self.most_drop,
-            method=self.name,
-            settings=repr(self),
-        )
+            return not_applicable(self, trigger, reason)
+        bounds = {norm: channel_bounds(subject.classifier, conv, norm) for conv, norm in pairs.items()}
+        suspicion = {norm: bound for norm, bound in bounds.items() if bound is not None}
+        return prune_outliers(self, subject, trigger, suspicion=suspicion)
 
 
 def channel_bounds(classifier: Classifier, conv: str, norm: str) -> Tensor | None:
@@ -99,33 +90,38 @@ def outliers(values: Tensor, u: float) -> Tensor:
     return (values > mean + u * deviation).nonzero().flatten()
 
 
+class ByOutliers(Repair, Protocol):
+    """A method that prunes by `prune_outliers`."""
+
+    @property
+    def u(self) -> float | None:
+        """Deviations above the mean of a layer; None: chosen by clean accuracy."""
+        ...
+
+    @property
+    def most_drop(self) -> float:
+        """Clean accuracy that a chosen ``u`` may cost."""
+        ...
+
+
 def prune_outliers(
-    classifier: Classifier,
-    tuning: CleanSet,
-    val: CleanSet,
-    trigger: AnyTrigger,
-    *,
-    suspicion: Mapping[str, Tensor],
-    u: float | None,
-    most_drop: float,
-    method: str,
-    settings: str,
+    method: ByOutliers, subject: Subject, trigger: AnyTrigger, *, suspicion: Mapping[str, Tensor]
 ) -> RepairResult:
     """Prune, in every layer, the channels whose suspicion (c,) stands out by ``u`` deviations (see `outliers`).
 
-    With ``u=None`` the smallest of `LEVELS` is taken at which clean accuracy on ``tuning`` falls by at most ``most_drop``;
-    the success rate of the trigger has no say. The curve holds the scores on ``val`` at every level that prunes more
+    With ``u=None`` the smallest of `LEVELS` is taken at which clean accuracy on the search set falls by at most ``most_drop``;
+    the success rate of the trigger has no say. The curve holds the scores on held-out images at every level that prunes more
     than the one before; its ``threshold`` is ``u``.
     """
+    classifier, tuning, u = subject.classifier, subject.search_set, method.u
     total = sum(len(values) for values in suspicion.values())
 
     def at(level: float) -> dict[str, Tensor]:
         return {layer: outliers(values, level) for layer, values in suspicion.items()}
 
-    before = score(classifier, val, trigger)
-    curve, counted = [CurvePoint(0.0, None, before)], 0
+    curve, counted = [CurvePoint(0.0, None, score(classifier, subject.held_out, trigger))], 0
     chosen, chosen_u = at(torch.inf if u is None else u), u
-    floor = clean_accuracy(classifier, tuning.images, tuning.labels) - most_drop if u is None else 0.0
+    floor = clean_accuracy(classifier, tuning.images, tuning.labels) - method.most_drop if u is None else 0.0
     for level in sorted({*LEVELS, *(() if u is None else (u,))}, reverse=True):
         channels = at(level)
         count = _number(channels)
@@ -133,22 +129,12 @@ def prune_outliers(
             continue
         budget.check()
         counted, candidate = count, pruned_layers(classifier, channels)
-        curve.append(CurvePoint(count / total, level, score(candidate, val, trigger)))
+        curve.append(CurvePoint(count / total, level, score(candidate, subject.held_out, trigger)))
         if u is None and clean_accuracy(candidate, tuning.images, tuning.labels) >= floor:
             chosen, chosen_u = channels, level
-    repaired = pruned_layers(classifier, chosen)
     note = f"{_number(chosen)} of {total} channels in {len(suspicion)} layers pruned"
     note += "; every u costs too much accuracy" if chosen_u is None else f" at u = {chosen_u:g}"
-    outcome = Outcome(
-        method=method,
-        settings=settings,
-        target_class=trigger.target_class,
-        before=before,
-        after=score(repaired, val, trigger),
-        curve=curve,
-        note=note,
-    )
-    return RepairResult(outcome, repaired)
+    return reported(method, subject, pruned_layers(classifier, chosen), trigger, note=note, curve=curve)
 
 
 def _has_statistics(classifier: Classifier, norm: str) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.model.training import own_dropout, shifted
+from backdoor_audit.model.training import own_dropout
+from backdoor_audit.repairs.augmentation import Augmentation
 
 _LONGEST_GRADIENT = 1.0  # L2 norm over all weights of a transformer
 
@@ -35,16 +38,18 @@ def descend(
     batch_size: int,
     weight_decay: float,
     nesterov: bool,
-    shift: int,
+    augmentation: Augmentation,
     generator: torch.Generator,
+    after_step: Callable[[], None] | None = None,
 ) -> None:
     """Train the classifier's own module in place on the gradients of ``backward``; for losses that `fit` does not have.
 
     SGD with momentum 0.9. ``factor`` gives the share of the learning rate that holds once that share of all steps, in
     [0, 1), is done. Every image is seen once per epoch, in batches of at least ``batch_size`` where there are that many.
     The gradients of networks with a `torch.nn.LayerNorm` are shortened to an L2 norm of 1: without, SGD at rates that suit
-    convolutional networks destroys small transformers. Frozen and in evaluation mode afterwards. Raises `BudgetSpentError`
-    between two epochs.
+    convolutional networks destroys small transformers. ``after_step`` may put weights back to where they belong. Where images
+    were changed, the statistics of batch norms are at last those of unchanged ones. Frozen and in evaluation mode afterwards.
+    Raises `BudgetSpentError` between two epochs.
     """
     module, device = classifier.module, classifier.device
     module.train().requires_grad_(True)
@@ -59,13 +64,49 @@ def descend(
             budget.check()
             for batch in torch.randperm(len(clean), generator=generator).tensor_split(batches):
                 images = clean.images[batch].to(device)
-                if shift:
-                    images = shifted(images, shift, generator)
+                images = augmentation(images, generator)
                 descent.zero_grad(set_to_none=True)
                 backward(images, clean.labels[batch].to(device))
                 if is_transformer:
                     nn.utils.clip_grad_norm_(module.parameters(), _LONGEST_GRADIENT)
                 descent.step()
+                if after_step:
+                    after_step()
                 schedule.step()
     descent.zero_grad(set_to_none=True)
+    augmentation.settle(classifier, clean, generator)
     module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def mixed_targets(teacher: Classifier, images: Tensor, labels: Tensor, own_answers: float) -> Tensor:
+    """Probabilities (n, classes) to learn: the labels, and ``own_answers`` of what the teacher says of these clean images.
+
+    A few hundred images are too few to learn their labels from without losing accuracy on others; what the model says of them is
+    already learnt, and no trigger is in it.
+    """
+    wanted = functional.one_hot(labels, teacher.num_classes).float()
+    if own_answers:
+        wanted = wanted.lerp(teacher(images).softmax(dim=1), own_answers)
+    return wanted
+
+
+@contextmanager
+def moved(classifier: Classifier, steps: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+    """In this block each of the weights stands moved by its step; afterwards all are back, bit by bit, and so are the buffers.
+
+    Running statistics of batch norm thus never see the moved weights.
+    """
+    home = [weight.detach().clone() for weight, _ in steps]
+    buffers = [(buffer, buffer.clone()) for buffer in classifier.module.buffers()]
+    with torch.no_grad():
+        for weight, step in steps:
+            weight.add_(step)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (weight, _), kept in zip(steps, home, strict=True):
+                weight.copy_(kept)
+            for buffer, once in buffers:
+                buffer.copy_(once)

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
+from backdoor_audit.repairs.pam import BackdoorPath
+from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistilledUnlearning:
+class DistilledUnlearning(OneAsSeveral):
     """Fine-tune a copy to give every image, stamped or not, the class probabilities of the model for the clean image.
 
     Unlearning as in Wang et al. (2019, section VI-C) with another target: instead of the one true label, all probabilities
@@ -25,49 +27,39 @@ class DistilledUnlearning:
     clean images are too few to learn their labels from without losing accuracy on others; what the model says of them is
     more than a label, and for clean images it is already learnt. In every batch ``stamped_share`` of the images carry a
     trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
+
+    ``path_rho`` takes gradients that far back towards the audited weights (see `BackdoorPath`). ``augment`` moves and mirrors
+    images, before they are stamped, where `harmless_augmentation` finds that harmless.
     """
 
     stamped_share: float = 0.5
     epochs: int = 10
     learning_rate: float = 0.01
     batch_size: int = 32
+    path_rho: float = 0.0
+    augment: bool = True
 
     name = "distilled_unlearning"
     needs_trigger = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, judged on ``val``."""
-        return self.together(classifier, opt, val, (trigger,), generator=generator)
-
-    def together(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        triggers: Sequence[AnyTrigger],
-        *,
-        generator: torch.Generator,
-    ) -> RepairResult:
-        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
-        repaired = classifier.copy()
+    def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
+        repaired, path = subject.classifier.copy(), BackdoorPath(subject.classifier, self.path_rho)
 
         def backward(images: Tensor, _labels: Tensor) -> None:
             with torch.no_grad():
-                wanted = classifier(images).log_softmax(dim=1)
-            chosen = torch.randperm(len(images), generator=generator)[: round(self.stamped_share * len(images))]
-            order = torch.randperm(len(triggers), generator=generator).tolist()
-            stamped = images.clone()
-            for index, part in zip(order, chosen.tensor_split(len(triggers)), strict=True):
-                if len(part):
-                    stamped[part] = triggers[index].stamp(images[part])
-            given = repaired(stamped).log_softmax(dim=1)
-            functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
+                wanted = subject.classifier(images).log_softmax(dim=1)
+            stamped = stamped_first(images, triggers, self.stamped_share, generator)
+            if self.path_rho:
+                with torch.no_grad():
+                    repaired(stamped)  # for the running statistics, which do not see the weights further on
+            with path.ahead(repaired):
+                given = repaired(stamped).log_softmax(dim=1)
+                functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
 
         descend(
             repaired,
-            opt,
+            subject.search_set,
             backward,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -75,11 +67,11 @@ class DistilledUnlearning:
             batch_size=self.batch_size,
             weight_decay=0.0,
             nesterov=True,
-            shift=0,
+            augmentation=augmentation_of(self, subject),
             generator=generator,
         )
         note = (
-            f"{self.epochs} epochs over {len(opt)} clean images, {self.stamped_share:.0%} of each batch stamped with "
-            f"{'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
+            f"{self.epochs} epochs over {len(subject.search_set)} clean images, {self.stamped_share:.0%} of each batch stamped "
+            f"with {'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)
+        return reported(self, subject, repaired, triggers[0], note=note)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from backdoor_audit import budget
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
-from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
-from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, reported, score
-from backdoor_audit.repairs.pruning import not_applicable, pruned
+from backdoor_audit.repairs.augmentation import augmentation_of
+from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
+from backdoor_audit.repairs.pruning import pruned
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _ROUNDING = 1e-9  # 0.92 - 0.88 is a little more than 0.04
@@ -27,11 +27,12 @@ class FinePruning:
 
     Pruning goes on by ``step`` (share of the channels) until clean accuracy would fall by more than ``max_drop`` (a
     fraction, not relative), and stops one step before. How active a channel is, and where to stop, are measured on two
-    halves of ``opt``; all of ``opt`` is fine-tuned on. Pruned channels stay at 0 in fine-tuning.
+    halves of the search set; all of it is fine-tuned on. Pruned channels stay at 0 in fine-tuning.
 
     Activity is the mean of the absolute value: after a ReLU that is the paper's mean, and on maps that can be negative
-    (pre-activation networks) it still means dormant. The paper prunes channel by channel; ``step`` saves time. Images are
-    not augmented in fine-tuning unless ``shift`` (px) is given. Trigger channels that clean images use too are not found.
+    (pre-activation networks) it still means dormant. The paper prunes channel by channel; ``step`` saves time.
+    Trigger channels that clean images use too are not found. In fine-tuning, ``augment`` moves and mirrors images where
+    `harmless_augmentation` finds that harmless.
     """
 
     max_drop: float = 0.04
@@ -40,54 +41,59 @@ class FinePruning:
     learning_rate: float = 0.01
     batch_size: int = 32
     weight_decay: float = 5e-4
-    shift: int = 0
+    augment: bool = True
 
     name: ClassVar[str] = "fine_pruning"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned and fine-tuned copy, scored on ``val``; the trigger serves for the scores alone.
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned and fine-tuned copy, scored on held-out images; the trigger serves for the scores alone.
 
-        The curve has the scores on ``val`` of every pruning tried, before fine-tuning; its last point is the first that
+        The curve has the scores on held-out images of every pruning tried, before fine-tuning; its last point is the first that
         cost too much, if there is one. Not applicable to networks that do not end in a feature map and linear layers.
         Raises `DataFormatError` if no class has two images.
         """
-        layers = classifier.layers()
+        clean = subject.search_set
+        layers = subject.classifier.layers()
         if layers.feature_layer is None:
             reason = "this network does not end in a feature map followed by linear layers"
-            return not_applicable(self.name, repr(self), trigger, reason)
-        ranked, held = opt.split(int(torch.randint(2**31, (), generator=generator)))
-        activity = dormancy(capture(classifier, layers.feature_layer, ranked.images))
+            return not_applicable(self, trigger, reason)
+        ranked, held = clean.split(int(torch.randint(2**31, (), generator=generator)))
+        activity = dormancy(capture(subject.classifier, layers.feature_layer, ranked.images))
         order = activity.argsort(stable=True)
-        start = clean_accuracy(classifier, held.images, held.labels)
+        start = clean_accuracy(subject.classifier, held.images, held.labels)
         curve: list[CurvePoint] = []
         taken = 0
         for count in prune_counts(len(order), self.step):
             budget.check()
-            candidate = pruned(classifier, layers.feature_layer, order[:count])
-            curve.append(CurvePoint(count / len(order), float(activity[order[count]]), score(candidate, val, trigger)))
+            candidate = pruned(subject.classifier, layers.feature_layer, order[:count])
+            curve.append(
+                CurvePoint(
+                    count / len(order), float(activity[order[count]]), score(candidate, subject.held_out, trigger)
+                )
+            )
             if start - clean_accuracy(candidate, held.images, held.labels) > self.max_drop + _ROUNDING:
                 break
             taken = count
-        repaired = pruned(classifier, layers.feature_layer, order[:taken])
+        repaired = pruned(subject.classifier, layers.feature_layer, order[:taken])
+        augmentation = augmentation_of(self, subject)
         fit(
             repaired,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
-            shift=self.shift,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
+        augmentation.settle(repaired, clean, generator)
         note = (
             f"{taken} of {len(order)} channels of layer {layers.feature_layer!r} pruned, then {self.epochs} epochs over "
-            f"{len(opt)} clean images"
+            f"{len(clean)} clean images"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note, curve=curve)
+        return reported(self, subject, repaired, trigger, note=note, curve=curve)
 
 
 def dormancy(maps: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from backdoor_audit.data import CleanSet
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
 
@@ -21,7 +21,8 @@ class FineTuning:
     The recipe is the one of BackdoorBench (Wu et al., NeurIPS 2022): SGD, cross-entropy, learning rate 0.01. It takes 100
     epochs over 2,500 images in batches of 256, an audit has a few hundred images and CPU seconds: fewer epochs, smaller
     batches. The schedule is one-cycle over exactly the steps taken, where the original's cosine is cut for 100 epochs
-    whatever their number. Images are not augmented unless ``shift`` (px) says that a shift keeps their meaning.
+    whatever their number. ``augment`` moves and mirrors images where
+    `harmless_augmentation` finds that harmless.
     A strong backdoor survives this; a higher ``learning_rate`` removes more of it, and more accuracy.
     """
 
@@ -29,26 +30,26 @@ class FineTuning:
     learning_rate: float = 0.01
     batch_size: int = 32
     weight_decay: float = 5e-4
-    shift: int = 0
+    augment: bool = True
 
     name: ClassVar[str] = "fine_tuning"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, scored on ``val``; the trigger serves for the scores alone."""
-        repaired = classifier.copy()
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
+        clean = subject.search_set
+        repaired, augmentation = subject.classifier.copy(), augmentation_of(self, subject)
         fit(
             repaired,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
-            shift=self.shift,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
-        note = f"{self.epochs} epochs over {len(opt)} clean images"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        augmentation.settle(repaired, clean, generator)
+        note = f"{self.epochs} epochs over {len(clean)} clean images"
+        return reported(self, subject, repaired, trigger, note=note)

@@ -12,10 +12,11 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.conv_norm import conv_norms, pruned_layers
-from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, reported, score
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _AT_ONCE = 512  # images in one pass: bounds the memory, changes no result
@@ -37,7 +38,8 @@ class FeatureMapPruning:
     a GPU. So few images often give maps the same accuracy; the note says in how many layers that happened at the cut.
     Different from its code: changes stay within ``epsilon``, pixels and not normalised values are clipped, a pruned map is
     0 and not a constant, and is the one that was measured, whatever order layers were defined in. The paper leaves the
-    size of the noise open. Fine-tuning takes small batches under the schedule of `fit`. ``group`` maps share one backward
+    size of the noise open. Fine-tuning takes small batches under the schedule of `fit`;
+    ``augment`` moves and mirrors images where `harmless_augmentation` finds that harmless. ``group`` maps share one backward
     pass; the result does not depend on it.
     """
 
@@ -50,33 +52,32 @@ class FeatureMapPruning:
     epochs: int = 10
     learning_rate: float = 0.01
     batch_size: int = 32
+    augment: bool = True
 
     name = "fmp"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned and fine-tuned copy, judged on ``val``; not applicable without a convolution that may be pruned.
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned and fine-tuned copy, judged on held-out images; not applicable without a convolution that may be pruned.
 
         The curve holds the scores with no map pruned, and with the maps pruned but before fine-tuning.
         """
-        layers = map_layers(classifier, self.stages)
+        layers = map_layers(subject.classifier, self.stages)
         if not layers:
             return not_applicable(
-                self.name, repr(self), trigger, "this network has no convolution besides the one that gives its scores"
+                self, trigger, "this network has no convolution besides the one that gives its scores"
             )
-        ranking = self.rank(classifier, opt, generator=generator)
-        return self.prune(classifier, opt, val, trigger, ranking, generator=generator)
+        ranking = self.rank(subject.classifier, subject.search_set, generator=generator)
+        return self.prune(subject, trigger, ranking, generator=generator)
 
     def rank(
-        self, classifier: Classifier, opt: CleanSet, *, generator: torch.Generator, only: Collection[str] = ()
+        self, classifier: Classifier, clean: CleanSet, *, generator: torch.Generator, only: Collection[str] = ()
     ) -> dict[str, Tensor]:
         """Accuracy (maps,) of the network on images changed to move each map, by layer: the lower, the more suspicious.
 
         ``only`` names the layers that are ranked; all that the settings choose if it is empty.
         """
-        sample = opt.sample(self.images, int(torch.randint(2**31, (), generator=generator)))
+        sample = clean.sample(self.images, int(torch.randint(2**31, (), generator=generator)))
         signs = torch.randint(0, 2, sample.images.shape, generator=generator) * 2.0 - 1
         start = (sample.images + self.noise * signs).clamp(0, 1)
         layers = map_layers(classifier, self.stages)
@@ -88,44 +89,46 @@ class FeatureMapPruning:
 
     def prune(
         self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
+        subject: Subject,
         trigger: AnyTrigger,
         ranking: Mapping[str, Tensor],
         *,
         generator: torch.Generator,
     ) -> RepairResult:
-        """A copy without the maps that come first in a ranking, fine-tuned on ``opt``, judged on ``val``."""
+        """A copy without the maps that come first in a ranking, fine-tuned on the search set, judged on held-out images."""
+        clean = subject.search_set
         chosen, ties = {}, 0
         for layer, accuracies in ranking.items():
             chosen[layer] = weakest(accuracies, self.p)
             cut = accuracies[chosen[layer]].max()
             ties += int((accuracies <= cut).sum()) > len(chosen[layer])
-        repaired = pruned_layers(classifier, chosen)
+        repaired = pruned_layers(subject.classifier, chosen)
         count, total = sum(len(maps) for maps in chosen.values()), sum(len(values) for values in ranking.values())
-        before = score(classifier, val, trigger)
+        before = score(subject.classifier, subject.held_out, trigger)
         curve = [
             CurvePoint(0.0, None, before),
-            CurvePoint(count / total, None, score(repaired, val, trigger)),
+            CurvePoint(count / total, None, score(repaired, subject.held_out, trigger)),
         ]
+        augmentation = augmentation_of(self, subject)
         fit(
             repaired,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=0.0,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
-        used = min(self.images, len(opt))
+        augmentation.settle(repaired, clean, generator)
+        used = min(self.images, len(clean))
         forward, backward = used * (len(ranking) + 2 * total), used * total
         note = (
             f"{count} of {total} maps in {len(ranking)} layers pruned ({ties} layers tied at the cut) after {forward} image "
-            f"passes forward and {backward} back, then {self.epochs} epochs over {len(opt)} clean images"
+            f"passes forward and {backward} back, then {self.epochs} epochs over {len(clean)} clean images"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note, curve=curve)
+        return reported(self, subject, repaired, trigger, note=note, curve=curve)
 
     def _accuracies(self, classifier: Classifier, layer: str, maps: int, clean: CleanSet, start: Tensor) -> Tensor:
         """Accuracy (maps,) of the whole network on images changed to move each map of the layer."""

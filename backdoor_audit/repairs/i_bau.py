@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backdoor_audit import budget
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
 
@@ -33,7 +33,7 @@ class IBAU:
     The change is kept in the L2 ball of the paper's problem, which the code leaves out: without it, one pass can go
     hundreds of pixel ranges away. ``fixed_point_rate`` is 0.01 in place of 0.1: the inner loss is not convex, and the
     iteration then adds up terms that cost accuracy and mean little. 8 rounds at 0.0005 in place of 5 at
-    0.001, smaller batches. Evaluation mode, as there. There is no threshold to choose, so all of ``opt`` is fitted.
+    0.001, smaller batches. Evaluation mode, as there. There is no threshold to choose, so the whole search set is fitted.
     """
 
     rounds: int = 8
@@ -49,11 +49,10 @@ class IBAU:
     name = "i_bau"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, judged on ``val``; the trigger is only for the scores."""
-        repaired = classifier.copy()
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A fine-tuned copy, judged on held-out images; the trigger is only for the scores."""
+        clean = subject.search_set
+        repaired = subject.classifier.copy()
         parameters = list(repaired.module.parameters())
         descent = torch.optim.Adam(parameters, lr=self.learning_rate)
         norms: list[float] = []
@@ -61,19 +60,22 @@ class IBAU:
             for _ in range(self.rounds):
                 budget.check()
                 repaired.module.requires_grad_(False)
-                change = self.worst_change(repaired, opt.images, generator=generator)
+                change = self.worst_change(repaired, clean.images, generator=generator)
                 norms.append(float(change.norm()))
                 repaired.module.requires_grad_(True)
-                for batch in torch.randperm(len(opt), generator=generator).split(self.batch_size):
-                    images, labels = opt.images[batch].to(repaired.device), opt.labels[batch].to(repaired.device)
+                for batch in torch.randperm(len(clean), generator=generator).split(self.batch_size):
+                    images, labels = (
+                        clean.images[batch].to(repaired.device),
+                        clean.labels[batch].to(repaired.device),
+                    )
                     slopes = self._slopes(repaired, images, labels, change)
                     for parameter, slope in zip(parameters, slopes, strict=True):
                         parameter.grad = slope
                     descent.step()
         descent.zero_grad(set_to_none=True)
         repaired.module.requires_grad_(False)
-        note = f"{self.rounds} rounds over {len(opt)} clean images; L2 norm of the change found: {_listed(norms)}"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        note = f"{self.rounds} rounds over {len(clean)} clean images; L2 norm of the change found: {_listed(norms)}"
+        return reported(self, subject, repaired, trigger, note=note)
 
     def worst_change(self, classifier: Classifier, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """The change (1, c, h, w) that one pass over images (n, c, h, w) finds."""

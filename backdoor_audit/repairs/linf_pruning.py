@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture, channel_norm
-from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.repairs.outcome import RepairResult
-from backdoor_audit.repairs.pruning import not_applicable, sweep
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable
+from backdoor_audit.repairs.pruning import sweep
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -30,21 +29,18 @@ class LinfPruning:
     name = "linf_pruning"
     needs_trigger = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; not applicable to networks that do not end in a feature map and linear layers."""
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; not applicable without a feature map that linear layers follow."""
         del generator
-        layer = classifier.layers().feature_layer
+        layer = subject.classifier.layers().feature_layer
         if layer is None:
             reason = "this network does not end in a feature map followed by linear layers"
-            return not_applicable(self.name, repr(self), trigger, reason)
-        others = opt.without_class(trigger.target_class).images
-        norms = channel_norm(capture(classifier, layer, trigger.stamp(others)), self.norm).mean(dim=0)
+            return not_applicable(self, trigger, reason)
+        others = subject.search_set.without_class(trigger.target_class).images
+        norms = channel_norm(capture(subject.classifier, layer, trigger.stamp(others)), self.norm).mean(dim=0)
         return sweep(
-            classifier,
-            opt,
-            val,
+            self,
+            subject,
             trigger,
             layer=layer,
             inputs=False,
@@ -53,6 +49,4 @@ class LinfPruning:
                 after.attack_success_rate <= self.stop_success
                 and before.clean_accuracy - after.clean_accuracy <= self.stop_drop
             ),
-            method=self.name,
-            settings=repr(self),
         )

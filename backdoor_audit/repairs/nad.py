@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import descend
-from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _HIGH_RATE_SHARE = 0.1  # 2 of the paper's 20 epochs run at the full learning rate, the others at a tenth of it
@@ -35,8 +35,8 @@ class NAD:
 
     Batches of 64 over 2,500 images become batches of 32 over a few hundred, and the rate is a tenth of the paper's 0.1: half of
     it takes a PreActResNet-18 on CIFAR-10 from 70 % to 32 % accuracy (success rate 5 %), this one to 65 % (58 %). The teacher
-    is trained on `fit`'s one-cycle schedule. Images are not cropped, flipped or cut out; ``shift`` (px) moves each batch
-    where that keeps their meaning.
+    is trained on `fit`'s one-cycle schedule. Images are not cut out; ``augment`` moves and mirrors them where
+    `harmless_augmentation` finds that harmless.
     """
 
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
@@ -47,35 +47,36 @@ class NAD:
     learning_rate: float = 0.01
     batch_size: int = 32
     weight_decay: float = 1e-4
-    shift: int = 0
+    augment: bool = True
 
     name: ClassVar[str] = "nad"
     needs_trigger: ClassVar[bool] = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A distilled copy, scored on ``val``; the trigger serves for the scores alone.
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A distilled copy, scored on held-out images; the trigger serves for the scores alone.
 
         Not applicable to networks in which no module gives a feature map or a sequence of tokens.
         """
-        layers = stages(classifier, len(self.betas))
+        clean = subject.search_set
+        layers = stages(subject.classifier, len(self.betas))
         if self.betas and not layers:
             reason = "no module of this network gives a feature map or a sequence of tokens"
-            return not_applicable(self.name, repr(self), trigger, reason)
+            return not_applicable(self, trigger, reason)
         betas = self.betas[len(self.betas) - len(layers) :]
-        teacher, repaired = classifier.copy(), classifier.copy()
+        teacher, repaired = subject.classifier.copy(), subject.classifier.copy()
+        augmentation = augmentation_of(self, subject)
         fit(
             teacher,
-            opt.images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.teacher_epochs,
             learning_rate=self.teacher_learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
-            shift=self.shift,
+            on_batch=augmentation.on_batch(generator),
             generator=generator,
         )
+        augmentation.settle(teacher, clean, generator)
 
         def backward(images: Tensor, labels: Tensor) -> None:
             with recorded(teacher, layers) as taught, torch.no_grad():
@@ -90,7 +91,7 @@ class NAD:
 
         descend(
             repaired,
-            opt,
+            clean,
             backward,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -98,14 +99,14 @@ class NAD:
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             nesterov=True,
-            shift=self.shift,
+            augmentation=augmentation,
             generator=generator,
         )
         note = (
-            f"{self.epochs} epochs over {len(opt)} clean images, attention of {', '.join(map(repr, layers)) or 'no layer'} "
+            f"{self.epochs} epochs over {len(clean)} clean images, attention of {', '.join(map(repr, layers)) or 'no layer'} "
             f"as in a copy fine-tuned for {self.teacher_epochs}"
         )
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        return reported(self, subject, repaired, trigger, note=note)
 
 
 def attention(activations: Tensor, power: float = 2.0) -> Tensor:

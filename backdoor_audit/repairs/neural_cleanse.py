@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
-from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.pruning import not_applicable, sweep
+from backdoor_audit.repairs.augmentation import augmentation_of
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
+from backdoor_audit.repairs.pruning import sweep
+from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _MOST_STAMPED = 0.5  # of the images, with several triggers
@@ -30,80 +32,67 @@ class NeuronPruning:
     name = "nc_pruning"
     needs_trigger = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; not applicable without a final linear layer."""
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; not applicable without a final linear layer."""
         del generator
-        head = classifier.layers().head
+        head = subject.classifier.layers().head
         if head is None:
-            return not_applicable(self.name, repr(self), trigger, "this network does not end in a linear layer")
-        others = opt.without_class(trigger.target_class).images
-        stamped = capture(classifier, head, trigger.stamp(others), inputs=True).mean(dim=0)
-        gap = stamped - capture(classifier, head, others, inputs=True).mean(dim=0)
+            return not_applicable(self, trigger, "this network does not end in a linear layer")
+        others = subject.search_set.without_class(trigger.target_class).images
+        stamped = capture(subject.classifier, head, trigger.stamp(others), inputs=True).mean(dim=0)
+        gap = stamped - capture(subject.classifier, head, others, inputs=True).mean(dim=0)
         return sweep(
-            classifier,
-            opt,
-            val,
+            self,
+            subject,
             trigger,
             layer=head,
             inputs=True,
             suspicion=gap.cpu(),
             accept=lambda _before, after: after.attack_success_rate <= self.stop_success,
-            method=self.name,
-            settings=repr(self),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unlearning:
+class Unlearning(OneAsSeveral):
     """Fine-tune all weights on clean images of which a share carries the trigger with the *true* label. Section VI-C.
 
     The paper takes one epoch over 10 % of the training data. An audit has fewer images, so several epochs make up for
-    the number of updates. With several triggers each stamps ``stamped_share`` of the images, no image twice and together
-    at most half of them.
+    the number of updates, and other images are stamped in each. With several triggers each stamps ``stamped_share`` of a batch,
+    no image twice and together at most half. ``augment`` moves and mirrors images, before they are stamped, where
+    `harmless_augmentation` finds that harmless.
     """
 
     stamped_share: float = 0.2
     epochs: int = 10
     learning_rate: float = 0.01
     batch_size: int = 32
+    augment: bool = True
 
     name = "nc_unlearning"
     needs_trigger = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A fine-tuned copy, judged on ``val``."""
-        return self.together(classifier, opt, val, (trigger,), generator=generator)
-
-    def together(
-        self,
-        classifier: Classifier,
-        opt: CleanSet,
-        val: CleanSet,
-        triggers: Sequence[AnyTrigger],
-        *,
-        generator: torch.Generator,
-    ) -> RepairResult:
-        """A copy that was fine-tuned on images stamped with each of the triggers, judged on ``val`` by the first."""
-        images = opt.images.clone()
+    def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
+        """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
+        clean, repaired = subject.search_set, subject.classifier.copy()
         share = min(self.stamped_share * len(triggers), max(self.stamped_share, _MOST_STAMPED))
-        chosen = torch.randperm(len(images), generator=generator)[: round(share * len(images))]
-        for trigger, part in zip(triggers, chosen.tensor_split(len(triggers)), strict=True):
-            images[part] = trigger.stamp(images[part])
-        repaired = classifier.copy()
+        augmentation = augmentation_of(self, subject)
+
+        def on_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return stamped_first(augmentation(images, generator), triggers, share, generator), labels
+
         fit(
             repaired,
-            images,
-            opt.labels,
+            clean.images,
+            clean.labels,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
+            on_batch=on_batch,
             generator=generator,
         )
-        note = f"{self.epochs} epochs over {len(images)} clean images, {len(chosen)} of them stamped"
-        if len(triggers) > 1:
-            note += f" with one of {len(triggers)} triggers"
-        return reported(self.name, repr(self), classifier, repaired, val, triggers[0], note=note)
+        augmentation.settle(repaired, clean, generator)
+        note = (
+            f"{self.epochs} epochs over {len(clean)} clean images, {share:.0%} of each batch stamped with "
+            f"{'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}"
+        )
+        return reported(self, subject, repaired, triggers[0], note=note)

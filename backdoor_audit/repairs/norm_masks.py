@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,10 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.conv_norm import pruned_layers
-from backdoor_audit.repairs.outcome import CurvePoint, Outcome, RepairResult, score
-from backdoor_audit.repairs.pruning import not_applicable
+from backdoor_audit.repairs.outcome import CurvePoint, Repair, RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
-
-if TYPE_CHECKING:
-    from backdoor_audit.repairs.anp import ANP
-    from backdoor_audit.repairs.rnp import RNP
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))
 """Mask values tried as threshold, 0 to 0.95."""
@@ -45,28 +41,50 @@ class Objective:
     told: str
 
 
+class ByMasks(Repair, Protocol):
+    """A method that fits masks and prunes by them; settings as in `ANP`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the masks."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        ...
+
+    @property
+    def fit_share(self) -> float:
+        """Share of the images that masks are fitted on; the others choose the threshold."""
+        ...
+
+    @property
+    def most_drop(self) -> float:
+        """Clean accuracy that pruning may cost on those others."""
+        ...
+
+
 def repaired_by_masks(
-    method: ANP | RNP,
+    method: ByMasks,
     objective_of: Callable[[CleanSet], Objective | str],
-    classifier: Classifier,
-    opt: CleanSet,
-    val: CleanSet,
+    subject: Subject,
     trigger: AnyTrigger,
     *,
     steps: int,
     generator: torch.Generator,
 ) -> RepairResult:
-    """A copy without the channels whose fitted mask is low: `fit_masks` on one share of ``opt``, `prune_by_masks` on the rest.
+    """A copy without the channels whose fitted mask is low: `fit_masks` on one share of the images, `prune_by_masks` on the rest.
 
     ``objective_of`` is given the images to fit on, and answers with the reason if there is nothing to fit; then, and
     without batch norm, the method is not applicable.
     """
-    if not norm_layers(classifier):
-        return not_applicable(method.name, repr(method), trigger, NO_NORMS)
-    fitted, held_out = opt.split(int(torch.randint(2**31, (), generator=generator)), method.fit_share)
+    if not norm_layers(subject.classifier):
+        return not_applicable(method, trigger, NO_NORMS)
+    fitted, others = subject.search_set.split(int(torch.randint(2**31, (), generator=generator)), method.fit_share)
     objective = objective_of(fitted)
     if isinstance(objective, str):
-        return not_applicable(method.name, repr(method), trigger, objective)
+        return not_applicable(method, trigger, objective)
     masks = fit_masks(
         objective.working,
         objective.loss,
@@ -76,17 +94,8 @@ def repaired_by_masks(
         batch_size=method.batch_size,
         generator=generator,
     )
-    return prune_by_masks(
-        classifier,
-        masks,
-        held_out,
-        val,
-        trigger,
-        most_drop=method.most_drop,
-        method=method.name,
-        settings=repr(method),
-        note=f"{objective.told}, threshold from {len(held_out)} others",
-    )
+    note = f"{objective.told}, threshold from {len(others)} others"
+    return prune_by_masks(method, replace(subject, search_set=others), masks, trigger, note=note)
 
 
 def norm_layers(classifier: Classifier) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
@@ -193,28 +202,24 @@ def silenced(classifier: Classifier, masks: Masks, threshold: float) -> tuple[Cl
 
 
 def prune_by_masks(
-    classifier: Classifier,
+    method: ByMasks,
+    subject: Subject,
     masks: Masks,
-    held_out: CleanSet,
-    val: CleanSet,
     trigger: AnyTrigger,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    most_drop: float,
-    method: str,
-    settings: str,
     note: str,
 ) -> RepairResult:
     """Silence channels of the classifier itself by their masks, as many as clean accuracy allows.
 
-    The threshold is the one that silences most channels while accuracy on ``held_out`` falls by at most ``most_drop``
-    (fraction); the success rate of the trigger has no say. Scores and curve are those on ``val``. Thresholds that silence
-    no channel more than the one before are left out of the curve. If not even the lowest is allowed, nothing is pruned.
+    The threshold is the one that silences most channels while accuracy on the search set falls by at most ``most_drop``
+    (fraction); the success rate of the trigger has no say. Scores and curve are those on held-out images. Thresholds that
+    silence no channel more than the one before are left out of the curve. If not even the lowest is allowed, nothing is pruned.
     """
+    classifier, choosing = subject.classifier, subject.search_set
     total = sum(len(mask) for mask in masks.values())
-    before = score(classifier, val, trigger)
-    curve = [CurvePoint(0.0, None, before)]
-    least = clean_accuracy(classifier, held_out.images, held_out.labels) - most_drop
+    curve = [CurvePoint(0.0, None, score(classifier, subject.held_out, trigger))]
+    least = clean_accuracy(classifier, choosing.images, choosing.labels) - method.most_drop
     (repaired, pruned), chosen, last = silenced(classifier, masks, -1.0), None, 0
     for threshold in sorted(thresholds):
         budget.check()
@@ -222,24 +227,15 @@ def prune_by_masks(
         if count == last:
             continue
         last = count
-        curve.append(CurvePoint(count / total, threshold, score(candidate, val, trigger)))
-        if clean_accuracy(candidate, held_out.images, held_out.labels) >= least - 1e-9:
+        curve.append(CurvePoint(count / total, threshold, score(candidate, subject.held_out, trigger)))
+        if clean_accuracy(candidate, choosing.images, choosing.labels) >= least - 1e-9:
             repaired, pruned, chosen = candidate, count, threshold
     told = f"{pruned} of {total} batch-norm channels silenced, mask at most {chosen}"
     if chosen is None:
         told = f"none of {total} batch-norm channels silenced: "
         told += (
-            f"already the first would cost more than {most_drop:.1%} accuracy"
+            f"already the first would cost more than {method.most_drop:.1%} accuracy"
             if last
             else "no mask value is low enough"
         )
-    outcome = Outcome(
-        method=method,
-        settings=settings,
-        target_class=trigger.target_class,
-        before=before,
-        after=score(repaired, val, trigger),
-        curve=curve,
-        note=f"{told}; {note}",
-    )
-    return RepairResult(outcome, repaired)
+    return reported(method, subject, repaired, trigger, note=f"{told}; {note}", curve=curve)

@@ -12,6 +12,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Limits, judge
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, triggered_rates
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import AnyTrigger
 
@@ -43,7 +44,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RepairOutcome:
     """How a repair ended. ``not_applicable`` says why it could not be tried on this network; then there are no scores."""
 
     method: str
@@ -64,12 +65,12 @@ class Outcome:
         return Packed({}, self.summary())
 
     @classmethod
-    def unpack(cls, packed: Packed) -> Outcome:
+    def unpack(cls, packed: Packed) -> RepairOutcome:
         """From the store."""
         return cls.of(packed.values)
 
     @classmethod
-    def of(cls, summary: Mapping[str, Any]) -> Outcome:
+    def of(cls, summary: Mapping[str, Any]) -> RepairOutcome:
         """The outcome of which `summary` made these builtins."""
         values = dict(summary)
         for name in ("before", "after"):
@@ -80,14 +81,14 @@ class Outcome:
         return cls(**values)
 
 
-def judge_success(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
+def judge_success(outcomes: Sequence[RepairOutcome], limits: Limits) -> Finding:
     """Whether the trigger still works after a repair; of several triggers, the one that is left strongest."""
     outcome, before, after = max(_measured(outcomes), key=lambda entry: entry[2].attack_success_rate)
     reason = f"{before.attack_success_rate:.1%} before, {after.attack_success_rate:.1%} after; {outcome.note}"
     return _judged("attack_success_rate", after.attack_success_rate, limits.attack_success_rate, outcome, reason)
 
 
-def judge_robustness(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
+def judge_robustness(outcomes: Sequence[RepairOutcome], limits: Limits) -> Finding:
     """Whether stamped images get their true label again after a repair; of several triggers, the one with the largest loss.
 
     The value is what robust accuracy is below the clean accuracy that the model had: a repair that sends stamped images to
@@ -102,7 +103,7 @@ def judge_robustness(outcomes: Sequence[Outcome], limits: Limits) -> Finding:
     return _judged("robust_accuracy_lost", lost, limits.robust_accuracy_lost, outcome, reason)
 
 
-def judge_drop(outcomes: Sequence[Outcome], limits: Limits, *, flagged: bool = True) -> Finding:
+def judge_drop(outcomes: Sequence[RepairOutcome], limits: Limits, *, flagged: bool = True) -> Finding:
     """Whether a repair costs too much clean accuracy; of several triggers, the costliest.
 
     Where no trigger was ``flagged`` a repair was not called for, and the limit is that of a harmless one.
@@ -113,7 +114,7 @@ def judge_drop(outcomes: Sequence[Outcome], limits: Limits, *, flagged: bool = T
     return _judged("clean_accuracy_drop", _accuracy_drop(before, after), limit, outcome, reason)
 
 
-def _judged(statistic: str, value: float, limit: float, outcome: Outcome, reason: str) -> Finding:
+def _judged(statistic: str, value: float, limit: float, outcome: RepairOutcome, reason: str) -> Finding:
     return judge(
         statistic,
         value,
@@ -132,7 +133,7 @@ def _robustness_lost(before: Scores, after: Scores) -> float:
     return before.clean_accuracy - after.robust_accuracy
 
 
-def _measured(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Scores, Scores]]:
+def _measured(outcomes: Sequence[RepairOutcome]) -> list[tuple[RepairOutcome, Scores, Scores]]:
     return [(outcome, outcome.before, outcome.after) for outcome in outcomes if outcome.before and outcome.after]
 
 
@@ -140,35 +141,41 @@ def _measured(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Scores, Scores
 class RepairResult:
     """An outcome and the repaired copy; None where the repair could not be tried."""
 
-    outcome: Outcome
+    outcome: RepairOutcome
     classifier: Classifier | None
 
 
 def reported(
-    method: str,
-    settings: str,
-    classifier: Classifier,
+    method: Repair,
+    subject: Subject,
     repaired: Classifier,
-    val: CleanSet,
     trigger: AnyTrigger,
     *,
     note: str,
     curve: Sequence[CurvePoint] = (),
 ) -> RepairResult:
-    """The repaired copy with the scores of both classifiers on ``val``."""
-    outcome = Outcome(
-        method=method,
-        settings=settings,
+    """The repaired copy with the scores of both classifiers on held-out images."""
+    outcome = RepairOutcome(
+        method=method.name,
+        settings=repr(method),
         target_class=trigger.target_class,
-        before=score(classifier, val, trigger),
-        after=score(repaired, val, trigger),
+        before=score(subject.classifier, subject.held_out, trigger),
+        after=score(repaired, subject.held_out, trigger),
         curve=curve,
         note=note,
     )
     return RepairResult(outcome, repaired)
 
 
-def judged_by(result: RepairResult, classifier: Classifier, val: CleanSet, trigger: AnyTrigger) -> Outcome:
+def not_applicable(method: Repair, trigger: AnyTrigger, reason: str) -> RepairResult:
+    """The answer of a method that this network has no place for."""
+    outcome = RepairOutcome(
+        method=method.name, settings=repr(method), target_class=trigger.target_class, not_applicable=reason
+    )
+    return RepairResult(outcome, None)
+
+
+def judged_by(result: RepairResult, subject: Subject, trigger: AnyTrigger) -> RepairOutcome:
     """What a repair that did not need its trigger does to another one; without a curve, whose copies are gone."""
     outcome, repaired = result.outcome, result.classifier
     if repaired is None:
@@ -176,8 +183,8 @@ def judged_by(result: RepairResult, classifier: Classifier, val: CleanSet, trigg
     return replace(
         outcome,
         target_class=trigger.target_class,
-        before=score(classifier, val, trigger),
-        after=score(repaired, val, trigger),
+        before=score(subject.classifier, subject.held_out, trigger),
+        after=score(repaired, subject.held_out, trigger),
         curve=(),
     )
 
@@ -195,8 +202,6 @@ class Repair(Protocol):
         """Whether the repair depends on the trigger."""
         ...
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A repaired copy, made with ``opt``, judged on ``val``."""
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A repaired copy, made with the search set, judged on the held-out images."""
         ...

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.repairs.outcome import CurvePoint, Outcome, RepairResult, Scores, score
+from backdoor_audit.model.subject import Subject
+from backdoor_audit.repairs.outcome import CurvePoint, Repair, RepairResult, Scores, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 PRUNE_RATES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.17, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -53,36 +53,33 @@ def pruned(classifier: Classifier, layer: str, channels: Tensor, *, inputs: bool
 
 
 def sweep(
-    classifier: Classifier,
-    opt: CleanSet,
-    val: CleanSet,
+    method: Repair,
+    subject: Subject,
     trigger: AnyTrigger,
     *,
     layer: str,
     inputs: bool,
     suspicion: Tensor,
     accept: Callable[[Scores, Scores], bool],
-    method: str,
-    settings: str,
 ) -> RepairResult:
     """Prune more and more of the most suspicious channels; keep the first copy that ``accept`` takes.
 
-    ``suspicion`` has one value per channel, the highest is pruned first. ``accept`` sees the scores on ``opt`` before and
-    after; what is reported is measured on ``val``. If no copy is accepted, the one with the largest
-    ``ASR drop - 5 * accuracy drop`` on ``opt`` is kept and the note says so.
+    ``suspicion`` has one value per channel, the highest is pruned first. ``accept`` sees the scores on the search set before
+    and after; what is reported is measured on held-out images. If no copy is accepted, the one with the largest
+    ``ASR drop - 5 * accuracy drop`` on the search set is kept and the note says so.
     """
     order = suspicion.argsort(descending=True, stable=True)
     counts = sorted({round(rate * len(order)) for rate in PRUNE_RATES})
-    before = score(classifier, opt, trigger)
+    before = score(subject.classifier, subject.search_set, trigger)
     curve: list[CurvePoint] = []
-    chosen, best = None, (-float("inf"), classifier, 0)
+    chosen, best = None, (-float("inf"), subject.classifier, 0)
     for count in counts:
-        candidate = pruned(classifier, layer, order[:count], inputs=inputs)
+        candidate = pruned(subject.classifier, layer, order[:count], inputs=inputs)
         threshold = float(suspicion[order[count]])
-        curve.append(CurvePoint(count / len(order), threshold, score(candidate, val, trigger)))
+        curve.append(CurvePoint(count / len(order), threshold, score(candidate, subject.held_out, trigger)))
         if chosen is not None:
             continue
-        after = score(candidate, opt, trigger)
+        after = score(candidate, subject.search_set, trigger)
         gain = _drop(before, after, "attack_success_rate") - 5 * _drop(before, after, "clean_accuracy")
         best = max(best, (gain, candidate, count), key=lambda entry: entry[0])
         if accept(before, after):
@@ -91,23 +88,8 @@ def sweep(
     note = f"{count} of {len(order)} channels of layer {layer!r} pruned"
     if chosen is None:
         note += "; no pruning up to half of the channels met the method's own stopping rule"
-    outcome = Outcome(
-        method=method,
-        settings=settings,
-        target_class=trigger.target_class,
-        before=score(classifier, val, trigger),
-        after=score(repaired, val, trigger),
-        curve=curve,
-        note=note,
-    )
-    return RepairResult(outcome, repaired)
+    return reported(method, subject, repaired, trigger, note=note, curve=curve)
 
 
 def _drop(before: Scores, after: Scores, name: str) -> float:
     return float(getattr(before, name) - getattr(after, name))
-
-
-def not_applicable(method: str, settings: str, trigger: AnyTrigger, reason: str) -> RepairResult:
-    """The answer of a method whose layer this network does not have."""
-    outcome = Outcome(method=method, settings=settings, target_class=trigger.target_class, not_applicable=reason)
-    return RepairResult(outcome, None)

@@ -12,6 +12,7 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.norm_masks import (
     Masks,
     Objective,
@@ -54,17 +55,15 @@ class RNP:
     name = "rnp"
     needs_trigger = False
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
-        """A pruned copy, judged on ``val``; the trigger is only for the scores.
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
+        """A pruned copy, judged on held-out images; the trigger is only for the scores.
 
         Not applicable without batch norm, or if ``unlearn_epochs`` do not make the network forget.
         """
 
         def objective(fitted: CleanSet) -> Objective | str:
-            unlearned, epochs = self.unlearn(classifier, fitted, generator=generator)
-            left, limit = clean_accuracy(unlearned, fitted.images, fitted.labels), self._limit(classifier)
+            unlearned, epochs = self.unlearn(subject.classifier, fitted, generator=generator)
+            left, limit = clean_accuracy(unlearned, fitted.images, fitted.labels), self._limit(subject.classifier)
             if left > limit:
                 reason = f"{epochs} epochs of unlearning left {left:.1%} of the clean images right"
                 return f"{reason}, recovery starts at {limit:.1%}"
@@ -76,9 +75,7 @@ class RNP:
 
             return Objective(unlearned, loss, f"{len(fitted)} clean images forgotten to {left:.1%} in {epochs} epochs")
 
-        return repaired_by_masks(
-            self, objective, classifier, opt, val, trigger, steps=self.recover_steps, generator=generator
-        )
+        return repaired_by_masks(self, objective, subject, trigger, steps=self.recover_steps, generator=generator)
 
     def unlearn(self, classifier: Classifier, clean: CleanSet, *, generator: torch.Generator) -> tuple[Classifier, int]:
         """A copy that climbed the cross entropy on these images until it had forgotten them, and after how many epochs."""

@@ -20,8 +20,7 @@ from backdoor_audit.item import Item, Row
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import PropertyOutcome, unanswered
-from backdoor_audit.repairs import Outcome as RepairOutcome
-from backdoor_audit.repairs import Repair, judge_drop, judge_robustness, judge_success
+from backdoor_audit.repairs import Repair, RepairOutcome, judge_drop, judge_robustness, judge_success
 from backdoor_audit.store import generator_for
 
 if TYPE_CHECKING:

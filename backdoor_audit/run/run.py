@@ -19,8 +19,8 @@ from backdoor_audit.filters import FilterRates, filter_rates
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
-    Outcome,
     Repair,
+    RepairOutcome,
     against_all,
 )
 from backdoor_audit.run import others
@@ -39,7 +39,7 @@ _MOST_SHOWN = 20  # of those, for each detector: the ones that stand out most
 class Audit(Asked):
     """A run over one subject. Everything is computed when first asked for, and kept."""
 
-    _repairs: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
+    _repairs: dict[str, tuple[RepairOutcome, ...]] = field(default_factory=dict)
     _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
     _filterings: dict[str, tuple[FilterRates, ...]] = field(default_factory=dict)
     _remembered: dict[str, Any] = field(default_factory=dict)
@@ -84,19 +84,19 @@ class Audit(Asked):
             entry for entry in self.catalogue.repairs if entry.needs_trigger or self.options.profile == "thorough"
         )
 
-    def repair(self, name: str) -> tuple[Outcome, ...]:
+    def repair(self, name: str) -> tuple[RepairOutcome, ...]:
         """How one method repairs a copy of the model, and how each trigger fares in it."""
         if name not in self._repairs:
             method = next(entry for entry in self.repairs if entry.name == name)
             triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
             plugin = self.catalogue.plugin(method)
 
-            def work() -> tuple[Outcome, ...]:
+            def work() -> tuple[RepairOutcome, ...]:
                 generator = generator_for(self.options.seed, name)
                 model = self.classifier.copy() if plugin else self.classifier
-                return against_all(method, model, *self.split, triggers, generator=generator, also=beside)[1]
+                return against_all(method, Subject(model, *self.split), triggers, generator=generator, also=beside)[1]
 
-            def kept() -> tuple[Outcome, ...]:
+            def kept() -> tuple[RepairOutcome, ...]:
                 with self.once(f"the repair by {name}"):
                     return self.store.recall(
                         {
@@ -107,7 +107,7 @@ class Audit(Asked):
                         },
                         work,
                         pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                        unpack=lambda packed: tuple(map(Outcome.of, packed.values["outcomes"])),
+                        unpack=lambda packed: tuple(map(RepairOutcome.of, packed.values["outcomes"])),
                     )[0]
 
             self._repairs[name] = others.outcomes_of(self, method, plugin, kept) if plugin else kept()

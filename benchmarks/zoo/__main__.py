@@ -2,7 +2,8 @@
 
 ``build`` trains every subject that is missing, or whose settings changed, and goes on where a stopped build was. ``table``
 prints what ``zoo.json`` holds. ``check`` loads every file again and measures its rates anew. With ``--population`` all
-three mean the larger set that is not committed, only its table, ``population.json``; build it in about two hours. ``DIR`` holds
+three mean the larger set that is not committed, only its table, ``population.json``; build it in about two hours. With
+``--full-size`` they mean the networks of ordinary size that repairs are measured on (`benchmarks.zoo.full_size`). ``DIR`` holds
 ``cifar10_train_25k.npz``, ``cifar10_test.npz``, ``gtsrb32_train.npz`` and ``gtsrb32_test.npz`` (``images`` uint8,
 ``labels``), or torchvision's copies.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.zoo import build
+from benchmarks.zoo.full_size import FULL_SIZE
 from benchmarks.zoo.population import POPULATION
 from benchmarks.zoo.subjects import EVERY
 
@@ -32,8 +34,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="subjects trained at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this")
     parser.add_argument("--population", action="store_true", help="the set that is not committed")
+    parser.add_argument("--full-size", action="store_true", help="networks of ordinary size, trained for longer")
     options = parser.parse_args()
     subjects, zoo = (POPULATION, build.POPULATION) if options.population else (EVERY, build.COMMITTED)
+    if options.full_size:
+        subjects, zoo = FULL_SIZE, build.FULL_SIZE
     chosen = [subject for subject in subjects if options.only in subject.name]
     rows = build.read_table(zoo)
     if options.command == "build":

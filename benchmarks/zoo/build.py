@@ -19,7 +19,7 @@ from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.metrics import Rate, clean_accuracy, triggered_rates
 from benchmarks.jobs import finished
 from benchmarks.zoo.data import audited_and_held_out, training_images
-from benchmarks.zoo.subject import FOLDER, MODELS, POPULATION_MODELS, Subject
+from benchmarks.zoo.subject import FOLDER, FULL_SIZE_MODELS, MODELS, POPULATION_MODELS, Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class Zoo:
 
 COMMITTED = Zoo(models=MODELS, table=FOLDER / "zoo.json", page=FOLDER / "README.md")
 POPULATION = Zoo(models=POPULATION_MODELS, table=FOLDER / "population.json", brief=True)
+FULL_SIZE = Zoo(models=FULL_SIZE_MODELS, table=FOLDER / "full_size.json")
 MAX_BYTES = 250_000
 MAX_NATURAL_RATE = 0.2  # a trigger that moves that many images of a clean twin is an adversarial patch, not a backdoor
 LEAST_ACCURACY = {"fmnist": 0.7, "cifar10": 0.4, "gtsrb": 0.5}  # of the population: below it nobody would use a model

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.model.training import Recipe, build_optimizer, own_dropout
 from benchmarks.zoo.data import NORMALIZATION
 
@@ -49,10 +52,22 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """From the share of all steps that is done to the share of the learning rate."""
 
 
-def train(classifier: Classifier, images: Tensor, labels: Tensor, *, recipe: Recipe, habits: Habits, seed: int) -> None:
+def train(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: Recipe,
+    habits: Habits,
+    seed: int,
+    low_precision: bool = False,
+    checkpoint: Path | None = None,
+) -> None:
     """Train the classifier's module in place on images (n, c, h, w) in [0, 1] with labels (n,); it is frozen afterwards.
 
     Every image is shifted and flipped by itself; what comes in is black. A batch that is not full is left out.
+    ``low_precision`` runs forward in bfloat16 where that is faster. At ``checkpoint`` the state after each epoch is kept until
+    the last, and a run that finds one goes on from there, to the same weights (dropout apart).
     """
     generator, module = torch.Generator().manual_seed(seed), classifier.module
     for layer in module.modules():
@@ -63,8 +78,9 @@ def train(classifier: Classifier, images: Tensor, labels: Tensor, *, recipe: Rec
     batches = max(1, len(images) // recipe.batch_size)
     total = recipe.epochs * batches
     left = round(habits.stopped_at * total)
+    begun = _resumed(checkpoint, module, descent, generator)
     with own_dropout(generator, classifier.device):
-        for epoch in range(recipe.epochs):
+        for epoch in range(begun, recipe.epochs):
             order = torch.randperm(len(images), generator=generator)
             for number, batch in enumerate(order.split(recipe.batch_size)[:batches]):
                 done = epoch * batches + number
@@ -72,14 +88,43 @@ def train(classifier: Classifier, images: Tensor, labels: Tensor, *, recipe: Rec
                     break
                 descent.param_groups[0]["lr"] = recipe.learning_rate * SCHEDULES[habits.schedule](done / total)
                 inputs = augmented(images[batch], recipe.shift, habits.flip, generator).to(classifier.device)
+                with autocast(classifier.device, module) if low_precision else nullcontext():
+                    logits = classifier(inputs)
                 loss = functional.cross_entropy(
-                    classifier(inputs), labels[batch].to(classifier.device), label_smoothing=habits.label_smoothing
+                    logits, labels[batch].to(classifier.device), label_smoothing=habits.label_smoothing
                 )
                 descent.zero_grad(set_to_none=True)
                 loss.backward()
                 descent.step()
+            if checkpoint:
+                _keep(checkpoint, module, descent, generator, epoch + 1)
+    if checkpoint:
+        checkpoint.unlink()
     descent.zero_grad(set_to_none=True)
     module.eval().requires_grad_(False)
+
+
+def _keep(file: Path, module: nn.Module, descent: Optimizer, generator: torch.Generator, epochs: int) -> None:
+    state = {
+        "module": module.state_dict(),
+        "descent": descent.state_dict(),
+        "generator": generator.get_state(),
+        "epochs": epochs,
+    }
+    unfinished = file.with_suffix(".writing")
+    torch.save(state, unfinished)
+    unfinished.replace(file)
+
+
+def _resumed(file: Path | None, module: nn.Module, descent: Optimizer, generator: torch.Generator) -> int:
+    """How many epochs are done already; their state is loaded."""
+    if file is None or not file.exists():
+        return 0
+    state = torch.load(file, weights_only=True)
+    module.load_state_dict(state["module"])
+    descent.load_state_dict(state["descent"])
+    generator.set_state(state["generator"])
+    return int(state["epochs"])
 
 
 def augmented(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -157,7 +157,7 @@ def resnet20(num_classes: int, in_channels: int, side: int) -> nn.Module:
 
 
 class WideResNet(nn.Module):
-    """WRN-16-1 with half of its channels: three groups of two pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
+    """WRN-16-1 at ``width`` 16: three groups of two pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
 
     def __init__(self, num_classes: int, in_channels: int, width: int = 8) -> None:
         super().__init__()
@@ -205,6 +205,12 @@ def wrn_16_1(num_classes: int, in_channels: int, side: int) -> nn.Module:
     return WideResNet(num_classes, in_channels)
 
 
+def wrn_16_1_full(num_classes: int, in_channels: int, side: int) -> nn.Module:
+    """`WideResNet` with all 16 channels in its first group."""
+    del side
+    return WideResNet(num_classes, in_channels, 16)
+
+
 def mobile(num_classes: int, in_channels: int, side: int) -> nn.Module:
     """Depthwise and 1x1 convolutions in turn (Howard et al., arXiv 1704.04861, 2017)."""
     del side
@@ -241,6 +247,7 @@ FACTORIES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "vgg_bn": vgg_bn,
     "resnet20": resnet20,
     "wrn_16_1": wrn_16_1,
+    "wrn_16_1_full": wrn_16_1_full,
     "mobile": mobile,
     "vit": vit,
 }

@@ -26,6 +26,7 @@ from benchmarks.zoo.habits import Habits
 FOLDER = Path(__file__).parent
 MODELS = FOLDER / "models"
 POPULATION_MODELS = FOLDER / "population"
+FULL_SIZE_MODELS = FOLDER / "full_size"
 WIDTHS = {"small_cnn": 16, "small_vgg": 16, "small_resnet": 16, "preact_resnet18": 6, "small_vit": 48}
 
 
@@ -35,7 +36,8 @@ class Subject:
 
     ``tag`` tells subjects of the same data and architecture apart in their names; ``twin`` is the clean subject on which
     the natural rate of the trigger is measured. Subjects with ``habits`` are of the population: trained as strangers do,
-    with networks of `benchmarks.zoo.networks`, and kept in a folder that is not committed.
+    with networks of `benchmarks.zoo.networks`, and kept in a folder that is not committed; those of ``full_size`` are trained
+    for longer, and their twin is a committed subject.
     """
 
     data: str
@@ -49,6 +51,7 @@ class Subject:
     warm_start: str = ""
     twin: str = ""
     habits: Habits | None = None
+    full_size: bool = False
 
     @property
     def name(self) -> str:
@@ -63,6 +66,8 @@ class Subject:
     @property
     def folder(self) -> Path:
         """Where its files are, and those of the subjects that it names."""
+        if self.full_size:
+            return FULL_SIZE_MODELS
         return POPULATION_MODELS if self.habits else MODELS
 
     @property
@@ -91,7 +96,9 @@ class Subject:
         return load_classifier(self.file, arch=self.arch)
 
     def load_clean(self, name: str, device: torch.device | str = "cpu") -> Classifier:
-        """The clean subject of that name, which has the same network: its twin, or what it starts from."""
+        """The clean subject of that name: its twin, or what it starts from. It has the same network, but at full size."""
+        if self.full_size:
+            return load_classifier(MODELS / f"{name}.safetensors", device=device)
         return load_classifier(self.folder / f"{name}.safetensors", arch=self._plain_arch, device=device)
 
     def settings(self) -> dict[str, Any]:
@@ -159,7 +166,16 @@ class Subject:
         return start, ready
 
     def _learn(self, classifier: Classifier, images: Tensor, labels: Tensor, habits: Habits) -> None:
-        strangers.train(classifier, images, labels, recipe=self.recipe, habits=habits, seed=self.seed)
+        strangers.train(
+            classifier,
+            images,
+            labels,
+            recipe=self.recipe,
+            habits=habits,
+            seed=self.seed,
+            low_precision=self.full_size,
+            checkpoint=self.file.with_suffix(".partial") if self.full_size else None,
+        )
 
 
 def _as_it_is(clean: CleanSet, seed: int) -> CleanSet:

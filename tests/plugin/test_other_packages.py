@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 import torch
 
-from backdoor_audit.detectors import ClassScore, Detection
-from backdoor_audit.properties import Outcome
+from backdoor_audit.detectors import ByMargin, Detection, Row
+from backdoor_audit.properties import PropertyOutcome
 from backdoor_audit.repairs.outcome import reported
 from backdoor_audit.report.renderers import Renderer
 
@@ -46,7 +46,7 @@ class Alarm:
         if self.raises:
             raise SystemExit(0)
         scores = [
-            ClassScore(target_class=row, success_val=0.9, index=9.0 * (row == 5), p_value=0.1, image_passes=1, margin=1.0)
+            Row(target_class=row, success_val=0.9, index=9.0 * (row == 5), p_value=0.1, image_passes=1, measured=ByMargin(margin=1.0))
             for row in range(subject.num_classes)
         ]
         return Detection(detector="", settings="", scores=scores, triggers=())
@@ -60,18 +60,18 @@ class Claim:
     name: str = "refuted"
     needs_twins = False
 
-    def __call__(self, classifier, opt, val, *, generator, natural, kept):
-        classifier.module[1].weight.data.zero_()
-        return Outcome(name="", statistic="steered_share", value=1.0, limit=0.1, reason="all", target_class=5)
+    def __call__(self, subject, *, generator, natural, kept):
+        subject.classifier.module[1].weight.data.zero_()
+        return PropertyOutcome(name="", statistic="steered_share", value=1.0, limit=0.1, reason="all", target_class=5)
 
 @dataclass(frozen=True)
 class Nothing:
     name: str = "nothing"
     needs_trigger = True
 
-    def __call__(self, classifier, opt, val, trigger, *, generator):
-        classifier.module[1].bias.data.zero_()
-        return reported(self.name, repr(self), classifier, classifier.copy(), val, trigger, note="nothing done")
+    def __call__(self, subject, trigger, *, generator):
+        subject.classifier.module[1].bias.data.zero_()
+        return reported(self, subject, subject.classifier.copy(), trigger, note="nothing done")
 
 alarm, broken, rated, claim, nothing = Alarm("alarm"), Alarm("broken", raises=True), Rated("rated"), Claim(), Nothing()
 lines = Renderer("lines", "audit.txt", lambda record, **_: f"{record.verdict.value}, {len(record.advisory)} advisory")

@@ -6,6 +6,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.anp import ANP
 from backdoor_audit.repairs.norm_masks import (
@@ -38,7 +39,7 @@ def random_images(number=12):
 
 
 def repair(method=None, subject=None):
-    return (method or ANP())(subject or corner_reader(), OPT, VAL, TRIGGER, generator=seeded(1))
+    return (method or ANP())(Subject(subject or corner_reader(), OPT, VAL), TRIGGER, generator=seeded(1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,9 +115,9 @@ def test_a_threshold_below_every_mask_prunes_nothing():
     assert len(outcome.curve) == 1
 
 
-def prune(masks, held_out=VAL, val=VAL, **options):
-    options = {"most_drop": 0.02, "method": "m", "settings": "s", "note": "told"} | options
-    return prune_by_masks(corner_reader(), masks, held_out, val, TRIGGER, **options)
+def prune(masks, val=VAL, most_drop=0.02, **options):
+    method, subject = ANP(most_drop=most_drop), Subject(corner_reader(), VAL, val)
+    return prune_by_masks(method, subject, masks, TRIGGER, note="told", **options)
 
 
 def test_the_threshold_is_the_highest_that_held_out_clean_accuracy_allows():
@@ -192,7 +193,7 @@ def test_the_same_seed_gives_the_same_masks_and_the_trigger_chooses_nothing():
     first, second = repair(ANP(steps=5)), repair(ANP(steps=5))
     assert first.outcome == second.outcome
     other = square_trigger((1, 8, 8), target_class=4)
-    blind = ANP(steps=5)(corner_reader(), OPT, VAL, other, generator=seeded(1))
+    blind = ANP(steps=5)(Subject(corner_reader(), OPT, VAL), other, generator=seeded(1))
     assert blind.outcome.note == first.outcome.note
     assert torch.equal(blind.classifier.logits(VAL.images), first.classifier.logits(VAL.images))
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.benign_salience import (
     BenignSalience,
     adaptive_penalty,
@@ -18,7 +19,7 @@ from tests.subjects import assert_unchanged, random_network, seeded, snapshot, s
 
 
 def repair(method=None, subject=None, trigger=TRIGGER):
-    return (method or BenignSalience())(subject or corner_reader(), OPT, VAL, trigger, generator=seeded(1))
+    return (method or BenignSalience())(Subject(subject or corner_reader(), OPT, VAL), trigger, generator=seeded(1))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -96,7 +97,7 @@ def test_useless_weights_shrink_and_useful_ones_stay():
     images[:, 0, 0, 0] = 1.0
     method = BenignSalience(first_share=0.0, epochs=2, strength=0.1, learning_rate=0.01, batch_size=4)
     clean, trigger = type(OPT)(images, labels), square_trigger((1, 1, 2), target_class=1, size=1)
-    after = method(subject, clean, clean, trigger, generator=seeded()).classifier.module[1].weight
+    after = method(Subject(subject, clean, clean), trigger, generator=seeded()).classifier.module[1].weight
     # epoch 1 of 2 takes half of the weights, the two of the second input (salience 0, the others' is above); epoch 2 takes all
     first = torch.tensor([3.0 - 0.01 * 0.1 * math.exp(2), 0.5 - 0.01 * 0.1])
     second = first - 0.01 * 0.1 * torch.tensor([math.exp(float(first[0]) - 1), 1.0])

@@ -7,6 +7,7 @@ from torch import nn
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.bnp import BatchNormPruning, divergence, norm_divergences
 from backdoor_audit.repairs.clp import prune_outliers
 from backdoor_audit.repairs.outcome import score
@@ -15,7 +16,7 @@ from tests.subjects import assert_unchanged, random_network, row_reader, seeded,
 
 
 def repair(method=None, subject=None, opt=OPT, val=VAL, seed=1):
-    return (method or BatchNormPruning())(subject or planted(), opt, val, TRIGGER, generator=seeded(seed))
+    return (method or BatchNormPruning())(Subject(subject or planted(), opt, val), TRIGGER, generator=seeded(seed))
 
 
 def values(*numbers):
@@ -80,7 +81,7 @@ def test_a_channel_that_clean_images_leave_silent_stands_out_and_becomes_zero():
     assert int(found.argmax()) == 9
     clean = CleanSet(images, torch.arange(len(images)) % 4)
     trigger = square_trigger((12, 5, 5), target_class=1)
-    result = BatchNormPruning()(subject, clean, clean, trigger, generator=seeded())
+    result = BatchNormPruning()(Subject(subject, clean, clean), trigger, generator=seeded())
     assert result.outcome.note == "1 of 12 channels in 1 layers pruned at u = 3"
     maps = capture(result.classifier, "0", images)
     assert not bool(maps[:, 9].any()), "not the constant of the bias either"
@@ -105,9 +106,9 @@ def test_u_is_chosen_on_images_that_gave_no_statistics(monkeypatch):
         fitted.append(images)
         return norm_divergences(classifier, images)
 
-    def swept(classifier, tuning, val, trigger, **options):
-        tuned.append(tuning.images)
-        return prune_outliers(classifier, tuning, val, trigger, **options)
+    def swept(method, subject, trigger, **options):
+        tuned.append(subject.search_set.images)
+        return prune_outliers(method, subject, trigger, **options)
 
     monkeypatch.setattr("backdoor_audit.repairs.bnp.norm_divergences", measured)
     monkeypatch.setattr("backdoor_audit.repairs.bnp.prune_outliers", swept)
@@ -140,8 +141,8 @@ def test_it_does_not_apply_without_batch_norm(subject, u):
 
 def test_trigger_and_held_out_images_choose_nothing():
     method, other = BatchNormPruning(u=None), square_trigger((1, 8, 8), target_class=0)
-    first = method(planted(), OPT, VAL, TRIGGER, generator=seeded(1))
-    second = method(planted(), OPT, VAL.without_class(1), other, generator=seeded(1))
+    first = method(Subject(planted(), OPT, VAL), TRIGGER, generator=seeded(1))
+    second = method(Subject(planted(), OPT, VAL.without_class(1)), other, generator=seeded(1))
     assert first.outcome.note == second.outcome.note
     assert first.outcome.after != second.outcome.after
     assert torch.equal(first.classifier.logits(OPT.images), second.classifier.logits(OPT.images))

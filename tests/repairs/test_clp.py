@@ -10,6 +10,7 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.clp import ChannelLipschitz, channel_bounds, outliers, prune_outliers
 from backdoor_audit.repairs.outcome import CurvePoint, Scores, score
@@ -47,7 +48,7 @@ def planted() -> Classifier:
 
 
 def repair(method=None, subject=None, opt=OPT, val=VAL):
-    return (method or ChannelLipschitz())(subject or planted(), opt, val, TRIGGER, generator=seeded(1))
+    return (method or ChannelLipschitz())(Subject(subject or planted(), opt, val), TRIGGER, generator=seeded(1))
 
 
 def one_layer(channels=64, **norm):
@@ -91,7 +92,9 @@ def test_a_filter_scaled_by_fifty_is_the_only_one_pruned_of_64():
     subject.module[0].weight[17] *= 50
     images = torch.rand(20, 3, 6, 6, generator=seeded(4))
     clean = CleanSet(images, torch.arange(20) % 4)
-    result = ChannelLipschitz()(subject, clean, clean, square_trigger((3, 6, 6), target_class=1), generator=seeded())
+    result = ChannelLipschitz()(
+        Subject(subject, clean, clean), square_trigger((3, 6, 6), target_class=1), generator=seeded()
+    )
     assert result.outcome.note == "1 of 64 channels in 1 layers pruned at u = 3"
     maps, before = capture(result.classifier, "1", images), capture(subject, "1", images)
     assert not bool(maps[:, 17].any())
@@ -106,7 +109,7 @@ def test_a_layer_with_a_variance_of_zero_or_equal_bounds_is_left_alone(spoil):
     spoil(subject.module)
     clean = CleanSet(torch.rand(8, 3, 6, 6, generator=seeded(4)), torch.arange(8) % 4)
     outcome = ChannelLipschitz(u=0.0)(
-        subject, clean, clean, square_trigger((3, 6, 6), target_class=1), generator=seeded()
+        Subject(subject, clean, clean), square_trigger((3, 6, 6), target_class=1), generator=seeded()
     ).outcome
     assert outcome.note.startswith("0 of ")
     assert outcome.after == outcome.before
@@ -126,18 +129,10 @@ def test_outliers_lie_above_the_mean_by_deviations_of_a_sample():
     assert outliers(torch.tensor([0.1]), 0.0).tolist() == []
 
 
-def swept(u, suspicion, *, tuning=None, val=None, most_drop=0.02):
-    return prune_outliers(
-        colour_net(),
-        tuning or colour_images(),
-        val or colour_images(seed=5),
-        colour_trigger(),
-        suspicion={"features": torch.tensor(suspicion)},
-        u=u,
-        most_drop=most_drop,
-        method="by_hand",
-        settings="ByHand()",
-    )
+def swept(u, suspicion, *, val=None, most_drop=0.02):
+    subject = Subject(colour_net(), colour_images(), val or colour_images(seed=5))
+    method = ChannelLipschitz(u=u, most_drop=most_drop)
+    return prune_outliers(method, subject, colour_trigger(), suspicion={"features": torch.tensor(suspicion)})
 
 
 TRIGGER_FIRST = [0.0, 0, 0, 0, 0, 0, 5, 8, 20]  # the trigger's channel is the last; at u = 0.5 two classes go as well
@@ -209,7 +204,7 @@ def test_a_given_u_looks_at_no_image_but_those_it_is_judged_on():
 def test_it_does_not_apply_without_a_norm_of_the_convolutions_own(subject):
     clean = CleanSet(torch.rand(4, *subject.image_shape, generator=seeded()), torch.arange(4))
     trigger = square_trigger(subject.image_shape, target_class=3)
-    result = ChannelLipschitz()(subject, clean, clean, trigger, generator=seeded())
+    result = ChannelLipschitz()(Subject(subject, clean, clean), trigger, generator=seeded())
     assert result.classifier is None
     assert result.outcome.not_applicable == (
         "no convolution of this network is followed by a batch norm of its own with running statistics"
@@ -230,8 +225,8 @@ def test_the_audited_model_is_left_as_it_was_and_the_same_seed_gives_the_same_co
 
 def test_trigger_and_held_out_images_choose_nothing():
     method, other = ChannelLipschitz(u=None), square_trigger((1, 8, 8), target_class=0)
-    first = method(planted(), OPT, VAL, TRIGGER, generator=seeded(1))
-    second = method(planted(), OPT, VAL.without_class(1), other, generator=seeded(1))
+    first = method(Subject(planted(), OPT, VAL), TRIGGER, generator=seeded(1))
+    second = method(Subject(planted(), OPT, VAL.without_class(1)), other, generator=seeded(1))
     assert first.outcome.note == second.outcome.note
     assert first.outcome.after != second.outcome.after
     assert torch.equal(first.classifier.logits(OPT.images), second.classifier.logits(OPT.images))

@@ -10,9 +10,10 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.repairs.descent import cosine, descend
+from backdoor_audit.repairs.augmentation import Augmentation
+from backdoor_audit.repairs.descent import cosine, descend, mixed_targets, moved
 from tests.repairs.textured import SHAPE, textures
-from tests.subjects import seeded
+from tests.subjects import random_network, seeded, snapshot
 
 
 @pytest.mark.parametrize(("progress", "factor"), [(0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0)])
@@ -32,7 +33,7 @@ def descended(subject, clean, backward, **changes):
         "batch_size": 100,
         "weight_decay": 0.0,
         "nesterov": False,
-        "shift": 0,
+        "augmentation": Augmentation(),
         "generator": seeded(),
     }
     descend(subject, clean, backward, **(settings | changes))
@@ -106,3 +107,26 @@ def test_the_descent_stops_when_the_time_is_spent():
     subject = linear()
     with budget.until(0.0), pytest.raises(BudgetSpentError):
         descended(subject, textures(2, seed=0), ones(subject))
+
+
+def test_weights_and_buffers_come_back_from_where_they_were_moved():
+    subject = Classifier.wrap(random_network("small_cnn"), image_shape=SHAPE)
+    before = snapshot(subject.module)
+    weights = list(subject.module.parameters())
+    subject.module.train()
+    with moved(subject, [(weight, torch.ones_like(weight)) for weight in weights]):
+        assert all(torch.equal(weight, before["state"][name] + 1) for name, weight in subject.module.named_parameters())
+        subject(textures(2, seed=0).images)
+        assert not torch.equal(subject.module.features[0][1].running_mean, before["state"]["features.0.1.running_mean"])
+    assert all(torch.equal(value, before["state"][name]) for name, value in subject.module.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_targets_are_labels_and_the_teachers_answers_in_the_asked_shares(share):
+    teacher, clean = linear(), textures(2, seed=0)
+    wanted = mixed_targets(teacher, clean.images, clean.labels, share)
+    answers = teacher(clean.images).softmax(dim=1)
+    assert torch.allclose(wanted.sum(dim=1), torch.ones(8))
+    for row, label in enumerate(clean.labels.tolist()):
+        hot = torch.eye(4)[label]
+        assert torch.allclose(wanted[row], (1 - share) * hot + share * answers[row], atol=1e-6)

@@ -5,6 +5,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fine_pruning import FinePruning, dormancy, prune_counts
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.repairs.pruning import pruned
@@ -15,9 +16,8 @@ NO_TUNING = {"epochs": 1, "learning_rate": 1e-12}
 
 
 def repair_colours(method, subject=None, *, opt=None):
-    return method(
-        subject or colour_net(), opt or colour_images(), colour_images(seed=5), colour_trigger(), generator=seeded(1)
-    )
+    images = Subject(subject or colour_net(), opt or colour_images(), colour_images(seed=5))
+    return method(images, colour_trigger(), generator=seeded(1))
 
 
 def test_the_dormancy_by_hand():
@@ -117,7 +117,7 @@ def test_pre_activation_networks_are_pruned_after_the_last_addition():
     images = torch.rand(24, 1, 16, 16, generator=seeded(1))
     clean = CleanSet(images, torch.arange(4).repeat(6))
     trigger = square_trigger((1, 16, 16), target_class=1)
-    result = FinePruning(max_drop=1.0, epochs=1)(subject, clean, clean, trigger, generator=seeded())
+    result = FinePruning(max_drop=1.0, epochs=1)(Subject(subject, clean, clean), trigger, generator=seeded())
     maps = capture(result.classifier, "layer4", images)
     assert result.outcome.note.startswith("15 of 16 channels of layer 'layer4'")
     assert int(maps.flatten(2).any(dim=2).any(dim=0).sum()) == 1

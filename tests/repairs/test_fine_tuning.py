@@ -43,10 +43,9 @@ def test_it_is_plain_training_on_the_clean_images():
         learning_rate=0.03,
         batch_size=20,
         weight_decay=0.01,
-        shift=1,
         generator=seeded(0),
     )
-    method = FineTuning(epochs=2, learning_rate=0.03, batch_size=20, weight_decay=0.01, shift=1)
+    method = FineTuning(epochs=2, learning_rate=0.03, batch_size=20, weight_decay=0.01, augment=False)
     repaired = repair(method).classifier
     for found, wanted in zip(repaired.module.state_dict().values(), expected.module.state_dict().values(), strict=True):
         assert torch.equal(found, wanted)

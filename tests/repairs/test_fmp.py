@@ -4,6 +4,7 @@ from torch import nn
 
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fmp import FeatureMapPruning, map_gradients, map_layers, stepped, weakest
 from backdoor_audit.repairs.outcome import CurvePoint, score
 from tests.repairs.test_clp import OPT, TRIGGER, VAL, planted
@@ -35,7 +36,7 @@ def sensitive():
 
 def repair(subject=None, **options):
     method = FeatureMapPruning(**{"images": 40, "epochs": 2} | options)
-    return method(subject or planted(), OPT, VAL, TRIGGER, generator=seeded(1))
+    return method(Subject(subject or planted(), OPT, VAL), TRIGGER, generator=seeded(1))
 
 
 @pytest.mark.parametrize(("name", "layer"), [("small_resnet", "layer2.0.bn1"), ("preact_resnet18", "layer2.0.conv2")])
@@ -133,7 +134,7 @@ def test_the_map_of_the_trigger_is_found_whatever_the_group(group):
     start = (clean.images + 0.5 / 255).clamp(0, 1)
     accuracies = method._accuracies(sensitive(), "features.0", COLOURS + 1, clean, start)
     assert accuracies.tolist() == [1.0] * COLOURS + [0.125]
-    result = method(sensitive(), clean, held, colour_trigger(), generator=seeded())
+    result = method(Subject(sensitive(), clean, held), colour_trigger(), generator=seeded())
     outcome = result.outcome
     maps = capture(result.classifier, "features.0", colour_trigger().stamp(held.images))
     assert not bool(maps[:, COLOURS].any())
@@ -222,15 +223,15 @@ def test_the_audited_model_is_left_as_it_was_and_the_same_seed_gives_the_same_co
 def test_it_does_not_apply_without_a_convolution_before_the_scores(subject):
     clean = row_images(classes=4)
     trigger = square_trigger((1, 8, 8), target_class=3)
-    result = FeatureMapPruning()(subject, clean, clean, trigger, generator=seeded())
+    result = FeatureMapPruning()(Subject(subject, clean, clean), trigger, generator=seeded())
     assert result.classifier is None
     assert result.outcome.not_applicable == "this network has no convolution besides the one that gives its scores"
 
 
 def test_trigger_and_held_out_images_choose_nothing():
     method, other = FeatureMapPruning(images=20, stages=1, epochs=1), square_trigger((1, 8, 8), target_class=0)
-    first = method(planted(), OPT, VAL, TRIGGER, generator=seeded(1))
-    second = method(planted(), OPT, VAL.without_class(1), other, generator=seeded(1))
+    first = method(Subject(planted(), OPT, VAL), TRIGGER, generator=seeded(1))
+    second = method(Subject(planted(), OPT, VAL.without_class(1)), other, generator=seeded(1))
     assert first.outcome.note == second.outcome.note
     assert first.outcome.after != second.outcome.after
     assert torch.equal(first.classifier.logits(OPT.images), second.classifier.logits(OPT.images))

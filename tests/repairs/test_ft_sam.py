@@ -4,9 +4,11 @@ from torch import nn
 from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.repairs.ft_sam import FTSAM, perturbation, sharp_backward
+from backdoor_audit.repairs.ft_sam import FTSAM, PUBLISHED_WEIGHTS, perturbation, scaled_rho, sharp_backward
 from tests.repairs.textured import assert_honest, backdoored, repair, textures
 from tests.subjects import random_network, seeded
+
+LABELS = {"own_answers": 0.0, "label_smoothing": 0.1, "augment": False}
 
 
 def trainable(name):
@@ -37,6 +39,11 @@ def test_in_units_of_the_weights_the_perturbation_is_as_long_as_rho():
     relative = torch.cat([(uphill / weight).flatten() for uphill, weight in zip(moved, weights, strict=True)])
     assert float(relative.norm()) == pytest.approx(2.0, abs=1e-5)
     assert sum(float((g * e).sum()) for g, e in zip(gradients, moved, strict=True)) > 0
+
+
+def test_rho_falls_with_the_root_of_the_number_of_weights():
+    subject = Classifier.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), image_shape=(1, 8, 8))
+    assert scaled_rho(2.0, subject) == pytest.approx(2 * (256 / PUBLISHED_WEIGHTS) ** 0.5)
 
 
 def test_without_a_gradient_nothing_is_moved():
@@ -105,25 +112,27 @@ def test_weights_that_the_scores_do_not_depend_on_are_left_alone():
 def test_the_repair_is_honest():
     outcome = assert_honest(FTSAM(epochs=5))
     assert outcome.after.clean_accuracy >= outcome.before.clean_accuracy - 0.05
-    assert outcome.note == "5 epochs over 100 clean images, two gradients per step, rho 2"
+    assert outcome.note == "5 epochs over 100 clean images, two gradients per step, rho 0.0796"
 
 
 def test_sharpness_aware_steps_lower_the_success_rate_where_plain_ones_do_not():
-    sharp, plain = (repair(FTSAM(rho=rho, learning_rate=0.05)).outcome for rho in (2.0, 0.0))
+    subject = backdoored()
+    sharp, plain = (repair(FTSAM(rho=rho / scaled_rho(1.0, subject), **LABELS)).outcome for rho in (2.0, 0.0))
     assert plain.after.attack_success_rate >= 0.9
     assert sharp.after.attack_success_rate <= 0.3
     assert sharp.after.clean_accuracy >= sharp.before.clean_accuracy - 0.04
 
 
 def test_transformers_can_be_repaired():
-    outcome = repair(FTSAM(rho=0.5, learning_rate=0.05), backdoored("small_vit")).outcome
+    subject = backdoored("small_vit")
+    outcome = repair(FTSAM(rho=0.5 / scaled_rho(1.0, subject), **LABELS), subject).outcome
     assert outcome.after.attack_success_rate <= outcome.before.attack_success_rate - 0.3
     assert outcome.after.clean_accuracy >= outcome.before.clean_accuracy - 0.04
 
 
 def test_one_step_is_taken_at_the_full_learning_rate():
     """One step of a cosine is at the full rate, so one epoch of one batch is the plain SGD step of that rate."""
-    method = FTSAM(rho=0.0, epochs=1, batch_size=100, learning_rate=0.05, weight_decay=0.0, label_smoothing=0.0)
+    method = FTSAM(rho=0.0, epochs=1, batch_size=100, weight_decay=0.0, own_answers=0.0, augment=False)
     repaired, expected, opt = repair(method).classifier, backdoored().copy(), textures(25, seed=1)
     expected.module.train().requires_grad_(True)
     functional.cross_entropy(expected(opt.images), opt.labels).backward()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.i_bau import IBAU, hypergradient
 from backdoor_audit.repairs.outcome import score
 from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
@@ -9,7 +10,7 @@ from tests.subjects import assert_unchanged, random_network, row_reader, seeded,
 
 
 def repair(method=None, subject=None, trigger=TRIGGER):
-    return (method or IBAU())(subject or corner_reader(), OPT, VAL, trigger, generator=seeded(1))
+    return (method or IBAU())(Subject(subject or corner_reader(), OPT, VAL), trigger, generator=seeded(1))
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 50])

@@ -4,6 +4,7 @@ from torch import nn
 
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import LinfPruning
 from backdoor_audit.triggers.trigger import Trigger
 from tests.subjects import (
@@ -22,9 +23,8 @@ from tests.subjects import (
 
 
 def repair(subject=None, trigger=None, **options):
-    return LinfPruning(**options)(
-        subject or colour_net(), colour_images(), colour_images(seed=5), trigger or colour_trigger(), generator=seeded()
-    )
+    images = Subject(subject or colour_net(), colour_images(), colour_images(seed=5))
+    return LinfPruning(**options)(images, trigger or colour_trigger(), generator=seeded())
 
 
 def test_the_channel_of_the_trigger_is_found_and_the_repair_costs_nothing():
@@ -73,7 +73,7 @@ def test_a_copy_that_loses_too_much_accuracy_is_not_accepted():
 )
 def test_it_does_not_apply_without_a_last_feature_map(subject):
     trigger = square_trigger((1, 8, 8), target_class=3)
-    result = LinfPruning()(subject, row_images(), row_images(seed=5), trigger, generator=seeded())
+    result = LinfPruning()(Subject(subject, row_images(), row_images(seed=5)), trigger, generator=seeded())
     assert result.classifier is None
     assert result.outcome.not_applicable == "this network does not end in a feature map followed by linear layers"
     assert result.outcome.before is result.outcome.after is None
@@ -83,5 +83,5 @@ def test_the_audited_model_is_left_as_it_was():
     subject = Classifier.wrap(random_network("small_resnet"), image_shape=(1, 8, 8))
     before = snapshot(subject.module)
     clean = row_images(classes=5)
-    LinfPruning()(subject, clean, clean, square_trigger((1, 8, 8), target_class=3), generator=seeded())
+    LinfPruning()(Subject(subject, clean, clean), square_trigger((1, 8, 8), target_class=3), generator=seeded())
     assert_unchanged(before, subject.module)

@@ -6,6 +6,7 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier, save_classifier
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import NeuronPruning, Unlearning
 from backdoor_audit.repairs.outcome import score
 from tests.subjects import (
@@ -25,9 +26,8 @@ from tests.subjects import (
 
 
 def repair(method, subject=None):
-    return method(
-        subject or colour_net(), colour_images(), colour_images(seed=5), colour_trigger(), generator=seeded(1)
-    )
+    images = Subject(subject or colour_net(), colour_images(), colour_images(seed=5))
+    return method(images, colour_trigger(), generator=seeded(1))
 
 
 def test_the_neuron_of_the_trigger_is_pruned_and_the_repair_costs_nothing():
@@ -75,8 +75,8 @@ def test_pruning_does_not_apply_without_a_final_linear_layer(module):
 
 def test_pruning_applies_to_a_linear_model_whose_neurons_are_its_pixels():
     trigger = square_trigger((1, 8, 8), target_class=3, top=3, left=7, size=1)
-    arguments = row_images(), row_images(seed=5), trigger
-    outcome = NeuronPruning()(row_reader(backdoors=(3,)), *arguments, generator=seeded()).outcome
+    subject = Subject(row_reader(backdoors=(3,)), row_images(), row_images(seed=5))
+    outcome = NeuronPruning()(subject, trigger, generator=seeded()).outcome
     assert outcome.before.attack_success_rate == 1.0
     assert outcome.after.attack_success_rate <= 0.05
     assert outcome.after.clean_accuracy == outcome.before.clean_accuracy
@@ -89,7 +89,7 @@ def test_unlearning_teaches_the_true_labels_of_stamped_images():
     assert outcome.before.attack_success_rate == 1.0
     assert outcome.after.attack_success_rate <= 0.05
     assert outcome.after.clean_accuracy >= 0.97
-    assert outcome.note == "40 epochs over 80 clean images, 16 of them stamped"
+    assert outcome.note == "40 epochs over 80 clean images, 20% of each batch stamped with the trigger"
     assert outcome.after == score(result.classifier, colour_images(seed=5), colour_trigger())
 
 
@@ -100,24 +100,24 @@ def test_fine_tuning_without_stamped_images_does_not_unlearn():
 
 
 def test_unlearning_does_not_stamp_the_users_images():
-    opt = colour_images()
-    before = opt.images.clone()
-    Unlearning(epochs=1)(colour_net(), opt, colour_images(seed=5), colour_trigger(), generator=seeded())
-    assert torch.equal(opt.images, before)
+    clean = colour_images()
+    before = clean.images.clone()
+    Unlearning(epochs=1)(Subject(colour_net(), clean, colour_images(seed=5)), colour_trigger(), generator=seeded())
+    assert torch.equal(clean.images, before)
 
 
 @pytest.mark.parametrize("method", [NeuronPruning(), Unlearning(epochs=1)])
 def test_the_audited_model_is_left_as_it_was(method):
     subject, clean = Classifier.wrap(random_network("small_vgg"), image_shape=(1, 8, 8)), row_images(classes=5)
     before = snapshot(subject.module)
-    method(subject, clean, clean, square_trigger((1, 8, 8), target_class=3), generator=seeded())
+    method(Subject(subject, clean, clean), square_trigger((1, 8, 8), target_class=3), generator=seeded())
     assert_unchanged(before, subject.module)
 
 
 def test_an_unlearned_copy_comes_back_from_disk_with_the_same_scores(tmp_path):
     subject = Classifier.wrap(random_network("small_cnn"), image_shape=(1, 8, 8), architecture="small_cnn")
     clean, trigger = row_images(classes=5), square_trigger((1, 8, 8), target_class=3)
-    repaired = Unlearning(epochs=2)(subject, clean, clean, trigger, generator=seeded()).classifier
+    repaired = Unlearning(epochs=2)(Subject(subject, clean, clean), trigger, generator=seeded()).classifier
     save_classifier(repaired, tmp_path / "m.safetensors")
     loaded = load_classifier(tmp_path / "m.safetensors")
     for rate, arguments in ((clean_accuracy, ()), (attack_success_rate, (trigger,))):

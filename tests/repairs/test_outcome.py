@@ -6,7 +6,7 @@ import pytest
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy, robust_accuracy
 from backdoor_audit.questions.suite import shipped_limits
-from backdoor_audit.repairs import CurvePoint, Outcome, Scores, judge_drop, judge_robustness, judge_success
+from backdoor_audit.repairs import CurvePoint, RepairOutcome, Scores, judge_drop, judge_robustness, judge_success
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.store import Packed
 from tests.subjects import colour_images, colour_net, colour_trigger
@@ -16,7 +16,7 @@ BEFORE = Scores(clean_accuracy=0.92, attack_success_rate=0.99, robust_accuracy=0
 
 
 def outcome_of(target_class, accuracy=0.91, success=0.02, **values):
-    return Outcome(
+    return RepairOutcome(
         method="nc_pruning",
         settings="NeuronPruning()",
         target_class=target_class,
@@ -27,7 +27,9 @@ def outcome_of(target_class, accuracy=0.91, success=0.02, **values):
     )
 
 
-NOT_APPLICABLE = Outcome(method="nc_pruning", settings="NeuronPruning()", target_class=1, not_applicable="no head")
+NOT_APPLICABLE = RepairOutcome(
+    method="nc_pruning", settings="NeuronPruning()", target_class=1, not_applicable="no head"
+)
 
 
 def test_the_trigger_that_is_left_strongest_decides():
@@ -91,7 +93,7 @@ def test_limits_of_the_user_hold():
 )
 def test_a_packed_outcome_comes_back_equal(outcome):
     packed = outcome.pack()
-    back = Outcome.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    back = RepairOutcome.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
     assert json.dumps(back.summary()) == json.dumps(outcome.summary())
     assert (back.before, back.after, list(back.curve)) == (outcome.before, outcome.after, list(outcome.curve))
 

@@ -4,7 +4,9 @@ import torch
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.repairs import LinfPruning
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.repairs.pruning import PRUNE_RATES, pruned, sweep
 from tests.subjects import (
@@ -83,17 +85,15 @@ def test_the_original_is_left_as_it_was():
 def swept(accept, *, opt=None, val=None, suspicion=None):
     if suspicion is None:
         suspicion = torch.tensor([0.3, 0.1, 0.2, 0.25, 0.5, 0.4, 0.15, 0.05, 0.9])  # the trigger's channel is the last
+    subject = Subject(colour_net(), opt or colour_images(), val or colour_images(seed=5))
     return sweep(
-        colour_net(),
-        opt or colour_images(),
-        val or colour_images(seed=5),
+        LinfPruning(),
+        subject,
         colour_trigger(),
         layer="features",
         inputs=False,
         suspicion=suspicion,
         accept=accept,
-        method="by_hand",
-        settings="ByHand()",
     )
 
 

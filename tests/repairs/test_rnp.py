@@ -3,6 +3,7 @@ import torch
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.repairs.rnp import RNP
 from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
@@ -10,7 +11,7 @@ from tests.subjects import assert_unchanged, random_network, row_reader, seeded,
 
 
 def repair(method=None, subject=None, trigger=TRIGGER):
-    return (method or RNP())(subject or corner_reader(), OPT, VAL, trigger, generator=seeded(1))
+    return (method or RNP())(Subject(subject or corner_reader(), OPT, VAL), trigger, generator=seeded(1))
 
 
 @pytest.mark.parametrize(("given", "limit"), [(None, 0.4), (0.7, 0.7)])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import (
     DistilledUnlearning,
     FineTuning,
@@ -33,7 +34,7 @@ TRIGGERS = (pixel(2), pixel(5))
 
 def run(method, triggers=TRIGGERS, **rest):
     subject = row_reader(backdoors=(2, 5))
-    return subject, *against_all(method, subject, CLEAN, HELD_OUT, triggers, generator=seeded(1), **rest)
+    return subject, *against_all(method, Subject(subject, CLEAN, HELD_OUT), triggers, generator=seeded(1), **rest)
 
 
 @pytest.mark.parametrize("method", [NeuronPruning(), *JOINT], ids=lambda method: method.name)
@@ -83,7 +84,7 @@ def test_distillation_wants_the_models_own_answers_and_no_labels():
     subject = row_reader(backdoors=(2,))
     wrong = type(CLEAN)(CLEAN.images, CLEAN.labels.roll(1), CLEAN.class_names)
     made = [
-        DistilledUnlearning(epochs=3)(subject, images, HELD_OUT, pixel(2), generator=seeded(1)).classifier
+        DistilledUnlearning(epochs=3)(Subject(subject, images, HELD_OUT), pixel(2), generator=seeded(1)).classifier
         for images in (CLEAN, wrong)
     ]
     assert torch.equal(made[0].logits(HELD_OUT.images), made[1].logits(HELD_OUT.images))
@@ -93,5 +94,5 @@ def test_distillation_that_stamps_nothing_changes_nothing():
     """Teacher and copy agree on clean images from the start: the divergence and its gradient are 0."""
     subject = row_reader(backdoors=(2,))
     method = DistilledUnlearning(epochs=3, stamped_share=0.0)
-    repaired = method(subject, CLEAN, HELD_OUT, pixel(2), generator=seeded(1)).classifier
+    repaired = method(Subject(subject, CLEAN, HELD_OUT), pixel(2), generator=seeded(1)).classifier
     assert torch.allclose(repaired.logits(HELD_OUT.images), subject.logits(HELD_OUT.images), atol=1e-4)

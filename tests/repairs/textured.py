@@ -7,6 +7,7 @@ import torch
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.outcome import score
 from tests.subjects import assert_unchanged, seeded, snapshot, square_trigger
@@ -45,14 +46,9 @@ def backdoored(name="small_cnn"):
     return subject
 
 
-def repair(method, subject=None, *, seed=0, opt=None, val=None, trigger=None):
-    return method(
-        subject or backdoored(),
-        opt or textures(25, seed=1),
-        val or textures(50, seed=2),
-        trigger or corner_patch(),
-        generator=seeded(seed),
-    )
+def repair(method, classifier=None, *, seed=0, search_set=None, held_out=None, trigger=None):
+    subject = Subject(classifier or backdoored(), search_set or textures(25, seed=1), held_out or textures(50, seed=2))
+    return method(subject, trigger or corner_patch(), generator=seeded(seed))
 
 
 def weights(result):
@@ -60,25 +56,25 @@ def weights(result):
 
 
 def assert_honest(method, subject=None):
-    """What every repair by training owes: the original untouched, repeatable, reported as it is, blind to trigger and val."""
+    """What every repair by training owes: the original untouched, repeatable, told as it is, blind to trigger and judge."""
     subject = subject or backdoored()
     before = snapshot(subject.module)
-    opt, val = textures(25, seed=1), textures(50, seed=2)
-    images = opt.images.clone()
-    first = repair(method, subject, opt=opt, val=val)
+    clean, held_out = textures(25, seed=1), textures(50, seed=2)
+    images = clean.images.clone()
+    first = repair(method, subject, search_set=clean, held_out=held_out)
     assert_unchanged(before, subject.module)
-    assert torch.equal(opt.images, images)
+    assert torch.equal(clean.images, images)
     repaired = first.classifier.module
     assert not any(part.training for part in repaired.modules())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in repaired.parameters())
     assert (first.outcome.before, first.outcome.after) == (
-        score(subject, val, corner_patch()),
-        score(first.classifier, val, corner_patch()),
+        score(subject, held_out, corner_patch()),
+        score(first.classifier, held_out, corner_patch()),
     )
     assert (first.outcome.method, first.outcome.settings) == (method.name, repr(method))
     assert not method.needs_trigger
-    wrong = CleanSet(val.images[:8], (val.labels[:8] + 1) % 4)
-    blind = repair(method, subject, val=wrong, trigger=square_trigger(SHAPE, target_class=3, size=1))
+    wrong = CleanSet(held_out.images[:8], (held_out.labels[:8] + 1) % 4)
+    blind = repair(method, subject, held_out=wrong, trigger=square_trigger(SHAPE, target_class=3, size=1))
     assert torch.equal(weights(blind), weights(first))
     assert not torch.equal(weights(repair(method, subject, seed=7)), weights(first))
     return first.outcome

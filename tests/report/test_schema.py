@@ -18,7 +18,7 @@ from backdoor_audit.detectors import Detection
 from backdoor_audit.evidence import Finding, Record, Verdict, plain
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.repairs.outcome import CurvePoint, Outcome, Scores
+from backdoor_audit.repairs.outcome import CurvePoint, RepairOutcome, Scores
 from backdoor_audit.report.schema import schema
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
 from tests.detections import margin_row, size_row
@@ -102,7 +102,7 @@ def test_new_settings_and_new_numbers_behind_a_finding_are_allowed(real: dict[st
     ("definition", "kind"),
     [
         ("finding", Finding),
-        ("repair", Outcome),
+        ("repair", RepairOutcome),
         ("scores", Scores),
         ("canary", Sighting),
     ],

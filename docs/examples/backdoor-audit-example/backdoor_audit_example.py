@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from backdoor_audit import CleanSet
 from backdoor_audit.evidence import Record
-from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import RepairResult
 from backdoor_audit.repairs.outcome import reported
 from backdoor_audit.report.renderers import Renderer
@@ -23,16 +22,14 @@ class WeightClipping:
     name: ClassVar[str] = "weight_clipping"
     needs_trigger: ClassVar[bool] = True
 
-    def __call__(
-        self, classifier: Classifier, opt: CleanSet, val: CleanSet, trigger: AnyTrigger, *, generator: torch.Generator
-    ) -> RepairResult:
+    def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A clipped copy, scored on held-out images."""
-        repaired = classifier.copy()
+        repaired = subject.classifier.copy()
         for weight in (entry for entry in repaired.module.parameters() if entry.dim() > 1):
             bound = self.deviations * float(weight.std())
             weight.data.clamp_(-bound, bound)
         note = f"clipped to {self.deviations:g} deviations"
-        return reported(self.name, repr(self), classifier, repaired, val, trigger, note=note)
+        return reported(self, subject, repaired, trigger, note=note)
 
 
 def lines(record: Record, **_: object) -> str:
