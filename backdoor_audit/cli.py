@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from backdoor_audit import bounds
-from backdoor_audit.commands import attack, attacks, calibrate, compare, export, fleet, references, repair, report
+from backdoor_audit.commands import (
+    attack,
+    attacks,
+    audits,
+    calibrate,
+    compare,
+    export,
+    fleet,
+    references,
+    repair,
+    report,
+)
 from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
 from backdoor_audit.printable import printable
@@ -35,6 +46,7 @@ COMMANDS: tuple[Command, ...] = (
     calibrate,
     references,
     repair,
+    audits,
     attacks,
     attack,
     report,

@@ -97,11 +97,14 @@ class Finding:
     item: Item = NO_ITEM
 
     def __post_init__(self) -> None:
-        """Make every text printable, and take the item from the node id where none is given."""
+        """Make every text printable, and take the item from the node id where that tells it."""
         for name in ("audit", "statistic", "reason", "settings", "details", "artifacts"):
             object.__setattr__(self, name, presentable(getattr(self, name)))
+        parsed = Item.parse(
+            self.audit
+        )  # a copied audit in a project has a node id of its own, and the item of its question
         own = Item(presentable(self.item.question), presentable(self.item.asked_of), self.item.row)
-        object.__setattr__(self, "item", Item.parse(self.audit) if own == NO_ITEM else own)
+        object.__setattr__(self, "item", parsed if parsed.question else own)
 
     def of(self, item: Item, node_id: str = "") -> Finding:
         """The finding as the answer to an item, which a run may know by another node id."""
@@ -115,8 +118,7 @@ class Finding:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Finding:
         """The finding that `to_json` wrote; one of schema version 1 knows its item by its node id alone."""
-        parsed = Item.parse(stored["audit"])
-        item = Item.from_json(stored["item"]) if "item" in stored and parsed == NO_ITEM else parsed
+        item = Item.from_json(stored["item"]) if "item" in stored else NO_ITEM
         return cls(**{**stored, "verdict": Verdict(stored["verdict"]), "item": item})
 
 

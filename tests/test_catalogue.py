@@ -37,7 +37,6 @@ detector, rated, repair, wanted = (Part(name) for name in ("looks", "rated", "me
 rated.false_alarm_rate = 0.005
 format = Part("toml", recognises=lambda asked: False, read=None)
 renderer = Part("lines", file="audit.txt", draw=lambda record, **_: "")
-question = Part("asks")
 """
 POINTS = {
     "detectors": ("looks = detector", "rated = rated"),
@@ -45,9 +44,8 @@ POINTS = {
     "properties": ("holds = wanted",),
     "formats": ("toml = format",),
     "renderers": ("lines = renderer",),
-    "questions": ("asks = question",),
 }
-SHIPPED = (DETECTORS, REPAIRS, FILTERS, PROPERTIES, CANARIES, FORMATS, RENDERERS, ())
+SHIPPED = (DETECTORS, REPAIRS, FILTERS, PROPERTIES, CANARIES, FORMATS, RENDERERS)
 
 
 def groups(catalogue: Catalogue) -> tuple[object, ...]:

@@ -127,7 +127,7 @@ def test_two_packages_cannot_have_a_part_of_one_name(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_part_answers_the_shipped_items_of_its_kind_and_name(item: str, asked: bool) -> None:
-    assert plugin().answers(item) is asked
+    assert plugin().answers(Item.parse(item)) is asked
     assert is_advisory(Item.parse(item), [plugin()]) is asked
     assert not is_advisory(Item.parse(item), [plugin(false_alarm_rate=0.0)])
 

@@ -299,7 +299,7 @@ class Stowed:
 def test_auto_prefers_a_method_that_cleans_a_planted_backdoor_too(folder, store, tmp_path, monkeypatch):
     working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
     first, second = Renamed(working, "first"), Renamed(working, "second")
-    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), second, first))
+    choose(monkeypatch, repairs=(Fake("ruin", ruins=True), second, first))
     monkeypatch.setattr(module, "PREFERRED", ("first", "second"))
     monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9, "second": 0.1}))
     attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
@@ -315,7 +315,7 @@ def test_where_no_preferred_method_cleans_it_the_first_that_reaches_the_aim_is_t
     folder, store, tmp_path, monkeypatch
 ):
     working = next(entry for entry in REPAIRS if entry.name == "nc_pruning")
-    monkeypatch.setattr(module, "REPAIRS", (Fake("ruin", ruins=True), Renamed(working, "first")))
+    choose(monkeypatch, repairs=(Fake("ruin", ruins=True), Renamed(working, "first")))
     monkeypatch.setattr(module, "PREFERRED", ("first",))
     monkeypatch.setattr(module, "_stowaway", lambda _run: Stowed({"first": 0.9}))
     attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)

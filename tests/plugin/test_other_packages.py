@@ -46,7 +46,10 @@ class Alarm:
         if self.raises:
             raise SystemExit(0)
         scores = [
-            Row(target_class=row, success_val=0.9, index=9.0 * (row == 5), p_value=0.1, image_passes=1, measured=ByMargin(margin=1.0))
+            Row(
+                target_class=row, success_val=0.9, index=9.0 * (row == 5), p_value=0.1, image_passes=1,
+                measured=ByMargin(margin=1.0),
+            )
             for row in range(subject.num_classes)
         ]
         return Detection(detector="", settings="", scores=scores, triggers=())

@@ -16,6 +16,7 @@ import backdoor_audit
 from backdoor_audit import cli
 from backdoor_audit.errors import AuditError
 from backdoor_audit.options import OPTIONS, build_options, tomllib
+from backdoor_audit.questions.suite import shipped
 from tests.project.texts import (
     DOCS,
     PAGES,
@@ -83,6 +84,7 @@ def check_pytest(words: tuple[str, ...], known: set[str], *, whole: bool) -> Non
             assert rest or equals or KEYS[name] in SWITCHES or not whole, f"{name} has no value"
             given[KEYS[name]] = value if equals else "true" if KEYS[name] in SWITCHES else "".join(rest[:1]) or "..."
     build_options({key: value for key, value in given.items() if value != "..."}, limits, {}, ROOT)
+    shipped().with_limits({name: float(value) for name, value in limits.items()})
 
 
 def check_command(words: tuple[str, ...], *, whole: bool) -> None:
@@ -262,7 +264,7 @@ def test_samples_are_valid_and_name_what_exists(block: Block) -> None:
     elif block.language == "toml":
         table = tomllib.loads(block.text)
         if table.keys() != {"build-system", "project", "tool"}:  # that of a package
-            build_options({}, {}, table["tool"]["backdoor_audit"], ROOT)
+            shipped().with_limits(build_options({}, {}, table["tool"]["backdoor_audit"], ROOT).limits)
     else:
         for node in ast.walk(ast.parse(block.text)):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("backdoor_audit"):
@@ -273,7 +275,7 @@ def test_samples_are_valid_and_name_what_exists(block: Block) -> None:
 @pytest.mark.parametrize(("classes", "verdict"), [(8, "pass"), (10, "fail")])
 def test_the_audit_that_is_shown_as_ones_own_works(classes: int, verdict: str) -> None:
     """Of ten rows the sample brightens the last two: nothing to a network that reads eight, a class to one that reads all."""
-    (block,) = (block for block in blocks(DOCS / "how-to" / "own-audits.md") if block.language == "python")
+    block = next(block for block in blocks(DOCS / "how-to" / "own-audits.md") if block.language == "python")
     scope: dict[str, Any] = {}
     exec(compile(block.text, str(block), "exec"), scope)
     findings: list[Any] = []

@@ -21,6 +21,7 @@ from tests.report.whole_records import whole_record
 
 HERE = {
     "backdoor-audit attacks": 0,
+    "backdoor-audit audits --out our-audits": 0,
     "backdoor-audit report reports/a/audit.json reports/b/audit.json --out page.html": 0,
     "backdoor-audit compare reports/a/audit.json reports/b/audit.json --out difference.html": 1,  # the second is worse
 }
@@ -71,6 +72,7 @@ PARSED = {
     "pytest --model=model.safetensors --data=images/ --canary": MINUTES,
     "pytest --model=model.safetensors --data=images/ -n 2": MINUTES,
     "pytest --model=model.safetensors --data=images/ audits/test_watermark.py audit": MINUTES,
+    "pytest --model=model.safetensors --data=images/ --audit-suite=our-audits/": MINUTES,
     "pytest --model=models/model.safetensors --data=clean-images/ --junitxml=backdoor-audit-report/junit.xml": MINUTES,
     "pytest --model=v1.safetensors --data=images/ --audit-baseline=baseline.json --audit-update-baseline": (
         f"{MINUTES}; tests/plugin/test_regression.py runs it on a toy"
