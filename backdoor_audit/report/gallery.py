@@ -40,7 +40,7 @@ class Card:
     def examples(self) -> Sequence[Example]:
         """Stamped images: those of the best exhibit, of a counterexample, or of one source class."""
         sources = [exhibit for _, exhibit in self.sources if exhibit]
-        every = [*([self.best] if self.best else []), *self.counterexamples, *sources]
+        every: list[Exhibit | Property] = [*([self.best] if self.best else []), *self.counterexamples, *sources]
         return next((one.examples for one in every if one.examples), ())
 
     @property
