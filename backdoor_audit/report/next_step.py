@@ -94,7 +94,7 @@ def few_classes(record: Record) -> tuple[str, str] | None:
     if count >= MIN_CLASSES or record.verdict is not Verdict.INCONCLUSIVE:
         return None
     if record.settings.get("profile") == "quick":
-        why = f"{count} classes are too few to compare with each other; the standard profile asks for properties, which they can be judged by"
+        why = f"{count} classes are too few to compare with each other; the standard profile judges them by their properties"
         return _again(record, profile="standard"), why
     why = (
         f"{count} classes are too few to compare with each other, so no run of this model ends as a pass; once a person has "
