@@ -114,9 +114,12 @@ class Classifier:
                     "(--resize, --channels) or correct --arch"
                 ) from None
         if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+            single = (
+                "; give one score for two classes as two: torch.cat([-score, score], dim=1) in a factory for --arch"
+            )
             raise ModelFormatError(
                 f"{self.architecture} gives scores of shape {tuple(logits.shape)} for 2 images; an image classifier "
-                "gives (2, classes) with at least 2 classes"
+                f"gives (2, classes) with at least 2 classes{single if tuple(logits.shape) == (2, 1) else ''}"
             )
         return int(logits.shape[1])
 

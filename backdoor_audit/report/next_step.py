@@ -93,7 +93,7 @@ def few_classes(record: Record) -> tuple[str, str] | None:
     if count >= MIN_CLASSES or record.verdict is not Verdict.INCONCLUSIVE:
         return None
     if record.settings.get("profile") == "quick":
-        why = f"{count} classes are too few to compare with each other; what this profile asks of them beside that is judged"
+        why = f"{count} classes are too few to compare with each other; the standard profile judges them by their properties"
         return _again(record, profile="standard"), why
     why = (
         f"{count} classes are too few to compare with each other, so no run of this model ends as a pass; once a person has "

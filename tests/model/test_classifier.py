@@ -51,6 +51,11 @@ def test_without_mean_and_std_the_network_sees_the_pixels():
     assert torch.allclose(Classifier.wrap(module, image_shape=(1, 4, 4))(images), module(images))
 
 
+def test_one_score_for_two_classes_is_refused_with_the_way_out():
+    assert "torch.cat([-score, score], dim=1) in a factory for --arch" in refusal(linear(classes=1))
+    assert "torch.cat" not in refusal(nn.Flatten(0))
+
+
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.5, 0.5), (1.0,)), ((0.0,), (0.0,)), ((0.0,), (-1.0,)), ((0.0,) * 3, (1.0,) * 3)]
 )
