@@ -41,7 +41,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         metavar="NAME",
-        help=f"auto (distilled unlearning, FST, FT-SAM, then others), {', '.join(entry.name for entry in REPAIRS)} (default: auto)",
+        help=f"auto (distilled unlearning, FST, FT-SAM, then all), {', '.join(entry.name for entry in REPAIRS)} (default: auto)",
     )
     declare_out(parser, "where to write it (safetensors)")
     parser.add_argument(
