@@ -44,7 +44,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="auto",
         metavar="NAME",
-        help=f"auto (distilled unlearning, FST, FT-SAM, then others), {names} (default: auto)",
+        help=f"auto (distilled unlearning, FST, FT-SAM, then all), {names} (default: auto)",
     )
     declare_out(parser, "where to write it (safetensors)")
     parser.add_argument(
