@@ -210,7 +210,7 @@ def test_numbers_that_are_no_rates_and_rows_of_no_class_are_compared_all_the_sam
     files = written(tmp_path, a=before, b=after)
     assert main(["compare", *files]) == 0
     told = capsys.readouterr()
-    assert "class 3, x: anomaly index 1e+308 -> -1e+308" in told.out
+    assert "x-class_\u0663: anomaly index 1e+308 -> -1e+308" in told.out
     assert max(map(len, told.out.splitlines())) < 200
     assert main(["compare", *files, "--out", str(tmp_path / "page.html")]) == 4  # no chart has such an axis
     assert capsys.readouterr().err.count("\n") == 1
