@@ -12,7 +12,7 @@ from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import preconditions
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
 from backdoor_audit.store import Store
 
@@ -29,14 +29,14 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
         raise OptionError(f"{len(models)} clean models; at least {LEAST_MODELS} are needed to fit a distribution")
     found, classes, twins = [], set(), set()
     for file in models:
-        run = Audit(replace(options, model=str(file)), store, shipped(), progress=progress)
+        run = Run(replace(options, model=str(file)), store, shipped(), progress=progress)
         run.check()
-        unmet = preconditions.unmet(list(run.preconditions.values()))
+        unmet = preconditions.unmet(list(run.inputs.preconditions.values()))
         if unmet:
             raise OptionError(f"{file}: {unmet}; a model that cannot be judged is no reference")
-        classes.add(run.num_classes)
-        found.append([run.detection(entry.name) for entry in run.detectors if compares(entry)])
-        twins.add(run.twins.kind)
+        classes.add(run.inputs.num_classes)
+        found.append([run.searches.detection(entry.name) for entry in run.searches.detectors if compares(entry)])
+        twins.add(run.reference.twins.kind)
         for detection in found[-1]:
             if largest_deviation(detection) is None:
                 raise OptionError(f"{file}: {detection.detector}: {detection.inconclusive}")

@@ -20,7 +20,7 @@ from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.record import judged_record
 from backdoor_audit.questions.regression import beside_baseline, write_baseline
 from backdoor_audit.questions.suite import Suite
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from backdoor_audit.words import About
 
@@ -60,7 +60,7 @@ def audit(
         options["class_names"] = ",".join(class_names)
     with tempfile.TemporaryDirectory() as scratch, surroundings.gradients():
         chosen = AuditOptions(**options)
-        run = Audit(
+        run = Run(
             chosen,
             Store(Path(store or scratch)),
             Suite.of(chosen),
@@ -77,7 +77,7 @@ def audit(
     return replace(record, seconds=time.perf_counter() - began)
 
 
-def _with_regressions(run: Audit, record: Record, today: date) -> Record:
+def _with_regressions(run: Run, record: Record, today: date) -> Record:
     """The record with the items about the baseline, and its section."""
     found = [(item.node_id, answer) for _, item, answer in run.suite.answers(run, about={About.CHANGE})]
     findings = [answer for _, answer in found if isinstance(answer, Finding)]

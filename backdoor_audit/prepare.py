@@ -12,8 +12,8 @@ from backdoor_audit.errors import OptionError
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run.run import Audit
-from backdoor_audit.run.searches import portable
+from backdoor_audit.run.reference import portable
+from backdoor_audit.run.run import Run
 from backdoor_audit.search.references import References
 from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE
 from backdoor_audit.store import Packed, Store
@@ -36,24 +36,24 @@ def prepare(
         raise OptionError("no model whose architecture could be taken; give at least one")
     made: References | None = None
     for file in models:
-        run = Audit(replace(options, model=str(file)), store, shipped(), progress=progress)
+        run = Run(replace(options, model=str(file)), store, shipped(), progress=progress)
         run.check()
-        if not run.twins.classifiers:
-            raise OptionError(f"{file}: {run.twins.reason}")
-        if made is not None and made.classes != run.num_classes:
+        if not run.reference.twins.classifiers:
+            raise OptionError(f"{file}: {run.reference.twins.reason}")
+        if made is not None and made.classes != run.inputs.num_classes:
             raise OptionError(
-                f"{file}: {run.num_classes} classes, {models[0]} has {made.classes}; make a file for each number"
+                f"{file}: {run.inputs.num_classes} classes, {models[0]} has {made.classes}; make a file for each number"
             )
         likeness = Likeness.of(run.classifier)
         if made is not None and made.name_of(likeness):
             tell(f"{file}: {run.classifier.architecture}, an architecture that is there already")
             continue
-        tell(f"{file}: {run.classifier.architecture}, {run.twins.described}")
+        tell(f"{file}: {run.classifier.architecture}, {run.reference.twins.described}")
         entries = {} if made is None else made.entries
         known = () if made is None else made.architectures
         made = References(
             run.clean_set.fingerprint,
-            run.num_classes,
+            run.inputs.num_classes,
             options.seed,
             {**entries, **_entries(run, likeness)},
             (*known, (likeness, run.classifier.architecture)),
@@ -62,20 +62,22 @@ def prepare(
     return made
 
 
-def _entries(run: Audit, likeness: Likeness) -> Mapping[str, Packed]:
+def _entries(run: Run, likeness: Likeness) -> Mapping[str, Packed]:
     """The twins of one run and all that is found in them, by `store.key`; why there are none of its own comes with them."""
-    library = run.twins.kind == "library"
+    library = run.reference.twins.kind == "library"
     own = portable(OWN_ARCHITECTURE, likeness.digest)
     there = portable(LIBRARY, "") if library else own
-    found: dict[str, Packed] = {stored.key(there): run.twins.pack()}
+    found: dict[str, Packed] = {stored.key(there): run.reference.twins.pack()}
     if library:
-        found[stored.key(own)] = replace(run.twins, classifiers=(), accuracies=(), reason=run.twins.instead).pack()
-    for detector in run.detectors:
+        found[stored.key(own)] = replace(
+            run.reference.twins, classifiers=(), accuracies=(), reason=run.reference.twins.instead
+        ).pack()
+    for detector in run.searches.detectors:
         if compares(detector):
-            found[stored.key({**there, "natural": detector})] = run.natural(detector).pack()
-    for wanted in run.properties:
-        for target in range(run.num_classes):
-            if (rate := run.natural_rate(wanted, target)) > 0:
+            found[stored.key({**there, "natural": detector})] = run.reference.natural(detector).pack()
+    for wanted in run.properties.ours:
+        for target in range(run.inputs.num_classes):
+            if (rate := run.properties.natural_rate(wanted, target)) > 0:
                 parts = {**there, "natural rate": wanted, "class": target}
                 found[stored.key(parts)] = Packed({}, {"rate": rate})
     return {name: stored.as_stored(packed) for name, packed in found.items()}

@@ -23,7 +23,7 @@ from backdoor_audit.questions.suite import Suite
 from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.others import answer_of
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
 from backdoor_audit.words import About
@@ -116,10 +116,10 @@ def repair(
     still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
-    run = Audit(options, store, Suite.of(options), progress=progress)
-    methods = [entry for entry in run.catalogue.repairs if method in ("auto", entry.name)]
+    run = Run(options, store, Suite.of(options), progress=progress)
+    methods = [entry for entry in run.inputs.catalogue.repairs if method in ("auto", entry.name)]
     if not methods:
-        names = ", ".join(entry.name for entry in run.catalogue.repairs)
+        names = ", ".join(entry.name for entry in run.inputs.catalogue.repairs)
         raise OptionError(f"no method {method!r}; accepted: auto, {names}")
     if not options.arch and not can_be_named(run.classifier.architecture):
         raise OptionError(
@@ -127,7 +127,7 @@ def repair(
             "names that network; save its weights (state_dict) and write a factory for it, --arch=package.module:factory"
         )
     run.check()
-    unmet = preconditions.unmet(list(run.preconditions.values()))
+    unmet = preconditions.unmet(list(run.inputs.preconditions.values()))
     if unmet:
         raise OptionError(f"{options.model}: {unmet}; a model that cannot be judged cannot be repaired")
     attempts: list[Attempt] = []
@@ -143,7 +143,7 @@ def repair(
         return not attempt.refused
 
     try:
-        if not run.triggers:
+        if not run.flagged.triggers:
             return ()
         if method != "auto":
             any(holds(entry, run.limits) for entry in methods)
@@ -164,29 +164,35 @@ def repair(
     return tuple(attempts)
 
 
-def _stowaway(run: Audit) -> Stowaway | None:
+def _stowaway(run: Run) -> Stowaway | None:
     """A canary of another kind than what was found, in a copy of the model; its search set is that of the repair."""
     limits, index = run.limits, run.options.index
-    flagging = {entry.name for entry in run.detectors if run.detection(entry.name).flagged(limits, index=index)}
-    classes = {trigger.target_class for trigger in run.triggers}
-    return stow_away(Subject(run.classifier, *run.split), seen_by=flagging, classes=classes, seed=run.options.seed)
+    flagging = {
+        entry.name
+        for entry in run.searches.detectors
+        if run.searches.detection(entry.name).flagged(limits, index=index)
+    }
+    classes = {trigger.target_class for trigger in run.flagged.triggers}
+    return stow_away(
+        Subject(run.classifier, *run.inputs.halves), seen_by=flagging, classes=classes, seed=run.options.seed
+    )
 
 
 def _aim(limits: Limits) -> Limits:
     return replace(limits, **{name: min(value, getattr(limits, name)) for name, value in AIM.items()})
 
 
-def _tried(run: Audit, method: Repair, aim: Limits, draft: Path, stowaway: Stowaway | None) -> Attempt:
+def _tried(run: Run, method: Repair, aim: Limits, draft: Path, stowaway: Stowaway | None) -> Attempt:
     """One method against all triggers; its file stands at ``draft`` if it holds, and leaves no ``stowaway`` if there is one."""
-    subject = Subject(run.classifier, *run.split)
-    judged, more = (*run.triggers, *run.triggers_beside()), list[AnyTrigger]()
+    subject = Subject(run.classifier, *run.inputs.halves)
+    judged, more = (*run.flagged.triggers, *run.flagged.beside()), list[AnyTrigger]()
     attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in judged))
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
         generator = generator_for(run.options.seed, f"repair:{method.name}")
-        plugin = run.catalogue.plugin(method)
+        plugin = run.inputs.catalogue.plugin(method)
         asked = subject.of(run.classifier.copy()) if plugin else subject
         work = partial(against_all, method, asked, judged, generator=generator, also=tuple(more))
-        made = answer_of(work, f"{method.name} of {plugin.whose}", run.device) if plugin else work()
+        made = answer_of(work, f"{method.name} of {plugin.whose}", run.inputs.device) if plugin else work()
         if isinstance(made, str):
             return replace(attempt, refused=made)
         repaired, outcomes = made
@@ -230,33 +236,33 @@ def _outside(attempt: Attempt, limits: Limits) -> str:
     return ""
 
 
-def _written(run: Audit, method: Repair, repaired: Classifier, draft: Path) -> tuple[str, list[AnyTrigger]]:
+def _written(run: Run, method: Repair, repaired: Classifier, draft: Path) -> tuple[str, list[AnyTrigger]]:
     """What is wrong with the repaired network's file, which stands at ``draft`` then, and triggers found in it."""
-    writable = baked(repaired, run.split[1].images[:_PROBES])
+    writable = baked(repaired, run.inputs.halves[1].images[:_PROBES])
     if writable is None:
         return "the weights of this architecture cannot hold the pruned channels", []
     save_classifier(writable, draft, notes={"repaired_by": repr(method)})
     return _found_again(run, repaired, draft)
 
 
-def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, list[AnyTrigger]]:
+def _found_again(run: Run, repaired: Classifier, file: Path) -> tuple[str, list[AnyTrigger]]:
     """What is wrong with the written file: other answers than the repaired network's, or a finding; and flagged triggers.
 
     What refuted a property of the model is tried first on the repaired one, and the detectors that flagged the model look
     before the others, so that a repair that fails does so early.
     """
-    again = Audit(
+    again = Run(
         replace(run.options, model=str(file), trigger=""),
-        run.store,
+        run.inputs.store,
         run.suite,
-        progress=run.progress,
-        given_corpus=(*run.corpus, *run.refuted()),
+        progress=run.inputs.progress,
+        given_corpus=(*run.properties.corpus, *run.properties.refuted()),
     )
     try:
         again.check()
     except AuditError as error:
         return f"its file could not be loaded: {error}", []
-    probe = run.split[1].images[:_PROBES]
+    probe = run.inputs.halves[1].images[:_PROBES]
     if not torch.allclose(again.classifier.logits(probe), repaired.logits(probe), atol=_SAME):
         return "its file gives other answers than the repaired network", []
     allowed = {Verdict.PASS, Verdict.INCONCLUSIVE} if run.options.inconclusive == "allow" else {Verdict.PASS}
@@ -266,17 +272,17 @@ def _found_again(run: Audit, repaired: Classifier, file: Path) -> tuple[str, lis
     return "", []
 
 
-def _looks(run: Audit, again: Audit) -> Iterator[tuple[str, Finding, Callable[[], Sequence[AnyTrigger]]]]:
+def _looks(run: Run, again: Run) -> Iterator[tuple[str, Finding, Callable[[], Sequence[AnyTrigger]]]]:
     """What every question about the model finds in the repaired one, and triggers of it; those that found something first."""
-    telling = {entry.name for entry in run.detectors if run.triggers_by(entry.name)}
-    telling |= {entry.name for entry in run.refuted()}
+    telling = {entry.name for entry in run.searches.detectors if run.flagged.by(entry.name)}
+    telling |= {entry.name for entry in run.properties.refuted()}
     about = [question for question in again.suite.questions if question.words.about is About.MODEL]
     asked = [(question, item) for question in about for item in question.items(again)]
-    counted = [(question, item) for question, item in asked if not is_advisory(item, again.catalogue.plugins)]
+    counted = [(question, item) for question, item in asked if not is_advisory(item, again.inputs.catalogue.plugins)]
     for question, item in sorted(counted, key=lambda pair: pair[1].asked_of not in telling):
         answer = question.answer(again, item)
         if isinstance(answer, Finding):
-            yield item.asked_of, answer, partial(again.triggers_by, item.asked_of)
+            yield item.asked_of, answer, partial(again.flagged.by, item.asked_of)
 
 
 def summary(attempts: Sequence[Attempt], out: Path) -> str:

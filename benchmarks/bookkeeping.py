@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 
 from backdoor_audit.detectors import ByMargin, BySize, Detection, Detector, Row
 from backdoor_audit.properties import Property, PropertyOutcome, unanswered
-from backdoor_audit.run.asked import Asked
-from backdoor_audit.run.searches import Searched
+from backdoor_audit.run.properties import PropertySearches
+from backdoor_audit.run.searches import Searches
 
 _FACTORY = """
 from torch import nn
@@ -94,11 +94,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put made-up answers in the place of every search."""
     if _OUT not in os.environ:
         return
-    Searched._detect = _detection  # type: ignore[method-assign, assignment]
-    Asked._ask = _answer  # type: ignore[method-assign, assignment]
+    Searches._detect = _detection  # type: ignore[method-assign, assignment]
+    PropertySearches._ask = _answer  # type: ignore[method-assign, assignment]
 
 
-def _detection(run: Searched, detector: Detector) -> Detection:
+def _detection(searches: Searches, detector: Detector) -> Detection:
     """A detection in which no class stands out, as large as a real one but for its triggers."""
     sized = detector.name == "neural_cleanse"
     measured = (
@@ -115,7 +115,7 @@ def _detection(run: Searched, detector: Detector) -> Detection:
             image_passes=12345,
             measured=measured,
         )
-        for target in detector.targets(run.num_classes)
+        for target in detector.targets(searches.inputs.num_classes)
     ]
     return Detection(
         detector=detector.name,
@@ -130,9 +130,9 @@ def _detection(run: Searched, detector: Detector) -> Detection:
     )
 
 
-def _answer(run: Asked, wanted: Property) -> PropertyOutcome:
+def _answer(searches: PropertySearches, wanted: Property) -> PropertyOutcome:
     """An answer to a property: it could not be asked."""
-    del run
+    del searches
     return unanswered(wanted, "made up")
 
 

@@ -35,7 +35,7 @@ from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Packed, Store, key
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -396,7 +396,7 @@ def altered_store(bench: Bench, alterations: int) -> tuple[str, Row]:
         max_images=bench.images,
         device="cpu",
     )
-    list(shipped().answers(Audit(options, cast(Store, remembering), shipped())))
+    list(shipped().answers(Run(options, cast(Store, remembering), shipped())))
     names = sorted(remembering.asked)
     for number in tqdm(range(alterations), desc="altered", unit="file", disable=None):
         draw = Random(f"{bench.seed}:store:{number}")

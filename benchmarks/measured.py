@@ -1,7 +1,7 @@
 """The audit itself, run on many models without pytest, with finished work kept across edits of the code.
 
 A `Candidate` is any model whose verdict is measured: a subject of the zoo, one of its population, or a network that other people
-published. Nothing here searches: `Measured` is the product's `Audit`, so that what is measured is what ships.
+published. Nothing here searches: `Measured` is the product's `Run`, so that what is measured is what ships.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.detectors import DETECTORS, Detection, Detector
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run.run import Audit
-from backdoor_audit.store import Store, key
+from backdoor_audit.run.run import Run
+from backdoor_audit.store import Store
 from benchmarks.zoo import build
 from benchmarks.zoo.data import audited_and_held_out, read
 from benchmarks.zoo.population import POPULATION
@@ -57,24 +57,30 @@ class Candidate:
         """The audit of this model, with this seed of split and search."""
         module, mean, std = self.load()
         options = AuditOptions(mean=mean, std=std, seed=seed, device="cpu")
-        return Measured(options, STORE, shipped(), module=module, given_images=self.images())
+        return Measured(options, module, self.images())
 
 
-@dataclass(eq=False)
-class Measured(Audit):
-    """An audit whose finished work stays valid when the code around it changes: clear the cache when a search itself changes.
+class Measured(Run):
+    """A run whose finished work stays valid when the code around it changes: clear the cache when a search itself changes.
 
     Searches near the limit are not done again, as the limit is fitted to what is measured here.
     """
 
+    def __init__(self, options: AuditOptions, module: nn.Module, images: CleanSet) -> None:
+        super().__init__(options, STORE, shipped(), module=module, given_images=images)
+        self.reference.close = lambda detection: False  # type: ignore[method-assign]
+        data = {"data": self.clean_set.fingerprint, "classes": self.inputs.num_classes, "seed": options.seed}
+        vars(self.inputs)["data_parts"] = data  # not the code, the device, the threads
+
     def found(self, detector: Detector) -> Detection:
         """What a detector finds, whatever its effort; from the cache if it is there."""
+        search, classifier = self.searches.search, self.classifier
         if detector.builds_on:
             found = [self.found(entry) for entry in DETECTORS if entry.name in detector.builds_on]
-            return self.search(detector, self.classifier, detector.name, found)
-        return self.store.recall(
-            self._found_parts(detector),
-            lambda: self.search(detector, self.classifier, detector.name, ()),
+            return search(detector, classifier, detector.name, found)
+        return self.inputs.store.recall(
+            self.searches.detection_parts(detector),
+            lambda: search(detector, classifier, detector.name, ()),
             pack=Detection.pack,
             unpack=Detection.unpack,
         )[0]
@@ -83,19 +89,7 @@ class Measured(Audit):
         """Whether `found` has nothing to compute."""
         if detector.builds_on:
             return all(self.has(entry) for entry in DETECTORS if entry.name in detector.builds_on)
-        return (self.store.folder / f"{key(self._found_parts(detector))}.safetensors").exists()
-
-    def _found_parts(self, detector: Detector) -> dict[str, object]:
-        return {**self._parts, "detector": detector, "null": self.reference or "shipped"}
-
-    def close(self, detection: Detection) -> bool:
-        """Never: one search of each kind."""
-        del detection
-        return False
-
-    @cached_property
-    def _data_parts(self) -> dict[str, object]:
-        return {"data": self.clean_set.fingerprint, "classes": self.num_classes, "seed": self.options.seed}
+        return self.inputs.store.has(self.searches.detection_parts(detector))
 
 
 def of_subject(subject: Subject, root: Path, seed: int = 0) -> Measured:
@@ -103,7 +97,7 @@ def of_subject(subject: Subject, root: Path, seed: int = 0) -> Measured:
     classifier = subject.load()
     options = AuditOptions(mean=classifier.mean, std=classifier.std, seed=seed, device="cpu")
     images = audited_and_held_out(subject.data, root)[0]
-    return Measured(options, STORE, shipped(), module=classifier.module, given_images=images)
+    return Measured(options, classifier.module, images)
 
 
 def zoo(root: Path, *, population: bool) -> list[Candidate]:

@@ -23,7 +23,6 @@ import torch
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
-from backdoor_audit.model.subject import Subject as Audited
 from backdoor_audit.properties import PROPERTIES, Property, PropertyOutcome
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
@@ -41,11 +40,11 @@ def outcome(wanted: Property, subject: Subject, root: Path) -> tuple[PropertyOut
 
     def work() -> Packed:
         began = time.process_time()
-        natural = partial(run.natural_rate, wanted)
-        found = wanted(Audited(run.classifier, *run.split), generator=generator_for(0, wanted.name), natural=natural)
+        natural = partial(run.properties.natural_rate, wanted)
+        found = wanted(run.inputs.subject, generator=generator_for(0, wanted.name), natural=natural)
         return Packed({}, {"seconds": time.process_time() - began, "outcome": found.pack().values})
 
-    parts = {"property": wanted, "model": run.fingerprint, "data": run.clean_set.fingerprint}
+    parts = {"property": wanted, "model": run.inputs.fingerprint, "data": run.clean_set.fingerprint}
     stored = STORE.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)[0].values
     return PropertyOutcome.unpack(Packed({}, stored["outcome"])), float(stored["seconds"])
 

@@ -67,7 +67,7 @@ def of_twins(subject: Subject, names: Sequence[str], root: Path) -> dict[str, fl
     for name in names:
         values = [
             reading(name, twin, f"twin {whose} {number}", subject.data, root).values["value"]
-            for number, twin in enumerate(run.twins.classifiers)
+            for number, twin in enumerate(run.reference.twins.classifiers)
         ]
         found[name] = statistics.mean(value for value in values if value is not None)
     return found

@@ -47,20 +47,20 @@ def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], propert
         **known,
         "targets": list(candidate.targets),
         "seed": seed,
-        "unmet": run.unmet,
+        "unmet": run.inputs.unmet,
         "detectors": {},
         "properties": {},
     }
-    row["accuracy"] = run.preconditions["accuracy"].value
+    row["accuracy"] = run.inputs.preconditions["accuracy"].value
     if row["unmet"]:
         return row
-    row["twins"] = run.twins.kind if run.twins.classifiers else run.twins.reason
-    row["twin_accuracy"] = [round(float(rate), 3) for rate in run.twins.accuracies]
-    for entry in run.detectors:
+    row["twins"] = run.reference.twins.kind if run.reference.twins.classifiers else run.reference.twins.reason
+    row["twin_accuracy"] = [round(float(rate), 3) for rate in run.reference.twins.accuracies]
+    for entry in run.searches.detectors:
         if not detectors or entry.name in detectors:
             row["detectors"][entry.name] = _measured(run, entry.name)
-    for wanted in run.properties if properties else ():
-        outcome = run.asked(wanted.name)
+    for wanted in run.properties.ours if properties else ():
+        outcome = run.properties.outcome(wanted.name)
         row["properties"][wanted.name] = {
             "verdict": outcome.verdict.value,
             "value": outcome.value,
@@ -72,7 +72,7 @@ def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], propert
 
 
 def _measured(run: Measured, name: str) -> Row:
-    detection = run.detection(name)
+    detection = run.searches.detection(name)
     return {
         "inconclusive": detection.inconclusive,
         "unconverged": detection.unconverged,

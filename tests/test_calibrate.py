@@ -18,25 +18,22 @@ from tests.detections import margin_row
 STEERING = [entry.name for entry in DETECTORS if entry.needs_twins]
 
 
-class Run:
-    """An audit whose detectors found what the number in the model's name says."""
+class Found:
+    """A run whose detectors found what the number in the model's name says."""
 
     classes = staticmethod(lambda number: 10)
     reason = ""
 
-    def __init__(self, options, store, *, progress):
+    def __init__(self, options, store, suite, *, progress):
+        del suite
         self.number = int(Path(options.model).stem)
-        self.detectors = DETECTORS
-        self.preconditions = {}
-        self.twins = SimpleNamespace(kind="plain_grey")
+        self.inputs = SimpleNamespace(preconditions={}, num_classes=self.classes(self.number))
+        self.searches = SimpleNamespace(detectors=DETECTORS, detection=self.detection)
+        self.reference = SimpleNamespace(twins=SimpleNamespace(kind="plain_grey"))
         self.clean_set = SimpleNamespace(source="images.npz")
 
     def check(self):
         pass
-
-    @property
-    def num_classes(self):
-        return self.classes(self.number)
 
     def detection(self, name):
         scores = [
@@ -61,7 +58,7 @@ def fitted(tmp_path, files):
 
 
 def test_the_largest_deviation_of_every_model_counts_for_every_detector(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "Audit", Run)
+    monkeypatch.setattr(module, "Run", Found)
     null = fitted(tmp_path, models(12))
     assert (null.classes, null.models, set(null.fits)) == (10, 12, set(STEERING))
     assert "images.npz" in null.source
@@ -85,20 +82,20 @@ def test_too_few_models_are_refused_before_any_work(tmp_path):
 
 def test_models_with_different_classes_are_no_common_reference(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        module, "Audit", type("Mixed", (Run,), {"classes": staticmethod(lambda number: 10 + number % 2)})
+        module, "Run", type("Mixed", (Found,), {"classes": staticmethod(lambda number: 10 + number % 2)})
     )
     with pytest.raises(OptionError, match="same number"):
         fitted(tmp_path, models())
 
 
 def test_a_model_without_an_answer_is_named_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "Audit", type("Silent", (Run,), {"reason": "twins need more images"}))
+    monkeypatch.setattr(module, "Run", type("Silent", (Found,), {"reason": "twins need more images"}))
     with pytest.raises(OptionError, match=r"0\.safetensors: .*twins need more images"):
         fitted(tmp_path, models())
 
 
 def test_the_command_writes_a_file_that_an_audit_reads(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "Audit", Run)
+    monkeypatch.setattr(module, "Run", Found)
     folder = tmp_path / "clean"
     folder.mkdir()
     for file in models():

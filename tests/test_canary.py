@@ -17,7 +17,8 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.inputs import Inputs
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from tests.catalogues import choose
 from tests.detections import margin_row, size_row
@@ -452,12 +453,12 @@ class Ladder:
 def run_of(trained, tmp_path, monkeypatch):
     """A new run over the same store with such a kind."""
     images = CleanSet.of(torch.cat([OPT.images, VAL.images]), torch.cat([OPT.labels, VAL.labels]))
-    monkeypatch.setattr(Audit, "unmet", "")
+    monkeypatch.setattr(Inputs, "unmet", "")
 
     def start(stand_in, **options):
         choose(monkeypatch, canaries=(stand_in,))
         chosen = AuditOptions(profile="quick", canary=True, device="cpu", **options)
-        return Audit(chosen, Store(tmp_path), shipped(), module=trained.module, given_images=images)
+        return Run(chosen, Store(tmp_path), shipped(), module=trained.module, given_images=images)
 
     return start
 
@@ -466,7 +467,7 @@ def test_every_class_asked_for_has_its_doses_in_the_record(run_of):
     stand_in = Ladder()
     audit = run_of(stand_in, canary_targets=2)
     first, second = canary_targets(5, 2, 0)
-    assert [entry.dose for entry in audit.sightings("badnets")] == [6, 4, 2, 8] * 2
+    assert [entry.dose for entry in audit.canaries.sightings("badnets")] == [6, 4, 2, 8] * 2
     assert stand_in.asked == [(target, dose) for target in (first, second) for dose in (6, 4, 2, 8)]
     kept = audit.sections()["canaries"]
     assert list(kept)[:2] == [f"badnets-class_{first}-dose_6", f"badnets-class_{first}-dose_4"]
@@ -476,9 +477,9 @@ def test_every_class_asked_for_has_its_doses_in_the_record(run_of):
 def test_a_run_that_was_killed_goes_on_at_the_dose_where_it_ended(run_of):
     killed = Ladder(ends=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        run_of(killed).sightings("badnets")
+        run_of(killed).canaries.sightings("badnets")
     again = Ladder()
-    assert [entry.dose for entry in run_of(again).sightings("badnets")] == [6, 4, 2, 8]
+    assert [entry.dose for entry in run_of(again).canaries.sightings("badnets")] == [6, 4, 2, 8]
     assert [dose for _, dose in again.asked] == [4, 2, 8]
 
 
@@ -491,7 +492,7 @@ def test_time_that_runs_out_beside_the_usual_dose_is_no_miss(run_of):
 
 def test_time_that_runs_out_at_the_usual_dose_is_inconclusive_and_not_kept(run_of):
     audit = run_of(Ladder(6, BudgetSpentError("the time budget was spent")))
-    finding = judge_power(audit.sightings("badnets"), allow_suspected=True)
-    assert (finding.verdict, len(audit.sightings("badnets"))) == (Verdict.INCONCLUSIVE, 1)
+    finding = judge_power(audit.canaries.sightings("badnets"), allow_suspected=True)
+    assert (finding.verdict, len(audit.canaries.sightings("badnets"))) == (Verdict.INCONCLUSIVE, 1)
     assert "no badnets canary for class 4 was searched for to the end" in finding.reason
-    assert len(run_of(Ladder()).sightings("badnets")) == 4
+    assert len(run_of(Ladder()).canaries.sightings("badnets")) == 4

@@ -20,7 +20,7 @@ from backdoor_audit.properties import PROPERTIES
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.repairs import REPAIRS
 from backdoor_audit.report.renderers import RENDERERS
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from tests.packages import install
 
@@ -96,10 +96,10 @@ def test_a_run_takes_parts_of_other_packages_unless_it_is_told_not_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tmp_path, PARTS, POINTS)
-    on = Audit(AuditOptions(), Store(tmp_path), shipped())
-    assert [entry.name for entry in on.other_detectors] == ["looks", "rated"]
-    assert [entry.name for entry in on.detectors] == [entry.name for entry in DETECTORS]
-    assert [entry.name for entry in on.all_properties] == [*(entry.name for entry in PROPERTIES), "holds"]
-    assert on.repairs[-1].name == "mends"
-    off = Audit(AuditOptions(plugins="off"), Store(tmp_path), shipped())
-    assert off.catalogue == Catalogue.shipped()
+    on = Run(AuditOptions(), Store(tmp_path), shipped())
+    assert [entry.name for entry in on.searches.other_detectors] == ["looks", "rated"]
+    assert [entry.name for entry in on.searches.detectors] == [entry.name for entry in DETECTORS]
+    assert [entry.name for entry in on.properties.every] == [*(entry.name for entry in PROPERTIES), "holds"]
+    assert on.repairs.methods[-1].name == "mends"
+    off = Run(AuditOptions(plugins="off"), Store(tmp_path), shipped())
+    assert off.inputs.catalogue == Catalogue.shipped()

@@ -16,14 +16,15 @@ from backdoor_audit import AuditError, Record, Verdict
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, Detection, Natural, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.detectors.neural_cleanse import NO_RACE
-from backdoor_audit.gate import _not_tested, audit
+from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.record import _not_tested
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run import searches as searched_module
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run import reference as reference_module
+from backdoor_audit.run.run import Run
 from backdoor_audit.run.searches import detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import Twins
@@ -157,7 +158,7 @@ class ToyTwins:
 
 def _with_twins(monkeypatch: pytest.MonkeyPatch, recipe: ToyTwins) -> None:
     for name in ("OWN_ARCHITECTURE", "LIBRARY"):
-        monkeypatch.setattr(searched_module, name, recipe)
+        monkeypatch.setattr(reference_module, name, recipe)
 
 
 UNIVERSAL = ("patch_scan", "additive", "smooth", "stripes", "warping")
@@ -288,7 +289,7 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
     record = audit(network(backdoored=True), *toy.images(), **BRIEF)
     record.write(tmp_path / "audit.json")
     stored = json.loads((tmp_path / "audit.json").read_text())
-    assert stored["schema_version"] == 1
+    assert stored["schema_version"] == 2
     assert stored["subject"]["num_classes"] == toy.CLASSES
     assert stored["subject"]["images_searched"] + stored["subject"]["images_held_out"] == len(toy.images()[1])
     assert len(stored["detections"][0]["classes"]) == toy.CLASSES
@@ -394,14 +395,14 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
 
 def _searched(tmp_path: Path) -> Detection:
     pixels, labels = toy.images()
-    run = Audit(
+    run = Run(
         AuditOptions(),
         Store(tmp_path),
         shipped(),
         module=network(backdoored=False),
         given_images=CleanSet.of(pixels, labels),
     )
-    return run.detection("additive")
+    return run.searches.detection("additive")
 
 
 @pytest.mark.usefixtures("toy_twins")

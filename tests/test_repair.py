@@ -15,7 +15,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import Suite, shipped
 from backdoor_audit.repair import Attempt, repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult, Scores
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from tests.catalogues import choose
 from tests.corner import Corner
@@ -59,8 +59,8 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["fixed.safetensors"]
     assert (folder / "backdoored.safetensors").read_bytes() == before
     assert summary(attempts, out) == f"written: {out}, repaired by {attempts[-1].method}"
-    run = Audit(options(folder), store, shipped())
-    trigger, val = run.triggers[0], run.split[1]
+    run = Run(options(folder), store, shipped())
+    trigger, val = run.flagged.triggers[0], run.inputs.halves[1]
     fixed = load_classifier(out, arch=ARCH)
     assert trigger.target_class == toy.TARGET
     assert attack_success_rate(run.classifier, val.images, val.labels, trigger) > 0.9
@@ -69,12 +69,12 @@ def test_a_backdoored_model_is_repaired_and_its_file_passes(folder, store, tmp_p
     assert found <= 0.1
     drop = clean_accuracy(run.classifier, val.images, val.labels) - clean_accuracy(fixed, val.images, val.labels)
     assert drop <= 0.03
-    again = Audit(replace(options(folder), model=str(out)), store, shipped())
-    assert not again.triggers
+    again = Run(replace(options(folder), model=str(out)), store, shipped())
+    assert not again.flagged.triggers
 
 
 def test_a_network_that_no_file_of_weights_can_name_is_refused_before_any_search(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(Audit, "check", lambda _self: pytest.fail("it was searched"))
+    monkeypatch.setattr(Run, "check", lambda _self: pytest.fail("it was searched"))
     whole = network()
     whole.load_state_dict(toy.weights(backdoored=True))
     torch.save(whole, tmp_path / "backdoored.pt")
@@ -182,17 +182,20 @@ def test_what_refutes_a_property_is_repaired_where_no_detector_sees_anything(fol
     choose(monkeypatch, properties=(Corner(),))
     blind = options(folder)
     blind = replace(blind, limits={"anomaly_index": 1000.0})
-    run = Audit(blind, store, Suite.of(blind))
-    (trigger,) = run.triggers
+    run = Run(blind, store, Suite.of(blind))
+    (trigger,) = run.flagged.triggers
     assert trigger.mask.nonzero().tolist() == [[0, 7, 7]]
-    assert [beside.target_class for beside in run.triggers_beside()] == [toy.TARGET]
+    assert [beside.target_class for beside in run.flagged.beside()] == [toy.TARGET]
     out = tmp_path / "fixed.safetensors"
     assert repair(blind, out, store=store)[-1].refused == ""
-    again = Audit(replace(blind, model=str(out)), store, Suite.of(blind), given_corpus=run.refuted())
-    assert (again.asked("no_corner_steers").verdict, again.asked("no_corner_steers").kept) == (Verdict.PASS, 1)
-    assert run.refuted()
-    assert not again.refuted()
-    assert not again.triggers
+    again = Run(replace(blind, model=str(out)), store, Suite.of(blind), given_corpus=run.properties.refuted())
+    assert (
+        again.properties.outcome("no_corner_steers").verdict,
+        again.properties.outcome("no_corner_steers").kept,
+    ) == (Verdict.PASS, 1)
+    assert run.properties.refuted()
+    assert not again.properties.refuted()
+    assert not again.flagged.triggers
 
 
 def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp_path, monkeypatch):
@@ -207,10 +210,10 @@ def test_a_repair_that_leaves_a_property_refuted_is_not_taken(folder, store, tmp
 
 def test_what_refutes_a_property_stands_beside_the_triggers_of_detectors(folder, store, monkeypatch):
     choose(monkeypatch, properties=(Corner(),))
-    run = Audit(options(folder), store, shipped())
-    assert [trigger.target_class for trigger in run.triggers] == [toy.TARGET]
-    assert not torch.equal(run.triggers[0].mask, run.refuting()[0].mask)
-    assert [trigger.mask.nonzero().tolist() for trigger in run.triggers_beside()] == [[[0, 7, 7]]]
+    run = Run(options(folder), store, shipped())
+    assert [trigger.target_class for trigger in run.flagged.triggers] == [toy.TARGET]
+    assert not torch.equal(run.flagged.triggers[0].mask, run.properties.refuting()[0].mask)
+    assert [trigger.mask.nonzero().tolist() for trigger in run.flagged.beside()] == [[[0, 7, 7]]]
 
 
 def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backdoor_audit.detectors import Detection
     from backdoor_audit.model.classifier import Classifier
     from backdoor_audit.questions import Question
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def audited_model(audit_options: AuditOptions) -> nn.Module | None:
 
 
 @pytest.fixture(scope="session")
-def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> Audit:
+def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> Run:
     """The run behind all audits: loaded once per process, finished work shared between processes."""
     if audited_model is not None and _session(pytestconfig).options.model:
         raise UsageExit(
@@ -59,35 +59,35 @@ def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> A
 
 
 @pytest.fixture(scope="session")
-def classifier(audit_run: Audit) -> Classifier:
+def classifier(audit_run: Run) -> Classifier:
     """The audited model as a frozen classifier over pixels in [0, 1]."""
     return audit_run.classifier
 
 
 @pytest.fixture(scope="session")
-def clean_set(audit_run: Audit) -> CleanSet:
+def clean_set(audit_run: Run) -> CleanSet:
     """The clean images."""
     return audit_run.clean_set
 
 
 @pytest.fixture(scope="session")
-def class_name(audit_run: Audit) -> Callable[[int | None], str]:
+def class_name(audit_run: Run) -> Callable[[int | None], str]:
     """How to call a class."""
     return audit_run.class_name
 
 
 @pytest.fixture
-def detection(request: pytest.FixtureRequest, audit_run: Audit) -> Detection:
+def detection(request: pytest.FixtureRequest, audit_run: Run) -> Detection:
     """What a detector found; the search runs once for all items and workers."""
     from backdoor_audit.detectors import DETECTORS
 
     name = getattr(request, "param", DETECTORS[0].name)
     with _session(request.config).working(audit_run):
-        return audit_run.detection(name)
+        return audit_run.searches.detection(name)
 
 
 @pytest.fixture
-def finding(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
+def finding(request: pytest.FixtureRequest, audit_run: Run) -> Finding:
     """The answer to one item of the module's ``QUESTION``; skipped, with the reason, where there is none."""
     from backdoor_audit.questions import Skipped
 
@@ -108,7 +108,7 @@ def finding(request: pytest.FixtureRequest, audit_run: Audit) -> Finding:
 
 
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Finding], None]:
+def evidence(request: pytest.FixtureRequest, audit_run: Run) -> Callable[[Finding], None]:
     """Submit the one finding of an item: it is recorded, drawn, and decides whether the item passes."""
     session = _session(request.config)
 
@@ -116,7 +116,7 @@ def evidence(request: pytest.FixtureRequest, audit_run: Audit) -> Callable[[Find
         item = request.node
         question = item.stash.get(QUESTION, None)
         finding = replace(finding, audit=item.nodeid, item=finding.item if question else Item.parse(item.nodeid))
-        if is_advisory(finding.item, audit_run.catalogue.plugins):
+        if is_advisory(finding.item, audit_run.inputs.catalogue.plugins):
             item.stash[FINDINGS] = [*item.stash.get(FINDINGS, []), finding]
             pytest.skip(f"advisory: {finding.verdict.value}: {finding.reason}")
         finding, extras = _evidence(session, audit_run, question, finding)
@@ -145,7 +145,7 @@ def _session(config: pytest.Config) -> AuditSession:
 
 
 def _evidence(
-    session: AuditSession, run: Audit, question: Question | None, finding: Finding
+    session: AuditSession, run: Run, question: Question | None, finding: Finding
 ) -> tuple[Finding, list[dict[str, Any]]]:
     """Write the artifacts of a finding, and draw its extras for pytest-html when that is there.
 
@@ -160,14 +160,14 @@ def _evidence(
         return finding, drawn
     except Exception as error:  # the model's code, a full disk, a picture that cannot be drawn
         reason = (str(error).splitlines() or [""])[0]
-        run.store.told.append(f"{finding.audit}: no picture or trigger file ({type(error).__name__}: {reason})")
+        run.inputs.store.told.append(f"{finding.audit}: no picture or trigger file ({type(error).__name__}: {reason})")
         return finding, []
 
 
-def _with_trigger(session: AuditSession, run: Audit, finding: Finding) -> Finding:
+def _with_trigger(session: AuditSession, run: Run, finding: Finding) -> Finding:
     """The finding with the file of its trigger, if a search flagged one."""
     searched = finding.item.question == "anomaly_index" and finding.target_class is not None
-    trigger = run.detection(finding.item.asked_of).trigger(finding.target_class) if searched else None
+    trigger = run.searches.detection(finding.item.asked_of).trigger(finding.target_class) if searched else None
     if trigger is None or finding.verdict is not Verdict.FAIL:
         return finding
     name = f"{finding.item.brackets}.safetensors"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backdoor_audit.files import write_text
+from backdoor_audit.item import Item
 from backdoor_audit.progress import Meter, watched_by
 
 if TYPE_CHECKING:
     from backdoor_audit.run.effort import Plan
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 EVERY = 30.0
 """Seconds between two lines where there is no terminal, or several workers."""
@@ -52,13 +53,13 @@ class Pace:
         with watched_by(self.meter):
             yield
 
-    def announce(self, run: Audit, items: Sequence[str]) -> None:
+    def announce(self, run: Run, items: Sequence[str]) -> None:
         """Make the plan of these items and tell it, in one process of a run."""
         from backdoor_audit.run.effort import plan
 
         self.asked = True
         with watched_by(None):
-            self.plan = plan(run, items)
+            self.plan = plan(run, [Item.parse(name) for name in items])
         self.began = self._last = time.monotonic()
         told = [f"{_counted(len(items), 'item')}; how long they take could not be measured"]
         if self.plan is not None:
@@ -213,13 +214,13 @@ def _cost(plan: Plan, items: int) -> str:
     return told + more + (f" ({_counted(kept, 'piece')} of work kept from earlier runs)" if kept else "")
 
 
-def _advice(plan: Plan, run: Audit) -> list[str]:
+def _advice(plan: Plan, run: Run) -> list[str]:
     """What would make a long run shorter."""
     if plan.seconds <= _LONG:
         return []
     from backdoor_audit.run.effort import quick_seconds
 
-    cures = [] if run.device.type == "cuda" else ["a GPU (--audit-device=cuda)"]
+    cures = [] if run.inputs.device.type == "cuda" else ["a GPU (--audit-device=cuda)"]
     if run.options.profile != "quick":
         cures.append(f"--audit-profile=quick (about {span(quick_seconds(plan, run))}, small patches only)")
     if not run.options.budget:

@@ -28,7 +28,7 @@ from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
     from backdoor_audit.questions.suite import Suite
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 RUN = "audit"  # what an error is filed under that is not one item's
 UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
@@ -77,7 +77,7 @@ class Recorder:
             file.unlink(missing_ok=True)
 
     def unfinished(
-        self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], *, at_once: bool = False
+        self, run: Run | None, outcomes: Outcomes, expected: Sequence[str], *, at_once: bool = False
     ) -> None:
         """Write what is known so far as an inconclusive record, now and then; a kill leaves that. Raises `OSError` if at once."""
         began = time.perf_counter()
@@ -91,7 +91,7 @@ class Recorder:
         took = time.perf_counter() - began
         self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE_OF_TIME)
 
-    def name_case(self, config: pytest.Config, report: pytest.TestReport, run: Audit | None) -> None:
+    def name_case(self, config: pytest.Config, report: pytest.TestReport, run: Run | None) -> None:
         """Give the item's case in the JUnit file the names that pages group it by, before pytest opens it."""
         from backdoor_audit.report.junit import case_names
 
@@ -102,7 +102,7 @@ class Recorder:
             case.add_attribute("classname", names[0])
             case.add_attribute("name", names[1])
 
-    def finish(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], today: date) -> Record:
+    def finish(self, run: Run | None, outcomes: Outcomes, expected: Sequence[str], today: date) -> Record:
         """The final record; with the comparison with its baseline if it has one."""
         from backdoor_audit.questions.regression import beside_baseline
 
@@ -115,7 +115,7 @@ class Recorder:
         self.record = record
         return record
 
-    def update_baseline(self, run: Audit, today: date) -> bool:
+    def update_baseline(self, run: Run, today: date) -> bool:
         """Whether the baseline was written from the record; the summary tells what came of it."""
         from backdoor_audit.questions.regression import write_baseline
 
@@ -127,7 +127,7 @@ class Recorder:
             return False
         return True
 
-    def write(self, config: pytest.Config | None, exit_code: int, run: Audit | None = None) -> str:
+    def write(self, config: pytest.Config | None, exit_code: int, run: Run | None = None) -> str:
         """Write the record and its renderings; the SHA-256 of the record's file, empty if that could not be written.
 
         A ``run`` has a catalogue of renderers; without one they are the shipped ones.
@@ -143,7 +143,7 @@ class Recorder:
             for name, value in suite_properties(self.record):
                 junit.add_global_property(name, str(value))
         try:
-            renderers = run.catalogue.renderers if run is not None else RENDERERS
+            renderers = run.inputs.catalogue.renderers if run is not None else RENDERERS
             written, failed = write_files(self.record, self.folder, exit_code=exit_code, renderers=renderers)
         except OSError as error:
             self.told.append(
@@ -158,13 +158,17 @@ class Recorder:
             self.told.append(f"GITHUB_STEP_SUMMARY cannot be written ({error})")
         return digest(self.folder / RECORD)
 
-    def _built(self, run: Audit | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
+    def _built(self, run: Run | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
         from backdoor_audit.questions.record import build_record
         from backdoor_audit.run.inputs import settings_of
 
         sections, suite = dict(outcomes.sections), self._suite(run)
-        if run is not None and (run.module is not None or self.options.model):
-            sections = {"subject": plain(run.subject()), "environment": plain(run.environment()), **sections}
+        if run is not None and (run.inputs.module is not None or self.options.model):
+            sections = {
+                "subject": plain(run.inputs.summary()),
+                "environment": plain(run.inputs.environment()),
+                **sections,
+            }
         return build_record(
             sections,
             settings_of(self.options, suite.limits),
@@ -176,7 +180,7 @@ class Recorder:
             seconds=time.perf_counter() - self._began,
         )
 
-    def _suite(self, run: Audit | None) -> Suite:
+    def _suite(self, run: Run | None) -> Suite:
         """What was asked; of a run that could not begin what it would have asked, as far as that can be read."""
         from backdoor_audit.questions.suite import Suite, shipped
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from backdoor_audit.baseline import Standing
     from backdoor_audit.questions import Question
     from backdoor_audit.questions.suite import Suite
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 SESSION = pytest.StashKey["AuditSession"]()
 
@@ -57,7 +57,7 @@ class AuditSession:
         self.config, self.options, self.selected, self.collects = config, options, selected, collects
         self.workerinput: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         self.budget_began = float(self.workerinput["backdoor_audit_began"]) if self.workerinput else time.time()
-        self.run: Audit | None = None
+        self.run: Run | None = None
         self.expected: list[str] = []
         self.outcomes = Outcomes()
         self.recorder = Recorder(options)
@@ -105,14 +105,14 @@ class AuditSession:
         self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="backdoor_audit-")
         return Path(self._scratch.name)
 
-    def start(self, module: nn.Module | None = None) -> Audit:
+    def start(self, module: nn.Module | None = None) -> Run:
         """The run of this process, with everything loaded. Raises `AuditError`."""
-        if self.run is None or (module is not None and self.run.module is not module):
-            from backdoor_audit.run.run import Audit
+        if self.run is None or (module is not None and self.run.inputs.module is not module):
+            from backdoor_audit.run.run import Run
             from backdoor_audit.store import Store
 
             worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-            self.run = Audit(
+            self.run = Run(
                 self.options,
                 Store(self.store_folder()),
                 self.suite,
@@ -238,14 +238,14 @@ class AuditSession:
         self.items = [item.nodeid for item in session.items if item.nodeid.startswith(f"{AUDIT}::")]
 
     @contextmanager
-    def working(self, run: Audit) -> Iterator[None]:
+    def working(self, run: Run) -> Iterator[None]:
         """A block of work that may take minutes. Before the first one the terminal says how long all of it takes.
 
         That is inside an item and after the preconditions: whatever a model does while it is measured is this item's, and a
         model that cannot be judged is not searched.
         """
         with self.pace.shown():
-            if self.items and not self.pace.asked and not run.unmet:
+            if self.items and not self.pace.asked and not run.inputs.unmet:
                 self.pace.announce(run, self.items)
             yield
 
@@ -314,10 +314,10 @@ class AuditSession:
                 self._add_computed(self.run, report)
         return report
 
-    def _add_computed(self, run: Audit, report: pytest.TestReport) -> None:
+    def _add_computed(self, run: Run, report: pytest.TestReport) -> None:
         """What is new in this process since its last report: all of it with every one would grow with items times classes."""
         carried = vars(report)["backdoor_audit"]
-        carried["told"] = run.store.take_told()
+        carried["told"] = run.inputs.store.take_told()
         if report.when != "teardown" and (carried["findings"] or carried["skipped"] is not None):
             carried["sections"] = plain(run.take_sections())
 

@@ -13,7 +13,7 @@ from backdoor_audit.questions.question import Question
 from backdoor_audit.words import Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +43,21 @@ class AnomalyIndex(Question):
         compared="anomaly_index",
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each row of each detector."""
-        return run.items
+        return run.searches.items
 
-    def answer(self, run: Audit, item: Item) -> Finding:
+    def answer(self, run: Run, item: Item) -> Finding:
         """The judgement of one row."""
         target = item.row.number if item.row else None
-        return run.detection(item.asked_of).judge(
+        return run.searches.detection(item.asked_of).judge(
             target,
             self.judging(run.limits),
             index=run.options.index,
             name=run.class_name(target),
-            beside=run.compared(item.asked_of),
+            beside=run.searches.compared(item.asked_of),
         )
 
-    def show(self, run: Audit, finding: Finding) -> Mapping[str, Any]:
+    def show(self, run: Run, finding: Finding) -> Mapping[str, Any]:
         """The trigger, and stamped images if it is not a pass."""
-        return run.show_trigger(finding)
+        return run.pictures.add_trigger(finding)

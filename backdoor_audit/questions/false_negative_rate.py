@@ -13,7 +13,7 @@ from backdoor_audit.questions.question import Answer, Question, Skipped
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +35,17 @@ class FalseNegativeRate(Question):
         references={"false_negative_rate": ("AML.T0043.004", "NISTAML.023", "Article 15(5)")},
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each filter."""
-        return [Item(self.name, entry.name) for entry in run.catalogue.filters]
+        return [Item(self.name, entry.name) for entry in run.inputs.catalogue.filters]
 
-    def answer(self, run: Audit, item: Item) -> Answer:
+    def answer(self, run: Run, item: Item) -> Answer:
         """How the filter does on the triggers, of several on the worst; skipped where there is none or it cannot be fitted."""
-        rates = run.filtering(item.asked_of)
+        rates = run.filters.rates(item.asked_of)
         return Skipped(rates) if isinstance(rates, str) else judge_filter(rates, self.judging(run.limits))
 
-    def show(self, run: Audit, finding: Finding) -> Mapping[str, Any]:
+    def show(self, run: Run, finding: Finding) -> Mapping[str, Any]:
         """Where the network looks at stamped images."""
         del finding
-        run.show_activations()
+        run.pictures.add_activations()
         return {}

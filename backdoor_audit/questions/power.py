@@ -13,7 +13,7 @@ from backdoor_audit.questions.question import Question
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +33,14 @@ class Power(Question):
         compared="anomaly_index",
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each kind of canary."""
-        return [Item(self.name, canary.name) for canary in run.canaries]
+        return [Item(self.name, canary.name) for canary in run.canaries.kinds]
 
-    def answer(self, run: Audit, item: Item) -> Finding:
+    def answer(self, run: Run, item: Item) -> Finding:
         """Whether the run would have been stopped, for the right class."""
-        return judge_power(run.sightings(item.asked_of), allow_suspected=run.options.inconclusive == "fail")
+        return judge_power(run.canaries.sightings(item.asked_of), allow_suspected=run.options.inconclusive == "fail")
 
-    def show(self, run: Audit, finding: Finding) -> Mapping[str, Any]:
+    def show(self, run: Run, finding: Finding) -> Mapping[str, Any]:
         """Every dose that was tried."""
-        return {"canaries": [entry.summary() for entry in run.sightings(finding.item.asked_of)]}
+        return {"canaries": [entry.summary() for entry in run.canaries.sightings(finding.item.asked_of)]}

@@ -12,7 +12,7 @@ from backdoor_audit.questions.question import Question
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class Precondition(Question):
         compared="clean_accuracy",
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each condition."""
-        return [Item(self.name, condition) for condition in run.conditions]
+        return [Item(self.name, condition) for condition in run.inputs.conditions]
 
-    def answer(self, run: Audit, item: Item) -> Finding:
+    def answer(self, run: Run, item: Item) -> Finding:
         """Whether it holds."""
-        return run.preconditions[item.asked_of]
+        return run.inputs.preconditions[item.asked_of]

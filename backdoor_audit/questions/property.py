@@ -13,7 +13,7 @@ from backdoor_audit.questions.question import Question
 from backdoor_audit.words import Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +31,10 @@ class Property(Question):
         compared="corpus",
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each property of the profile."""
-        return [Item(self.name, entry.name) for entry in run.all_properties]
+        return [Item(self.name, entry.name) for entry in run.properties.every]
 
-    def answer(self, run: Audit, item: Item) -> Finding:
+    def answer(self, run: Run, item: Item) -> Finding:
         """Whether it stands."""
-        return run.asked(item.asked_of).finding
+        return run.properties.outcome(item.asked_of).finding

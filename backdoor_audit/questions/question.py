@@ -12,7 +12,7 @@ from backdoor_audit.item import Item
 from backdoor_audit.words import Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,19 @@ class Question(ABC):
         return replace(limits, **{name: value for name, value in self.limits.items() if name in known})
 
     @abstractmethod
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """What is asked, one item each; none where there is nothing to ask. Cheap: nothing is searched."""
 
     @abstractmethod
-    def answer(self, run: Audit, item: Item) -> Answer:
+    def answer(self, run: Run, item: Item) -> Answer:
         """The finding of an item, or why there is none. Raises `AuditError` where it cannot be had."""
 
-    def show(self, run: Audit, finding: Finding) -> Mapping[str, Any]:
+    def show(self, run: Run, finding: Finding) -> Mapping[str, Any]:
         """Prepare what a person can check by eye; what it gives stands beside the item in pytest's own page."""
         del run, finding
         return {}
 
-    def section(self, run: Audit) -> Mapping[str, Mapping[str, Any]]:
+    def section(self, run: Run) -> Mapping[str, Mapping[str, Any]]:
         """What the record keeps of it beside the findings, in builtins, by name: a table on the page."""
         del run
         return {}

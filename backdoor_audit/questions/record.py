@@ -16,7 +16,7 @@ from backdoor_audit.rates import measured_rates
 from backdoor_audit.words import About
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
 
@@ -61,7 +61,7 @@ def build_record(
     )
 
 
-def judged_record(run: Audit, *, shown: bool = False) -> Record:
+def judged_record(run: Run, *, shown: bool = False) -> Record:
     """The record of all items but those about the baseline, as yet without its seconds; what is not finished is computed.
 
     ``shown`` says whether the pictures for people are prepared as well.
@@ -75,7 +75,7 @@ def judged_record(run: Audit, *, shown: bool = False) -> Record:
         expected.append(name)
         if isinstance(answer, Finding):
             findings[name] = answer
-            if shown and not is_advisory(item, run.catalogue.plugins):
+            if shown and not is_advisory(item, run.inputs.catalogue.plugins):
                 with suppress(AuditError):  # a model that fails now has no pictures; what was judged stands
                     question.show(run, answer)
         elif isinstance(answer, Skipped):
@@ -83,7 +83,7 @@ def judged_record(run: Audit, *, shown: bool = False) -> Record:
         else:
             errors[name] = str(answer)
     return build_record(
-        {**run.sections(), **(run.take_shown() if shown else {})},
+        {**run.sections(), **(run.pictures.take() if shown else {})},
         run.settings(),
         questions=run.suite.to_json(),
         findings=findings,

@@ -16,7 +16,7 @@ from backdoor_audit.questions.record import judged_record
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +35,24 @@ class Regression(Question):
         references={REGRESSION: ("AML.M0008", "Article 15(1)")},
     )
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each part of the comparison; none without a baseline to compare with."""
         compared = run.options.baseline and not run.options.update_baseline
         return [Item(self.name, name) for name in REGRESSIONS if compared]
 
-    def answer(self, run: Audit, item: Item) -> Answer:
+    def answer(self, run: Run, item: Item) -> Answer:
         """Whether this part got worse; skipped where there is nothing to compare."""
         found = regressions(run.kept("difference", lambda: difference_of(run)))[item.asked_of]
         return Skipped(found) if isinstance(found, str) else found
 
 
-def difference_of(run: Audit) -> Difference:
+def difference_of(run: Run) -> Difference:
     """What got worse and better since the run's baseline, which it must have; what is not finished is computed."""
     assert run.baseline is not None
     return compare(run.baseline, judged_record(run), source=run.options.baseline)
 
 
-def beside_baseline(run: Audit, record: Record, today: date) -> Record:
+def beside_baseline(run: Run, record: Record, today: date) -> Record:
     """The record with its section about the baseline, if the run has one."""
     if run.baseline is None:
         return record
@@ -60,7 +60,7 @@ def beside_baseline(run: Audit, record: Record, today: date) -> Record:
     return replace(record, baseline=section(run.options.baseline, run.baseline, record, difference, today))
 
 
-def write_baseline(run: Audit, record: Record, today: date) -> list[str]:
+def write_baseline(run: Run, record: Record, today: date) -> list[str]:
     """Write the record's baseline, and what to tell about it. Raises `BaselineError` if that must not be."""
     baseline, told = renewed(record, run.previous, today)
     baseline.write(Path(run.options.baseline))

@@ -15,7 +15,7 @@ from backdoor_audit.repairs import judge_drop, judge_robustness, judge_success
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 
 class _OfRepairs(Question):
@@ -24,22 +24,26 @@ class _OfRepairs(Question):
     unflagged: ClassVar[bool] = False
     """Whether it is asked of a model in which nothing was flagged as well, if repairs are tried there."""
 
-    def items(self, run: Audit) -> Iterable[Item]:
+    def items(self, run: Run) -> Iterable[Item]:
         """One for each repair of the profile."""
-        return [Item(self.name, method.name) for method in run.repairs]
+        return [Item(self.name, method.name) for method in run.repairs.methods]
 
-    def answer(self, run: Audit, item: Item) -> Answer:
+    def answer(self, run: Run, item: Item) -> Answer:
         """The judgement of one repair; skipped where there is nothing to repair, or it cannot be applied to this network."""
-        reason = (run.no_repair if self.unflagged else run.no_trigger) or run.not_applicable(item.asked_of)
+        reason = (run.flagged.none_at_all if self.unflagged else run.flagged.none) or run.repairs.not_applicable(
+            item.asked_of
+        )
         return Skipped(reason) if reason else self._judged(run, item.asked_of)
 
-    def show(self, run: Audit, finding: Finding) -> Mapping[str, Any]:
+    def show(self, run: Run, finding: Finding) -> Mapping[str, Any]:
         """The curve of the repair, and where the network looks at stamped images."""
-        run.show_activations()
-        return {"curves": [outcome.summary() for outcome in run.repair(finding.item.asked_of) if outcome.curve]}
+        run.pictures.add_activations()
+        return {
+            "curves": [outcome.summary() for outcome in run.repairs.outcomes(finding.item.asked_of) if outcome.curve]
+        }
 
     @abstractmethod
-    def _judged(self, run: Audit, name: str) -> Finding: ...
+    def _judged(self, run: Run, name: str) -> Finding: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,8 @@ class AttackSuccessRateAfter(_OfRepairs):
         references={"attack_success_rate": OF_REPAIRS},
     )
 
-    def _judged(self, run: Audit, name: str) -> Finding:
-        return judge_success(run.repair(name), self.judging(run.limits))
+    def _judged(self, run: Run, name: str) -> Finding:
+        return judge_success(run.repairs.outcomes(name), self.judging(run.limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +87,8 @@ class RobustAccuracy(_OfRepairs):
         references={"robust_accuracy_lost": OF_REPAIRS},
     )
 
-    def _judged(self, run: Audit, name: str) -> Finding:
-        return judge_robustness(run.repair(name), self.judging(run.limits))
+    def _judged(self, run: Run, name: str) -> Finding:
+        return judge_robustness(run.repairs.outcomes(name), self.judging(run.limits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,5 +111,5 @@ class CleanAccuracyDrop(_OfRepairs):
         references={"clean_accuracy_drop": (*OF_REPAIRS, "Article 15(3)")},
     )
 
-    def _judged(self, run: Audit, name: str) -> Finding:
-        return judge_drop(run.repair(name), self.judging(run.limits), flagged=bool(run.triggers))
+    def _judged(self, run: Run, name: str) -> Finding:
+        return judge_drop(run.repairs.outcomes(name), self.judging(run.limits), flagged=bool(run.flagged.triggers))

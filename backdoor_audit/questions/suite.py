@@ -21,7 +21,7 @@ from backdoor_audit.structure import brief
 from backdoor_audit.words import About, Words
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.run import Audit
+    from backdoor_audit.run.run import Run
 
 _NAMES = ("QUESTION", "QUESTIONS")
 _ACCEPTED = "a suite is a folder of files test_*.py, each with QUESTION = one question, or QUESTIONS = several"
@@ -107,12 +107,12 @@ class Suite:
         """The question with this name, if it is asked."""
         return next((question for question in self.questions if question.name == name), None)
 
-    def items(self, run: Audit) -> list[Item]:
+    def items(self, run: Run) -> list[Item]:
         """Every item of a complete run, in order."""
         return [item for question in self.questions for item in question.items(run)]
 
     def answers(
-        self, run: Audit, *, about: Container[About] = tuple(About)
+        self, run: Run, *, about: Container[About] = tuple(About)
     ) -> Iterator[tuple[Question, Item, Finding | Skipped | BudgetSpentError]]:
         """Every item with its answer, or with what ended its work: a run without pytest."""
         for question in self.questions:

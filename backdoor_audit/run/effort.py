@@ -1,6 +1,6 @@
 """What a run is going to cost: image passes for each piece of work, and seconds, from the speed of this model on this machine.
 
-Pieces have the names by which `Audited.once` tells them to a `progress.Meter`, so that what is planned and what is done can be
+Pieces have the names by which `Inputs.once` tells them to a `progress.Meter`, so that what is planned and what is done can be
 compared. What depends on findings is planned at its usual size: searches that lie close to a limit are done twice, and repairs
 come only where a trigger is flagged.
 """
@@ -17,12 +17,13 @@ from torch.nn import functional
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
 from backdoor_audit.detectors.detector import SEARCHING
+from backdoor_audit.item import Item
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
 from backdoor_audit.model.networks import build_network
 from backdoor_audit.properties import Property
 from backdoor_audit.run.passes import of_property
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
 
 TWINS = "the training of reference twins"
@@ -82,15 +83,15 @@ class Plan:
         return (piece for piece in self.pieces if not (piece.kept or piece.on_demand))
 
 
-def plan(run: Audit, items: Sequence[str]) -> Plan | None:
-    """The plan of a run for these items, by their node ids, without the preconditions; None if the model cannot be measured.
+def plan(run: Run, items: Sequence[Item]) -> Plan | None:
+    """The plan of a run for these items, without the preconditions; None if the model cannot be measured.
 
     Where a first look says that the run takes long, the speed is measured for a while longer.
     """
     try:
         wanted = _Wanted.of(run, items)
         for patience in (_A_LOOK, _A_MEASUREMENT):
-            pace = seconds_per_pass(run.classifier, run.split[0], patience=patience)
+            pace = seconds_per_pass(run.classifier, run.inputs.subject.search_set, patience=patience)
             made = Plan(tuple(_pieces(run, wanted, pace, patience)), pace)
             if made.seconds < _SHORT:
                 break
@@ -146,45 +147,37 @@ class _Wanted:
     canaries: int
 
     @classmethod
-    def of(cls, run: Audit, items: Sequence[str]) -> _Wanted:
+    def of(cls, run: Run, items: Sequence[Item]) -> _Wanted:
         """Repairs and filters want every search; so do canaries and the comparison with a baseline."""
         asked: dict[str, set[str]] = {}
         for item in items:
-            asked.setdefault(_test(item), set()).add(_inside(item))
-        everything = bool(asked.keys() - {"test_precondition", "test_anomaly_index", "test_property", "test_power"})
-        wanted = {inside.partition("-")[0] for inside in asked.get("test_anomaly_index", ())}
-        detectors = [entry for entry in run.detectors if everything or entry.name in wanted]
+            asked.setdefault(item.question, set()).add(item.asked_of)
+        everything = bool(asked.keys() - {"precondition", "anomaly_index", "property", "power"})
+        searched = asked.get("anomaly_index", set())
+        detectors = [entry for entry in run.searches.detectors if everything or entry.name in searched]
         families = {name for entry in detectors for name in entry.builds_on}
-        repairs = {inside for test, names in asked.items() if test in _OF_REPAIRS for inside in names}
+        repairs = {name for question in _OF_REPAIRS for name in asked.get(question, ())}
         return cls(
-            tuple(entry for entry in run.detectors if entry in detectors or entry.name in families),
-            tuple(entry for entry in run.properties if everything or entry.name in asked.get("test_property", ())),
-            tuple(sorted(asked.get("test_false_negative_rate", ()))),
-            tuple(method.name for method in run.repairs if method.name in repairs),
-            len(asked.get("test_power", ())),
+            tuple(entry for entry in run.searches.detectors if entry in detectors or entry.name in families),
+            tuple(entry for entry in run.properties.ours if everything or entry.name in asked.get("property", ())),
+            tuple(sorted(asked.get("false_negative_rate", ()))),
+            tuple(method.name for method in run.repairs.methods if method.name in repairs),
+            len(asked.get("power", ())),
         )
 
 
-_OF_REPAIRS = ("test_attack_success_rate_after", "test_robust_accuracy", "test_clean_accuracy_drop")
+_OF_REPAIRS = ("attack_success_rate_after", "robust_accuracy", "clean_accuracy_drop")
 
 
-def _test(item: str) -> str:
-    return item.partition("[")[0].rpartition("::")[2]
-
-
-def _inside(item: str) -> str:
-    return item.partition("[")[2].removesuffix("]")
-
-
-def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterator[Piece]:
-    recipe = run.twin_recipe
+def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator[Piece]:
+    recipe = run.reference.recipe
     twins = _Twins(recipe, run, pace, patience)
-    kept = run.store.has
-    clean, classes, shape = len(run.clean_set), run.num_classes, run.clean_set.image_shape
+    kept = run.inputs.store.has
+    clean, classes, shape = len(run.clean_set), run.inputs.num_classes, run.clean_set.image_shape
     compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
     searched = 0.0
     for detector in wanted.detectors:
-        name, cost = f"the search of {detector.name}", detector.cost(shape, classes, len(run.split[0]))
+        name, cost = f"the search of {detector.name}", detector.cost(shape, classes, len(run.inputs.halves[0]))
         searched += cost.passes
         if compared and detector.needs_twins:
             compared = False
@@ -192,7 +185,7 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterat
                 name=TWINS,
                 passes=twins.training,
                 seconds=twins.seconds(_TRAINING * twins.training),
-                kept=run.at_hand(recipe, {}),
+                kept=run.reference.at_hand(recipe, {}),
             )
         if not detector.builds_on:
             if detector.needs_twins:
@@ -201,13 +194,13 @@ def _pieces(run: Audit, wanted: _Wanted, pace: float, patience: float) -> Iterat
                     name=f"{name} in reference twins",
                     passes=there,
                     seconds=twins.seconds(cost.overhead * there),
-                    kept=run.at_hand(recipe, {"natural": detector}),
+                    kept=run.reference.at_hand(recipe, {"natural": detector}),
                 )
-            yield _piece(name, cost.passes, cost.overhead * pace, kept=kept(run.detection_parts(detector)))
+            yield _piece(name, cost.passes, cost.overhead * pace, kept=kept(run.searches.detection_parts(detector)))
     for claim in wanted.properties:
-        passes = of_property(claim, classes, len(run.split[0]))
-        yield _piece(f"the search of {claim.name}", passes, SEARCHING * pace, kept=kept(run.property_parts(claim)))
-    share = len(run.split[0]) / 500
+        passes = of_property(claim, classes, len(run.inputs.halves[0]))
+        yield _piece(f"the search of {claim.name}", passes, SEARCHING * pace, kept=kept(run.properties.parts(claim)))
+    share = len(run.inputs.halves[0]) / 500
     on_demand = not run.options.trigger
     for name in wanted.filters:
         yield _piece(f"the filter {name}", share * _FILTER, SEARCHING * pace, on_demand=on_demand)
@@ -225,7 +218,7 @@ def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:
 class _Twins:
     """What reference twins of a recipe cost, before there are any."""
 
-    def __init__(self, recipe: TwinRecipe, run: Audit, pace: float, patience: float) -> None:
+    def __init__(self, recipe: TwinRecipe, run: Run, pace: float, patience: float) -> None:
         clean = len(run.clean_set)
         batches = max(1, int(clean * (1 - recipe.held_out)) // 64)
         self.training = float(len(recipe.architectures) * recipe.epochs * 64 * batches)
@@ -235,21 +228,25 @@ class _Twins:
         return self._pace * passes
 
 
-def _of_library(run: Audit, patience: float) -> float:
+def _of_library(run: Run, patience: float) -> float:
     """How long a pass takes through our own small networks, on average; their weights do not matter."""
-    some = run.split[0].sample(64, seed=0)
+    some = run.inputs.halves[0].sample(64, seed=0)
     channels, size = some.image_shape[0], seen_size(some.image_shape)
     shrunk = replace(some, images=functional.interpolate(some.images, size=size, mode="bilinear", antialias=True))
     taken = []
     for name in LIBRARY.architectures:
         with torch.random.fork_rng(devices=()):
-            network = build_network(name, num_classes=run.num_classes, in_channels=channels, width=LIBRARY.width)
-        twin = Classifier.wrap(network, image_shape=shrunk.image_shape, device=run.device)
+            network = build_network(name, num_classes=run.inputs.num_classes, in_channels=channels, width=LIBRARY.width)
+        twin = Classifier.wrap(network, image_shape=shrunk.image_shape, device=run.inputs.device)
         taken.append(seconds_per_pass(twin, shrunk, patience=patience / len(LIBRARY.architectures)))
     return sum(taken) / len(taken)
 
 
-def quick_seconds(made: Plan, run: Audit) -> float:
+def quick_seconds(made: Plan, run: Run) -> float:
     """What the same run would take with the quick profile, which leaves out all that needs reference twins."""
-    plain = {f"the search of {entry.name}" for entry in (*run.detectors, *run.properties) if not entry.needs_twins}
+    plain = {
+        f"the search of {entry.name}"
+        for entry in (*run.searches.detectors, *run.properties.ours)
+        if not entry.needs_twins
+    }
     return sum(piece.seconds for piece in made.pieces if piece.name in plain)

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from backdoor_audit.installed import summaries
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
+from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import FILES, AuditOptions
 from backdoor_audit.run import preconditions
 from backdoor_audit.search.references import References
@@ -33,15 +34,12 @@ from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import AnyTrigger, load_trigger
 
-if TYPE_CHECKING:
-    from backdoor_audit.questions.suite import Suite
-
 _BEHAVIOUR_IMAGES = 64
 
 
 @dataclass(eq=False)
-class Audited:
-    """Model and images of a run. Everything is loaded when first asked for, and kept.
+class Inputs:
+    """What a run is about: model, images, known trigger, and what identifies them. Each is loaded when first asked for.
 
     ``began`` is when the time budget starts, by `time.time`. ``module`` and ``given_images`` are handed over by Python
     callers or a project's fixtures; without them the options' file and data are loaded.
@@ -49,18 +47,12 @@ class Audited:
 
     options: AuditOptions
     store: Store
-    suite: Suite
     module: nn.Module | None = None
     given_images: CleanSet | None = None
     progress: bool = False
     worker: int = 0
     began: float = field(default_factory=time.time)
     _ended: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def limits(self) -> Limits:
-        """The numbers that this run judges by: those of its suite."""
-        return self.suite.limits
 
     @cached_property
     def device(self) -> torch.device:
@@ -127,10 +119,20 @@ class Audited:
             )
 
     @cached_property
-    def split(self) -> tuple[CleanSet, CleanSet]:
+    def halves(self) -> tuple[CleanSet, CleanSet]:
         """Images to search and repair with, and held-out ones to report on."""
         with surroundings.gradients():
             return self.clean_set.split(self.options.seed)
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The audited model with both halves of the images."""
+        return Subject(self.classifier, *self.halves)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a model yet; one that a fixture of the project returns comes later."""
+        return self.module is not None or bool(self.options.model)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -168,7 +170,7 @@ class Audited:
     @cached_property
     def num_classes(self) -> int:
         """Number of classes of the model, or of the images while the model is still to come from a fixture."""
-        if self.module is None and not self.options.model:
+        if not self.there:
             return self.options.classes or self.clean_set.num_classes
         return self.classifier.num_classes
 
@@ -191,6 +193,10 @@ class Audited:
             )
         return trigger
 
+    def of_profile(self, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Without those that need twins, if the profile is ``quick``."""
+        return tuple(entry for entry in parts if self.options.profile != "quick" or not entry.needs_twins)
+
     @cached_property
     def references(self) -> References | None:
         """Reference networks made beforehand, if a file is given. Raises `DataFormatError` if it is not for this run."""
@@ -204,7 +210,7 @@ class Audited:
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
         _ = self.device, self.catalogue, self.clean_set
-        if self.module is not None or self.options.model:
+        if self.there:
             _ = self.classifier, self.known_trigger, self.references
 
     @property
@@ -220,7 +226,7 @@ class Audited:
 
     def slowness(self) -> str:
         """How long the preconditions will take if that is long; empty if not, and without a model."""
-        if self.module is None and not self.options.model:
+        if not self.there:
             return ""
         try:
             return preconditions.slow(self.classifier, self.clean_set)
@@ -253,12 +259,12 @@ class Audited:
         return self.clean_set.fingerprint
 
     @cached_property
-    def _parts(self) -> dict[str, object]:
+    def parts(self) -> dict[str, object]:
         """What every piece of work on the model depends on."""
-        return {"model": self.fingerprint, "behaviour": self._behaviour, **self._data_parts}
+        return {"model": self.fingerprint, "behaviour": self._behaviour, **self.data_parts}
 
     @cached_property
-    def _data_parts(self) -> dict[str, object]:
+    def data_parts(self) -> dict[str, object]:
         """What work on the clean images alone depends on: the same for all models with these classes."""
         return {
             "data": self.data_fingerprint,
@@ -277,7 +283,7 @@ class Audited:
         scores = self.classifier.logits(self.clean_set.sample(_BEHAVIOUR_IMAGES, seed=0).images)
         return hashlib.sha256(scores.cpu().numpy().tobytes()).hexdigest()
 
-    def subject(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Model and data of the record."""
         classifier, clean = self.classifier, self.clean_set
         return {
@@ -297,13 +303,9 @@ class Audited:
             "data": clean.source,
             "data_fingerprint": self.data_fingerprint,
             "images": len(clean),
-            "images_searched": len(self.split[0]),
-            "images_held_out": len(self.split[1]),
+            "images_searched": len(self.halves[0]),
+            "images_held_out": len(self.halves[1]),
         }
-
-    def settings(self) -> dict[str, Any]:
-        """Options of the record."""
-        return settings_of(self.options, self.limits)
 
     def environment(self) -> dict[str, Any]:
         """Versions and device of the record."""

@@ -13,97 +13,104 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from backdoor_audit.detectors import Detection
+from backdoor_audit.detectors import Detection, no_answer
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.installed import Plugin, contained
 from backdoor_audit.item import Item, Row
 from backdoor_audit.model import surroundings
-from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import PropertyOutcome, unanswered
 from backdoor_audit.repairs import Repair, RepairOutcome, judge_drop, judge_robustness, judge_success
 from backdoor_audit.store import generator_for
 
 if TYPE_CHECKING:
-    from backdoor_audit.run.asked import Asked
-    from backdoor_audit.run.searches import Searched
+    from backdoor_audit.evidence import Limits
+    from backdoor_audit.run.inputs import Inputs
+    from backdoor_audit.run.properties import PropertySearches
+    from backdoor_audit.run.searches import Searches
 
 Result = TypeVar("Result")
 
 
-def items_of(run: Searched) -> tuple[Item, ...]:
+def items_of(searches: Searches) -> tuple[Item, ...]:
     """One for every row of each. Raises `OptionError` if one does not say which rows it has."""
     items: list[Item] = []
-    for detector in run.other_detectors:
-        rows = answer_of(partial(_rows, detector, run.num_classes), detector.name, run.device)
-        if isinstance(rows, str) or not _are_rows(rows, run.num_classes):
+    inputs = searches.inputs
+    for detector in searches.other_detectors:
+        rows = answer_of(partial(_rows, detector, inputs.num_classes), detector.name, inputs.device)
+        if isinstance(rows, str) or not _are_rows(rows, inputs.num_classes):
             raise OptionError(
-                f"{_whose(run, detector)}: targets({run.num_classes}) gives {rows!r}; class numbers or None for all-to-all are "
-                "accepted, each once; uninstall that package, or pass --audit-plugins=off"
+                f"{_whose(inputs, detector)}: targets({inputs.num_classes}) gives {rows!r}; class numbers or None for all-to-all "
+                "are accepted, each once; uninstall that package, or pass --audit-plugins=off"
             )
         items += [Item("anomaly_index", detector.name, Row(row, is_source=detector.rows == "source")) for row in rows]
     return tuple(items)
 
 
-def detection_of(run: Searched, detector: Any, no_answer: Callable[[str], Detection]) -> Detection:
-    """What a detector finds; ``no_answer`` to the reason where it has none."""
+def detection_of(searches: Searches, detector: Any) -> Detection:
+    """What a detector finds; with the reason where it has no answer."""
+    inputs = searches.inputs
 
     def work() -> Detection:
-        subject = Subject(run.classifier.copy(), *run.split)
         found: Detection = detector(
-            subject,
-            reference=run,
-            found=[run.detection(name) for name in detector.builds_on],
-            generator=generator_for(run.options.seed, detector.name),
-            progress=run.progress,
+            inputs.subject.of(inputs.classifier.copy()),
+            reference=searches.reference,
+            found=[searches.detection(name) for name in detector.builds_on],
+            generator=generator_for(inputs.options.seed, detector.name),
+            progress=inputs.progress,
         )
         return replace(found, detector=detector.name, settings=repr(detector))
 
     def judged() -> Detection:
-        with run.in_budget(), run.once(f"the search of {detector.name}"):
-            if detector.needs_twins and not run.twins.classifiers:
-                return no_answer(run.twins.reason)
-            parts = {**run.detection_parts(detector), "plugin": run.catalogue.plugin(detector)}
-            detection = run.store.recall(parts, work, pack=Detection.pack, unpack=Detection.unpack)[0]
-        for target in detector.targets(run.num_classes):
-            detection.judge(target, run.limits)  # numbers that cannot be judged are no answer either
+        twins = searches.reference.twins if detector.needs_twins else None
+        with inputs.in_budget(), inputs.once(f"the search of {detector.name}"):
+            if twins is not None and not twins.classifiers:
+                return no_answer(detector, twins.reason)
+            parts = {**searches.detection_parts(detector), "plugin": inputs.catalogue.plugin(detector)}
+            detection = inputs.store.recall(parts, work, pack=Detection.pack, unpack=Detection.unpack)[0]
+        for target in detector.targets(inputs.num_classes):
+            detection.judge(target, searches.limits)  # numbers that cannot be judged are no answer either
         return detection
 
-    if detector.name not in run.other_detections:
-        reason = run.unmet or run.too_few(detector)
-        answer: Detection | str = reason or answer_of(judged, _whose(run, detector), run.device)
-        run.other_detections[detector.name] = no_answer(answer) if isinstance(answer, str) else answer
-    return run.other_detections[detector.name]
+    def answered() -> Detection:
+        reason = inputs.unmet or searches.too_few(detector)
+        answer: Detection | str = reason or answer_of(judged, _whose(inputs, detector), inputs.device)
+        return no_answer(detector, answer) if isinstance(answer, str) else answer
+
+    return searches.of_others.once(detector.name, answered)
 
 
-def outcome_of(run: Asked, wanted: Any) -> PropertyOutcome:
+def outcome_of(properties: PropertySearches, claim: Any) -> PropertyOutcome:
     """What came of a property. Inconclusive, with the reason, where it has no answer."""
+    inputs = properties.inputs
 
     def work() -> PropertyOutcome:
-        found: PropertyOutcome = wanted(
-            Subject(run.classifier.copy(), *run.split),
-            generator=generator_for(run.options.seed, wanted.name),
-            natural=partial(run.natural_rate, wanted),
+        found: PropertyOutcome = claim(
+            inputs.subject.of(inputs.classifier.copy()),
+            generator=generator_for(inputs.options.seed, claim.name),
+            natural=partial(properties.natural_rate, claim),
             kept=(),
         )
-        return replace(found, name=wanted.name, settings=repr(wanted))
+        return replace(found, name=claim.name, settings=repr(claim))
 
     def judged() -> PropertyOutcome:
-        with run.in_budget(), run.once(f"the search of {wanted.name}"):
-            if wanted.needs_twins and not run.twins.classifiers:
-                return unanswered(wanted, run.twins.reason)
-            parts = {**run.property_parts(wanted), "plugin": run.catalogue.plugin(wanted)}
-            outcome = run.store.recall(parts, work, pack=PropertyOutcome.pack, unpack=PropertyOutcome.unpack)[0]
+        twins = properties.reference.twins if claim.needs_twins else None
+        with inputs.in_budget(), inputs.once(f"the search of {claim.name}"):
+            if twins is not None and not twins.classifiers:
+                return unanswered(claim, twins.reason)
+            parts = {**properties.parts(claim), "plugin": inputs.catalogue.plugin(claim)}
+            outcome = inputs.store.recall(parts, work, pack=PropertyOutcome.pack, unpack=PropertyOutcome.unpack)[0]
         _ = outcome.finding  # numbers that cannot be judged are no answer either
         return outcome
 
-    if wanted.name not in run.other_outcomes:
-        answer: PropertyOutcome | str = run.unmet or answer_of(judged, _whose(run, wanted), run.device)
-        run.other_outcomes[wanted.name] = unanswered(wanted, answer) if isinstance(answer, str) else answer
-    return run.other_outcomes[wanted.name]
+    def answered() -> PropertyOutcome:
+        answer: PropertyOutcome | str = inputs.unmet or answer_of(judged, _whose(inputs, claim), inputs.device)
+        return unanswered(claim, answer) if isinstance(answer, str) else answer
+
+    return properties.of_others_done.once(claim.name, answered)
 
 
 def outcomes_of(
-    run: Searched, method: Repair, plugin: Plugin, work: Callable[[], tuple[RepairOutcome, ...]]
+    inputs: Inputs, limits: Limits, method: Repair, plugin: Plugin, work: Callable[[], tuple[RepairOutcome, ...]]
 ) -> tuple[RepairOutcome, ...]:
     """What comes of a repair; not applicable, with the reason, where it has no answer."""
 
@@ -111,10 +118,10 @@ def outcomes_of(
         outcomes = work()
         if not any(outcome.not_applicable for outcome in outcomes):
             for judgement in (judge_success, judge_robustness, judge_drop):
-                judgement(outcomes, run.limits)  # numbers that cannot be judged are no answer either
+                judgement(outcomes, limits)  # numbers that cannot be judged are no answer either
         return outcomes
 
-    answer = answer_of(judged, f"{method.name} of {plugin.whose}", run.device)
+    answer = answer_of(judged, f"{method.name} of {plugin.whose}", inputs.device)
     if not isinstance(answer, str):
         return answer
     return (RepairOutcome(method=method.name, settings=repr(method), target_class=0, not_applicable=answer),)
@@ -142,6 +149,6 @@ def _are_rows(rows: tuple[Any, ...], num_classes: int) -> bool:
     return bool(rows) and known and len(set(rows)) == len(rows)
 
 
-def _whose(run: Searched, part: Any) -> str:
-    plugin = run.catalogue.plugin(part)
+def _whose(inputs: Inputs, part: Any) -> str:
+    plugin = inputs.catalogue.plugin(part)
     return f"{part.name} of {plugin.whose}" if plugin else str(part.name)

@@ -1,260 +1,148 @@
-"""One audit of one model: loads, detects and repairs once, and remembers finished work."""
+"""One audit of one model, composed: what it is about, what is natural, what was found, what was tried against it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+from torch import nn
 
-from backdoor_audit import progress
-from backdoor_audit.canary import Canary, Sighting, canary_targets, ladder
-from backdoor_audit.detectors import DETECTORS, Detection
-from backdoor_audit.errors import AuditError, BudgetSpentError
-from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.filters import FilterRates, filter_rates
-from backdoor_audit.model import surroundings
-from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs import (
-    Repair,
-    RepairOutcome,
-    against_all,
-)
-from backdoor_audit.run import others
-from backdoor_audit.run.asked import Asked
-from backdoor_audit.run.exhibits import activation_exhibit, exhibit
-from backdoor_audit.store import Packed, generator_for
-from backdoor_audit.triggers.trigger import AnyTrigger
+from backdoor_audit.baseline import Baseline, configuration
+from backdoor_audit.data import CleanSet
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.properties import Counterexample
+from backdoor_audit.run.canaries import CanaryRuns
+from backdoor_audit.run.filters import FilterRuns
+from backdoor_audit.run.flagged import FlaggedTriggers
+from backdoor_audit.run.inputs import Inputs, settings_of
+from backdoor_audit.run.kept import Kept
+from backdoor_audit.run.pictures import Pictures
+from backdoor_audit.run.properties import PropertySearches
+from backdoor_audit.run.reference import ReferenceTwins
+from backdoor_audit.run.repairs import RepairRuns
+from backdoor_audit.run.searches import Searches
+from backdoor_audit.store import Store
+
+if TYPE_CHECKING:
+    from backdoor_audit.questions.suite import Suite
 
 Result = TypeVar("Result")
 
-_SHOWN_CLASSES = 100  # of models with more, only some triggers that are not a pass are shown: pages must open
-_MOST_SHOWN = 20  # of those, for each detector: the ones that stand out most
 
+class Run:
+    """A run over one model. Every part computes what it is asked for once, and keeps it.
 
-@dataclass(eq=False)
-class Audit(Asked):
-    """A run over one subject. Everything is computed when first asked for, and kept."""
+    ``suite`` is what is asked, and its ``limits`` are what all parts judge by. ``given_corpus`` takes the place of the folder
+    with counterexamples. The other keywords are those of `Inputs`.
+    """
 
-    _repairs: dict[str, tuple[RepairOutcome, ...]] = field(default_factory=dict)
-    _sightings: dict[str, tuple[Sighting, ...]] = field(default_factory=dict)
-    _filterings: dict[str, tuple[FilterRates, ...]] = field(default_factory=dict)
-    _remembered: dict[str, Any] = field(default_factory=dict)
-    _shown: dict[str, dict[str, Any]] = field(default_factory=lambda: {"exhibits": {}, "activations": {}})
-    _seen: set[int] = field(default_factory=set)
-    _least: dict[str, float] = field(default_factory=dict)
-    _taken: set[tuple[str, str]] = field(default_factory=set)
+    def __init__(
+        self,
+        options: AuditOptions,
+        store: Store,
+        suite: Suite,
+        *,
+        module: nn.Module | None = None,
+        given_images: CleanSet | None = None,
+        given_corpus: tuple[Counterexample, ...] | None = None,
+        progress: bool = False,
+        worker: int = 0,
+        began: float | None = None,
+    ) -> None:
+        self.suite, self.limits = suite, suite.limits
+        self.inputs = Inputs(
+            options,
+            store,
+            module=module,
+            given_images=given_images,
+            progress=progress,
+            worker=worker,
+            began=time.time() if began is None else began,
+        )
+        self.reference = ReferenceTwins(self.inputs, self.limits)
+        self.searches = Searches(self.inputs, self.reference, self.limits)
+        self.properties = PropertySearches(self.inputs, self.reference, self.searches, self.limits, given_corpus)
+        self.flagged = FlaggedTriggers(self.inputs, self.searches, self.properties, self.limits)
+        self.repairs = RepairRuns(self.inputs, self.flagged, self.limits)
+        self.filters = FilterRuns(self.inputs, self.flagged)
+        self.canaries = CanaryRuns(self.inputs, self.reference, self.searches, self.limits)
+        self.pictures = Pictures(self.inputs, self.searches, self.flagged)
+        self._kept: Kept[Any] = Kept()
+        self._taken: set[tuple[str, str]] = set()
+
+    @property
+    def options(self) -> AuditOptions:
+        """What the run was asked to do."""
+        return self.inputs.options
+
+    @property
+    def classifier(self) -> Classifier:
+        """The audited model."""
+        return self.inputs.classifier
+
+    @property
+    def clean_set(self) -> CleanSet:
+        """The clean images."""
+        return self.inputs.clean_set
+
+    def class_name(self, target_class: int | None) -> str:
+        """How to call a class."""
+        return self.inputs.class_name(target_class)
 
     def kept(self, name: str, work: Callable[[], Result]) -> Result:
         """What some work of a question gave, which is done once in this process."""
-        if name not in self._remembered:
-            self._remembered[name] = work()
-        kept: Result = self._remembered[name]
+        kept: Result = self._kept.once(name, work)
         return kept
 
-    @cached_property
-    def triggers(self) -> tuple[AnyTrigger, ...]:
-        """What repairs work against: the known trigger if one was given, else those of the flagged classes."""
-        if self.known_trigger is not None:
-            return (self.known_trigger,)
-        return self.triggers_found()
+    def check(self) -> None:
+        """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
+        _ = self.properties.corpus, self.reference.own_null
+        self.inputs.check()
+        if self.inputs.there:
+            _ = self.baseline, self.previous
 
     @cached_property
-    def no_trigger(self) -> str:
-        """Why there is nothing to take out or to filter, or an empty string."""
-        if self.unmet:
-            return self.unmet
-        return "" if self.triggers else "no trigger that a repair can work against was flagged"
+    def baseline(self) -> Baseline | None:
+        """The accepted model that this one is compared with. Raises `BaselineError` for a file that cannot be compared."""
+        file = self.inputs.options.baseline
+        if not file or self.inputs.options.update_baseline:
+            return None
+        with self.inputs.reading():
+            baseline = Baseline.read(Path(file))
+        detectors = {entry.name: repr(entry) for entry in self.searches.detectors}
+        baseline.refuse(configuration(self.inputs.summary(), self.settings(), detectors), source=file)
+        return baseline
 
     @cached_property
-    def no_repair(self) -> str:
-        """Why no repair is tried, or an empty string; ``repairs=always`` tries them where nothing was flagged as well."""
-        if self.options.repairs != "always" or self.known_trigger is not None or self.unmet:
-            return self.no_trigger
-        found = bool(self.triggers) or any(self.detection(entry.name).triggers for entry in self.detectors)
-        return "" if found else "no search of this run gives a trigger that a repair can work against"
+    def previous(self) -> Baseline | None:
+        """The baseline that is to be replaced by this run's, if there is one. Raises `BaselineError`."""
+        file = Path(self.inputs.options.baseline)
+        with self.inputs.reading():
+            return Baseline.read(file) if self.inputs.options.update_baseline and file.is_file() else None
 
-    @cached_property
-    def repairs(self) -> tuple[Repair, ...]:
-        """The repairs of the profile: those that work against a trigger; ``thorough`` tries those that need none as well."""
-        return tuple(
-            entry for entry in self.catalogue.repairs if entry.needs_trigger or self.options.profile == "thorough"
-        )
-
-    def repair(self, name: str) -> tuple[RepairOutcome, ...]:
-        """How one method repairs a copy of the model, and how each trigger fares in it."""
-        if name not in self._repairs:
-            method = next(entry for entry in self.repairs if entry.name == name)
-            triggers, beside = self.triggers or (self.likeliest_trigger(),), self.triggers_beside()
-            plugin = self.catalogue.plugin(method)
-
-            def work() -> tuple[RepairOutcome, ...]:
-                generator = generator_for(self.options.seed, name)
-                model = self.classifier.copy() if plugin else self.classifier
-                return against_all(method, Subject(model, *self.split), triggers, generator=generator, also=beside)[1]
-
-            def kept() -> tuple[RepairOutcome, ...]:
-                with self.once(f"the repair by {name}"):
-                    return self.store.recall(
-                        {
-                            **self._parts,
-                            "method": method,
-                            "triggers": [_digest(trigger) for trigger in (*triggers, *beside)],
-                            **({"plugin": plugin} if plugin else {}),
-                        },
-                        work,
-                        pack=lambda outcomes: Packed({}, {"outcomes": [outcome.summary() for outcome in outcomes]}),
-                        unpack=lambda packed: tuple(map(RepairOutcome.of, packed.values["outcomes"])),
-                    )[0]
-
-            self._repairs[name] = others.outcomes_of(self, method, plugin, kept) if plugin else kept()
-        return self._repairs[name]
-
-    def show_trigger(self, finding: Finding) -> dict[str, Any]:
-        """Prepare the trigger behind a finding, for `take_shown`; its exhibit, empty where there is none."""
-        detection = self.detection(finding.item.asked_of)
-        (trigger, source), flagged = detection.shown(finding), finding.verdict is not Verdict.PASS
-        if self.num_classes <= _SHOWN_CLASSES:
-            wanted = flagged or detection.detector == DETECTORS[0].name
-        else:
-            wanted = flagged and finding.value is not None and finding.value >= self._least_shown(detection)
-        if trigger is None or not wanted:
-            return {}
-        with surroundings.gradients():
-            shown = exhibit(
-                self.classifier, self.split[1], trigger, detector=detection.detector, examples=flagged, source=source
-            )
-        self._shown["exhibits"][finding.item.brackets] = shown
-        return dict(shown)
-
-    def show_activations(self) -> None:
-        """Prepare, for `take_shown`, where the network looks at images stamped with each trigger that a remedy is for."""
-        if not self.no_trigger:
-            with surroundings.gradients():
-                for trigger in self.triggers[:_MOST_SHOWN]:
-                    self._show_activations(trigger)
-
-    def _least_shown(self, detection: Detection) -> float:
-        """The index from which on the triggers of this detector are shown, where there are too many classes to show all."""
-        if detection.detector not in self._least:
-            values = sorted((row.judged_index(self.options.index) or 0.0 for row in detection.scores), reverse=True)
-            self._least[detection.detector] = values[min(_MOST_SHOWN, len(values)) - 1]
-        return self._least[detection.detector]
-
-    def _show_activations(self, trigger: AnyTrigger) -> None:
-        target, known = trigger.target_class, self.known_trigger
-        if target in self._seen:
-            return
-        searched = self._detections.get(DETECTORS[0].name)
-        found = trigger if known is None else searched.trigger(target) if searched else None
-        shown = activation_exhibit(self.classifier, self.split[1], found, known)
-        self._shown["activations"][f"class_{target}"] = shown
-        self._seen.add(target)
-
-    def take_shown(self) -> dict[str, dict[str, Any]]:
-        """The record's ``exhibits`` and ``activations`` that were prepared since the last call; pictures travel once."""
-        taken = {name: dict(entries) for name, entries in self._shown.items()}
-        for entries in self._shown.values():
-            entries.clear()
-        return taken
-
-    def not_applicable(self, name: str) -> str:
-        """Why a repair could not be tried on this network, or an empty string; it is tried now."""
-        return next((entry.not_applicable for entry in self.repair(name) if entry.not_applicable), "")
-
-    def filtering(self, name: str) -> tuple[FilterRates, ...] | str:
-        """How one filter does on each trigger, or why it could not be tried."""
-        if self.no_trigger:
-            return self.no_trigger
-        if name not in self._filterings:
-            subject = Subject(self.classifier, *self.split)
-            method = next(entry for entry in self.catalogue.filters if entry.name == name)
-            rates = []
-            with progress.piece(f"the filter {name}"):
-                for trigger in self.triggers:
-                    generator = generator_for(self.options.seed, f"filter:{name}:{trigger.target_class}")
-                    try:
-                        filter_ = method(subject, trigger, generator=generator)
-                    except BudgetSpentError:
-                        raise
-                    except AuditError as error:
-                        return str(error)
-                    rates.append(filter_rates(filter_, self.classifier, subject.held_out, trigger))
-            self._filterings[name] = tuple(rates)
-        return self._filterings[name]
-
-    @cached_property
-    def canaries(self) -> tuple[Canary, ...]:
-        """The kinds of canaries that this run plants: those that a detector of its profile is made for; none unless asked for."""
-        return tuple(
-            entry for entry in self.catalogue.canaries if self.options.canary and entry.has_detector(self.telling)
-        )
-
-    def sightings(self, name: str) -> tuple[Sighting, ...]:
-        """What the detectors make of one kind of canary: class by class and dose by dose, each in a fresh copy."""
-        if name not in self._sightings:
-            canary = next(entry for entry in self.catalogue.canaries if entry.name == name)
-            doses = canary.doses_for(self.classifier.image_shape)
-            self._sightings[name] = tuple(
-                sighting
-                for target in canary_targets(self.num_classes, self.options.canary_targets, self.options.seed)
-                for sighting in ladder(
-                    doses, partial(self._sighting, canary, target), allow_suspected=self._suspicion_stops
-                )
-            )
-        return self._sightings[name]
-
-    def _sighting(self, canary: Canary, target: int, dose: float) -> Sighting:
-        """One dose of a canary: from the store if it is there; planted and searched for if there is time left."""
-        options, nothing = self.options, canary.sighting(target, dose)
-        if self.unmet:
-            return replace(nothing, tried=False, reason=self.unmet)
-
-        def work() -> Sighting:
-            return canary(
-                Subject(self.classifier, *self.split),
-                target,
-                dose,
-                search=self.search,
-                detectors=self.telling,
-                limits=self.limits,
-                index=options.index,
-                seed=options.seed,
-            )
-
-        judged = (canary, self.telling, self.reference or "shipped", self.limits, options.index)
-        try:
-            with self.in_budget(), self.once(f"the search for a {nothing.called} for class {target}"):
-                return self.store.recall(
-                    {**self._parts, "canary": judged, "target": target, "dose": dose},
-                    work,
-                    pack=Sighting.pack,
-                    unpack=Sighting.unpack,
-                )[0]
-        except BudgetSpentError as error:
-            return replace(nothing, tried=False, reason=str(error))
-
-    @property
-    def _suspicion_stops(self) -> bool:
-        return self.options.inconclusive == "fail"
+    def settings(self) -> dict[str, Any]:
+        """Options of the record."""
+        return settings_of(self.options, self.limits)
 
     def forewarned(self) -> list[str]:
         """What to know before a long wait: what was not read, what this run cannot judge, how long it takes to begin."""
-        lines = [f"clean images: {note}" for note in self.clean_set.notes]
-        if self.module is None and not self.options.model:
+        lines = [f"clean images: {note}" for note in self.inputs.clean_set.notes]
+        if not self.inputs.there:
             return lines
-        silent = [entry.name for entry in self.detectors if self.too_few(entry)]
+        classes = self.inputs.num_classes
+        silent = [entry.name for entry in self.searches.detectors if self.searches.too_few(entry)]
         if silent:
-            judged = [*(entry.name for entry in self.telling), *(wanted.name for wanted in self.properties)]
+            judged = [*(entry.name for entry in self.searches.telling), *(claim.name for claim in self.properties.ours)]
             lines.append(
-                f"{self.num_classes} classes are too few to compare with each other: {', '.join(silent)} are not searched, "
+                f"{classes} classes are too few to compare with each other: {', '.join(silent)} are not searched, "
                 f"and the run ends inconclusive; judged are the preconditions, {', '.join(judged)}, and repairs of a trigger "
                 "that these find or --audit-trigger gives"
             )
-        slow = self.slowness()
+        slow = self.inputs.slowness()
         return [*lines, slow] if slow else lines
 
     def sections(self) -> dict[str, Any]:
@@ -262,41 +150,37 @@ class Audit(Asked):
         return self._sections(set())
 
     def take_sections(self) -> dict[str, Any]:
-        """The same without what an earlier call gave, and with `take_shown`: gathered over a run, every entry travels once."""
-        return {**self._sections(self._taken), **self.take_shown()}
+        """The same without what an earlier call gave, and with the pictures: gathered over a run, every entry travels once."""
+        return {**self._sections(self._taken), **self.pictures.take()}
 
     def _sections(self, taken: set[tuple[str, str]]) -> dict[str, Any]:
         """What was computed and is not ``taken`` yet, which it is from now on."""
 
-        def fresh(section: str, kept: Collection[str]) -> list[str]:
+        def fresh(section: str, kept: Iterable[str]) -> list[str]:
             names = [name for name in kept if (section, name) not in taken]
             taken.update((section, name) for name in names)
             return names
 
-        subject = {"subject": self.subject(), "environment": self.environment()} if fresh("subject", ("model",)) else {}
+        inputs, searches, counts = self.inputs, self.searches, self.inputs.catalogue.counts
+        subject = fresh("subject", ("model",))
         return {
-            **subject,
+            **({"subject": inputs.summary(), "environment": inputs.environment()} if subject else {}),
             "detections": {
-                name: {**self._detections[name].summary(), "recalled": name in self.recalled}
-                for name in fresh("detections", self._detections)
+                name: {**searches.done[name].summary(), "recalled": name in searches.recalled}
+                for name in fresh("detections", searches.done)
             },
-            "properties": {name: self.answer(name) for name in fresh("properties", self._asked)},
+            "properties": {name: self.properties.summary(name) for name in fresh("properties", self.properties.done)},
             "repairs": {
                 f"{name}-class_{outcome.target_class}": outcome.summary()
-                for name in fresh("repairs", [entry for entry in self._repairs if self.catalogue.counts(entry)])
-                for outcome in self._repairs[name]
+                for name in fresh("repairs", filter(counts, self.repairs.done))
+                for outcome in self.repairs.done[name]
             },
             "sections": {
                 question.name: entries for question in self.suite.questions if (entries := question.section(self))
             },
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
-                for name in fresh("canaries", self._sightings)
-                for sighting in self._sightings[name]
+                for name in fresh("canaries", self.canaries.done)
+                for sighting in self.canaries.done[name]
             },
         }
-
-
-def _digest(trigger: AnyTrigger) -> str:
-    content = torch.cat([tensor.flatten() for tensor in trigger.tensors().values()]).float().numpy().tobytes()
-    return hashlib.sha256(content + str(trigger.target_class).encode()).hexdigest()

@@ -9,14 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from backdoor_audit.run.inputs.preconditions import PRECONDITIONS
 
 from backdoor_audit import Trigger, Verdict
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
-from backdoor_audit.run.preconditions import PRECONDITIONS
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run import run as runs
 from backdoor_audit.store import Store
 from tests.plugin import toy
 from tests.plugin.conftest import BASE, Run
@@ -246,7 +246,7 @@ def test_collect_only_lists_items_and_writes_nothing(project: pytest.Pytester, r
 def test_the_items_are_those_that_the_library_names(project: pytest.Pytester, run: Run) -> None:
     listed = [line for line in run("clean", "--collect-only", "-q").outlines if line.startswith("audit::")]
     options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network", profile="quick")
-    assert listed == [item.node_id for item in shipped().items(Audit(options, Store(project.path), shipped()))]
+    assert listed == [item.node_id for item in shipped().items(runs.Run(options, Store(project.path), shipped()))]
 
 
 def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_all(
@@ -263,7 +263,7 @@ def test_the_standard_profile_asks_every_detector_about_every_class_and_all_to_a
     options = AuditOptions(model="clean.safetensors", data="images.npz", arch="toy:network")
     assert [
         name
-        for name in [item.node_id for item in shipped().items(Audit(options, Store(project.path), shipped()))]
+        for name in [item.node_id for item in shipped().items(runs.Run(options, Store(project.path), shipped()))]
         if "index" in name
     ] == listed
 

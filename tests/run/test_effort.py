@@ -5,25 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.effort import TWINS, plan, seconds_per_pass
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from tests.subjects import Computed, assert_unchanged, row_images, row_reader, snapshot
 
 
-def run_of(folder: Path, **options: object) -> Audit:
-    run = Audit(
-        AuditOptions(**options), Store(folder), shipped(), module=row_reader().module, given_images=row_images()
-    )  # type: ignore[arg-type]
+def run_of(folder: Path, **options: object) -> Run:
+    run = Run(AuditOptions(**options), Store(folder), shipped(), module=row_reader().module, given_images=row_images())  # type: ignore[arg-type]
     run.check()
     return run
 
 
-def names(run: Audit, items: list[str]) -> list[str]:
+def names(run: Run, items: list[Item]) -> list[str]:
     made = plan(run, items)
     assert made is not None
     return [piece.name for piece in made.pieces]
@@ -31,41 +30,41 @@ def names(run: Audit, items: list[str]) -> list[str]:
 
 def test_a_whole_run_has_a_piece_for_everything_it_does(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-    found = names(run, [item.node_id for item in shipped().items(run)])
+    found = names(run, shipped().items(run))
     assert found[:3] == [
         "the search of neural_cleanse",
         TWINS,
         "the search of patch_scan in reference twins",
     ]
-    assert f"the search of {run.properties[0].name}" in found
+    assert f"the search of {run.properties.ours[0].name}" in found
     assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize(
     ("items", "pieces"),
     [
-        (["audit::test_precondition[accuracy]"], []),
+        ([Item("precondition", "accuracy")], []),
         (
-            ["audit::test_anomaly_index[smooth-class_1]"],
+            [Item.parse("audit::test_anomaly_index[smooth-class_1]")],
             [TWINS, "the search of smooth in reference twins", "the search of smooth"],
         ),
         (
-            ["audit::test_property[a_no_op_trigger_changes_nothing]"],
+            [Item.parse("audit::test_property[a_no_op_trigger_changes_nothing]")],
             ["the search of a_no_op_trigger_changes_nothing"],
         ),
     ],
 )
 def test_a_part_of_a_run_has_the_pieces_that_its_items_need(
-    tmp_path: Path, items: list[str], pieces: list[str]
+    tmp_path: Path, items: list[Item], pieces: list[str]
 ) -> None:
     assert names(run_of(tmp_path), items) == pieces
 
 
 def test_work_that_is_kept_costs_nothing_more(tmp_path: Path) -> None:
     run = run_of(tmp_path, profile="quick", steps=3)
-    items = ["audit::test_anomaly_index[neural_cleanse-class_1]"]
+    items = [Item.parse("audit::test_anomaly_index[neural_cleanse-class_1]")]
     before = plan(run, items)
-    run.detection("neural_cleanse")
+    run.searches.detection("neural_cleanse")
     after = plan(run_of(tmp_path, profile="quick", steps=3), items)
     assert before is not None
     assert after is not None
@@ -75,7 +74,7 @@ def test_work_that_is_kept_costs_nothing_more(tmp_path: Path) -> None:
 
 def test_the_pieces_are_called_as_the_run_calls_them(tmp_path: Path) -> None:
     run, meter = run_of(tmp_path, profile="quick", steps=2), Meter()
-    made = plan(run, [item.node_id for item in shipped().items(run)])
+    made = plan(run, shipped().items(run))
     with watched_by(meter):
         for _ in shipped().answers(run):
             pass
@@ -105,5 +104,5 @@ def test_measuring_leaves_the_model_and_the_random_state_alone() -> None:
 
 def test_a_model_without_gradients_has_no_plan(tmp_path: Path) -> None:
     module = Computed(lambda images: images.detach().flatten(1)[:, :8].round())
-    run = Audit(AuditOptions(), Store(tmp_path), shipped(), module=module, given_images=row_images())
-    assert plan(run, ["audit::test_precondition[accuracy]"]) is None
+    run = Run(AuditOptions(), Store(tmp_path), shipped(), module=module, given_images=row_images())
+    assert plan(run, [Item("precondition", "accuracy")]) is None

@@ -14,8 +14,8 @@ from backdoor_audit.detectors import Detection
 from backdoor_audit.item import Item, Row
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
-from backdoor_audit.run import run as run_module
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run import pictures as pictures_module
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import Trigger
 from tests.detections import margin_row
@@ -23,11 +23,11 @@ from tests.plugin import toy
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Audit:
+def run(tmp_path: Path) -> Run:
     """A run of the toy whose one detector has flagged every class, the last ones most."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
     network.load_state_dict(toy.weights(backdoored=False))
-    made = Audit(
+    made = Run(
         AuditOptions(device="cpu", profile="quick"),
         Store(tmp_path),
         shipped(),
@@ -36,11 +36,12 @@ def run(tmp_path: Path) -> Audit:
     )
     scores = [margin_row(target, index=3.0 + target) for target in range(toy.CLASSES)]
     triggers = [Trigger(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), target) for target in range(toy.CLASSES)]
-    made._detections["made_up"] = Detection(detector="made_up", settings="", scores=scores, triggers=triggers)
+    detection = Detection(detector="made_up", settings="", scores=scores, triggers=triggers)
+    made.searches.done.once("made_up", lambda: detection)
     return made
 
 
-def test_what_was_taken_is_not_given_again(run: Audit) -> None:
+def test_what_was_taken_is_not_given_again(run: Run) -> None:
     first, second = run.take_sections(), run.take_sections()
     assert set(first["detections"]) == {"made_up"}
     assert first["subject"]["num_classes"] == toy.CLASSES
@@ -50,18 +51,18 @@ def test_what_was_taken_is_not_given_again(run: Audit) -> None:
 
 @pytest.mark.parametrize(("most_classes", "shown"), [(100, set(range(toy.CLASSES))), (toy.CLASSES - 1, {5, 6, 7})])
 def test_of_many_classes_those_that_stand_out_most_are_shown(
-    run: Audit, monkeypatch: pytest.MonkeyPatch, most_classes: int, shown: set[int]
+    run: Run, monkeypatch: pytest.MonkeyPatch, most_classes: int, shown: set[int]
 ) -> None:
-    monkeypatch.setattr(run_module, "_SHOWN_CLASSES", most_classes)
-    monkeypatch.setattr(run_module, "_MOST_SHOWN", 3)
+    monkeypatch.setattr(pictures_module, "_SHOWN_CLASSES", most_classes)
+    monkeypatch.setattr(pictures_module, "_MOST_SHOWN", 3)
     drawn: list[int] = []
 
     def noted(_classifier: Any, _val: Any, trigger: Trigger, **_rest: Any) -> dict[str, Any]:
         drawn.append(trigger.target_class)
         return {}
 
-    monkeypatch.setattr(run_module, "exhibit", noted)
+    monkeypatch.setattr(pictures_module, "exhibit", noted)
     for target in range(toy.CLASSES):
-        finding = run.detection("made_up").judge(target, shipped_limits())
-        run.show_trigger(finding.of(Item("anomaly_index", "made_up", Row(target))))
+        finding = run.searches.detection("made_up").judge(target, shipped_limits())
+        run.pictures.add_trigger(finding.of(Item("anomaly_index", "made_up", Row(target))))
     assert set(drawn) == shown

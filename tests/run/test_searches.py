@@ -18,7 +18,7 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run.effort import plan
-from backdoor_audit.run.run import Audit
+from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from tests.detections import margin_row
 from tests.plugin import toy
@@ -92,54 +92,56 @@ class Echo(Corner):
         return replace(found[0], detector=self.name, settings=repr(self))
 
 
-def run_of(folder: Path, *detectors: Detector) -> Audit:
+def run_of(folder: Path, *detectors: Detector) -> Run:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
     network.load_state_dict(toy.weights(backdoored=True))
     options = AuditOptions(device="cpu", profile="quick", repairs="flagged")
-    run = Audit(options, Store(folder), shipped(), module=network, given_images=CleanSet.of(*toy.images()))
-    run.__dict__["detectors"] = tuple(entry.with_options(options) for entry in detectors)
+    run = Run(options, Store(folder), shipped(), module=network, given_images=CleanSet.of(*toy.images()))
+    vars(run.searches)["detectors"] = tuple(entry.with_options(options) for entry in detectors)
     return run
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Audit:
+def run(tmp_path: Path) -> Run:
     _asked.clear()
     return run_of(tmp_path, Corner(), Echo())
 
 
-def test_a_detector_of_somebody_else_has_items_of_its_own_named_after_what_its_rows_are_about(run: Audit) -> None:
-    assert run.items[2].node_id == "audit::test_anomaly_index[corner-from_class_2]"
-    assert [item.asked_of for item in run.items] == ["corner"] * toy.CLASSES + ["echo"] * toy.CLASSES
+def test_a_detector_of_somebody_else_has_items_of_its_own_named_after_what_its_rows_are_about(run: Run) -> None:
+    assert run.searches.items[2].node_id == "audit::test_anomaly_index[corner-from_class_2]"
+    assert [item.asked_of for item in run.searches.items] == ["corner"] * toy.CLASSES + ["echo"] * toy.CLASSES
 
 
 @pytest.mark.parametrize("name", ["corner", "echo"])
-def test_its_rows_are_judged_and_what_builds_on_it_has_its_answer(run: Audit, name: str) -> None:
+def test_its_rows_are_judged_and_what_builds_on_it_has_its_answer(run: Run, name: str) -> None:
     for label in range(toy.CLASSES):
-        finding = run.detection(name).judge(label, shipped_limits())
+        finding = run.searches.detection(name).judge(label, shipped_limits())
         assert finding.verdict is (Verdict.PASS if label == toy.TARGET else Verdict.FAIL)
         assert finding.target_class == (None if label == toy.TARGET else toy.TARGET)
         assert finding.settings == f"{name.title()}(steps=240)"
 
 
-def test_what_it_found_is_kept_and_what_builds_on_it_is_as_old(run: Audit, tmp_path: Path) -> None:
-    first = run.detection("echo")
+def test_what_it_found_is_kept_and_what_builds_on_it_is_as_old(run: Run, tmp_path: Path) -> None:
+    first = run.searches.detection("echo")
     again = run_of(tmp_path, Corner(), Echo())
-    assert again.detection("echo").summary() == first.summary()
-    assert (run.recalled, again.recalled) == (set(), {"corner", "echo"})
+    assert again.searches.detection("echo").summary() == first.summary()
+    assert (run.searches.recalled, again.searches.recalled) == (set(), {"corner", "echo"})
     assert len(_asked) == 1
 
 
-def test_its_random_numbers_depend_on_its_name_and_the_seed_alone(run: Audit, tmp_path: Path) -> None:
-    run.detection("corner")
-    run_of(tmp_path / "other", Corner()).detection("corner")
+def test_its_random_numbers_depend_on_its_name_and_the_seed_alone(run: Run, tmp_path: Path) -> None:
+    run.searches.detection("corner")
+    run_of(tmp_path / "other", Corner()).searches.detection("corner")
     assert _asked[0] == _asked[1]
 
 
-def test_what_it_costs_is_planned_and_what_costs_nothing_is_not(run: Audit) -> None:
+def test_what_it_costs_is_planned_and_what_costs_nothing_is_not(run: Run) -> None:
     run.check()
-    made = plan(run, [item.node_id for item in run.items])
+    made = plan(run, run.searches.items)
     assert made is not None
-    assert [(piece.name, piece.passes) for piece in made.pieces] == [("the search of corner", len(run.split[0]))]
+    assert [(piece.name, piece.passes) for piece in made.pieces] == [
+        ("the search of corner", len(run.inputs.halves[0]))
+    ]
 
 
 def test_with_too_few_classes_it_is_not_asked(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_with_too_few_classes_it_is_not_asked(tmp_path: Path) -> None:
     class Many(Corner):
         least_classes = toy.CLASSES + 1
 
-    detection = run_of(tmp_path, Many()).detection("corner")
+    detection = run_of(tmp_path, Many()).searches.detection("corner")
     assert detection.inconclusive.startswith(
         f"{toy.CLASSES} classes: an outlier among them can be told from 9 classes on"
     )

@@ -16,9 +16,10 @@ from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.prepare import prepare
 from backdoor_audit.questions.suite import shipped
+from backdoor_audit.run import reference as referring
 from backdoor_audit.run import searches as searching
-from backdoor_audit.run.run import Audit
-from backdoor_audit.run.searches import portable
+from backdoor_audit.run.reference import portable
+from backdoor_audit.run.run import Run
 from backdoor_audit.search import references
 from backdoor_audit.search.references import References
 from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, Twins
@@ -43,7 +44,7 @@ PLAIN = network()
 
 
 def run_of(classifier, tmp_path, **options):
-    return Audit(
+    return Run(
         AuditOptions(device="cpu", **options),
         Store(tmp_path / "store"),
         shipped(),
@@ -85,39 +86,39 @@ def no_training(monkeypatch):
     def refuse(*_arguments, **_options):
         raise AssertionError("twins were trained")
 
-    monkeypatch.setattr(searching.TwinRecipe, "__call__", refuse)
+    monkeypatch.setattr(referring.TwinRecipe, "__call__", refuse)
 
 
 def test_a_run_takes_twins_and_what_was_found_in_them_from_the_file(file, tmp_path, no_training):
     other = network(moved=0.1)
     run = run_of(other, tmp_path, twins=str(file))
     run.check()
-    for twin in run.twins.classifiers:
+    for twin in run.reference.twins.classifiers:
         pairs = zip(twin.module.parameters(), PLAIN.module.parameters(), strict=True)
         assert all(torch.equal(one, two) for one, two in pairs)
-    detector = next(entry for entry in run.detectors if entry.name == "smooth")
-    assert torch.equal(run.natural(detector).margins, FOUND.margins)
-    assert f"from {file}" in run.twins.described
+    detector = next(entry for entry in run.searches.detectors if entry.name == "smooth")
+    assert torch.equal(run.reference.natural(detector).margins, FOUND.margins)
+    assert f"from {file}" in run.reference.twins.described
 
 
 def test_another_torch_version_number_of_threads_or_cache_does_not_matter(file, tmp_path, no_training, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "9.9.0")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    assert run_of(PLAIN, tmp_path / "elsewhere", twins=str(file)).twins.classifiers
+    assert run_of(PLAIN, tmp_path / "elsewhere", twins=str(file)).reference.twins.classifiers
 
 
 def test_another_architecture_has_its_twins_trained(file, tmp_path, monkeypatch):
     trained = []
     none = Twins((), (), "too few")
-    monkeypatch.setattr(searching.TwinRecipe, "__call__", lambda recipe, *_, **__: trained.append(recipe) or none)
+    monkeypatch.setattr(referring.TwinRecipe, "__call__", lambda recipe, *_, **__: trained.append(recipe) or none)
     wider = network(width=3)
-    assert run_of(wider, tmp_path, twins=str(file)).twins.reason == "too few"
+    assert run_of(wider, tmp_path, twins=str(file)).reference.twins.reason == "too few"
     assert trained == [OWN_ARCHITECTURE, LIBRARY]
 
 
 def test_finished_searches_beside_other_twins_are_not_taken(file, tmp_path):
-    without = run_of(PLAIN, tmp_path)._parts
-    beside = run_of(PLAIN, tmp_path, twins=str(file))._parts
+    without = run_of(PLAIN, tmp_path).inputs.parts
+    beside = run_of(PLAIN, tmp_path, twins=str(file)).inputs.parts
     assert key(without) != key(beside)
 
 
@@ -143,7 +144,7 @@ def test_twins_that_are_worse_than_they_are_said_to_be_are_refused(tmp_path):
     path = tmp_path / "t.safetensors"
     made(PLAIN, accuracies=(Rate(1000, 1000),) * 2).save(path)
     with pytest.raises(DataFormatError, match=r"reference network 1 is right on 0\.\d\d of the clean images, 1\.00 is"):
-        _ = run_of(PLAIN, tmp_path, twins=str(path)).twins
+        _ = run_of(PLAIN, tmp_path, twins=str(path)).reference.twins
 
 
 def flipped(path):
@@ -207,33 +208,31 @@ def test_a_likeness_holds_over_rounding_and_not_over_another_behaviour():
     assert not one.matches(Likeness("a", (1.0,)))
 
 
-class Run:
-    """An audit whose twins are there at once."""
+class Ready:
+    """A run whose twins are there at once."""
 
-    def __init__(self, options, store, *, progress):
+    def __init__(self, options, store, suite, *, progress):
+        del suite
         name = options.model.partition("-")[0]
-        self.num_classes = 3 if name == "three" else COLOURS
-        self.classifier = network(width=3 if name == "wide" else 2)
-        self.clean_set, self.detectors, self.properties = IMAGES, searching.DETECTORS, (SimpleNamespace(name="p"),)
-        self.twins = Twins((named(self.classifier),) * 2, SURE, kind="plain_colour")
+        self.inputs = SimpleNamespace(num_classes=3 if name == "three" else COLOURS)
+        self.classifier, self.clean_set = network(width=3 if name == "wide" else 2), IMAGES
+        twins = Twins((named(self.classifier),) * 2, SURE, kind="plain_colour")
         if name == "large":
-            self.twins = Twins((named(self.classifier),), SURE[:1], kind="library", instead="too large")
+            twins = Twins((named(self.classifier),), SURE[:1], kind="library", instead="too large")
         if name == "bare":
-            self.twins = Twins((), (), "too few images")
+            twins = Twins((), (), "too few images")
+        self.searches = SimpleNamespace(detectors=searching.DETECTORS)
+        self.reference = SimpleNamespace(twins=twins, natural=lambda detector: FOUND)
+        rate = lambda claim, target: 0.25 * target  # noqa: E731 - a method of a stand-in
+        self.properties = SimpleNamespace(ours=(SimpleNamespace(name="p"),), natural_rate=rate)
 
     def check(self):
         pass
 
-    def natural(self, detector):
-        return FOUND
-
-    def natural_rate(self, wanted, target):
-        return 0.25 * target
-
 
 @pytest.fixture
 def prepared(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "Audit", Run)
+    monkeypatch.setattr(module, "Run", Ready)
 
     def work(*names):
         told = []

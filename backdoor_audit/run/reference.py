@@ -1,0 +1,170 @@
+"""What is natural for models like the audited one: reference twins, what they show, and how far clean models go beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+from backdoor_audit.detectors import Compared, Detection, Natural
+from backdoor_audit.errors import DataFormatError
+from backdoor_audit.evidence import Limits
+from backdoor_audit.model.anew import Likeness
+from backdoor_audit.run.inputs import Inputs
+from backdoor_audit.run.kept import Kept
+from backdoor_audit.search.anomaly import SteeringNull, shipped_null
+from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
+from backdoor_audit.store import Packed, generator_for
+
+Result = TypeVar("Result")
+
+_CLOSE = (0.75, 1.5)  # of the limit: other images and random numbers move an index by about a quarter
+
+
+class ReferenceTwins:
+    """The `detectors.Reference` of a run. Nothing is trained or searched before it is asked for, and each thing once."""
+
+    def __init__(self, inputs: Inputs, limits: Limits) -> None:
+        self.inputs, self.limits = inputs, limits
+        self._shown: Kept[Natural] = Kept()
+
+    @cached_property
+    def own_null(self) -> SteeringNull | None:
+        """The user's own null distribution, if one is given. Raises `DataFormatError` for a file that is none."""
+        if not self.inputs.options.reference:
+            return None
+        with self.inputs.reading():
+            null = SteeringNull.load(Path(self.inputs.options.reference))
+        missing = [
+            entry.name
+            for entry in self.inputs.catalogue.ours("detectors")
+            if entry.needs_twins and entry.name not in null.fits
+        ]
+        if missing:
+            raise DataFormatError(f"{self.inputs.options.reference}: nothing about {', '.join(missing)}; make it again")
+        return null
+
+    @property
+    def null(self) -> SteeringNull:
+        """How far clean models are steered beyond twins of this kind, by which indices are calibrated."""
+        return self.own_null or shipped_null(self.twins.kind)
+
+    @cached_property
+    def twins(self) -> Twins:
+        """Clean networks trained on the clean images: copies of the audited one with new weights, or else small ones of ours.
+
+        None, with the reasons, where neither learns enough.
+        """
+        with self.inputs.once("the training of reference twins"):
+            own = self._trained(OWN_ARCHITECTURE)
+            if own.classifiers:
+                return own
+            others = self._trained(LIBRARY)
+        if others.classifiers:
+            return replace(others, instead=own.reason)
+        reasons = dict.fromkeys((others.reason, own.reason))
+        return replace(others, reason="; ".join(reasons))
+
+    def _trained(self, recipe: TwinRecipe) -> Twins:
+        """Twins by one recipe, from the store if they are there."""
+        like = self.inputs.classifier
+
+        def work() -> Twins:
+            mean, std = self.inputs.clean_set.normalization
+            return recipe(
+                self.inputs.clean_set,
+                num_classes=like.num_classes,
+                mean=mean,
+                std=std,
+                device=self.inputs.device,
+                generator=generator_for(self.inputs.options.seed, "twins"),
+                like=like,
+                progress=self.inputs.progress,
+            )
+
+        from_file = partial(Twins.from_file, like=like, device=self.inputs.device)
+        if (made := self._made(recipe, {}, from_file)) is not None:
+            return replace(made.proven(self.inputs.clean_set), source=self.inputs.options.twins)
+        unpack = partial(Twins.unpack, like=like, device=self.inputs.device)
+        return self.inputs.store.recall(self.twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
+
+    def _made(
+        self, recipe: TwinRecipe, more: Mapping[str, object], unpack: Callable[[Packed], Result]
+    ) -> Result | None:
+        """What a file of references holds about twins by a recipe; None without such a file, or if it holds none of these."""
+        if self.inputs.references is None:
+            return None
+        whose = self.inputs.references.name_of(self._likeness) if recipe is OWN_ARCHITECTURE else ""
+        return self.inputs.references.recall({**portable(recipe, whose), **more}, unpack)
+
+    def at_hand(self, recipe: TwinRecipe, more: Mapping[str, object]) -> bool:
+        """Whether work on twins by a recipe is in a file of references or in the store."""
+        made = self._made(recipe, more, lambda packed: True)
+        return made is not None or self.inputs.store.has({**self.twin_parts(recipe), **more})
+
+    @cached_property
+    def recipe(self) -> TwinRecipe:
+        """The twins that are trained first: of the audited architecture, unless it is too large for that."""
+        return LIBRARY if OWN_ARCHITECTURE.too_large(self.inputs.classifier) else OWN_ARCHITECTURE
+
+    def twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
+        """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
+        whose = self._likeness.digest if recipe is OWN_ARCHITECTURE else ""
+        return {**self.inputs.data_parts, **portable(recipe, whose)}
+
+    @cached_property
+    def _likeness(self) -> Likeness:
+        return Likeness.of(self.inputs.classifier)
+
+    def recall(
+        self,
+        more: Mapping[str, object],
+        work: Callable[[], Result],
+        *,
+        pack: Callable[[Result], Packed],
+        unpack: Callable[[Packed], Result],
+    ) -> Result:
+        """Work on the twins of this run, which must be there: from a file of references, from the store, or done now."""
+        recipe = LIBRARY if self.twins.kind == "library" else OWN_ARCHITECTURE
+        made = self._made(recipe, more, unpack) if self.twins.source else None
+        if made is not None:
+            return made
+        return self.inputs.store.recall({**self.twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
+
+    @property
+    def missing(self) -> str:
+        """Why detectors have nothing to compare this model with; empty if they have."""
+        if not self.twins.classifiers:
+            return self.twins.reason
+        if self.null.twins == self.twins.kind:
+            return ""
+        return (
+            f"{self.inputs.options.reference} was measured beside twins of the kind {self.null.twins}, this model has twins of "
+            f"the kind {self.twins.kind}; calibrate on clean models of this architecture"
+        )
+
+    def natural(self, detector: Compared) -> Natural:
+        """What the twins, which must be there, show to a detector. Raises `DegenerateScoresError`."""
+
+        def work() -> Natural:
+            generator = generator_for(self.inputs.options.seed, f"twins:{detector.name}")
+            twins = [self.inputs.subject.of(twin) for twin in self.twins.classifiers]
+            return detector.natural(twins, generator=generator, progress=self.inputs.progress)
+
+        def kept() -> Natural:
+            with self.inputs.once(f"the search of {detector.name} in reference twins"):
+                return self.recall({"natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack)
+
+        return self._shown.once(detector.name, kept)
+
+    def close(self, detection: Detection) -> bool:
+        """Whether some class lies so near to the limit that luck may decide it, and the search is worth doing again."""
+        limit = self.limits.anomaly_index
+        return any(_CLOSE[0] * limit < (score.index or 0.0) < _CLOSE[1] * limit for score in detection.scores)
+
+
+def portable(recipe: TwinRecipe, whose: str) -> dict[str, object]:
+    """What twins by a recipe depend on besides the images, on any machine; ``whose`` is the architecture if it is their own."""
+    return {"twins": recipe, "architecture": whose}
