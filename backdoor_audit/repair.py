@@ -136,6 +136,9 @@ def repair(
     def holds(entry: Repair, aim: Limits, stowaway: Stowaway | None = None) -> bool:
         began = time.perf_counter()
         attempt = replace(_tried(run, entry, aim, draft, stowaway), seconds=time.perf_counter() - began)
+        for earlier in attempts:
+            if earlier.method == attempt.method and attempt.canary is None:
+                attempt = replace(attempt, canary=earlier.canary, unknown=earlier.unknown)
         tell(str(attempt))
         attempts.append(attempt)
         if not attempt.refused:

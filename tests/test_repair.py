@@ -324,6 +324,7 @@ def test_where_no_preferred_method_cleans_it_the_first_that_reaches_the_aim_is_t
     attempts = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
     assert [(attempt.method, bool(attempt.refused)) for attempt in attempts] == [("first", True), ("first", False)]
     assert attempts[-1].learnt_again is not None
+    assert [attempt.canary for attempt in attempts] == [0.9, 0.9]
 
 
 class Renamed:
