@@ -8,12 +8,11 @@ from typing import Any
 from backdoor_audit.canary import CANARIES, Canary
 from backdoor_audit.detectors import DETECTORS, Detector
 from backdoor_audit.filters import FILTERS, FilterMethod
-from backdoor_audit.installed import GROUPS, Plugin, loaded
+from backdoor_audit.installed import GROUPS, SHIPPED_RENDERINGS, Plugin, loaded
 from backdoor_audit.model.loading.format import Format
 from backdoor_audit.model.loading.formats import FORMATS
 from backdoor_audit.properties import PROPERTIES, Property
 from backdoor_audit.repairs import REPAIRS, Repair
-from backdoor_audit.report.renderers import RENDERERS, Renderer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,8 @@ class Catalogue:
 
     What a part of another package finds is advisory: it stands in the record, and decides nothing. A detector or a property that
     states its ``false_alarm_rate`` counts: its items are judged as ours are, so it may fail a model. In no case does it make one
-    pass: nothing that speaks for a model (the comparison with twins, canaries) goes by parts of others.
+    pass: nothing that speaks for a model (the comparison with twins, canaries) goes by parts of others. ``renderers`` are those
+    of other packages alone: a run draws nothing, and ours stand in ``report``.
     """
 
     detectors: tuple[Detector, ...] = DETECTORS
@@ -31,7 +31,7 @@ class Catalogue:
     properties: tuple[Property, ...] = PROPERTIES
     canaries: tuple[Canary, ...] = CANARIES
     formats: tuple[Format, ...] = FORMATS
-    renderers: tuple[Renderer, ...] = RENDERERS
+    renderers: tuple[Any, ...] = ()
     plugins: tuple[Plugin, ...] = ()
 
     @classmethod
@@ -44,8 +44,8 @@ class Catalogue:
         """The shipped parts and those of installed packages. Raises `OptionError` for one that cannot be used."""
         catalogue = cls.shipped()
         for group in GROUPS:
-            files = [entry.file for entry in catalogue.renderers]
-            more = loaded(group, catalogue.names, files if group == "renderers" else ())
+            files = list(SHIPPED_RENDERINGS.values()) if group == "renderers" else ()
+            more = loaded(group, [*catalogue.names, *SHIPPED_RENDERINGS], files)
             catalogue = replace(
                 catalogue,
                 plugins=(*catalogue.plugins, *(plugin for plugin, _ in more)),

@@ -19,7 +19,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.record import judged_record
 from backdoor_audit.questions.regression import beside_baseline, write_baseline
-from backdoor_audit.questions.suite import Suite
+from backdoor_audit.questions.suite import Suite, suite_of
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from backdoor_audit.words import About
@@ -79,7 +79,7 @@ def audit(
 
 def _with_regressions(run: Run, record: Record, today: date) -> Record:
     """The record with the items about the baseline, and its section."""
-    found = [(item.node_id, answer) for _, item, answer in run.suite.answers(run, about={About.CHANGE})]
+    found = [(item.node_id, answer) for _, item, answer in suite_of(run).answers(run, about={About.CHANGE})]
     findings = [answer for _, answer in found if isinstance(answer, Finding)]
     skipped = {name: answer.reason for name, answer in found if isinstance(answer, Skipped)}
     errors = {name: str(answer) for name, answer in found if not isinstance(answer, (Finding, Skipped))}

@@ -35,6 +35,9 @@ RENDERING = re.compile(r"audit\.[a-z0-9][a-z0-9_.]{0,40}")
 """Names that a renderer may give its file."""
 
 _NAME = re.compile("[a-z][a-z0-9_]{0,59}")
+SHIPPED_RENDERINGS: Mapping[str, str] = {"page": "audit.html", "markdown": "audit.md", "sarif": "audit.sarif"}
+"""Names and files of the renderers of this package, which no other may have."""
+
 _ANSWERED_BY = {
     "detectors": ("anomaly_index",),
     "properties": ("property",),

@@ -19,7 +19,7 @@ from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.loading.architecture import can_be_named
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.questions.suite import Suite
+from backdoor_audit.questions.suite import Suite, suite_of
 from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.others import answer_of
@@ -279,7 +279,7 @@ def _looks(run: Run, again: Run) -> Iterator[tuple[str, Finding, Callable[[], Se
     """What every question about the model finds in the repaired one, and triggers of it; those that found something first."""
     telling = {entry.name for entry in run.searches.detectors if run.flagged.by(entry.name)}
     telling |= {entry.name for entry in run.properties.refuted()}
-    about = [question for question in again.suite.questions if question.words.about is About.MODEL]
+    about = [question for question in suite_of(again).questions if question.words.about is About.MODEL]
     asked = [(question, item) for question in about for item in question.items(again)]
     counted = [(question, item) for question, item in asked if not is_advisory(item, again.inputs.catalogue.plugins)]
     for question, item in sorted(counted, key=lambda pair: pair[1].asked_of not in telling):

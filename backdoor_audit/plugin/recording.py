@@ -27,7 +27,7 @@ from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
-    from backdoor_audit.questions.suite import Suite
+    from backdoor_audit.questions.suite import Suite, suite_of
     from backdoor_audit.run.run import Run
 
 RUN = "audit"  # what an error is filed under that is not one item's
@@ -143,7 +143,7 @@ class Recorder:
             for name, value in suite_properties(self.record):
                 junit.add_global_property(name, str(value))
         try:
-            renderers = run.inputs.catalogue.renderers if run is not None else RENDERERS
+            renderers = (*RENDERERS, *(run.inputs.catalogue.renderers if run is not None else ()))
             written, failed = write_files(self.record, self.folder, exit_code=exit_code, renderers=renderers)
         except OSError as error:
             self.told.append(
@@ -185,7 +185,7 @@ class Recorder:
         from backdoor_audit.questions.suite import Suite, shipped
 
         if run is not None:
-            return run.suite
+            return suite_of(run)
         try:
             return Suite.of(self.options)
         except AuditError:

@@ -11,12 +11,13 @@ from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.installed import is_advisory, plugins_of
 from backdoor_audit.item import Item
 from backdoor_audit.questions.question import Skipped
-from backdoor_audit.questions.suite import shipped
+from backdoor_audit.questions.suite import shipped, suite_of
 from backdoor_audit.rates import measured_rates
 from backdoor_audit.words import About
 
 if TYPE_CHECKING:
     from backdoor_audit.run.run import Run
+
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
 
@@ -70,7 +71,7 @@ def judged_record(run: Run, *, shown: bool = False) -> Record:
     skipped: dict[str, str] = {}
     errors: dict[str, str] = {}
     expected: list[str] = []
-    for question, item, answer in run.suite.answers(run, about=set(About) - {About.CHANGE}):
+    for question, item, answer in suite_of(run).answers(run, about=set(About) - {About.CHANGE}):
         name = item.node_id
         expected.append(name)
         if isinstance(answer, Finding):
@@ -85,7 +86,7 @@ def judged_record(run: Run, *, shown: bool = False) -> Record:
     return build_record(
         {**run.sections(), **(run.pictures.take() if shown else {})},
         run.settings(),
-        questions=run.suite.to_json(),
+        questions=suite_of(run).to_json(),
         findings=findings,
         skipped=skipped,
         errors=errors,

@@ -23,6 +23,7 @@ from backdoor_audit.words import About, Words
 if TYPE_CHECKING:
     from backdoor_audit.run.run import Run
 
+
 _NAMES = ("QUESTION", "QUESTIONS")
 _ACCEPTED = "a suite is a folder of files test_*.py, each with QUESTION = one question, or QUESTIONS = several"
 
@@ -126,9 +127,20 @@ class Suite:
                 else:
                     yield question, item, answer.of(item) if isinstance(answer, Finding) else answer
 
+    def sections(self, run: Run) -> dict[str, Any]:
+        """What questions keep in the record beside their findings, by name."""
+        return {question.name: entries for question in self.questions if (entries := question.section(run))}
+
     def to_json(self) -> dict[str, Any]:
         """What a record says of its questions, by name."""
         return {entry.question.name: entry.to_json() for entry in self.entries}
+
+
+def suite_of(run: Run) -> Suite:
+    """What is asked of a run. Raises `TypeError` for one that was made to be asked nothing."""
+    if not isinstance(run.suite, Suite):
+        raise TypeError(f"a run of {type(run.suite).__name__} asks nothing")
+    return run.suite
 
 
 def _with(question: Question, values: Mapping[str, float]) -> Question:

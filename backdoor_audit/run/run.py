@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from backdoor_audit.baseline import Baseline, configuration
 from backdoor_audit.data import CleanSet
+from backdoor_audit.evidence import Limits
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.properties import Counterexample
@@ -27,10 +28,18 @@ from backdoor_audit.run.repairs import RepairRuns
 from backdoor_audit.run.searches import Searches
 from backdoor_audit.store import Store
 
-if TYPE_CHECKING:
-    from backdoor_audit.questions.suite import Suite
-
 Result = TypeVar("Result")
+
+
+class Asking(Protocol):
+    """What is asked of a run, as far as the run itself needs it: a `questions.suite.Suite`."""
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers that findings are judged by."""
+
+    def sections(self, run: Run) -> dict[str, Any]:
+        """What questions keep in the record beside their findings, by name."""
 
 
 class Run:
@@ -44,7 +53,7 @@ class Run:
         self,
         options: AuditOptions,
         store: Store,
-        suite: Suite,
+        suite: Asking,
         *,
         module: nn.Module | None = None,
         given_images: CleanSet | None = None,
@@ -175,9 +184,7 @@ class Run:
                 for name in fresh("repairs", filter(counts, self.repairs.done))
                 for outcome in self.repairs.done[name]
             },
-            "sections": {
-                question.name: entries for question in self.suite.questions if (entries := question.section(self))
-            },
+            "sections": self.suite.sections(self),
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
                 for name in fresh("canaries", self.canaries.done)
