@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from backdoor_audit.detectors.rule import Beside, Numbers
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
-
-if TYPE_CHECKING:
-    from backdoor_audit.detectors.detection import Detection
-    from backdoor_audit.detectors.row import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +30,7 @@ class ByMargin:
     kind = "margin"
     compared = True  # with reference models
 
-    def judge(self, row: Row, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
+    def judge(self, row: Numbers, detection: Beside, limits: Limits, *, index: str, name: str) -> Finding:
         """Passes an index that is not above the limit; above it, fails a trigger that works on held-out images.
 
         One that works on too few of them is inconclusive. A row about a source names the class that its images arrive at.
@@ -70,12 +66,12 @@ class ByMargin:
             target_class=target,
         )
 
-    def index(self, row: Row, index: str) -> float | None:
+    def index(self, row: Numbers, index: str) -> float | None:
         """The index that is judged: there is but one."""
         del index
         return row.index
 
-    def place(self, row: Row) -> float:
+    def place(self, row: Numbers) -> float:
         """Where a flagged row comes, the most extreme first: by the index."""
         return -(row.index or 0.0)
 

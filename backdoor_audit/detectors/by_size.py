@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from backdoor_audit.detectors.rule import Beside, Numbers
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
-
-if TYPE_CHECKING:
-    from backdoor_audit.detectors.detection import Detection
-    from backdoor_audit.detectors.row import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +30,7 @@ class BySize:
     kind = "size"
     compared = False  # with reference models
 
-    def judge(self, row: Row, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
+    def judge(self, row: Numbers, detection: Beside, limits: Limits, *, index: str, name: str) -> Finding:
         """Fails an outlier that is also small beside the median and works on held-out images.
 
         A trigger that is not small passes. In between, a small one that is no outlier or works on too few held-out images is
@@ -70,7 +66,7 @@ class BySize:
             target_class=row.target_class,
         )
 
-    def _verdict(self, row: Row, limits: Limits, size_ratio: float, *, outlier: bool) -> tuple[Verdict, str]:
+    def _verdict(self, row: Numbers, limits: Limits, size_ratio: float, *, outlier: bool) -> tuple[Verdict, str]:
         """By the calibrated index, with what is to be added to the reason."""
         small = f"below {limits.size_ratio:g} of the median"
         if size_ratio > limits.size_ratio:
@@ -85,11 +81,11 @@ class BySize:
             return Verdict.INCONCLUSIVE, f"; an outlier {small}, but {works}"
         return Verdict.FAIL, ""
 
-    def index(self, row: Row, index: str) -> float | None:
+    def index(self, row: Numbers, index: str) -> float | None:
         """The index that is judged: the ``calibrated`` one or the ``paper``'s."""
         return row.index if index == "calibrated" else self.paper_index
 
-    def place(self, row: Row) -> float:
+    def place(self, row: Numbers) -> float:
         """Where a flagged row comes, the most extreme first: by the size."""
         del row
         return self.size

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.by_size import BySize
+from backdoor_audit.detectors.rule import Beside
 from backdoor_audit.evidence import Finding, Limits
-
-if TYPE_CHECKING:
-    from backdoor_audit.detectors.detection import Detection
 
 Measured = BySize | ByMargin
 """What a detector measures; each kind has a rule of its own by which it is judged."""
@@ -43,7 +41,7 @@ class Row:
     measured: Measured
     unconverged: str = ""
 
-    def judge(self, detection: Detection, limits: Limits, *, index: str, name: str) -> Finding:
+    def judge(self, detection: Beside, limits: Limits, *, index: str, name: str) -> Finding:
         """What these numbers say by themselves, by the rule of their kind; `Detection.judge` knows what stands beside them."""
         return self.measured.judge(self, detection, limits, index=index, name=name)
 

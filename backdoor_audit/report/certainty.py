@@ -10,7 +10,7 @@ from typing import Any
 from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.naming import INDEX, class_name
-from backdoor_audit.report.null_chart import null_chart
+from backdoor_audit.report.null_chart import CleanModels, null_chart
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
 
 WEIGHED = "consensus"
@@ -20,18 +20,6 @@ _PLAINLY = 1.2  # limits; nearer to one it takes more digits to tell on which si
 _CLOSE = 0.75  # of the limit
 _FEWEST = 10  # clean models that a calibration is fitted to, at least
 _TELLING = (1e-9, 1 - 1e-6)  # p-values between which the distribution that they were taken from can be told
-
-
-@dataclass(frozen=True, slots=True)
-class CleanModels:
-    """The largest index of a clean model under one detector: Gumbel's location and scale, in units of the index.
-
-    ``models`` counts those that it was fitted to; None where the record does not tell.
-    """
-
-    location: float
-    scale: float
-    models: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from backdoor_audit.report.svg import Ink, figure, inline
-
-if TYPE_CHECKING:
-    from backdoor_audit.report.certainty import CleanModels
 
 _POINTS = 160
 _BREAK = 3.0  # limits; a model further out stands at the edge, with its number
 WIDTH, HEIGHT = 500, 165  # CSS pixels
+
+
+@dataclass(frozen=True, slots=True)
+class CleanModels:
+    """The largest index of a clean model under one detector: Gumbel's location and scale, in units of the index.
+
+    ``models`` counts those that it was fitted to; None where the record does not tell.
+    """
+
+    location: float
+    scale: float
+    models: int | None
 
 
 def null_chart(name: str, clean: CleanModels, *, detector: str, limit: float, value: float, called: str) -> str:

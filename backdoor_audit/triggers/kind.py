@@ -24,7 +24,6 @@ from backdoor_audit.triggers.numbers import ImageShape, Numbers, whole_number
 
 if TYPE_CHECKING:
     from backdoor_audit.triggers.drawing import Strategies
-    from backdoor_audit.triggers.family import Family
 
 _MOST_TOLD = 10  # keys in a message
 
@@ -280,3 +279,30 @@ class WrittenTrigger(_OneTarget, ABC):
         if len(numbers.shape) != 3 or min(numbers.values) < low or max(numbers.values) > high:
             raise ValueError(f"{name} has shape {numbers.shape}; accepted: three axes of numbers in [{low}, {high}]")
         return numbers
+
+
+class Family(ABC):
+    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
+        """Small random parameters (rows, ...), inside the budget."""
+
+    @abstractmethod
+    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Images (rows, n, c, h, w) with the change of their own row."""
+
+    @abstractmethod
+    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: ImageShape) -> Tensor:
+        """Parameters moved along a direction by a share of the budget, and back into it."""
+
+    @abstractmethod
+    def trigger(self, parameters: Tensor, target_class: int, image_shape: ImageShape) -> AnyTrigger:
+        """The trigger of one row."""
+
+    def moved(self, pixels: int, image_shape: ImageShape) -> Sequence[Family]:
+        """The same family that many pixels up, down, left and right; none for changes of the whole image."""
+        del pixels, image_shape
+        return ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from backdoor_audit.model.loading import exported, hugging_face, onnx_file, safetensors_file, torch_save, zipped
 from backdoor_audit.model.loading.format import Asked, Format
@@ -36,9 +38,22 @@ _OTHERS = (
 
 
 def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
-    """What is said of a file that is none of ``formats``."""
+    """What is said of a file or folder that is none of ``formats``."""
+    if os.path.isdir(asked.path):
+        return _no_model(asked.path)
     for at, mark, said in _OTHERS:
         if asked.start[at:].startswith(mark):
             return said
     *names, last = (format.name for format in formats if format.suffixes and not format.refused)
     return f"neither {', '.join(names)} nor {last} (begins with {asked.start[:8]!r}); {_CONVERT}"
+
+
+def _no_model(folder: Path) -> str:
+    inside = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
+    sharded = any(name.endswith(".index.json") for name in map(str, folder.glob("*.index.json")))
+    if sharded:
+        return "a folder with weights in several files; save them as one, save_pretrained(..., max_shard_size='100GB')"
+    if inside:
+        return f"not a file but a folder; give the model file in it, {folder.name}/{inside[0][:60]} ({accepted})"
+    return f"not a file but a folder, without a model in it; {accepted}"

@@ -32,15 +32,19 @@ def files_of(folder: Path) -> tuple[Path, ...]:
     return tuple(file for file in found if file.is_file())
 
 
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+
+
 def _recognises(asked: Asked) -> bool:
-    return os.path.isdir(asked.path)
+    return os.path.isdir(asked.path) and (asked.path / _CONFIG).is_file() and _weights_in(asked.path) is not None
 
 
 def _read(asked: Asked) -> Network:
     folder = asked.path
-    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if weights is None or not (folder / _CONFIG).is_file():
-        raise ModelFormatError(_no_model(folder))
+    weights = _weights_in(folder)
+    if weights is None:
+        raise ModelFormatError(f"neither {' nor '.join(_WEIGHTS)} is in the folder any more")
     config = _json(folder / _CONFIG)
     preprocessor = next((_json(folder / name) for name in _PREPROCESSORS if (folder / name).is_file()), {})
     tensors = _tensors(weights)
@@ -110,19 +114,6 @@ def _json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelFormatError(f"{file.name} is no JSON object")
     return found
-
-
-def _no_model(folder: Path) -> str:
-    from backdoor_audit.model.loading.formats import SUFFIXES  # noqa: PLC0415 - which imports this module
-
-    inside = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
-    sharded = any(name.endswith(".index.json") for name in map(str, folder.glob("*.index.json")))
-    if sharded:
-        return "a folder with weights in several files; save them as one, save_pretrained(..., max_shard_size='100GB')"
-    if inside:
-        return f"not a file but a folder; give the model file in it, {folder.name}/{inside[0][:60]} ({accepted})"
-    return f"not a file but a folder, without a model in it; {accepted}"
 
 
 FORMAT = Format("Hugging Face", _recognises, _read)

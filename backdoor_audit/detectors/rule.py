@@ -1,0 +1,37 @@
+"""What the rule of a kind of row looks at: the row's own numbers, and what is the same for all rows of its detection."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Numbers(Protocol):
+    """The numbers that rows of every kind have: see `row.Row`."""
+
+    @property
+    def target_class(self) -> int | None:
+        """What it is about."""
+
+    @property
+    def success_val(self) -> float:
+        """On held-out images."""
+
+    @property
+    def index(self) -> float | None:
+        """The calibrated one."""
+
+
+class Beside(Protocol):
+    """What a detection says of all its rows: see `detection.Detection`."""
+
+    @property
+    def means(self) -> str:
+        """What a trigger of its detector is."""
+
+    @property
+    def rows(self) -> str:
+        """target or source."""
+
+    @property
+    def median_size(self) -> float | None:
+        """Of all classes, in pixels."""
