@@ -29,7 +29,7 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_rating
 from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.questions.suite import shipped_limits
-from backdoor_audit.repair import AIM
+from backdoor_audit.repair import AIM, PREFERRED
 from backdoor_audit.repairs import FTSAM, NAD, REPAIRS, BenignSalience, DistilledUnlearning, FeatureShiftTuning, Repair
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
@@ -141,7 +141,7 @@ def repaired(subject: Subject, *, methods: Sequence[str], root: Path) -> dict[st
 
 
 def chosen(rows: dict[str, Row]) -> str:
-    """What `backdoor-audit repair` would take, before it audits the file: the first method that reaches its aim.
+    """What `backdoor-audit repair` would take, before it plants anything or audits the file: the first that reaches its aim.
 
     It sees the found trigger and held-out images of the audit alone. If none reaches the aim, the one inside the limits that
     leaves least; if there is none either, the model stays as it is.
@@ -152,7 +152,8 @@ def chosen(rows: dict[str, Row]) -> str:
         for name in rows
         if name in {method.name for method in REPAIRS} and rows[name].found_success is not None
     }
-    for name, (success, drop) in seen.items():
+    for name in sorted(seen, key=[*PREFERRED, *(method.name for method in REPAIRS)].index):
+        success, drop = seen[name]
         if success <= AIM["attack_success_rate"] and drop <= AIM["clean_accuracy_drop"]:
             return name
     inside = [

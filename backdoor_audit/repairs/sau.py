@@ -27,8 +27,8 @@ class SharedUnlearning:
 
     Per batch, each image is changed within ``radius`` (L-infinity, pixels in [0, 1], not clipped) by ``inner_steps`` sign steps
     that raise both cross-entropies (weighed ``adversarial``) and bring both predictions together (Jensen-Shannon
-    divergence). Where the audited model is misled, the copy takes one step of Adam down ``cross-entropy + - log(1 - p_k) / 2``
-    for its class k, twice, as `shared_risk` says; clean images keep their labels. "Shared adversarial unlearning: backdoor
+    divergence). Then the copy takes one step of Adam down the cross-entropy of the clean images and, where the audited model is
+    misled, `shared_risk` of its class. "Shared adversarial unlearning: backdoor
     mitigation by unlearning shared adversarial examples".
 
     A ball of 0.2 holds no patch and no warp. With triggers at hand (`together`) these stamp ``stamped_share`` of each batch in
