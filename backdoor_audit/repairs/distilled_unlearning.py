@@ -37,7 +37,7 @@ class DistilledUnlearning(OneAsSeveral):
     learning_rate: float = 0.01
     batch_size: int = 32
     path_rho: float = 0.0
-    augment: bool = True
+    augment: bool = False
 
     name = "distilled_unlearning"
     needs_trigger = True
