@@ -504,7 +504,7 @@ def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
 def limit_problem(name: str, value: object) -> str:
     """What is wrong with the value of a limit, whatever it is called, or an empty string; which there are, the suite knows."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-        return f"limit {brief(name)} must be a number of at least 0, got {brief(value)}"
+        return f"limit {_named(name)} must be a number of at least 0, got {brief(value)}"
     return ""
 
 

@@ -32,6 +32,7 @@ REGRESSIONS = ("clean_accuracy", "anomaly_index", "repairs", "corpus")
 _RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 _HELD_OUT_RATES = ("attack_success_rate", "false_negative_rate")  # worse when they rise
 _LARGE = 1e6
+_LONGEST = 60  # characters of a row that no detector names
 _SHOWN = 6  # changes told in one reason
 
 
@@ -230,7 +231,7 @@ def _called(audit: str, entry: Mapping[str, Any], model: Baseline) -> str:
         return words if entry["statistic"] == "clean_accuracy" else f"{audit.removeprefix(f'{AUDIT}::')}: {words}"
     item = Item.parse(audit)
     if item.row is None:
-        return f"{item.brackets or audit}: {words}"
+        return f"{(item.brackets or audit)[:_LONGEST]}: {words}"
     name, landing = model.class_name(item.row.number), entry["target_class"]
     if item.row.is_source:
         name = f"from {name}"

@@ -27,7 +27,7 @@ from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
-    from backdoor_audit.questions.suite import Suite, suite_of
+    from backdoor_audit.questions.suite import Suite
     from backdoor_audit.run.run import Run
 
 RUN = "audit"  # what an error is filed under that is not one item's
@@ -182,7 +182,7 @@ class Recorder:
 
     def _suite(self, run: Run | None) -> Suite:
         """What was asked; of a run that could not begin what it would have asked, as far as that can be read."""
-        from backdoor_audit.questions.suite import Suite, shipped
+        from backdoor_audit.questions.suite import Suite, shipped, suite_of
 
         if run is not None:
             return suite_of(run)

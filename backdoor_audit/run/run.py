@@ -184,7 +184,7 @@ class Run:
                 for name in fresh("repairs", filter(counts, self.repairs.done))
                 for outcome in self.repairs.done[name]
             },
-            "sections": self.suite.sections(self),
+            **({"sections": kept} if (kept := self.suite.sections(self)) else {}),
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
                 for name in fresh("canaries", self.canaries.done)

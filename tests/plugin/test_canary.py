@@ -12,6 +12,7 @@ from backdoor_audit import audit
 from backdoor_audit.attacks import BadNets
 from backdoor_audit.canary import Canary, Doses
 from backdoor_audit.evidence import Verdict
+from tests.catalogues import choose
 from tests.plugin.conftest import BASE, Run, record_of
 
 SEEN = Canary(
@@ -31,10 +32,10 @@ TOO_SHORT = replace(SEEN, doses=Doses(4), epochs=1, learning_rates=(1e-9,))
 
 @pytest.fixture
 def with_canary(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def choose(*canaries: Canary) -> None:
+    def planted(*canaries: Canary) -> None:
         choose(monkeypatch, canaries=canaries)
 
-    return choose
+    return planted
 
 
 def test_without_the_option_there_is_no_canary(project: pytest.Pytester, run: Run) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from backdoor_audit.run.inputs.preconditions import PRECONDITIONS
 
 from backdoor_audit import Trigger, Verdict
 from backdoor_audit.detectors import DETECTORS
@@ -17,6 +16,7 @@ from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import run as runs
+from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store
 from tests.plugin import toy
 from tests.plugin.conftest import BASE, Run
