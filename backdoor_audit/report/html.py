@@ -34,6 +34,7 @@ _CONTENTS = (
     ("baseline", "Accepted model"),
     ("canary", "Canary"),
     ("properties", "Properties"),
+    ("kept", "Other questions"),
     ("sizes", "Sizes"),
     ("tested", "What was tested"),
     ("items", "All items"),
@@ -103,7 +104,7 @@ def style_sheet() -> str:
 
 def _contents(one: Section) -> list[tuple[str, str]]:
     sized = one.size_charts or one.index_chart or one.sizes
-    present = (("properties", one.properties), ("baseline", one.baseline), ("sizes", sized))
+    present = (("properties", one.properties), ("kept", one.tables), ("baseline", one.baseline), ("sizes", sized))
     absent = {name for name, there in present if not there}
     return [(one.prefix + anchor, name) for anchor, name in _CONTENTS if anchor not in absent]
 
@@ -127,6 +128,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         breakable=_breakable,
+        cell=_cell,
         capitalised=lambda text: str(text)[:1].upper() + str(text)[1:],
         decimals=_decimals,
         duration=duration,
@@ -190,6 +192,13 @@ def _sentence(text: object) -> str:
 
 def _setting(value: Any) -> str:
     return without_folders(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(value: Any) -> str:
+    """A value of any kind in a table that nobody here has drawn up."""
+    if isinstance(value, float) or value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return _number(value)
+    return _setting(value)
 
 
 def _version() -> str:

@@ -30,6 +30,7 @@ from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.paths import shown_command, without_folders
 from backdoor_audit.report.picture_budget import Album
 from backdoor_audit.report.sarif import accepted
+from backdoor_audit.report.tables import Table, tables
 from backdoor_audit.report.terminal import headline
 from backdoor_audit.report.words import words_of
 
@@ -87,6 +88,7 @@ class Section:
     repair_plot: str
     sight: Sequence[Finding]
     properties: Sequence[Property]
+    tables: Sequence[Table]
     baseline: Mapping[str, Any] | None
     items: Sequence[Finding]
     items_left_out: int
@@ -147,6 +149,7 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         cards=cards(record, shown, asked),
         activations=inside,
         properties=asked,
+        tables=tables(record),
         pictures_left_out=album.left_out,
     )
 

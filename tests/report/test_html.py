@@ -130,6 +130,7 @@ def test_an_accepted_finding_is_told_with_its_acceptance() -> None:
         ("network", ("features", "linf: separation 0.83", "31% of the map on the trigger, which covers 1.1%")),
         ("repairs", ("nc_pruning", "100.0% → 2.0%", "11 of 64 channels pruned")),
         ("canary", ("a canary was found", "patch of 4 px", "patch_scan", "93.0% → 91.0%", "2.0% → 94.0%")),
+        ("kept", ("Brightness of patches", "darkest", "0.25", "[1, 2]", "<script>alert(1)</script>", "true")),
         ("properties", ("patch was looked at", '{"kind": "patch"}', "assert steered < 0.5")),
         ("baseline", ("class 3: index 0.2 before, 4.0 now", "2020-01-31", "expired")),
         ("items", ("audit::test_anomaly_index[stripes-class_2]",)),

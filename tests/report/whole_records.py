@@ -86,6 +86,12 @@ def whole_record(
         "activations": {f"class_{target}": _activation(target, shape) for target in infected},
         "properties": [_property("patch", Verdict.FAIL, shape), _property("batch_order", Verdict.PASS, None)],
         "baseline": _baseline(),
+        "sections": {
+            "brightness_of_patches": {
+                "darkest": {"share": 0.25, "classes": [1, 2], "note": "<script>alert(1)</script>"},
+                "lightest": {"share": None, "held": True},
+            }
+        },
     }
     return Record(**{**given, **rest})
 
