@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import itertools
 import math
 import os
@@ -24,8 +25,6 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-FILES = ("model", "data", "trigger", "report", "reference", "twins", "baseline", "corpus", "class_names", "suite")
-"""Options that name a file or a folder."""
 LEAST_MEMORY = 256 * 2**20
 MOST_MEMORY = 2**50
 MOST_COUNT = 10**9
@@ -86,6 +85,21 @@ class AuditOptions:
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
+class Role(enum.Flag):
+    """What an option is to the rest of the package, whatever its value.
+
+    A ``PATH`` names a file or a folder. ``READING`` says how model and images are read, ``LOADING`` how the model alone is.
+    Runs that differ in a ``CONFIGURATION`` are not compared. What belongs to a ``MACHINE`` may differ between parts of one run.
+    """
+
+    NONE = 0
+    PATH = enum.auto()
+    READING = enum.auto()
+    LOADING = enum.auto()
+    CONFIGURATION = enum.auto()
+    MACHINE = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option: its key, how its text becomes a value, and what ``--help`` says. A ``switch`` may stand without a value."""
@@ -94,6 +108,7 @@ class Option:
     parse: Callable[[str], Any]
     metavar: str
     help: str
+    role: Role = Role.NONE
     switch: bool = False
 
     @property
@@ -214,12 +229,14 @@ OPTIONS: tuple[Option, ...] = (
         _word,
         "PATH",
         "model file (safetensors, torch.save, ONNX) or Hugging Face folder to audit; runs the shipped audits",
+        Role.PATH | Role.MACHINE,
     ),
     Option(
         "data",
         _word,
         "SOURCE",
         "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
+        Role.PATH | Role.MACHINE,
     ),
     Option(
         "arch",
@@ -227,13 +244,32 @@ OPTIONS: tuple[Option, ...] = (
         "NAME",
         "architecture: small_cnn, resnet18, preact_resnet18, ..., torchvision:NAME, timm:NAME, "
         "package.module:factory (your own code); default: the file's header",
+        Role.READING | Role.LOADING,
     ),
-    Option("classes", whole_number(2), "N", "number of classes, where the file does not tell"),
-    Option("mean", _numbers, "M[,M,M]", "mean that the model's training subtracted, for pixels in [0, 1]"),
-    Option("std", _spread, "S[,S,S]", "standard deviation that the model's training divided by"),
-    Option("normalization", _word, "NAME", "mean and std by name: none, half, mnist, cifar10, imagenet, ..."),
-    Option("resize", _size, "N|HxW", "resize clean images; without it their size must suit the model"),
-    Option("channels", _channels, "1|3", "convert clean images to grey or RGB"),
+    Option("classes", whole_number(2), "N", "number of classes, where the file does not tell", Role.READING),
+    Option(
+        "mean",
+        _numbers,
+        "M[,M,M]",
+        "mean that the model's training subtracted, for pixels in [0, 1]",
+        Role.READING | Role.LOADING,
+    ),
+    Option(
+        "std",
+        _spread,
+        "S[,S,S]",
+        "standard deviation that the model's training divided by",
+        Role.READING | Role.LOADING,
+    ),
+    Option(
+        "normalization",
+        _word,
+        "NAME",
+        "mean and std by name: none, half, mnist, cifar10, imagenet, ...",
+        Role.READING | Role.LOADING,
+    ),
+    Option("resize", _size, "N|HxW", "resize clean images; without it their size must suit the model", Role.READING),
+    Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",
         whole_number(1),
@@ -245,6 +281,7 @@ OPTIONS: tuple[Option, ...] = (
         _word,
         "FILE|A,B,...",
         "names of the classes in the order of the model's scores; class folders get their labels by them",
+        Role.PATH,
     ),
     Option(
         "class_order",
@@ -253,11 +290,21 @@ OPTIONS: tuple[Option, ...] = (
         "order of the model's classes: of their names as text (as torchvision's ImageFolder: 0, 1, 10, 2) or as numbers, counted "
         "from 0; default: folders that are numbers are the labels",
     ),
-    Option("trigger", _word, "FILE", "also judge repairs against this known trigger (safetensors: mask, pattern)"),
-    Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)"),
-    Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)"),
     Option(
-        "report", _word, "DIR", "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)"
+        "trigger",
+        _word,
+        "FILE",
+        "also judge repairs against this known trigger (safetensors: mask, pattern)",
+        Role.PATH | Role.CONFIGURATION,
+    ),
+    Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)", Role.READING | Role.MACHINE),
+    Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)", Role.CONFIGURATION),
+    Option(
+        "report",
+        _word,
+        "DIR",
+        "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)",
+        Role.PATH | Role.MACHINE,
     ),
     Option(
         "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"
@@ -268,6 +315,7 @@ OPTIONS: tuple[Option, ...] = (
         "quick|standard|thorough",
         "how much is searched (default: standard): quick leaves out all that needs reference models; thorough searches every "
         "class in full, from two starts",
+        Role.CONFIGURATION,
     ),
     Option(
         "repairs",
@@ -281,6 +329,7 @@ OPTIONS: tuple[Option, ...] = (
         _word,
         "FILE",
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
+        Role.PATH | Role.CONFIGURATION,
     ),
     Option(
         "twins",
@@ -288,12 +337,14 @@ OPTIONS: tuple[Option, ...] = (
         "FILE",
         "reference networks made beforehand by backdoor-audit references, and what detectors find in them (default: trained in "
         "the run)",
+        Role.PATH | Role.CONFIGURATION,
     ),
     Option(
         "baseline",
         _word,
         "FILE",
         "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
+        Role.PATH,
     ),
     Option(
         "update_baseline",
@@ -307,6 +358,7 @@ OPTIONS: tuple[Option, ...] = (
         _word,
         "DIR",
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
+        Role.PATH,
     ),
     Option(
         "suite",
@@ -314,6 +366,7 @@ OPTIONS: tuple[Option, ...] = (
         "DIR",
         "ask the questions of this folder, a copy of the shipped audits with your own numbers and files (default: the shipped "
         "ones)",
+        Role.PATH,
     ),
     Option(
         "budget",
@@ -322,7 +375,11 @@ OPTIONS: tuple[Option, ...] = (
         "stop searching after this time (90s, 10m, 1h); what was not covered is inconclusive (default: no bound)",
     ),
     Option(
-        "index", _one_of("calibrated", "paper"), "calibrated|paper", "which anomaly index is compared with the limit"
+        "index",
+        _one_of("calibrated", "paper"),
+        "calibrated|paper",
+        "which anomaly index is compared with the limit",
+        Role.CONFIGURATION,
     ),
     Option(
         "inconclusive",
@@ -330,9 +387,13 @@ OPTIONS: tuple[Option, ...] = (
         "fail|allow",
         "whether an inconclusive item fails the run (default: fail)",
     ),
-    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 240)"),
+    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 240)", Role.CONFIGURATION),
     Option(
-        "restarts", whole_number(1), "N", "independent searches per trigger, the smallest result counts (default: 1)"
+        "restarts",
+        whole_number(1),
+        "N",
+        "independent searches per trigger, the smallest result counts (default: 1)",
+        Role.CONFIGURATION,
     ),
     Option(
         "canary",
@@ -374,6 +435,11 @@ OPTIONS: tuple[Option, ...] = (
         "most time that reading one input may take (default: 10m)",
     ),
 )
+
+
+def options_with(role: Role) -> tuple[str, ...]:
+    """The keys of the options that have a role, in the order of ``--help``."""
+    return tuple(option.key for option in OPTIONS if role in option.role)
 
 
 def read_table(folder: Path) -> dict[str, Any]:
@@ -420,7 +486,7 @@ def build_options(
         try:
             text = _text(value, option)
             listed = option.key == "class_names" and "," in text
-            in_table = option.key in FILES and option.key not in command_line and not listed
+            in_table = Role.PATH in option.role and option.key not in command_line and not listed
             values[option.key] = option.parse(_beside(table_folder, text) if in_table and text else text)
         except ValueError as error:
             told = str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import OPTIONS, AuditOptions, build_options, check_paths, read_table
+from backdoor_audit.options import (
+    OPTIONS,
+    AuditOptions,
+    Role,
+    build_options,
+    check_paths,
+    options_with,
+    read_table,
+)
 
 
 def build(
@@ -237,3 +245,12 @@ def test_paths_that_nothing_can_have_and_pipes_are_told_in_one_line(
         check_paths(AuditOptions(**given))
     assert f"--audit-{name}: " in str(caught.value)
     assert told in str(caught.value)
+
+
+def test_an_option_says_itself_what_it_is_to_the_rest_of_the_package() -> None:
+    paths = {option.key for option in OPTIONS if option.metavar.split("|")[0] in ("PATH", "FILE", "DIR", "SOURCE")}
+    assert set(options_with(Role.PATH)) == paths
+    assert set(options_with(Role.LOADING)) < set(options_with(Role.READING))
+    assert set(options_with(Role.MACHINE)).isdisjoint(options_with(Role.CONFIGURATION))
+    assert options_with(Role.READING)[0] == "arch"  # in the order of the table
+    assert {option.key for option in OPTIONS} <= set(AuditOptions.__dataclass_fields__)

@@ -16,10 +16,9 @@ from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.item import Item, Row
+from backdoor_audit.options import Role, options_with
 from backdoor_audit.structure import brief, misfit
 
-_SETTINGS = ("profile", "seed", "index", "steps", "restarts", "limits")
-_FILES = ("reference", "twins", "trigger")  # settings that are paths; another folder is not another configuration
 _MODEL = ("model_fingerprint", "architecture", "parameters")
 _COMPARED_DATA = ("data_fingerprint", "class_names", "num_classes", "image_shape")
 _DATA = (*_COMPARED_DATA, "images", "images_held_out")
@@ -195,8 +194,10 @@ def _stored(path: Path) -> dict[str, Any]:
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings on which every number depends, without the folders of files."""
-    files = {name: Path(str(settings.get(name) or "")).name for name in _FILES}
-    kept: dict[str, Any] = _rounded({**{name: settings.get(name) for name in _SETTINGS}, **files})
+    paths = options_with(Role.PATH)
+    chosen = {name: settings.get(name) for name in (*options_with(Role.CONFIGURATION), "limits")}
+    named = {name: Path(str(value or "")).name if name in paths else value for name, value in chosen.items()}
+    kept: dict[str, Any] = _rounded(named)
     return kept
 
 

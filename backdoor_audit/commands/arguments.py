@@ -12,24 +12,23 @@ from typing import Any, TypeVar
 from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import write_text
-from backdoor_audit.options import OPTIONS, AuditOptions, Option
+from backdoor_audit.options import OPTIONS, AuditOptions, Option, Role, options_with
 from backdoor_audit.structure import brief
 
 _Value = TypeVar("_Value")
 _BOUNDS = ("memory", "reading_time")
-_READING = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
 
 
 def declare_reading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how model and images are to be read, as the audit has them."""
-    for key in _READING:
+    for key in options_with(Role.READING):
         parser.add_argument(f"--{key.replace('_', '-')}", default=None, metavar=_option(key).metavar, help=help_of(key))
 
 
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, by their key in `AuditOptions`. Raises `OptionError` for a value that cannot be read."""
     bounds = bounds_of(options)
-    given = {key: _parsed(key, getattr(options, key), f"--{key}") for key in _READING}
+    given = {key: _parsed(key, getattr(options, key), f"--{key}") for key in options_with(Role.READING)}
     known = {key: value for key, value in given.items() if value is not None}
     return {**known, "memory": bounds.memory, "reading_time": bounds.seconds, "plugins": plugins_of(options)}
 

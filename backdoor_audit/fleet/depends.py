@@ -22,7 +22,7 @@ from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.fleet.models import Model
 from backdoor_audit.installed import listed
 from backdoor_audit.model.networks import NETWORKS
-from backdoor_audit.options import FILES, OPTIONS, AuditOptions, build_options, read_table
+from backdoor_audit.options import OPTIONS, AuditOptions, Role, build_options, options_with, read_table
 from backdoor_audit.properties import corpus_folder
 
 if sys.version_info >= (3, 11):
@@ -69,7 +69,7 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
     given = expanded([*_project_options(here), *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options])
     asked = _asked(given, table, project)
     files = {name: content(Path(name)) for name in _named([*given, *options]) if os.path.exists(name)}
-    for key in set(FILES) - {"model", "data", "report"}:
+    for key in set(options_with(Role.PATH)) - set(options_with(Role.MACHINE)):
         if isinstance(value := table.get(key), str) and os.path.exists(project / value):
             files[f"[table] {key}"] = content(project / value)
     corpus = corpus_folder("", Path())

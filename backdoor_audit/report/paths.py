@@ -6,11 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from backdoor_audit import options
 from backdoor_audit.evidence import Record
+from backdoor_audit.options import Role, options_with
 from backdoor_audit.report.reproduction import reproduction_command
 
-_FILES = tuple(name for name in options.FILES if name != "report")
 _ABSOLUTE = re.compile(r"(?<![\w.:/\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+([^\s/\\:'\"<>|]*)")
 
 RECORD, PAGE, MARKDOWN, SARIF = "audit.json", "audit.html", "audit.md", "audit.sarif"
@@ -40,5 +39,6 @@ def shown_command(record: Record) -> str:
 
 def shown_files(record: Record) -> Record:
     """The record with the files of its settings named as they may be shown to others."""
-    shortened = {name: shown_path(str(record.settings[name])) for name in _FILES if record.settings.get(name)}
+    named = [name for name in options_with(Role.PATH) if name != "report" and record.settings.get(name)]
+    shortened = {name: shown_path(str(record.settings[name])) for name in named}
     return replace(record, settings={**record.settings, **shortened})

@@ -9,9 +9,7 @@ from typing import Any
 from backdoor_audit.content import content_of
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain
 from backdoor_audit.installed import plugins_of, summaries
-
-_OF_A_MACHINE = frozenset({"model", "data", "report", "device"})
-"""Settings in which shards of one audit may differ: where files lie, and what computes."""
+from backdoor_audit.options import Role, options_with
 
 
 def merged(records: Mapping[str, Record]) -> dict[str, Record]:
@@ -36,7 +34,8 @@ def merged(records: Mapping[str, Record]) -> dict[str, Record]:
 def _audit(record: Record) -> str:
     """What shards of one audit have in common; empty where the model is not known."""
     fingerprint = record.subject.get("model_fingerprint")
-    settings = {key: value for key, value in record.settings.items() if key not in _OF_A_MACHINE}
+    of_a_machine = options_with(Role.MACHINE)
+    settings = {key: value for key, value in record.settings.items() if key not in of_a_machine}
     version = record.environment.get("code_fingerprint"), record.schema_version
     parts = fingerprint, record.subject.get("data_fingerprint"), sorted(plain(settings).items()), version
     return repr(parts) if fingerprint else ""

@@ -27,7 +27,7 @@ from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.options import FILES, AuditOptions
+from backdoor_audit.options import AuditOptions, Role, options_with
 from backdoor_audit.run import preconditions
 from backdoor_audit.search.references import References
 from backdoor_audit.source import code_fingerprint
@@ -329,7 +329,7 @@ def settings_of(options: AuditOptions, limits: Limits) -> dict[str, Any]:
     Files below the working folder stand without it, as it is another one on the next machine.
     """
     stored = {entry.name: getattr(options, entry.name) for entry in fields(options)}
-    stored.update({name: _from_here(stored[name]) for name in FILES})
+    stored.update({name: _from_here(stored[name]) for name in options_with(Role.PATH)})
     stored["limits"] = asdict(limits)
     return stored
 

@@ -11,6 +11,7 @@ from typing import Any
 from backdoor_audit.detectors.detection import contradicting
 from backdoor_audit.errors import AuditError, BudgetSpentError, OptionError
 from backdoor_audit.evidence import STEERED, Limits, Verdict
+from backdoor_audit.options import Role, options_with
 from backdoor_audit.properties import (
     Counterexample,
     Property,
@@ -30,8 +31,6 @@ from backdoor_audit.run.reference import ReferenceTwins
 from backdoor_audit.run.searches import Searches
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
-
-_LOADING = ("arch", "mean", "std", "normalization")
 
 
 class PropertySearches:
@@ -189,7 +188,7 @@ class PropertySearches:
 
     def _test(self, outcome: PropertyOutcome) -> str | None:
         options, settings = self.inputs.options, settings_of(self.inputs.options, self.limits)
-        given = {key: getattr(options, key) for key in _LOADING if getattr(options, key)}
+        given = {key: getattr(options, key) for key in options_with(Role.LOADING) if getattr(options, key)}
         return pasted_test(
             outcome,
             model=settings["model"],
