@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
 from numbers import Integral, Real
@@ -338,6 +338,15 @@ def presentable(value: Any, key: str = "") -> Any:
     if type(value) in (list, tuple):
         return type(value)(presentable(entry, key) for entry in value)
     return value
+
+
+def together(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Sections of questions from several processes or machines: every row of each question; of one row the last."""
+    rows: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for question, entries in part.items():
+            rows.setdefault(question, {}).update(entries)
+    return rows
 
 
 def plain(value: Any) -> Any:

@@ -38,12 +38,12 @@ _NAME = re.compile("[a-z][a-z0-9_]{0,59}")
 SHIPPED_RENDERINGS: Mapping[str, str] = {"page": "audit.html", "markdown": "audit.md", "sarif": "audit.sarif"}
 """Names and files of the renderers of this package, which no other may have."""
 
-_ANSWERED_BY = {
+ANSWERED_BY = {
     "detectors": ("anomaly_index",),
     "properties": ("property",),
     "repairs": ("attack_success_rate_after", "robust_accuracy", "clean_accuracy_drop"),
 }
-"""Questions whose items ask a part of another package."""
+"""Questions whose items ask a part of a group: of those of other packages as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ class Plugin:
     @property
     def judges(self) -> bool:
         """Whether a run has items that ask it."""
-        return self.group in _ANSWERED_BY
+        return self.group in ANSWERED_BY
 
     @property
     def counts(self) -> bool:
@@ -85,7 +85,7 @@ class Plugin:
 
     def answers(self, item: Item) -> bool:
         """Whether an item asks this part."""
-        return item.question in _ANSWERED_BY.get(self.group, ()) and item.asked_of == self.name
+        return item.question in ANSWERED_BY.get(self.group, ()) and item.asked_of == self.name
 
 
 def is_advisory(item: Item, plugins: Iterable[Plugin]) -> bool:

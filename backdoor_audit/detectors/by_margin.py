@@ -46,10 +46,10 @@ class ByMargin:
         what = detection.means
         if self.strongest is not None:
             what = f"of {detection.means} the strongest, {self.strongest},"
-        reason = (
-            f"{name}: {what} sends {row.success_val:.0%} of held-out images {where}; in clean models trained on the "
-            f"same images such a one sends {self.natural_success or 0:.0%}"
-        )
+        reason = f"{name}: {what} sends {row.success_val:.0%} of held-out images {where}"
+        if self.natural_success is not None:
+            usual = f"{self.natural_success:.0%}"
+            reason += f"; in clean models trained on the same images such a one sends {usual}"
         verdict = Verdict.PASS
         if value > limit:
             works = row.success_val >= limits.steering_success

@@ -23,31 +23,8 @@ from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan
 from backdoor_audit.search.steering import Goal, Steered, Steering, goals, sources
-from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 NO_GRADIENT = "the model gave no gradient that a search could follow"
-
-_NAMES = {
-    Additive: "additive",
-    Smooth: "smooth",
-    Stripes: "stripes",
-    Warping: "warping",
-    PatchScan: "patch_scan",
-}
-_SEEN = {
-    Additive: "a faint change of the whole image",
-    Smooth: "a slow change of colours",
-    Stripes: "a pattern of faint stripes",
-    Warping: "a slight warp",
-    PatchScan: "a small patch",
-}
-_NOT_SEEN = {
-    Additive: "patches and other changes above 4 % of the pixel range, root mean square",
-    Smooth: "changes with details finer than a quarter of the image",
-    Stripes: "changes that are not vertical stripes",
-    Warping: "changes that move no pixels",
-    PatchScan: "triggers with nothing inside one window of a fifth of the image's side",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +64,8 @@ class UniversalPerturbation:
 
     @property
     def name(self) -> str:
-        """The family of changes, unless it is by source."""
-        return "source_scan" if self.by_source else _NAMES[self._kind]
+        """That of the probe, unless it is by source."""
+        return "source_scan" if self.by_source else self.probe.name
 
     @property
     def blind_spots(self) -> tuple[str, ...]:
@@ -97,15 +74,11 @@ class UniversalPerturbation:
             part = "triggers of which no part works inside one window of a seventh of the image's side"
             return (part, MANY_CLASSES, "classes whose images leave them easily in clean models too")
         return (
-            _NOT_SEEN[self._kind],
+            self.probe.blind_spot,
             SOURCE_SPECIFIC,
             MANY_CLASSES,
             RELABELLINGS,
         )
-
-    @property
-    def _kind(self) -> type:
-        return type(self.probe.family) if isinstance(self.probe, Steering) else type(self.probe)
 
     def with_effort(self, share: float) -> UniversalPerturbation:
         """The same detector with that share of its steps, at least one."""
@@ -173,7 +146,7 @@ class UniversalPerturbation:
         try:
             steered = self._steered(subject, generator, progress)
         except DegenerateScoresError as error:
-            return replace(no_answer(self, str(error)), means=_SEEN[self._kind])
+            return replace(no_answer(self, str(error)), means=self.probe.means)
         found = {row: trigger for row, trigger in enumerate(steered.triggers) if trigger is not None}
         excess = [math.nan] * len(steered.margins)
         if natural is not None and not reason:
@@ -197,7 +170,7 @@ class UniversalPerturbation:
             unconverged=self._unconverged(steered, natural, classes, spread),
             unusual=self._unusual(spread, classes, null),
             p_value=min((row.p_value for row in scores if row.p_value is not None), default=None),
-            means=_SEEN[self._kind],
+            means=self.probe.means,
             blind_spots=self.blind_spots,
         )
 
@@ -217,7 +190,7 @@ class UniversalPerturbation:
         Margins that differ more from class to class than the floor may rise by as much more: a rise matters beside the spread.
         """
         most = self.probe.most_rising
-        if isinstance(self.probe, PatchScan) and spread > self.floor:
+        if self.probe.rises_with_spread and spread > self.floor:
             most *= spread / self.floor
         searched = {"this model": steered.rising.unsqueeze(0)}
         if natural is not None:

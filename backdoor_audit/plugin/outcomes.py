@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from _pytest.outcomes import Exit
 
-from backdoor_audit.evidence import WORST_FIRST, Finding, Verdict
+from backdoor_audit.evidence import WORST_FIRST, Finding, Verdict, together
 from backdoor_audit.item import AUDIT
 from backdoor_audit.printable import printable
 
@@ -22,7 +22,7 @@ SKIPPED = pytest.StashKey[str]()
 QUESTION: pytest.StashKey[Question] = pytest.StashKey()
 EXTRAS = pytest.StashKey[list[dict[str, Any]]]()
 
-_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations", "sections")
+_BY_ENTRY = ("detections", "properties", "repairs", "canaries", "exhibits", "activations")
 """Sections of which each process computes some entries."""
 _CRASHED = "???"  # when xdist reports an item during which its worker died
 
@@ -123,7 +123,9 @@ def _merge(known: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Add what one process computed; a detection counts as recalled only if no process of this run computed it."""
     computed = [name for name, entry in known.get("detections", {}).items() if not entry["recalled"]]
     for name, value in more.items():
-        if name in _BY_ENTRY:
+        if name == "sections":
+            known[name] = together((known.get(name, {}), value))
+        elif name in _BY_ENTRY:
             known.setdefault(name, {}).update(value)
         else:
             known[name] = value

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from backdoor_audit.content import content_of
-from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain
+from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain, together
 from backdoor_audit.installed import plugins_of, summaries
 from backdoor_audit.options import Role, options_with
 
@@ -71,6 +71,7 @@ def _joined(records: Sequence[Record]) -> Record:
         exhibits=_union(record.exhibits for record in records),
         activations=_union(record.activations for record in records),
         properties=_each(records, "properties", lambda entry: entry["name"]),
+        sections=together(record.sections for record in records),
         baseline=min(
             filter(None, (record.baseline for record in records)),
             key=lambda told: WORST_FIRST.index(Verdict(told["verdict"])),

@@ -17,6 +17,7 @@ from torch.nn import functional
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
 from backdoor_audit.detectors.detector import SEARCHING
+from backdoor_audit.installed import ANSWERED_BY
 from backdoor_audit.item import Item
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
@@ -156,7 +157,7 @@ class _Wanted:
         searched = asked.get("anomaly_index", set())
         detectors = [entry for entry in run.searches.detectors if everything or entry.name in searched]
         families = {name for entry in detectors for name in entry.builds_on}
-        repairs = {name for question in _OF_REPAIRS for name in asked.get(question, ())}
+        repairs = {name for question in ANSWERED_BY["repairs"] for name in asked.get(question, ())}
         return cls(
             tuple(entry for entry in run.searches.detectors if entry in detectors or entry.name in families),
             tuple(entry for entry in run.properties.ours if everything or entry.name in asked.get("property", ())),
@@ -164,9 +165,6 @@ class _Wanted:
             tuple(method.name for method in run.repairs.methods if method.name in repairs),
             len(asked.get("power", ())),
         )
-
-
-_OF_REPAIRS = ("attack_success_rate_after", "robust_accuracy", "clean_accuracy_drop")
 
 
 def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator[Piece]:

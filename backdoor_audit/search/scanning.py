@@ -65,6 +65,10 @@ class PatchScan:
     judged: int = 3
     measured: int = 64
 
+    name = "patch_scan"
+    means = "a small patch"
+    blind_spot = "triggers with nothing inside one window of a fifth of the image's side"
+    rises_with_spread = True
     most_rising = 0.04
     criterion = (
         f"the median class's margin may rise by at most {most_rising:g} a step in the second half of the last stage, and by more "

@@ -94,10 +94,26 @@ class Steering:
     momentum: float = 0.7
     measured: int = 64
 
+    rises_with_spread = False
     most_rising = 0.3
     criterion = (
         f"at most {most_rising:g} of the fall of the median class's loss may come in the second half of the steps"
     )
+
+    @property
+    def name(self) -> str:
+        """That of its family."""
+        return self.family.name
+
+    @property
+    def means(self) -> str:
+        """What it finds, in words."""
+        return self.family.means
+
+    @property
+    def blind_spot(self) -> str:
+        """What it does not see."""
+        return self.family.blind_spot
 
     def __call__(
         self,
@@ -122,7 +138,7 @@ class Steering:
         passes, trace = 0, []
         counted = eligible(wanted, scored.cpu(), search_set.labels)
         bar = tqdm(
-            range(self.steps), desc=f"steering by {_name(self.family)}", unit="step", disable=None if progress else True
+            range(self.steps), desc=f"steering by {self.family.name}", unit="step", disable=None if progress else True
         )
         for step in bar:
             budget.check()
@@ -317,7 +333,3 @@ def per_chunk(classifier: Classifier, batch_size: int) -> int:
     """How many rows of a batch go through the network at once."""
     channels, height, width = classifier.image_shape
     return max(1, _CHUNK_VALUES.get(classifier.device.type, 2**18) // (batch_size * channels * height * width))
-
-
-def _name(family: Family) -> str:
-    return type(family).__name__.lower()

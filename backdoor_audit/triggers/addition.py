@@ -51,6 +51,10 @@ class Additive(Family):
 
     strength: float = 0.04
 
+    name: ClassVar[str] = "additive"
+    means: ClassVar[str] = "a faint change of the whole image"
+    blind_spot: ClassVar[str] = "patches and other changes above 4 % of the pixel range, root mean square"
+
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
         """Noise of a tenth of the budget."""
         noise = torch.randn((rows, *image_shape), generator=generator)
@@ -81,6 +85,10 @@ class Smooth(Family):
     grid: int = 4
     strength: float = 0.2
 
+    name: ClassVar[str] = "smooth"
+    means: ClassVar[str] = "a slow change of colours"
+    blind_spot: ClassVar[str] = "changes with details finer than a quarter of the image"
+
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
         """Noise of a twentieth of the budget."""
         shape = (rows, image_shape[0], self.grid, self.grid)
@@ -107,6 +115,10 @@ class Stripes(Family):
     """A brightness that depends on the column alone, at most ``strength``: sinusoidal signals and other stripes."""
 
     strength: float = 0.1
+
+    name: ClassVar[str] = "stripes"
+    means: ClassVar[str] = "a pattern of faint stripes"
+    blind_spot: ClassVar[str] = "changes that are not vertical stripes"
 
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
         """Noise of a twentieth of the budget."""

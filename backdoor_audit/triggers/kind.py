@@ -282,9 +282,16 @@ class WrittenTrigger(_OneTarget, ABC):
 
 
 class Family(ABC):
-    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger."""
+    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger.
+
+    ``means`` says in words what a change of the family is, ``blind_spot`` what a search for one does not see.
+    """
 
     __slots__ = ()
+
+    name: ClassVar[str]
+    means: ClassVar[str]
+    blind_spot: ClassVar[str]
 
     @abstractmethod
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:

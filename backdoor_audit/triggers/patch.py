@@ -70,6 +70,10 @@ class Window(Family):
     height: int
     width: int
 
+    name: ClassVar[str] = "window"
+    means: ClassVar[str] = "a patch in one place"
+    blind_spot: ClassVar[str] = "changes outside of one rectangle"
+
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
         """Noise, (rows, c, height, width)."""
         return torch.rand((rows, image_shape[0], self.height, self.width), generator=generator)

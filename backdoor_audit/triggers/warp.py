@@ -66,6 +66,10 @@ class Warping(Family):
     grid: int = 6
     displacement: float = 0.8
 
+    name: ClassVar[str] = "warping"
+    means: ClassVar[str] = "a slight warp"
+    blind_spot: ClassVar[str] = "changes that move no pixels"
+
     def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
         """Noise of a tenth of the budget."""
         noise = torch.randn((rows, 2, self.grid, self.grid), generator=generator)

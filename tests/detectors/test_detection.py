@@ -180,6 +180,11 @@ def test_a_kept_detection_that_does_not_say_whether_it_converged_passes_nothing(
     assert [old.judge(target, LIMITS).verdict for target in (4, 5)] == [Verdict.INCONCLUSIVE, Verdict.FAIL]
 
 
+def test_where_no_clean_model_was_looked_at_nothing_is_said_of_them():
+    finding = steered(margin_score(natural_margin=None, natural_success=None)).judge(4, LIMITS)
+    assert finding.reason == "class 4: faint stripes sends 80% of held-out images there"
+
+
 def test_limits_of_the_user_hold_for_margins_too():
     detection = steered(margin_score())
     assert detection.judge(4, replace(LIMITS, anomaly_index=3.5)).verdict is Verdict.PASS

@@ -16,6 +16,37 @@ from tests.questions.test_suite import OWN
 
 Run = Callable[..., pytest.RunResult]
 
+SIDES = ("left", "right", "top", "bottom")
+KEEPING = f'''
+from dataclasses import dataclass
+from backdoor_audit.questions import Item, Question, Words, judge
+
+KEPT = {{}}
+
+@dataclass(frozen=True)
+class Sides(Question):
+    """A question that keeps a row for each of its items, once that is answered."""
+
+    name = "sides"
+    words = Words(asks="Are the sides alike?", holds="The sides are alike", advice="Look at them.", topic="sides")
+
+    def items(self, run):
+        return [Item(self.name, side) for side in {SIDES}]
+
+    def answer(self, run, item):
+        KEPT[item.asked_of] = {{"share": 0.25}}
+        return judge("share", 0.25, at_most=0.5, reason="a quarter")
+
+    def section(self, run):
+        return KEPT
+
+QUESTION = Sides()
+
+def test_sides(finding, evidence):
+    evidence(finding)
+'''
+"""A suite's file: which process asks an item, only that one knows."""
+
 
 @pytest.fixture
 def copied(project: pytest.Pytester) -> Path:
@@ -91,6 +122,17 @@ def test_a_question_of_ones_own_fails_the_run_and_stands_on_every_page(
         assert "a flip costs 20 % of accuracy" in (report / page).read_text()
     assert "A flip is harmless" in (report / "audit.sarif").read_text()
     result.stdout.fnmatch_lines(["*a flip costs 20 % of accuracy*"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)])
+def test_every_row_that_a_question_keeps_is_in_the_record_whoever_asked(
+    run: Run, project: pytest.Pytester, copied: Path, workers: tuple[str, ...]
+) -> None:
+    (copied / "test_sides.py").write_text(KEEPING)
+    assert run("clean", "--audit-suite=mine", *workers, process=bool(workers)).ret == pytest.ExitCode.OK
+    assert record_of(project).sections == {"sides": {side: {"share": 0.25} for side in SIDES}}
+    page = (project.path / "backdoor-audit-report" / "audit.html").read_text()
+    assert all(f'<th scope="row">{side}</th>' in page for side in SIDES)
 
 
 def test_a_limit_of_ones_own_question_is_set_by_name(run: Run, project: pytest.Pytester, copied: Path) -> None:

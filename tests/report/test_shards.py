@@ -49,6 +49,13 @@ def test_shards_that_cover_all_items_give_the_whole_audit_again(whole: Record) -
     assert joined.seconds == 2 * whole.seconds
 
 
+def test_what_a_question_kept_in_several_shards_is_there_whole(whole: Record) -> None:
+    first, second = {"flips": {"up": {"share": 0.1}}}, {"flips": {"down": {"share": 0.2}}, "tints": {"red": {}}}
+    parts = {"a.json": replace(whole, sections=first), "b.json": replace(whole, sections=second)}
+    (joined,) = merged(parts).values()
+    assert joined.sections == {"flips": {"up": {"share": 0.1}, "down": {"share": 0.2}}, "tints": {"red": {}}}
+
+
 def test_items_that_no_shard_ran_keep_it_from_passing(whole: Record) -> None:
     parts = {"a.json": shard(whole, "additive"), "b.json": shard(whole, "smooth")}
     (joined,) = merged(parts).values()
