@@ -170,6 +170,15 @@ class Run:
             taken.update((section, name) for name in names)
             return names
 
+        def of_questions() -> dict[str, dict[str, Any]]:
+            changed = {
+                question: {
+                    row: rows[row] for row in rows if fresh(f"sections of {question}", (f"{row} {rows[row]!r}",))
+                }
+                for question, rows in self.suite.sections(self).items()
+            }
+            return {question: rows for question, rows in changed.items() if rows}
+
         inputs, searches, counts = self.inputs, self.searches, self.inputs.catalogue.counts
         subject = fresh("subject", ("model",))
         return {
@@ -184,7 +193,7 @@ class Run:
                 for name in fresh("repairs", filter(counts, self.repairs.done))
                 for outcome in self.repairs.done[name]
             },
-            **({"sections": kept} if (kept := self.suite.sections(self)) else {}),
+            **({"sections": kept} if (kept := of_questions()) else {}),
             "canaries": {
                 f"{name}-class_{sighting.target_class}-dose_{sighting.dose:g}": sighting.summary()
                 for name in fresh("canaries", self.canaries.done)

@@ -13,7 +13,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detection
 from backdoor_audit.item import Item, Row
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.questions.suite import shipped, shipped_limits
+from backdoor_audit.questions.suite import Suite, shipped, shipped_limits
 from backdoor_audit.run import pictures as pictures_module
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
@@ -47,6 +47,20 @@ def test_what_was_taken_is_not_given_again(run: Run) -> None:
     assert first["subject"]["num_classes"] == toy.CLASSES
     assert {name: entries for name, entries in second.items() if entries} == {}
     assert set(run.sections()["detections"]) == {"made_up"}  # all of it, for whoever asks for all
+
+
+def test_of_a_questions_rows_those_that_are_new_or_have_changed_are_given(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, dict[str, float]] = {"left": {"share": 0.5}}
+    monkeypatch.setattr(Suite, "sections", lambda *_: {"sides": rows})
+    assert run.take_sections()["sections"] == {"sides": {"left": {"share": 0.5}}}
+    assert "sections" not in run.take_sections()
+    rows["right"] = {"share": 0.25}
+    assert run.take_sections()["sections"] == {"sides": {"right": {"share": 0.25}}}
+    rows["left"] = {"share": 1.0}
+    assert run.take_sections()["sections"] == {"sides": {"left": {"share": 1.0}}}
+    assert run.sections()["sections"] == {"sides": rows}
 
 
 @pytest.mark.parametrize(("most_classes", "shown"), [(100, set(range(toy.CLASSES))), (toy.CLASSES - 1, {5, 6, 7})])
