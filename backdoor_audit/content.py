@@ -10,7 +10,6 @@ from jinja2 import UndefinedError
 
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.evidence import Record
-from backdoor_audit.schema import schema
 from backdoor_audit.structure import misfit
 
 
@@ -35,5 +34,7 @@ def content_of(source: str, *records: Record) -> Iterator[None]:
 def _missing(record: Record, key: str) -> str:
     """Where a record lacks this key although its schema requires it, or an empty string."""
     return misfit(
-        record.to_json(), schema(), needed=lambda _, part: [name for name in part.get("required", ()) if name == key]
+        record.to_json(),
+        record.schema(),
+        needed=lambda _, part: [name for name in part.get("required", ()) if name == key],
     )

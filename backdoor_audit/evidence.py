@@ -9,13 +9,15 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.item import Item
 from backdoor_audit.printable import printable
-from backdoor_audit.schema import READ_VERSIONS, SCHEMA_VERSION, schema
+from backdoor_audit.record_schema import READ_VERSIONS, SCHEMA_VERSION, record_schema
+from backdoor_audit.record_types import Count, Reasons, Seconds
+from backdoor_audit.schema_of import LATER, Schema, Stored
 from backdoor_audit.structure import brief, misfit
 
 LONGEST = 4000
@@ -84,17 +86,17 @@ class Finding:
     come from outside (class names, messages): they are made printable.
     """
 
-    audit: str
+    audit: Annotated[str, Stored(minLength=1), "node id of the item"]
     statistic: str
     value: float | None
     limit: float | None
     verdict: Verdict
     reason: str
     settings: str = ""
-    target_class: int | None = None
+    target_class: Count | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    artifacts: Mapping[str, str] = field(default_factory=dict)
-    item: Item = NO_ITEM
+    artifacts: Annotated[Mapping[str, str], "title to a file in the report's folder"] = field(default_factory=dict)
+    item: Annotated[Item, LATER] = NO_ITEM
 
     def __post_init__(self) -> None:
         """Make every text printable, and take the item from the node id where that tells it."""
@@ -185,19 +187,27 @@ class Record:
     repairs: Sequence[Mapping[str, Any]]
     canaries: Sequence[Mapping[str, Any]] = field(default_factory=list)
     findings: Sequence[Finding]
-    skipped: Mapping[str, str]
-    errors: Mapping[str, str]
-    not_run: Sequence[str]
-    not_tested: Sequence[str]
-    seconds: float
-    exhibits: Mapping[str, Any] = field(default_factory=dict)
-    activations: Mapping[str, Any] = field(default_factory=dict)
-    properties: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    baseline: Mapping[str, Any] | None = None
-    rates: Sequence[str] = field(default_factory=list)
-    questions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    advisory: Sequence[Finding] = field(default_factory=list)
+    skipped: Reasons
+    errors: Reasons
+    not_run: Annotated[Sequence[str], "node ids"]
+    not_tested: Annotated[Sequence[str], "what this run says nothing about"]
+    seconds: Seconds
+    exhibits: Annotated[Mapping[str, Any], LATER] = field(default_factory=dict)
+    activations: Annotated[Mapping[str, Any], LATER] = field(default_factory=dict)
+    properties: Annotated[Sequence[Mapping[str, Any]], LATER] = field(default_factory=list)
+    baseline: Annotated[Mapping[str, Any] | None, LATER] = None
+    rates: Annotated[Sequence[str], LATER, "how often this audit is right, as measured: one sentence each"] = field(
+        default_factory=list
+    )
+    questions: Annotated[Mapping[str, Mapping[str, Any]], LATER] = field(default_factory=dict)
+    sections: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        LATER,
+        "what questions of other packages and projects have to show, by the name of the question",
+    ] = field(default_factory=dict)
+    advisory: Annotated[Sequence[Finding], LATER, "of parts of other packages; they decide nothing"] = field(
+        default_factory=list
+    )
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -288,6 +298,11 @@ class Record:
         content: dict[str, Any] = plain({**stored, **{name: getattr(self, name) for name in _JUDGED}})
         return content
 
+    @classmethod
+    def schema(cls) -> Schema:
+        """The JSON schema of `to_json`, as builtins that `json.dumps` takes."""
+        return record_schema(cls, Finding, Verdict)
+
     def write(self, path: Path) -> None:
         """Write as indented JSON, whole or not at all. Raises `OSError`."""
         write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
@@ -307,7 +322,7 @@ class Record:
             "schema_version": SCHEMA_VERSION
         }
         needed = {"": _needed(cls), "finding": _needed(Finding), **_NAMED}
-        if wrong := misfit(stored, schema(), needed=lambda name, _: needed.get(name, ())):
+        if wrong := misfit(stored, cls.schema(), needed=lambda name, _: needed.get(name, ())):
             raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
         found = {name: [Finding.from_json(finding) for finding in stored.get(name, ())] for name in _FINDINGS}
         return cls(**{**stored, **found})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 AUDIT = "audit"
 """Node ids of an audit's items begin with it, and it selects them on the command line."""
@@ -38,8 +38,8 @@ class Item:
     Without a question it is a test of a project's own.
     """
 
-    question: str = ""
-    asked_of: str = ""
+    question: Annotated[str, "empty for a test of a project's own"] = ""
+    asked_of: Annotated[str, "the detector, property, filter, repair, canary or condition"] = ""
     row: Row | None = None
 
     @property

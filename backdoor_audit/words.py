@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 
 class About(str, Enum):
@@ -35,9 +35,11 @@ class Words:
     holds: str
     advice: str
     topic: str
-    about: About = About.MODEL
-    counts: Mapping[str, str] = field(default_factory=dict)
-    references: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    about: Annotated[About, "what a failure speaks against"] = About.MODEL
+    counts: Annotated[Mapping[str, str], "statistic to what it counts"] = field(default_factory=dict)
+    references: Annotated[Mapping[str, Sequence[str]], "statistic to identifiers in frameworks"] = field(
+        default_factory=dict
+    )
     compared: str = "repairs"
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from backdoor_audit.detectors import Detection, Detector
 from backdoor_audit.evidence import Limits, Verdict
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.record_types import StoredCanary
 from backdoor_audit.store import Packed
 
 Search = Callable[[Detector, Classifier, str, Sequence[Detection]], Detection]
@@ -16,32 +17,8 @@ Search = Callable[[Detector, Classifier, str, Sequence[Detection]], Detection]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
-    """One canary: a kind of backdoor in one dose in one copy. ``planted_by`` is empty if it could not be, ``reason`` says why.
-
-    It was not ``tried`` if there was no time for it, or no sense in it. ``called`` says in words what was planted, ``dose`` is
-    its number. Scores are on held-out images; ``success_before`` is what the same stamp does to the model without the canary.
-    ``found_by`` names the detector that flagged the right class, with which the search ended, ``suspected_by`` those before it
-    that called it inconclusive, ``others`` the classes flagged beside it.
-    """
-
-    canary: str
-    settings: str
-    target_class: int
-    dose: float
-    called: str
-    tried: bool = True
-    planted_by: str = ""
-    reason: str = ""
-    accuracy_before: float | None = None
-    clean_accuracy: float | None = None
-    success_before: float | None = None
-    attack_success_rate: float | None = None
-    found_by: Sequence[str] = ()
-    suspected_by: Sequence[str] = ()
-    others: Sequence[int] = ()
-    details: Sequence[str] = ()
-    seconds: float = 0.0
+class Sighting(StoredCanary):
+    """One canary and who saw it, all of which is stored."""
 
     def seen(self, *, allow_suspected: bool) -> bool:
         """Whether a run would have been stopped by this canary. ``allow_suspected`` says that suspicion does that as well."""

@@ -7,25 +7,12 @@ from dataclasses import dataclass
 
 from backdoor_audit.detectors.rule import Beside, Numbers
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.record_types import StoredMargin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ByMargin:
-    """``margin`` is what was reached, ``natural_margin`` and ``natural_success`` the means over the reference twins.
-
-    ``excess`` is what exceeds them, ``deviation`` the same over the spread of the classes. Where several searches were weighed
-    together, all but ``deviation`` is that of the one in which the class stands out most: ``strongest``. ``landing`` is the
-    class that most images arrived at. ``rising`` is what the search still gained at its end, in the measure of its criterion.
-    """
-
-    margin: float
-    natural_margin: float | None = None
-    natural_success: float | None = None
-    landing: int | None = None
-    excess: float | None = None
-    deviation: float | None = None
-    strongest: str | None = None
-    rising: float | None = None
+class ByMargin(StoredMargin):
+    """The numbers about the farthest change, and how they are judged."""
 
     kind = "margin"
     compared = True  # with reference models

@@ -7,25 +7,12 @@ from dataclasses import dataclass
 
 from backdoor_audit.detectors.rule import Beside, Numbers
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.record_types import StoredSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BySize:
-    """``size`` is that of the smallest trigger in pixels, ``size_ratio`` that over the median of all classes.
-
-    ``reached`` says whether it met the success threshold, ``success_opt`` how often it works on the images that were searched.
-    ``paper_index`` and ``log_index`` are those of `anomaly.Anomaly`. ``shrinkage`` is the share by which the trigger still shrank
-    in the last of its ``steps``.
-    """
-
-    size: float
-    size_ratio: float | None = None
-    reached: bool = True
-    success_opt: float | None = None
-    paper_index: float | None = None
-    log_index: float | None = None
-    steps: int | None = None
-    shrinkage: float | None = None
+class BySize(StoredSize):
+    """The numbers about the smallest trigger, and how they are judged."""
 
     kind = "size"
     compared = False  # with reference models

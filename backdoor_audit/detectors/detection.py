@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.record_types import StoredDetection
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import AnyTrigger, trigger_from
 
@@ -20,41 +21,17 @@ RELABELLINGS = "triggers that send every class elsewhere (all-to-all)"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Detection:
-    """A detector's answer about one model: ``scores`` has its rows, ``rows`` says whether each is about a target or a source.
+class Detection(StoredDetection):
+    """A detector's answer about one model: what is stored of it, its rows (``scores``), and its triggers.
 
     ``triggers`` run in the order of ``scores``, as far as those are of one class.
 
     ``away`` holds, by the class that images leave, what takes them away from it, where rows are sources. It is there to be
     looked at: repairs and filters work against ``triggers``, which lead images of all classes to one.
-
-    ``means`` says in words what a trigger of this detector is, ``reference`` which clean models its index was calibrated
-    on. ``inconclusive`` says why there is no answer; it is empty when there is one. ``coverage`` says what got less than the
-    whole effort; it is empty when all got it. ``p_value`` is that of the most extreme class. ``image_passes`` counts forward
-    and backward of one image, over all classes.
-
-    ``criterion`` says in words when a search has converged. ``unconverged`` says why too few have for any class to pass; it is
-    empty when enough have. ``unusual`` says that the classes differ more than in any clean model of the reference: an index
-    counts spreads, so a low one says little there.
     """
 
-    detector: str
-    settings: str
     scores: Sequence[Row]
     triggers: Sequence[AnyTrigger]
-    inconclusive: str = ""
-    coverage: str = ""
-    criterion: str = ""
-    unconverged: str = ""
-    unusual: str = ""
-    means: str = "a trigger"
-    rows: str = "target"
-    reference: str = ""
-    p_value: float | None = None
-    median_size: float | None = None
-    cut_size: float | None = None
-    seconds: float = 0.0
-    blind_spots: Sequence[str] = ()
     away: Mapping[int, AnyTrigger] = field(default_factory=dict)
 
     @property
@@ -140,25 +117,7 @@ class Detection:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the tensors, for the record."""
-        stored = {
-            name: getattr(self, name)
-            for name in (
-                "detector",
-                "settings",
-                "inconclusive",
-                "coverage",
-                "criterion",
-                "unconverged",
-                "unusual",
-                "means",
-                "rows",
-                "reference",
-                "p_value",
-                "median_size",
-                "cut_size",
-                "seconds",
-            )
-        }
+        stored = {entry.name: getattr(self, entry.name) for entry in fields(StoredDetection)}
         scores = [row.summary() for row in self.scores]
         return {**stored, "blind_spots": list(self.blind_spots), "image_passes": self.image_passes, "classes": scores}
 

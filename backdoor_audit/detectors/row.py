@@ -10,6 +10,7 @@ from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.rule import Beside
 from backdoor_audit.evidence import Finding, Limits
+from backdoor_audit.record_types import StoredRow
 
 Measured = BySize | ByMargin
 """What a detector measures; each kind has a rule of its own by which it is judged."""
@@ -23,23 +24,10 @@ _NOT_MEASURED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One class under a detector; ``target_class`` is None for all-to-all, where every class goes to another.
+class Row(StoredRow):
+    """One class under a detector, or all of them at once; ``measured`` is what its numbers were computed from."""
 
-    Under a detector whose ``rows`` are sources it is the class that images leave. ``success_val`` is the share of held-out images
-    of other classes that the trigger sends there; ``index`` the calibrated anomaly index and ``p_value`` the share of clean
-    models in which *some* class is as extreme; None where there is none. ``measured`` is what they were computed from.
-
-    ``unconverged`` says why the search of this class had not come to its end; it is empty where it had.
-    """
-
-    target_class: int | None
-    success_val: float
-    index: float | None
-    p_value: float | None
-    image_passes: int
     measured: Measured
-    unconverged: str = ""
 
     def judge(self, detection: Beside, limits: Limits, *, index: str, name: str) -> Finding:
         """What these numbers say by themselves, by the rule of their kind; `Detection.judge` knows what stands beside them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backdoor_audit.record_types import CurvePoint, Scores
 from backdoor_audit.repairs.anp import ANP
 from backdoor_audit.repairs.baking import baked
 from backdoor_audit.repairs.benign_salience import BenignSalience
@@ -18,11 +19,9 @@ from backdoor_audit.repairs.linf_pruning import LinfPruning
 from backdoor_audit.repairs.nad import NAD
 from backdoor_audit.repairs.neural_cleanse import NeuronPruning, Unlearning
 from backdoor_audit.repairs.outcome import (
-    CurvePoint,
     Repair,
     RepairOutcome,
     RepairResult,
-    Scores,
     judge_drop,
     judge_robustness,
     judge_success,

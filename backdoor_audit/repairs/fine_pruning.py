@@ -13,8 +13,9 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.record_types import CurvePoint
 from backdoor_audit.repairs.augmentation import augmentation_of
-from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported, score
 from backdoor_audit.repairs.pruning import pruned
 from backdoor_audit.triggers.trigger import AnyTrigger
 

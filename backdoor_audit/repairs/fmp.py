@@ -14,9 +14,10 @@ from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
+from backdoor_audit.record_types import CurvePoint
 from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.conv_norm import conv_norms, pruned_layers
-from backdoor_audit.repairs.outcome import CurvePoint, RepairResult, not_applicable, reported, score
+from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _AT_ONCE = 512  # images in one pass: bounds the memory, changes no result

@@ -16,8 +16,9 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.record_types import CurvePoint
 from backdoor_audit.repairs.conv_norm import pruned_layers
-from backdoor_audit.repairs.outcome import CurvePoint, Repair, RepairResult, not_applicable, reported, score
+from backdoor_audit.repairs.outcome import Repair, RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))

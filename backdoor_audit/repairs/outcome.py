@@ -13,17 +13,9 @@ from backdoor_audit.evidence import Finding, Limits, judge
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, triggered_rates
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.record_types import CurvePoint, Scores, StoredRepair
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import AnyTrigger
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Clean accuracy, attack success rate and robust accuracy of one model under one trigger; fractions."""
-
-    clean_accuracy: float
-    attack_success_rate: float
-    robust_accuracy: float
 
 
 def score(classifier: Classifier, clean: CleanSet, trigger: AnyTrigger) -> Scores:
@@ -34,27 +26,9 @@ def score(classifier: Classifier, clean: CleanSet, trigger: AnyTrigger) -> Score
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """Scores on held-out images with the ``prune_rate`` most suspicious share of channels set to 0."""
-
-    prune_rate: float
-    threshold: float | None
-    scores: Scores
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RepairOutcome:
-    """How a repair ended. ``not_applicable`` says why it could not be tried on this network; then there are no scores."""
-
-    method: str
-    settings: str
-    target_class: int
-    before: Scores | None = None
-    after: Scores | None = None
-    curve: Sequence[CurvePoint] = ()
-    note: str = ""
-    not_applicable: str = ""
+class RepairOutcome(StoredRepair):
+    """How a repair ended, all of which is stored."""
 
     def summary(self) -> dict[str, Any]:
         """Builtins for the record."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.outcome import CurvePoint, Repair, RepairResult, Scores, reported, score
+from backdoor_audit.record_types import CurvePoint, Scores
+from backdoor_audit.repairs.outcome import Repair, RepairResult, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 PRUNE_RATES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.14, 0.17, 0.2, 0.25, 0.3, 0.4, 0.5)

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"bounds", "item", "printable", "progress", "schema", "source", "structure", "words"},
-    {"errors", "files"},
+    {"bounds", "item", "printable", "progress", "schema_of", "source", "structure", "words"},
+    {"errors", "files", "record_types"},
+    {"record_schema"},
     {"budget", "data", "evidence", "installed", "store", "tensor_file"},
-    {"content", "model", "options", "triggers"},
+    {"content", "model", "options", "schema", "triggers"},
     {"attacks", "baseline", "filters", "rates", "repairs", "search"},
     {"detectors", "properties", "readings"},
     {"canary"},
