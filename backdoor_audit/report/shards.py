@@ -17,9 +17,9 @@ _OF_A_MACHINE = frozenset({"model", "data", "report", "device"})
 def merged(records: Mapping[str, Record]) -> dict[str, Record]:
     """The same records, with those of one audit put together under their joined names, in the order given.
 
-    One audit: the same model and images (by fingerprint), settings and version. Where two shards have an item both, the worse
-    finding stands; an item that one shard did not run is run if another did. Records of different audits stay apart. Raises
-    `DataFormatError` for a record whose content is not that of an audit.
+    One audit: the same model and images (by fingerprint), settings, questions and version. Where two shards have an item both,
+    the worse finding stands; an item that one shard did not run is run if another did. Records of different audits stay apart.
+    Raises `DataFormatError` for a record whose content is not that of an audit.
     """
     groups: dict[str, dict[str, Record]] = {}
     for name, record in records.items():
@@ -38,7 +38,8 @@ def _audit(record: Record) -> str:
     fingerprint = record.subject.get("model_fingerprint")
     settings = {key: value for key, value in record.settings.items() if key not in _OF_A_MACHINE}
     version = record.environment.get("code_fingerprint"), record.schema_version
-    parts = fingerprint, record.subject.get("data_fingerprint"), sorted(plain(settings).items()), version
+    asked = sorted((name, plain(words)) for name, words in record.questions.items())
+    parts = fingerprint, record.subject.get("data_fingerprint"), sorted(plain(settings).items()), asked, version
     return repr(parts) if fingerprint else ""
 
 
@@ -72,6 +73,7 @@ def _joined(records: Sequence[Record]) -> Record:
         exhibits=_union(record.exhibits for record in records),
         activations=_union(record.activations for record in records),
         properties=_each(records, "properties", lambda entry: entry["name"]),
+        sections=_union(record.sections for record in records),
         baseline=min(
             filter(None, (record.baseline for record in records)),
             key=lambda told: WORST_FIRST.index(Verdict(told["verdict"])),
