@@ -63,6 +63,6 @@ class Question(ABC):
         return {}
 
     def section(self, run: Run) -> Mapping[str, Mapping[str, Any]]:
-        """What the record keeps of it beside the findings, in builtins, by name: a table on the page."""
+        """What the record keeps of it beside the findings, in builtins, by name. Cheap: it is asked for after every item."""
         del run
         return {}

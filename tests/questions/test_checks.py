@@ -122,7 +122,11 @@ def test_an_answer_that_is_no_finding_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kept", "reason"),
-    [([1], "a list of 1 where names and tables belong"), ({"a": 1}, "an object of 1"), (KeyError("k"), "KeyError: 'k'")],
+    [
+        ([1], "a list of 1 where names and tables belong"),
+        ({"a": 1}, "an object of 1"),
+        (KeyError("k"), "KeyError: 'k'"),
+    ],
 )
 def test_a_section_that_cannot_be_had_says_why(kept: Any, reason: str) -> None:
     assert reason in section_of(Own(kept=kept), RUN)["not shown"]["reason"]
