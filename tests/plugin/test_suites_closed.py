@@ -134,12 +134,16 @@ def test_a_worker_that_asks_by_another_number_decides_nothing(run: Run, project:
 
 def test_a_model_that_changes_the_suite_in_the_process_is_told(run: Run, project: pytest.Pytester, mine: Path) -> None:
     (mine / "test_flip_drop.py").write_text(OWN)
-    act = "[object.__setattr__(module.QUESTION, 'flip_drop', 0.9) for name, module in list(sys.modules.items()) if name.startswith('_backdoor_audit_suite_') and hasattr(module, 'FlipDrop')]"  # fmt: skip
-    assert run("clean", "--audit-suite=mine", base=wild(project, act, LOADING)).ret == pytest.ExitCode.TESTS_FAILED
-    assert "flip_drop changed" in errors_of(record_of(project))
-    act = "[setattr(module.FlipDrop, 'answer', lambda *_: None) for name, module in list(sys.modules.items()) if name.startswith('_backdoor_audit_suite_') and hasattr(module, 'FlipDrop')]"  # fmt: skip
-    assert run("clean", "--audit-suite=mine", base=wild(project, act, LOADING)).ret == pytest.ExitCode.TESTS_FAILED
-    assert "somebody replaced _backdoor_audit_suite_" in errors_of(record_of(project))
+    for act, told in (
+        ("object.__setattr__(module.QUESTION, 'flip_drop', 0.9)", "flip_drop changed"),
+        ("setattr(module.FlipDrop, 'answer', lambda *_: None)", "somebody replaced _backdoor_audit_suite_"),
+    ):
+        every = (
+            "for module in list(sys.modules.values()) if '_backdoor_audit_suite_' in getattr(module, '__name__', '')"
+        )
+        base = wild(project, f"[{act} {every} and hasattr(module, 'FlipDrop')]", LOADING)
+        assert run("clean", "--audit-suite=mine", base=base).ret == pytest.ExitCode.TESTS_FAILED
+        assert told in errors_of(record_of(project))
 
 
 def test_a_suite_that_is_gone_when_items_are_collected_leaves_them_not_run(
@@ -151,7 +155,9 @@ def test_a_suite_that_is_gone_when_items_are_collected_leaves_them_not_run(
     assert "audit::test_flip_drop[model]" in record_of(project).not_run
 
 
-def test_a_suite_in_the_projects_file_is_found_from_a_folder_below(run: Run, project: pytest.Pytester, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_suite_in_the_projects_file_is_found_from_a_folder_below(
+    project: pytest.Pytester, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (mine / "test_flip_drop.py").write_text(KEPT)
     (project.path / "pyproject.toml").write_text('[tool.backdoor_audit]\nsuite = "mine"\n')
     below = project.path / "below"

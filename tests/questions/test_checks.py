@@ -8,11 +8,14 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
+import torch
 
 from backdoor_audit.errors import OptionError
+from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.item import Item
 from backdoor_audit.questions import Answer, Question, Words, judge
 from backdoor_audit.questions.checks import ask, items_of, question_problem, section_of
+from backdoor_audit.questions.record import build_record
 from backdoor_audit.run.run import Run
 
 RUN = cast(Run, SimpleNamespace())
@@ -131,3 +134,31 @@ def test_an_answer_that_is_no_finding_is_refused(given: Any) -> None:
 def test_a_section_that_cannot_be_had_says_why(kept: Any, reason: str) -> None:
     assert reason in section_of(Own(kept=kept), RUN)["not shown"]["reason"]
     assert section_of(Own(kept={"a": {"b": 1}}), RUN) == {"a": {"b": 1}}
+
+
+def test_a_finding_has_builtin_numbers_and_passes_by_no_number_that_is_not_finite() -> None:
+    found = Finding(audit="", statistic="own", value=torch.tensor(0.25), limit=1, verdict="pass", reason="r")  # type: ignore[arg-type]
+    assert (type(found.value), found.value, found.verdict) == (float, 0.25, Verdict.PASS)
+    for value in (math.nan, -math.inf):
+        odd = replace(found, value=value)
+        assert odd.verdict is Verdict.INCONCLUSIVE
+        assert "own is not finite" in odd.reason
+    with pytest.raises(ValueError, match="could not convert"):
+        replace(found, value="much")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("about", "verdict"), [("model", Verdict.PASS), ("remedy", Verdict.INCONCLUSIVE)])
+def test_a_record_without_an_answer_about_the_model_is_not_a_pass(about: str, verdict: Verdict) -> None:
+    whole = build_record(
+        {},
+        {"inconclusive": "allow"},
+        questions={"own": {**WORDS.to_json(), "about": about}},
+        findings={"a": judge("own", 0.2, at_most=0.3, reason="r", audit="audit::test_own[model]")},
+        skipped={},
+        errors={},
+        expected=[],
+        seconds=0.0,
+    )
+    assert whole.verdict is verdict
+    assert whole.passes_gate == (about == "model")
+    assert replace(whole, questions={}).verdict is Verdict.PASS  # of a version without questions
