@@ -157,7 +157,8 @@ class AuditSession:
         try:
             self._asked = self.suite.to_json()  # imported before anything of the model runs
         except AuditError as error:
-            self.recorder.put_back()
+            with suppress(OSError):
+                self.report.rmdir()  # as below
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
         self._watched = watched()
         self._open.enter_context(self.pace.watching())
