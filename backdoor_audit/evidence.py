@@ -99,9 +99,18 @@ class Finding:
     item: Annotated[Item, LATER] = NO_ITEM
 
     def __post_init__(self) -> None:
-        """Make every text printable, and take the item from the node id where that tells it."""
+        """Make every text printable and every number a builtin, and take the item from the node id where that tells it.
+
+        A number that is not finite is inside no limit: what it would pass is inconclusive.
+        """
         for name in ("audit", "statistic", "reason", "settings", "details", "artifacts"):
             object.__setattr__(self, name, presentable(getattr(self, name)))
+        for name in ("value", "limit"):
+            object.__setattr__(self, name, _number(getattr(self, name)))
+        object.__setattr__(self, "verdict", Verdict(self.verdict))
+        if self.verdict is Verdict.PASS and self.value is not None and not math.isfinite(self.value):
+            object.__setattr__(self, "verdict", Verdict.INCONCLUSIVE)
+            object.__setattr__(self, "reason", f"{self.statistic} is not finite: {self.reason}")
         parsed = Item.parse(
             self.audit
         )  # a copied audit in a project has a node id of its own, and the item of its question
@@ -122,6 +131,11 @@ class Finding:
         """The finding that `to_json` wrote; one of schema version 1 knows its item by its node id alone."""
         item = Item.from_json(stored["item"]) if "item" in stored else NO_ITEM
         return cls(**{**stored, "verdict": Verdict(stored["verdict"]), "item": item})
+
+
+def _number(value: Any) -> float | None:
+    """A number of any library as a builtin. Raises `ValueError` or `TypeError` for something else."""
+    return value if value is None or type(value) in (int, float) else float(value)
 
 
 def judge(
@@ -220,15 +234,25 @@ class Record:
     def verdict(self) -> Verdict:
         """fail if a finding failed; inconclusive if one could not be measured, an item broke or was left out; else pass.
 
-        A canary that was missed makes no model bad, but the silence about it means nothing: inconclusive.
+        A canary that was missed makes no model bad, but the silence about it means nothing: inconclusive. So is a run that has
+        no answer to any question about the model.
         """
         verdicts = {finding.verdict for finding in self.findings if finding.statistic != POWER}
         if Verdict.FAIL in verdicts:
             return Verdict.FAIL
         unsure = Verdict.INCONCLUSIVE in verdicts or self.power not in (None, Verdict.PASS)
-        if unsure or self.errors or self.not_run or not verdicts:
+        if unsure or self.errors or self.not_run or not self.is_about_the_model:
             return Verdict.INCONCLUSIVE
         return Verdict.PASS
+
+    @property
+    def is_about_the_model(self) -> bool:
+        """Whether a finding answers a question about the model; a test of a project's own does, a canary does not.
+
+        Records of earlier versions name no questions: any finding but a canary's counts there.
+        """
+        found = [finding for finding in self.findings if finding.statistic != POWER]
+        return any(self.questions.get(entry.item.question, {}).get("about", "model") == "model" for entry in found)
 
     @property
     def passes_gate(self) -> bool:
@@ -237,7 +261,7 @@ class Record:
         That is a pass; beside a baseline, that nothing is worse and somebody answers for what is no pass; and an inconclusive
         verdict where the user allowed that, unless something failed, broke or was left out.
         """
-        if self.errors or self.not_run or not self.findings:
+        if self.errors or self.not_run or not self.is_about_the_model:
             return False
         if self.baseline:
             return bool(self.baseline["verdict"] == Verdict.PASS.value)

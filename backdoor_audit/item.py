@@ -10,6 +10,9 @@ from typing import Annotated, Any
 AUDIT = "audit"
 """Node ids of an audit's items begin with it, and it selects them on the command line."""
 
+SUITE_MODULE = "_backdoor_audit_suite_"
+"""Names of the modules as which the files of a suite are imported begin with it."""
+
 _NODE_ID = re.compile(rf"{AUDIT}::test_(\w+)(?:\[(.*))?", re.DOTALL)
 _ROW = re.compile(r"(from_)?(?:class_([0-9]{1,18})|all_to_all)")
 

@@ -14,11 +14,14 @@ from backdoor_audit.canary.cleaning import MOST_LEFT, STAMPED_AGAIN, Stowaway, l
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
 from backdoor_audit.installed import is_advisory
+from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.loading.architecture import can_be_named
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.questions.checks import ask, items_of
+from backdoor_audit.questions.question import Question
 from backdoor_audit.questions.suite import Suite, suite_of
 from backdoor_audit.repairs import Joint, Repair, Scores, against_all, baked, score
 from backdoor_audit.run import preconditions
@@ -268,6 +271,8 @@ def _found_again(run: Run, repaired: Classifier, file: Path) -> tuple[str, list[
     probe = run.inputs.halves[1].images[:_PROBES]
     if not torch.allclose(again.classifier.logits(probe), repaired.logits(probe), atol=_SAME):
         return "its file gives other answers than the repaired network", []
+    if not _asked(again):
+        return "the suite asks nothing about the model, so that nothing speaks for its file", []
     allowed = {Verdict.PASS, Verdict.INCONCLUSIVE} if run.options.inconclusive == "allow" else {Verdict.PASS}
     for name, finding, triggers in _looks(run, again):
         if finding.verdict not in allowed:
@@ -279,13 +284,17 @@ def _looks(run: Run, again: Run) -> Iterator[tuple[str, Finding, Callable[[], Se
     """What every question about the model finds in the repaired one, and triggers of it; those that found something first."""
     telling = {entry.name for entry in run.searches.detectors if run.flagged.by(entry.name)}
     telling |= {entry.name for entry in run.properties.refuted()}
-    about = [question for question in suite_of(again).questions if question.words.about is About.MODEL]
-    asked = [(question, item) for question in about for item in question.items(again)]
-    counted = [(question, item) for question, item in asked if not is_advisory(item, again.inputs.catalogue.plugins)]
-    for question, item in sorted(counted, key=lambda pair: pair[1].asked_of not in telling):
-        answer = question.answer(again, item)
+    for question, item in sorted(_asked(again), key=lambda pair: pair[1].asked_of not in telling):
+        answer = ask(question, again, item)
         if isinstance(answer, Finding):
             yield item.asked_of, answer, partial(again.flagged.by, item.asked_of)
+
+
+def _asked(run: Run) -> list[tuple[Question, Item]]:
+    """Every item about the model that counts."""
+    about = [question for question in suite_of(run).questions if question.words.about is About.MODEL]
+    asked = [(question, item) for question in about for item in items_of(question, run)]
+    return [(question, item) for question, item in asked if not is_advisory(item, run.inputs.catalogue.plugins)]
 
 
 def summary(attempts: Sequence[Attempt], out: Path) -> str:

@@ -228,6 +228,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     question = session.question_of(metafunc)
     if question is not None:
-        items = list(question.items(session.start()))
+        from backdoor_audit.questions.checks import items_of
+
+        items = items_of(question, session.start())
         asked = [(question, item) for item in items]
         metafunc.parametrize("finding", asked, ids=[item.brackets for item in items], indirect=True)

@@ -90,6 +90,7 @@ def detection(request: pytest.FixtureRequest, audit_run: Run) -> Detection:
 def finding(request: pytest.FixtureRequest, audit_run: Run) -> Finding:
     """The answer to one item of the module's ``QUESTION``; skipped, with the reason, where there is none."""
     from backdoor_audit.questions import Skipped
+    from backdoor_audit.questions.checks import ask
 
     session, asked = _session(request.config), getattr(request, "param", None)
     if asked is None:
@@ -97,7 +98,7 @@ def finding(request: pytest.FixtureRequest, audit_run: Run) -> Finding:
     question, item = asked
     try:
         with session.pace.shown() if item.question == "precondition" else session.working(audit_run):
-            answer = question.answer(audit_run, item)
+            answer = ask(question, audit_run, item)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
     if isinstance(answer, Skipped):

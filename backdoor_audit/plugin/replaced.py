@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
+from backdoor_audit.item import SUITE_MODULE
+
 _WATCHED = ("backdoor_audit", "_pytest", "pytest", "pluggy", "xdist")
 _WAYS_OUT = ((sys, "exit"), (os, "_exit"), (os, "kill"), (os, "abort"))
 
@@ -14,14 +16,14 @@ Names = dict[str, object]
 
 
 def watched() -> Names:
-    """Every function and class of the audit and of pytest that is loaded now, their methods, and how a process is ended, by name.
+    """Every function and class of the audit, its suite and pytest that is loaded now, their methods, and how a process ends.
 
     A model's code shares the process with the audit. This finds what it replaced by accident or without guile; code that is
     bent on deceit can hide that as well, which is why nobody should audit a model with code of its maker.
     """
     found: Names = {f"{module.__name__}.{name}": getattr(module, name) for module, name in _WAYS_OUT}
     for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and name.partition(".")[0] in _WATCHED:
+        if isinstance(module, ModuleType) and (name.partition(".")[0] in _WATCHED or name.startswith(SUITE_MODULE)):
             found.update(_of(module))
     return found
 

@@ -67,6 +67,7 @@ class AuditSession:
         self._open = ExitStack()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._watched: Names = {}
+        self._asked: Mapping[str, Any] = {}
         self._before_sigterm: Any = None
 
     @property
@@ -136,7 +137,7 @@ class AuditSession:
         """The question whose items a test function takes: the suite's, or that of a module in the project. None without one."""
         from backdoor_audit.questions.suite import names_some, questions_of
 
-        name = metafunc.function.__name__.removeprefix("test_")
+        name = metafunc.definition.originalname.removeprefix("test_")
         if metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
             return self.suite.question(name)
         try:
@@ -153,6 +154,12 @@ class AuditSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
+        try:
+            self._asked = self.suite.to_json()  # imported before anything of the model runs
+        except AuditError as error:
+            with suppress(OSError):
+                self.report.rmdir()  # as below
+            raise pytest.UsageError(f"backdoor_audit: {error}") from None
         self._watched = watched()
         self._open.enter_context(self.pace.watching())
         if not self.is_controller:
@@ -350,12 +357,14 @@ class AuditSession:
         if self._before_sigterm is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is written now is written whole
         if not self.is_controller:
-            self.config.workeroutput["backdoor_audit_replaced"] = replaced(self._watched)  # type: ignore[attr-defined]
+            said = {"backdoor_audit_replaced": replaced(self._watched), "backdoor_audit_asked": self.suite.to_json()}
+            self.config.workeroutput.update(said)  # type: ignore[attr-defined]
             return
         self.config.stash[JUDGED] = True
         if self.config.option.collectonly:
             return
         self._note_replaced(replaced(self._watched), "the process of this run")
+        self._note_asked(self.suite.to_json(), "the process of this run")
         if not (self.collects or self.outcomes.findings or self.outcomes.errors):
             self._tell_parent(None)
             return
@@ -376,11 +385,22 @@ class AuditSession:
         """Take what a worker has to say at its end; one that died has said nothing, and xdist reports its item."""
         output = getattr(node, "workeroutput", {})
         self._note_replaced(output.get("backdoor_audit_replaced", []), f"worker {node.gateway.id}")
+        self._note_asked(output.get("backdoor_audit_asked", self._asked), f"worker {node.gateway.id}")
 
     def _note_replaced(self, names: list[str], where: str) -> None:
         if names:
             shown = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
             self.outcomes.errors[RUN] = f"while the model's code ran in {where}, somebody replaced {shown}"
+
+    def _note_asked(self, questions: Mapping[str, Any], where: str) -> None:
+        """Whatever asked by other numbers or files than the record tells makes no answer."""
+        names = {*questions, *self._asked}
+        others = sorted(name for name in names if questions.get(name) != self._asked.get(name))
+        if others:
+            self.outcomes.errors[RUN] = (
+                f"{where} asked otherwise than the run at its beginning: {', '.join(others)} changed; leave the files of a suite "
+                "alone while it runs"
+            )
 
     def _tell_parent(self, written: str | None) -> None:
         channel = self.config.stash.get(CHANNEL, None)

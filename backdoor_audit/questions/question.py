@@ -40,9 +40,9 @@ class Question(ABC):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The numbers that its findings are judged by, by name: its fields that are floats."""
-        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+        """The numbers that its findings are judged by, by name: its fields that are declared as floats."""
+        named = [entry.name for entry in fields(self) if entry.type in ("float", float)]  # type: ignore[arg-type]
+        return {name: float(getattr(self, name)) for name in named}
 
     def judging(self, limits: Limits) -> Limits:
         """The limits of a run, with its own in their place."""
@@ -63,6 +63,9 @@ class Question(ABC):
         return {}
 
     def section(self, run: Run) -> Mapping[str, Mapping[str, Any]]:
-        """What the record keeps of it beside the findings, in builtins, by name: a table on the page."""
+        """What the record keeps of it beside the findings, in builtins, by name: a table on the page.
+
+        Cheap: it is asked for after every item.
+        """
         del run
         return {}

@@ -126,4 +126,7 @@ def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, 
 def _not_asked(questions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a suite of one's own leaves out of the shipped questions."""
     absent = [question for question in shipped().questions if question.name not in questions]
-    return [f"{question.words.asks} (this suite does not ask it)" for question in absent] if questions else []
+    lines = [f"{question.words.asks} (this suite does not ask it)" for question in absent] if questions else []
+    if questions and not any(words["about"] == About.MODEL.value for words in questions.values()):
+        lines.insert(0, "the model itself: no question of this suite is about it, so that no run of it is a pass")
+    return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import Finding, Limits
-from backdoor_audit.item import Item
+from backdoor_audit.item import SUITE_MODULE, Item
 from backdoor_audit.options import AuditOptions, limit_problem
+from backdoor_audit.questions.checks import ask, fraction_problem, items_of, question_problem, section_of, told
 from backdoor_audit.questions.question import Question, Skipped
 from backdoor_audit.structure import brief
 from backdoor_audit.words import About, Words
@@ -68,6 +69,7 @@ class Suite:
             raise OptionError(
                 f"--audit-suite: {folder} asks {', '.join(twice)} twice; give every question a name of its own"
             )
+        _refuse_two_numbers(folder, [entry.question for entry in entries])
         return cls(folder, tuple(sorted(entries, key=lambda entry: (entry.question.turn, entry.file.name))))
 
     @classmethod
@@ -96,10 +98,8 @@ class Suite:
                 raise OptionError(f"limit {brief(name)} is not known; limits are {', '.join(sorted(allowed))}")
             if problem := limit_problem(name, value):
                 raise OptionError(problem)
-            if value > 1 and name not in allowed[name].above_one:
-                raise OptionError(
-                    f"limit {name} must lie in [0, 1], got {brief(value)} (rates are fractions, not percent)"
-                )
+            if problem := fraction_problem(name, value, allowed[name]):
+                raise OptionError(problem)
         return replace(
             self, entries=tuple(replace(entry, question=_with(entry.question, values)) for entry in self.entries)
         )
@@ -109,8 +109,8 @@ class Suite:
         return next((question for question in self.questions if question.name == name), None)
 
     def items(self, run: Run) -> list[Item]:
-        """Every item of a complete run, in order."""
-        return [item for question in self.questions for item in question.items(run)]
+        """Every item of a complete run, in order. Raises `OptionError` for a question that cannot list them."""
+        return [item for question in self.questions for item in items_of(question, run)]
 
     def answers(
         self, run: Run, *, about: Container[About] = tuple(About)
@@ -119,9 +119,9 @@ class Suite:
         for question in self.questions:
             if question.words.about not in about:
                 continue
-            for item in question.items(run):
+            for item in items_of(question, run):
                 try:
-                    answer = question.answer(run, item)
+                    answer = ask(question, run, item)
                 except BudgetSpentError as error:
                     yield question, item, error
                 else:
@@ -129,7 +129,7 @@ class Suite:
 
     def sections(self, run: Run) -> dict[str, Any]:
         """What questions keep in the record beside their findings, by name."""
-        return {question.name: entries for question in self.questions if (entries := question.section(run))}
+        return {question.name: entries for question in self.questions if (entries := section_of(question, run))}
 
     def to_json(self) -> dict[str, Any]:
         """What a record says of its questions, by name."""
@@ -141,6 +141,19 @@ def suite_of(run: Run) -> Suite:
     if not isinstance(run.suite, Suite):
         raise TypeError(f"a run of {type(run.suite).__name__} asks nothing")
     return run.suite
+
+
+def _refuse_two_numbers(folder: Path, questions: Sequence[Question]) -> None:
+    """Raise `OptionError` where questions judge by two numbers under one name: a run has one."""
+    known: dict[str, tuple[str, float]] = {}
+    for question in questions:
+        for name, value in question.limits.items():
+            other, number = known.setdefault(name, (question.name, value))
+            if number != value:
+                raise OptionError(
+                    f"--audit-suite: {folder}: limit {name} is {number:g} in {other} and {value:g} in {question.name}; give one "
+                    "of them another name"
+                )
 
 
 def _with(question: Question, values: Mapping[str, float]) -> Question:
@@ -162,6 +175,8 @@ def questions_of(module: ModuleType, source: str) -> tuple[Question, ...]:
     for entry in found:
         if not isinstance(entry, Question):
             raise OptionError(f"{source}: QUESTION is {brief(entry)}; a question is accepted, as AnomalyIndex(...)")
+        if problem := question_problem(entry):
+            raise OptionError(f"{source}: {type(entry).__name__} {problem}")
         if not callable(getattr(module, f"test_{entry.name}", None)):
             raise OptionError(
                 f"{source}: no function test_{entry.name} that submits the answers of {type(entry).__name__}"
@@ -171,7 +186,7 @@ def questions_of(module: ModuleType, source: str) -> tuple[Question, ...]:
 
 def _imported(file: Path) -> ModuleType:
     """A file as a module of its own. Raises `OptionError` if it does not run."""
-    name = f"_backdoor_audit_suite_{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]}"
+    name = f"{SUITE_MODULE}{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -179,9 +194,10 @@ def _imported(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        told = (str(error).splitlines() or [""])[0]
-        raise OptionError(f"--audit-suite: {file} cannot be imported ({type(error).__name__}: {told})") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # pytest.skip and sys.exit as well: a file that is not there asks nothing
+        raise OptionError(f"--audit-suite: {file} cannot be imported ({told(error)})") from None
     return module
 
 

@@ -15,9 +15,9 @@ from backdoor_audit.options import Role, options_with
 def merged(records: Mapping[str, Record]) -> dict[str, Record]:
     """The same records, with those of one audit put together under their joined names, in the order given.
 
-    One audit: the same model and images (by fingerprint), settings and version. Where two shards have an item both, the worse
-    finding stands; an item that one shard did not run is run if another did. Records of different audits stay apart. Raises
-    `DataFormatError` for a record whose content is not that of an audit.
+    One audit: the same model and images (by fingerprint), settings, questions and version. Where two shards have an item both,
+    the worse finding stands; an item that one shard did not run is run if another did. Records of different audits stay apart.
+    Raises `DataFormatError` for a record whose content is not that of an audit.
     """
     groups: dict[str, dict[str, Record]] = {}
     for name, record in records.items():
@@ -37,7 +37,8 @@ def _audit(record: Record) -> str:
     of_a_machine = options_with(Role.MACHINE)
     settings = {key: value for key, value in record.settings.items() if key not in of_a_machine}
     version = record.environment.get("code_fingerprint"), record.schema_version
-    parts = fingerprint, record.subject.get("data_fingerprint"), sorted(plain(settings).items()), version
+    asked = sorted((name, plain(words)) for name, words in record.questions.items())
+    parts = fingerprint, record.subject.get("data_fingerprint"), sorted(plain(settings).items()), asked, version
     return repr(parts) if fingerprint else ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.questions.suite import shipped
 from backdoor_audit.report.shards import merged
 from tests.report.whole_records import whole_record
 
@@ -142,3 +143,13 @@ def test_of_two_comparisons_with_a_baseline_the_worse_stands(whole: Record) -> N
     parts = {"a": replace(whole, baseline=passed), "b": replace(whole, baseline=failed), "c": whole}
     (joined,) = merged(parts).values()
     assert joined.baseline == failed
+
+
+def test_sections_of_questions_are_joined_and_shards_that_asked_otherwise_stay_apart() -> None:
+    whole = whole_record()
+    parts = {name: replace(whole, sections={name: {"table": {"row": 1}}}) for name in ("a", "b")}
+    (joined,) = merged(parts).values()
+    assert set(joined.sections) == {"a", "b"}
+    other = {name: {**words, "sha256": "0" * 64} for name, words in shipped().to_json().items()}
+    parts["b"] = replace(parts["b"], questions=other)
+    assert len(merged(parts)) == 2
