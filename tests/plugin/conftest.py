@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch._dynamo
 import torchvision
@@ -11,8 +9,8 @@ import torchvision
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
-from backdoor_audit.evidence import Record
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 # pytester forgets modules that a run inside this process imports; torch does not survive a second first import
 PRELOADED = (
@@ -23,9 +21,6 @@ PRELOADED = (
     backdoor_audit.report.html,
 )
 
-Run = Callable[..., pytest.RunResult]
-BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu", "--audit-profile=quick")
-
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
@@ -34,11 +29,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.syspath_prepend(str(pytester.path))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return pytester
-
-
-def record_of(project: pytest.Pytester) -> Record:
-    """The record that the last run left."""
-    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
 
 
 @pytest.fixture

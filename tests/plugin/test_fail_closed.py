@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.run.preconditions import PRECONDITIONS
-from tests.plugin.conftest import BASE, Run, record_of
+from tests.subjects.toy_runs import BASE, Run, record_of
 
 WILD = """
 import os, sys

@@ -18,8 +18,8 @@ from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import run as runs
 from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store
-from tests.plugin import toy
-from tests.plugin.conftest import BASE, Run
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
 ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
