@@ -336,8 +336,14 @@ def test_plain():
 """
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(0.9, Verdict.FAIL), (0.1, Verdict.PASS)])
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
+@pytest.mark.parametrize(
+    ("value", "verdict", "workers"),
+    [
+        (0.9, Verdict.FAIL, ()),
+        (0.1, Verdict.PASS, ()),
+        (0.9, Verdict.FAIL, ("-n2",)),
+    ],  # PASS with workers: test_runs.py
+)
 def test_findings_of_a_projects_own_audits_are_in_the_record_and_in_the_verdict(
     project: pytest.Pytester, run: Run, value: float, verdict: Verdict, workers: tuple[str, ...]
 ) -> None:
