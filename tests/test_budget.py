@@ -10,7 +10,7 @@ from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.options import build_options
-from tests.plugin import toy
+from tests.subjects import toy
 
 
 def parsed(text, tmp_path):

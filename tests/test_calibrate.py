@@ -13,7 +13,7 @@ from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import DETECTOR_RATE, SteeringNull
 from backdoor_audit.store import Store
-from tests.detections import margin_row
+from tests.subjects.detections import margin_row
 
 STEERING = [entry.name for entry in DETECTORS if entry.needs_twins]
 

@@ -22,7 +22,7 @@ from backdoor_audit.repairs import REPAIRS
 from backdoor_audit.report.renderers import RENDERERS
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
-from tests.packages import install
+from tests.subjects.packages import install
 
 PARTS = """
 class Part:

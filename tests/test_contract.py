@@ -16,8 +16,8 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.readings import READINGS
 from backdoor_audit.repairs import REPAIRS, RepairResult, judged_by
 from backdoor_audit.search import anomaly
-from tests.detections import Shown
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot, square_trigger
+from tests.subjects.detections import Shown
 
 SHIPPED = Catalogue.shipped()
 METHODS = (*DETECTORS, *REPAIRS)

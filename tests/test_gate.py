@@ -29,8 +29,8 @@ from backdoor_audit.run.searches import detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
-from tests.detections import margin_row
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.detections import margin_row
 
 BRIEF: dict[str, Any] = {"steps": 20, "device": "cpu", "profile": "quick", "progress": False}
 STANDARD = {**BRIEF, "steps": 150, "profile": "standard"}

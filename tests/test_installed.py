@@ -11,7 +11,7 @@ from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import presentable
 from backdoor_audit.installed import GROUPS, Plugin, contained, is_advisory, loaded, offered, plugins_of, summaries
 from backdoor_audit.item import Item
-from tests.packages import install
+from tests.subjects.packages import install
 
 REPAIR = """
 class Repair:

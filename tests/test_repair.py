@@ -17,10 +17,10 @@ from backdoor_audit.repair import Attempt, repair, summary
 from backdoor_audit.repairs import REPAIRS, NeuronPruning, RepairOutcome, RepairResult, Scores
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
-from tests.catalogues import choose
-from tests.corner import Corner
-from tests.packages import install
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.catalogues import choose
+from tests.subjects.corner import Corner
+from tests.subjects.packages import install
 
 ARCH = "tests.test_repair:network"
 

@@ -7,8 +7,9 @@ import pytest
 from backdoor_audit.detectors import DETECTORS, Detection, NeuralCleanse
 from backdoor_audit.properties import HarmlessChanges
 from benchmarks.convergence import _of_detection, _of_outcome, table, tasks, with_effort
-from tests.detections import size_row
-from tests.properties.test_properties import asked, row_reader
+from tests.subjects.asked import asked
+from tests.subjects.detections import size_row
+from tests.subjects.rows import row_reader
 
 
 def detection(*scores, **values):

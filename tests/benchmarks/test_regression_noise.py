@@ -16,7 +16,7 @@ from benchmarks.regression_noise import (
     worse,
 )
 from benchmarks.zoo.subject import Subject
-from tests.detections import margin_row, size_row
+from tests.subjects.detections import margin_row, size_row
 
 
 def measured(

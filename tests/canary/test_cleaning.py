@@ -9,8 +9,8 @@ from backdoor_audit.errors import AttackError
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import FeatureShiftTuning, Unlearning
-from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, seeded, snapshot, square_trigger
+from tests.subjects.cornered import OPT, TRIGGER, VAL, corner_reader
 
 
 @pytest.fixture(scope="module")

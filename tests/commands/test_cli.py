@@ -18,8 +18,8 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier, save_classifier
 from backdoor_audit.model.training import fit
 from backdoor_audit.triggers.trigger import Trigger
-from tests.report.whole_records import whole_record
 from tests.subjects import random_network, row_images, seeded
+from tests.subjects.whole_records import whole_record
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from backdoor_audit.baseline import baseline_of
 from backdoor_audit.cli import main
 from backdoor_audit.evidence import Record
-from tests.baseline.test_baseline import CLEAN, finding_of, index_of, record_of, with_backdoor
+from tests.subjects.baselines import CLEAN, finding_of, index_of, record_of, with_backdoor
 
 SCORES = {"clean_accuracy": 0.91, "attack_success_rate": 0.05, "robust_accuracy": 0.8}
 

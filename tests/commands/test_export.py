@@ -13,8 +13,8 @@ from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.renderers import RENDERERS
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.report.schema import schema
-from tests.packages import install
-from tests.report.whole_records import whole_record
+from tests.subjects.packages import install
+from tests.subjects.whole_records import whole_record
 
 SUBJECT = whole_record(2, shape=(1, 8, 8))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.cli import main
-from tests.report.parsed import Page
-from tests.report.whole_records import whole_record
+from tests.subjects.parsed import Page
+from tests.subjects.whole_records import whole_record
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from backdoor_audit.detectors import DETECTORS, NeuralCleanse, Relabelling
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.inversion import TriggerInversion
-from tests.cuda.pretended_cuda import CUDA, PretendedCuda
 from tests.subjects import COLOURS, colour_images
+from tests.subjects.pretended_cuda import CUDA, PretendedCuda
 
 IMAGES = colour_images(per_class=4)
 SEARCHES = {entry.name: entry for entry in DETECTORS if entry.name != "consensus"}

@@ -10,7 +10,7 @@ from backdoor_audit import bounds
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.data.clean_set import choose
 from backdoor_audit.errors import DataFormatError
-from tests.clean_images import class_folders, message_of
+from tests.subjects.clean_images import class_folders, message_of
 
 
 def numbered(labels, names=()):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from backdoor_audit.data import load_clean_set
-from tests.clean_images import class_folders, image_file, message_of
+from tests.subjects.clean_images import class_folders, image_file, message_of
 
 
 def test_sorted_folder_names_are_the_labels(tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.data import load_clean_set
-from tests.clean_images import message_of
+from tests.subjects.clean_images import message_of
 
 GOOD = np.zeros((2, 4, 4, 1), np.float32)
 

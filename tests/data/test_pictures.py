@@ -9,7 +9,7 @@ from PIL import Image
 
 from backdoor_audit import bounds
 from backdoor_audit.data import load_clean_set
-from tests.clean_images import image_file, message_of
+from tests.subjects.clean_images import image_file, message_of
 
 
 def encoded(image, form, **options):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from backdoor_audit.data import load_clean_set
-from tests.clean_images import image_file, message_of
+from tests.subjects.clean_images import image_file, message_of
 
 datasets = pytest.importorskip("datasets")
 

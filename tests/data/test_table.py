@@ -4,7 +4,7 @@ import pytest
 
 from backdoor_audit.data import load_clean_set
 from backdoor_audit.errors import DataFormatError
-from tests.clean_images import image_file, message_of
+from tests.subjects.clean_images import image_file, message_of
 
 LABELS = {"a/0.png": "cat", "1.png": "ant", "b c.png": "cat"}
 

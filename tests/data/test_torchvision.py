@@ -7,7 +7,7 @@ from PIL import Image
 
 from backdoor_audit import bounds
 from backdoor_audit.data import load_clean_set
-from tests.clean_images import class_folders, message_of
+from tests.subjects.clean_images import class_folders, message_of
 
 
 def mnist_files(root):

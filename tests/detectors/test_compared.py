@@ -12,8 +12,8 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull
-from tests.detections import Shown, margin_row, size_row
 from tests.subjects import seeded
+from tests.subjects.detections import Shown, margin_row, size_row
 
 NULL = SteeringNull({"made_up": (1.0, 0.1)}, classes=2, models=20, source="twenty hand-made models", twins="library")
 NATURAL = Natural(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 1), 1)

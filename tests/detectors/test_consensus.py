@@ -11,8 +11,8 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.triggers.trigger import Addition
-from tests.detections import Shown, margin_row
 from tests.subjects import seeded
+from tests.subjects.detections import Shown, margin_row
 
 FAMILIES = ("patch_scan", "additive")
 CLASSES = 6

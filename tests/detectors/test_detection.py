@@ -11,8 +11,8 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import Addition, Trigger, Warp
-from tests.detections import margin_row, size_row
 from tests.subjects import seeded
+from tests.subjects.detections import margin_row, size_row
 
 LIMITS = replace(
     shipped_limits(), anomaly_index=2.0, size_ratio=0.25, trigger_success=0.9, steering_success=0.6

@@ -18,8 +18,8 @@ from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import anomaly, null_quantile
 from backdoor_audit.search.inversion import Inversion
 from fixtures import IMAGES, MODELS
-from tests.search.test_inversion import pixel_images, pixel_reader
 from tests.subjects import random_network, row_images, row_reader, seeded, square_trigger
+from tests.subjects.pixels import pixel_images, pixel_reader
 
 LIMITS = shipped_limits()
 

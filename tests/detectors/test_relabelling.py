@@ -12,8 +12,8 @@ from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive
-from tests.row_readers import CLASSES, SIZE, bright_rows, reader
 from tests.subjects import Computed, seeded
+from tests.subjects.row_readers import CLASSES, SIZE, bright_rows, reader
 
 NULL = SteeringNull({"relabelling": (0.05, 0.02)}, classes=10, models=30, source="thirty hand-made models")
 PROBES = (PatchScan(stages=(Stage(4, 2, 6, 3, 0.4), Stage(4, 2, 8, 20, 1.0))), Steering(family=Additive(), steps=8))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from backdoor_audit.detectors import Row
-from tests.detections import margin_row, size_row
+from tests.subjects.detections import margin_row, size_row
 
 ROWS = {
     "size": size_row(3, size=4.5, size_ratio=0.2, steps=240, shrinkage=0.1, success_opt=1.0, unconverged="moving"),

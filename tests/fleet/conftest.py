@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from backdoor_audit.cli import main
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.fleet import gate
-from tests.report.records import finding, record
+from tests.subjects.fleets import Fleet, detections, write_images
+from tests.subjects.records import finding, record
 
 FAKE = """
 import json, os, pathlib, shutil, signal, sys, time
@@ -47,20 +46,6 @@ if records:
     (report / "audit.html").write_text("evidence")
 sys.exit(int(says[-1]))
 """
-
-Fleet = Callable[..., int]
-
-
-def detections(*p_values: float | None) -> list[dict[str, object]]:
-    return [
-        {"detector": f"d{number}", "p_value": value, "inconclusive": "" if value is not None else "no answer"}
-        for number, value in enumerate(p_values)
-    ]
-
-
-def write_images(file: Path, value: int = 0) -> None:
-    """Two images of one colour."""
-    np.savez(file, images=np.full((2, 4, 4, 3), value, np.uint8), labels=np.arange(2))
 
 
 @pytest.fixture
@@ -105,9 +90,3 @@ def fleet(place: Path) -> Fleet:
         return main(["fleet", *head, "--data", data, "--out", out, *behind])
 
     return start
-
-
-def asked(place: Path) -> list[dict[str, object]]:
-    """What the gate was asked, in order."""
-    log = place / "asked.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -10,9 +10,9 @@ import pytest
 from backdoor_audit.errors import AuditError
 from backdoor_audit.fleet.depends import common, content, expanded, key
 from backdoor_audit.fleet.models import Model
-from tests.clean_images import image_file
-from tests.fleet.conftest import write_images
-from tests.packages import install
+from tests.subjects.clean_images import image_file
+from tests.subjects.fleets import write_images
+from tests.subjects.packages import install
 
 OPTIONS = ["--audit-corpus=corpus", "--audit-twins", "twins", "--audit-baseline=base.json", "@more.txt", "-p", "own"]
 

@@ -15,7 +15,7 @@ import pytest
 
 from backdoor_audit.cli import main
 from backdoor_audit.fleet import leash
-from tests.fleet.conftest import Fleet, asked, write_images
+from tests.subjects.fleets import Fleet, asked, write_images
 
 Models = Callable[..., None]
 

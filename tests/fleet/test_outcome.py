@@ -7,8 +7,8 @@ import pytest
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.fleet.outcome import ERROR, Row, benjamini_hochberg, ranked, run_p_value
 from backdoor_audit.fleet.page import page
-from tests.fleet.conftest import detections
-from tests.report.records import finding, record
+from tests.subjects.fleets import detections
+from tests.subjects.records import finding, record
 
 
 def test_the_p_value_of_a_run_is_its_smallest_times_the_number_of_detectors_that_answered() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.conftest import Fleet, asked
+from tests.subjects.fleets import Fleet, asked
 
 pytest.importorskip("ray")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch._dynamo
@@ -11,8 +12,10 @@ import torchvision
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
-from backdoor_audit.evidence import Record
-from tests.plugin import toy
+from backdoor_audit.report import charts
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
+from tests.subjects.warm import Warm
 
 # pytester forgets modules that a run inside this process imports; torch does not survive a second first import
 PRELOADED = (
@@ -22,9 +25,6 @@ PRELOADED = (
     backdoor_audit.report.extras,
     backdoor_audit.report.html,
 )
-
-Run = Callable[..., pytest.RunResult]
-BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu", "--audit-profile=quick")
 
 
 @pytest.fixture
@@ -36,20 +36,44 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-def record_of(project: pytest.Pytester) -> Record:
-    """The record that the last run left."""
-    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What begins a gate in a process of its own."""
+    kept = Warm()
+    yield kept
+    kept.close()
+
+
+def _drawn_once(draw: Callable[..., str]) -> Callable[..., str]:
+    kept: dict[str, str] = {}
+
+    def drawn(*arguments: Any, **named: Any) -> str:
+        asked = repr((arguments, named))
+        if asked not in kept:
+            kept[asked] = draw(*arguments, **named)
+        return kept[asked]
+
+    return drawn
+
+
+DRAWN = {name: _drawn_once(getattr(charts, name)) for name in ("size_chart", "index_chart")}
 
 
 @pytest.fixture
-def run(project: pytest.Pytester) -> Run:
-    """Run pytest on the toy project: `run("backdoored")`, or `run(None, ...)` without a model."""
+def run(project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run pytest on the toy project: `run("backdoored")`, or `run(None, ...)` without a model.
+
+    Runs inside this process draw a chart of the same numbers once: most runs here are of the same two models.
+    """
+    for name, draw in DRAWN.items():
+        monkeypatch.setattr(charts, name, draw)
 
     def start(
         model: str | None, *arguments: str, base: tuple[str, ...] = BASE, process: bool = False
     ) -> pytest.RunResult:
         given = [f"--model={model}.safetensors", *base] if model else []
-        runner = project.runpytest_subprocess if process else project.runpytest_inprocess
-        return runner(*given, *arguments)
+        if process:
+            return warm.run(project.path, f"--basetemp={project.path / 'runpytest'}", *given, *arguments)
+        return project.runpytest_inprocess(*given, *arguments)
 
     return start

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.plugin import toy
-from tests.plugin.conftest import BASE, Run
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 MODEL = "--model=clean.safetensors"
 DATA, ARCH = BASE[0], BASE[1]

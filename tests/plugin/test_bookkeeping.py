@@ -9,8 +9,8 @@ import pytest
 from backdoor_audit import source
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Record
-from tests.plugin import toy
-from tests.plugin.conftest import BASE, Run
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 
 class Carried:

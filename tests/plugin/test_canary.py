@@ -12,8 +12,8 @@ from backdoor_audit import audit
 from backdoor_audit.attacks import BadNets
 from backdoor_audit.canary import Canary, Doses
 from backdoor_audit.evidence import Verdict
-from tests.catalogues import choose
-from tests.plugin.conftest import BASE, Run, record_of
+from tests.subjects.catalogues import choose
+from tests.subjects.toy_runs import BASE, Run, record_of
 
 SEEN = Canary(
     attack=BadNets(pattern="white", poison_rate=0.2),

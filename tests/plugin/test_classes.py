@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.plugin import toy
-from tests.plugin.conftest import BASE, Run
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 FOLDERS = tuple(arguments for arguments in BASE if not arguments.startswith("--data"))
 

@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.run.preconditions import PRECONDITIONS
-from tests.plugin.conftest import BASE, Run, record_of
+from tests.subjects.toy_runs import BASE, Run, record_of
 
 WILD = """
 import os, sys
@@ -37,6 +37,7 @@ def act():
 def network():
     return Wild(*toy.network())
 """
+PATIENCE = 240  # s; on a busy machine the imports alone take a minute
 LOADING, CHECKING = (
     0,
     8,
@@ -230,30 +231,31 @@ def test_ctrl_c_leaves_what_is_finished_and_is_inconclusive(project: pytest.Pyte
 @pytest.fixture
 def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
     """A run whose model goes to sleep once the preconditions were asked for."""
-    arguments = wild(project, "import time; time.sleep(120)", CHECKING)
-    process = subprocess.Popen(
+    arguments = wild(project, "import time; time.sleep(600)", CHECKING)
+    calls = project.path / "calls.txt"
+    deadline = time.monotonic() + PATIENCE
+    with subprocess.Popen(
         [sys.executable, "-m", "pytest", "--model=clean.safetensors", *arguments, "-p", "no:cacheprovider"],
         cwd=project.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )
-    calls = project.path / "calls.txt"
-    deadline = time.monotonic() + 60
-    while not calls.exists() or len(calls.read_text()) <= CHECKING:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.5)  # it has told of the call before it sleeps
-    with process:
-        yield process
-        process.kill()
+    ) as process:
+        try:
+            while not calls.exists() or len(calls.read_text()) <= CHECKING:
+                assert time.monotonic() < deadline, "the model was not called often enough"
+                assert process.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.5)  # it has told of the call before it sleeps
+            yield process
+        finally:
+            process.kill()
 
 
 def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(
     project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
 ) -> None:
     sleeping.terminate()
-    output, _ = sleeping.communicate(timeout=60)
+    output, _ = sleeping.communicate(timeout=PATIENCE)
     assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
     assert b"INCONCLUSIVE" in output
     assert record_of(project).not_run
@@ -336,8 +338,14 @@ def test_plain():
 """
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(0.9, Verdict.FAIL), (0.1, Verdict.PASS)])
-@pytest.mark.parametrize("workers", [(), ("-n2",)])
+@pytest.mark.parametrize(
+    ("value", "verdict", "workers"),
+    [
+        (0.9, Verdict.FAIL, ()),
+        (0.1, Verdict.PASS, ()),
+        (0.9, Verdict.FAIL, ("-n2",)),
+    ],  # PASS with workers: test_runs.py
+)
 def test_findings_of_a_projects_own_audits_are_in_the_record_and_in_the_verdict(
     project: pytest.Pytester, run: Run, value: float, verdict: Verdict, workers: tuple[str, ...]
 ) -> None:
@@ -520,7 +528,7 @@ def test_an_interrupt_of_the_parent_alone_reaches_the_run(
     project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
 ) -> None:
     sleeping.send_signal(signal.SIGINT)
-    output, _ = sleeping.communicate(timeout=60)
+    output, _ = sleeping.communicate(timeout=PATIENCE)
     assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
     assert b"INCONCLUSIVE" in output
     assert record_of(project).not_run

@@ -14,10 +14,10 @@ from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.sarif import sarif
 from backdoor_audit.report.shards import merged
-from tests.packages import install
-from tests.plugin import toy
-from tests.plugin.conftest import Run
-from tests.report.test_schema import problems
+from tests.subjects import toy
+from tests.subjects.packages import install
+from tests.subjects.schemas import problems
+from tests.subjects.toy_runs import Run
 
 PARTS = """
 from dataclasses import dataclass

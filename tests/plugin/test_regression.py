@@ -10,7 +10,7 @@ import pytest
 from backdoor_audit import AuditOptions, audit
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import check_paths
-from tests.plugin.conftest import Run
+from tests.subjects.toy_runs import Run
 
 FILE = "--audit-baseline=baseline.json"
 UPDATE = "--audit-update-baseline"

@@ -18,13 +18,19 @@ from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import run as runs
 from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store
-from tests.plugin import toy
-from tests.plugin.conftest import BASE, Run
+from tests.subjects import toy
+from tests.subjects.toy_runs import BASE, Run
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
 ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
 ASKED = 11 + 3  # preconditions, and the properties that need no reference models
 ITEMS = ASKED + toy.CLASSES + ON_TRIGGERS
+OWN = """
+from backdoor_audit.evidence import judge
+
+def test_own(evidence):
+    evidence(judge("own", 0.1, at_most=0.5, reason="an own question"))
+"""
 
 
 def stored(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> dict[str, Any]:
@@ -109,12 +115,6 @@ def test_a_summary_that_cannot_be_written_is_told_and_changes_nothing(
     result.stdout.fnmatch_lines(["*GITHUB_STEP_SUMMARY cannot be written*"])
 
 
-def test_pictures_of_several_workers_come_together(project: pytest.Pytester, run: Run) -> None:
-    run("backdoored", "-n", "2", process=True)
-    assert set(stored(project)["exhibits"]) == {f"neural_cleanse-class_{target}" for target in range(toy.CLASSES)}
-    assert set(stored(project)["activations"]) == {f"class_{toy.TARGET}"}
-
-
 def test_without_a_model_the_plugin_is_not_there(project: pytest.Pytester, run: Run) -> None:
     project.makepyfile(test_own="def test_own(): pass")
     result = run(None, "-v")
@@ -163,17 +163,25 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
 
 
 @pytest.mark.parametrize("model", ["clean", "backdoored"])
-def test_workers_give_the_same_verdicts_and_sizes_and_search_once(
+def test_workers_give_the_same_verdicts_and_sizes_search_once_and_bring_their_pictures_together(
     project: pytest.Pytester, run: Run, model: str
 ) -> None:
-    alone = run(model, "--report=alone", "-p", "no:cacheprovider")
-    apart = run(model, "--report=apart", "-n", "2", process=True)
-    assert alone.ret == apart.ret
+    """The clean model passes beside an audit of the project's own."""
+    project.makepyfile(test_own=OWN)
+    alone = run(model, "test_own.py", "audit", "--report=alone", "-p", "no:cacheprovider")
+    apart = run(model, "test_own.py", "audit", "--report=apart", "-n", "2", process=True)
+    assert alone.ret == apart.ret == (pytest.ExitCode.OK if model == "clean" else pytest.ExitCode.TESTS_FAILED)
     first, second = stored(project, "alone"), stored(project, "apart")
     assert [(f["audit"], f["verdict"], f["value"]) for f in first["findings"]] == [
         (f["audit"], f["verdict"], f["value"]) for f in second["findings"]
     ]
+    assert any(finding["audit"] == "test_own.py::test_own" for finding in second["findings"])
     assert first["detections"][0]["classes"] == second["detections"][0]["classes"]
+    for part in ("exhibits", "activations"):
+        assert set(first[part]) == set(second[part])
+    if model == "backdoored":
+        assert set(second["exhibits"]) == {f"neural_cleanse-class_{target}" for target in range(toy.CLASSES)}
+        assert set(second["activations"]) == {f"class_{toy.TARGET}"}
     assert not second["detections"][0]["recalled"]  # another worker's work is this run's work
     cache = project.path / ".pytest_cache" / "d" / "backdoor_audit"
     repairs = 4 if model == "backdoored" else 0

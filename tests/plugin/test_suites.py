@@ -11,8 +11,8 @@ import pytest
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.questions.suite import shipped
-from tests.plugin.conftest import record_of
-from tests.questions.test_suite import OWN
+from tests.subjects.suites import OWN
+from tests.subjects.toy_runs import record_of
 
 Run = Callable[..., pytest.RunResult]
 

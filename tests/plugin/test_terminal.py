@@ -8,7 +8,7 @@ import pytest
 
 from backdoor_audit.plugin import pace
 from backdoor_audit.run.effort import CANARIES, Piece, Plan
-from tests.plugin.conftest import Run
+from tests.subjects.toy_runs import Run
 
 PIECES = (
     Piece(name="a", passes=100, seconds=10),

@@ -17,10 +17,13 @@ from backdoor_audit import cli
 from backdoor_audit.errors import AuditError
 from backdoor_audit.options import OPTIONS, build_options, tomllib
 from backdoor_audit.questions.suite import shipped
-from tests.project.texts import (
+from tests.subjects import row_images, row_reader
+from tests.subjects.texts import (
+    CI,
     DOCS,
     PAGES,
     ROOT,
+    TODAYS,
     Block,
     Command,
     anchors,
@@ -33,11 +36,9 @@ from tests.project.texts import (
     shell_commands,
     text_of,
 )
-from tests.subjects import row_images, row_reader
 
 README = ROOT / "README.md"
 GENERATED = runpy.run_path(str(DOCS / "generate.py"))
-CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 LANGUAGES = {"sh", "python", "toml", "yaml", "json", "text"}
 MEMBERS = {"{toctree}", "{include}", "{eval-rst}"}
 PLAIN = {"ruff", "mypy", "exit", "echo", "export", ".", ".ci/run"}
@@ -48,8 +49,6 @@ SWITCHES = {option.key for option in OPTIONS if option.switch}
 KEYS = {name: option.key for option in OPTIONS for name in (option.flag, option.alias)}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
-TODAYS = [page for page in PAGES if page.name != "CHANGELOG.md"]
-"""Pages that say how it is; the changelog says how it was."""
 
 
 @pytest.fixture(scope="session")

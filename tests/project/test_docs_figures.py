@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.model.metrics import Rate
-from tests.project.texts import DOCS, ROOT, text_of
+from tests.subjects.texts import DOCS, ROOT, text_of
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = text_of(ROOT / "README.md")

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 
 from backdoor_audit import cli
 from backdoor_audit.model.networks import build_network
-from tests.project.test_docs import CI, TODAYS
-from tests.project.texts import commands, shell_commands
-from tests.report.whole_records import whole_record
+from tests.subjects.texts import CI, TODAYS, commands, shell_commands
+from tests.subjects.whole_records import whole_record
 
 HERE = {
     "backdoor-audit attacks": 0,

@@ -10,9 +10,9 @@ import pytest
 from backdoor_audit.catalogue import Catalogue
 from backdoor_audit.gate import audit
 from backdoor_audit.report.files import write_files
-from tests.packages import install
-from tests.plugin import toy
-from tests.project.texts import DOCS, blocks
+from tests.subjects import toy
+from tests.subjects.packages import install
+from tests.subjects.texts import DOCS, blocks
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -143,6 +143,26 @@ def test_the_library_imports_nothing_that_is_not_shipped_with_it(outside):
     assert wrong == []
 
 
+TESTS = ROOT / "tests"
+FOLDERS = {"benchmarks", "cuda", "fuzz", "project", "subjects"}
+"""Folders of tests that are about no folder of the package."""
+
+
+@pytest.mark.parametrize("file", sources(TESTS), ids=lambda file: str(file.relative_to(TESTS)))
+def test_no_test_imports_from_a_test(file):
+    """What several tests share stands in ``tests/subjects/``."""
+    names = [f"{entry.module}.{entry.name}" for entry in imports_of(file)]
+    assert [name for name in names if name.startswith("tests.") and not name.startswith("tests.subjects")] == []
+
+
+def test_tests_stand_where_what_they_test_stands():
+    folders = {file.parent.relative_to(TESTS).as_posix() for file in TESTS.rglob("test_*.py")} - FOLDERS - {"."}
+    assert [name for name in sorted(folders) if not (PACKAGE / name).is_dir()] == []
+    assert list((TESTS / "subjects").rglob("test_*.py")) == []
+    modules = {file.stem.removeprefix("test_") for file in TESTS.glob("test_*.py")} - {"contract"}  # of all parts
+    assert [name for name in sorted(modules) if not (PACKAGE / f"{name}.py").is_file()] == []
+
+
 @pytest.mark.parametrize("folder", ["audits", "fixtures"])
 def test_audits_and_fixtures_use_public_names_only(folder):
     entries = [entry for file in sorted((ROOT / folder).glob("*.py")) for entry in imports_of(file)]

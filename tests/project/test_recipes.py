@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from backdoor_audit.options import OPTIONS
-from tests.plugin import toy
+from tests.subjects import toy
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECIPES = DOCS / "recipes"

@@ -10,7 +10,7 @@ import backdoor_audit.gate
 from backdoor_audit.properties import PropertyOutcome, pasted_test
 from backdoor_audit.triggers.written import Change, Numbers, Patch
 from fixtures import IMAGES, MODELS
-from tests.plugin import toy
+from tests.subjects import toy
 
 PRELOADED = (torch._dynamo, torchvision.models, backdoor_audit.gate)
 """pytester forgets modules that a run inside this process imports; torch does not survive a second first import."""

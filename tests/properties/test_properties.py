@@ -16,7 +16,6 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
-from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties import (
     PROPERTIES,
     BatchAndOrder,
@@ -40,18 +39,10 @@ from backdoor_audit.properties.shrinking import shrunk
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.perturbations import Additive, Window
-from backdoor_audit.triggers.written import (
-    KINDS,
-    Blend,
-    Change,
-    Numbers,
-    Patch,
-    Quantisation,
-    Sinusoid,
-    SmoothWarp,
-)
+from backdoor_audit.triggers.written import KINDS, Blend, Change, Numbers, Patch, Quantisation, Sinusoid, SmoothWarp
 from fixtures import IMAGES, MODELS
 from tests.subjects import Computed, assert_unchanged, random_network, row_images, row_reader, seeded, snapshot
+from tests.subjects.asked import asked, subject
 
 PATCHES = NothingSteers(changes=SmallPatches(), examples=100, steps=5, batch_size=6, measured=24, searched=48)
 BLENDS = NothingSteers(changes=FaintBlends(), examples=8, steps=12, batch_size=16)
@@ -59,14 +50,6 @@ WARPS = NothingSteers(changes=SmoothWarps(), examples=6, steps=12, batch_size=16
 STEERING = (PATCHES, BLENDS, WARPS)
 
 by_name = pytest.mark.parametrize("wanted", PROPERTIES, ids=lambda wanted: wanted.name)
-
-
-def subject(classifier, clean=None):
-    return Subject(classifier, *(clean or row_images()).split(0))
-
-
-def asked(wanted, classifier, clean=None, *, seed=0, **known):
-    return wanted(subject(classifier, clean), generator=seeded(seed), **known)
 
 
 # every property

@@ -14,36 +14,9 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions import AnomalyIndex, Power, Question
 from backdoor_audit.questions.suite import Suite, shipped, shipped_limits
 from backdoor_audit.words import About, Words
+from tests.subjects.suites import OWN
 
 AUDITS = shipped().folder
-
-OWN = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-from backdoor_audit.questions import Item, Question, Words, judge
-
-
-@dataclass(frozen=True)
-class FlipDrop(Question):
-    flip_drop: float = 0.05
-
-    name: ClassVar[str] = "flip_drop"
-    words: ClassVar[Words] = Words(asks="Does a flip hurt?", holds="A flip is harmless", advice="Augment.", topic="flips")
-
-    def items(self, run):
-        return [Item(self.name, "model")]
-
-    def answer(self, run, item):
-        return judge("flip_drop", 0.2, at_most=self.flip_drop, reason="a flip costs 20 % of accuracy")
-
-
-QUESTION = FlipDrop()
-
-
-def test_flip_drop(finding, evidence):
-    evidence(finding)
-"""
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from backdoor_audit.repairs.norm_masks import (
     silenced,
 )
 from backdoor_audit.repairs.outcome import score
-from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, row_images, row_reader, seeded, snapshot, square_trigger
+from tests.subjects.cornered import OPT, TRIGGER, VAL, corner_reader
 
 NAMES = ["small_cnn", "small_resnet", "small_vgg", "preact_resnet18"]
 

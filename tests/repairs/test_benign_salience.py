@@ -7,15 +7,10 @@ from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.benign_salience import (
-    BenignSalience,
-    adaptive_penalty,
-    removal_cost,
-    selected,
-)
+from backdoor_audit.repairs.benign_salience import BenignSalience, adaptive_penalty, removal_cost, selected
 from backdoor_audit.repairs.outcome import score
-from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, seeded, snapshot, square_trigger
+from tests.subjects.cornered import OPT, TRIGGER, VAL, corner_reader
 
 
 def repair(method=None, subject=None, trigger=TRIGGER):

@@ -11,8 +11,8 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.bnp import BatchNormPruning, divergence, norm_divergences
 from backdoor_audit.repairs.clp import prune_outliers
 from backdoor_audit.repairs.outcome import score
-from tests.repairs.test_clp import OPT, TRIGGER, VAL, planted
 from tests.subjects import assert_unchanged, random_network, row_reader, seeded, snapshot, square_trigger
+from tests.subjects.planted import OPT, TRIGGER, VAL, planted
 
 
 def repair(method=None, subject=None, opt=OPT, val=VAL, seed=1):

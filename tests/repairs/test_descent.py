@@ -12,8 +12,8 @@ from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.augmentation import Augmentation
 from backdoor_audit.repairs.descent import cosine, descend, mixed_targets, moved
-from tests.repairs.textured import SHAPE, textures
 from tests.subjects import random_network, seeded, snapshot
+from tests.subjects.textured import SHAPE, textures
 
 
 @pytest.mark.parametrize(("progress", "factor"), [(0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0)])

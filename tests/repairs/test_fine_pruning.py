@@ -9,8 +9,8 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fine_pruning import FinePruning, dormancy, prune_counts
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.repairs.pruning import pruned
-from tests.repairs.textured import assert_honest, backdoored, corner_patch, repair, textures
 from tests.subjects import COLOURS, colour_images, colour_net, colour_trigger, random_network, seeded, square_trigger
+from tests.subjects.textured import assert_honest, backdoored, corner_patch, repair, textures
 
 NO_TUNING = {"epochs": 1, "learning_rate": 1e-12}
 

@@ -3,8 +3,8 @@ import torch
 from backdoor_audit.model.training import fit
 from backdoor_audit.repairs.fine_tuning import FineTuning
 from backdoor_audit.repairs.outcome import score
-from tests.repairs.textured import assert_honest, backdoored, corner_patch, repair, textures
 from tests.subjects import seeded
+from tests.subjects.textured import assert_honest, backdoored, corner_patch, repair, textures
 
 
 def test_the_subjects_are_accurate_and_backdoored():

@@ -7,7 +7,6 @@ from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fmp import FeatureMapPruning, map_gradients, map_layers, stepped, weakest
 from backdoor_audit.repairs.outcome import CurvePoint, score
-from tests.repairs.test_clp import OPT, TRIGGER, VAL, planted
 from tests.subjects import (
     COLOURS,
     assert_unchanged,
@@ -21,6 +20,7 @@ from tests.subjects import (
     snapshot,
     square_trigger,
 )
+from tests.subjects.planted import OPT, TRIGGER, VAL, planted
 
 
 def wrapped(name):

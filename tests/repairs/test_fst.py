@@ -4,7 +4,7 @@ from torch import nn
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.fst import FeatureShiftTuning
-from tests.repairs.textured import SHAPE, assert_honest, backdoored, repair
+from tests.subjects.textured import SHAPE, assert_honest, backdoored, repair
 
 
 def heads(result):

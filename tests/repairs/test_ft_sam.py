@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.ft_sam import FTSAM, PUBLISHED_WEIGHTS, perturbation, scaled_rho, sharp_backward
-from tests.repairs.textured import assert_honest, backdoored, repair, textures
 from tests.subjects import random_network, seeded
+from tests.subjects.textured import assert_honest, backdoored, repair, textures
 
 LABELS = {"own_answers": 0.0, "label_smoothing": 0.1, "augment": False}
 

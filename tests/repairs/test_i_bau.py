@@ -5,8 +5,8 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.i_bau import IBAU, hypergradient
 from backdoor_audit.repairs.outcome import score
-from tests.repairs.cornered import OPT, TRIGGER, VAL, corner_reader
 from tests.subjects import assert_unchanged, random_network, row_reader, seeded, snapshot, square_trigger
+from tests.subjects.cornered import OPT, TRIGGER, VAL, corner_reader
 
 
 def repair(method=None, subject=None, trigger=TRIGGER):

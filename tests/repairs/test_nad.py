@@ -5,8 +5,8 @@ from torch import nn
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.nad import NAD, attention, attention_distance, recorded, stages
-from tests.repairs.textured import assert_honest, backdoored, repair, weights
 from tests.subjects import assert_unchanged, random_network, row_reader, seeded, snapshot
+from tests.subjects.textured import assert_honest, backdoored, repair, weights
 
 
 def wrapped(name, size=16):

@@ -3,8 +3,8 @@ import torch
 
 from backdoor_audit.repairs import DistilledUnlearning
 from backdoor_audit.repairs.pam import BackdoorPath
-from tests.repairs.textured import backdoored, corner_patch, repair
 from tests.subjects import assert_unchanged, snapshot
+from tests.subjects.textured import backdoored, corner_patch, repair
 
 
 def length(tensors):

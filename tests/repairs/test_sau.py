@@ -4,8 +4,8 @@ import torch
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.sau import SharedUnlearning, _divergence, shared_risk
-from tests.repairs.textured import assert_honest, backdoored, corner_patch, textures
 from tests.subjects import seeded
+from tests.subjects.textured import assert_honest, backdoored, corner_patch, textures
 
 BRIEF = SharedUnlearning(rounds=3, batch_size=25)
 

@@ -11,8 +11,8 @@ import pytest
 from backdoor_audit.commands import repair
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.report.advice import best_repair, decision, repair_command, short_hash, steps
-from tests.report.records import finding
-from tests.report.whole_records import whole_record
+from tests.subjects.records import finding
+from tests.subjects.whole_records import whole_record
 
 BEFORE = {"clean_accuracy": 0.94, "attack_success_rate": 1.0, "robust_accuracy": 0.0}
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from backdoor_audit.report.picture_budget import Album
-from tests.report.whole_records import png
+from tests.subjects.whole_records import png
 
 
 def shown(source: str) -> Image.Image:

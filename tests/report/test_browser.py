@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from backdoor_audit.report.html import page
-from tests.report.parsed import Page
-from tests.report.whole_records import whole_record
+from tests.subjects.parsed import Page
+from tests.subjects.whole_records import whole_record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (

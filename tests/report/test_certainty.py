@@ -11,8 +11,8 @@ import pytest
 from backdoor_audit.evidence import STEERED, Finding, Record, Verdict
 from backdoor_audit.report.certainty import certainty, distance, most_suspicious
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
-from tests.report.records import finding
-from tests.report.whole_records import whole_record
+from tests.subjects.records import finding
+from tests.subjects.whole_records import whole_record
 
 OWN = SteeringNull({"patch_scan": (0.5, 0.2)}, classes=10, models=40, source="40 models of ours")
 

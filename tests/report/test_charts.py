@@ -14,7 +14,7 @@ from backdoor_audit.report.certainty import CleanModels
 from backdoor_audit.report.null_chart import null_chart
 from backdoor_audit.report.repair_chart import repair_chart
 from backdoor_audit.report.svg import Ink, figure, inline
-from tests.report.records import HOSTILE
+from tests.subjects.records import HOSTILE
 
 SIZES = [(0, 50.0, True), (1, 5.0, True), (2, 100.0, False)]
 

@@ -9,9 +9,9 @@ import pytest
 from backdoor_audit.evidence import STEERED, Record, Verdict
 from backdoor_audit.report.html import page
 from backdoor_audit.report.picture_files import pictures
-from tests.report.parsed import Element, Page
-from tests.report.records import finding
-from tests.report.whole_records import whole_record
+from tests.subjects.parsed import Element, Page
+from tests.subjects.records import finding
+from tests.subjects.whole_records import whole_record
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from backdoor_audit.report.junit import case_properties, suite_properties
 from backdoor_audit.report.markdown import append_step_summary
 from backdoor_audit.report.reproduction import reproduction_command
 from backdoor_audit.report.terminal import summary_lines
-from tests.report.parsed import Page
-from tests.report.whole_records import whole_record
+from tests.subjects.parsed import Page
+from tests.subjects.whole_records import whole_record
 
 HOSTILE = (
     "\x1b[31mred\x1b]0;title\x07 \x00\x9b2J\r\n::error::forged\n ##[error]forged ##vso[task.complete] \u202eleft "

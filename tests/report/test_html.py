@@ -15,9 +15,9 @@ from backdoor_audit.errors import DataFormatError
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.report.html import page, style_sheet
 from backdoor_audit.report.svg import Ink
-from tests.report.parsed import Page
-from tests.report.records import HOSTILE, finding
-from tests.report.whole_records import png, whole_record
+from tests.subjects.parsed import Page
+from tests.subjects.records import HOSTILE, finding
+from tests.subjects.whole_records import png, whole_record
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.item import Item
 from backdoor_audit.report.junit import case_names, case_properties, suite_properties
-from tests.report.records import finding, missed_canary, record
+from tests.subjects.records import finding, missed_canary, record
 
 
 def test_a_case_says_the_judgement_and_every_number_behind_it() -> None:
@@ -76,7 +76,7 @@ def test_pytest_writes_the_properties_of_a_case_whatever_the_names_hold(pytester
     pytester.makepyfile(
         """
         from backdoor_audit.report.junit import case_properties
-        from tests.report.records import finding
+        from tests.subjects.records import finding
 
         def test_one(request):
             request.node.user_properties += case_properties(finding(reason='<b> & "dog" \\x1b[31m'))

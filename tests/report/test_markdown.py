@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.report.markdown import append_step_summary, code, escaped, fenced, markdown
-from tests.report.records import HOSTILE, finding, missed_canary, record
+from tests.subjects.records import HOSTILE, finding, missed_canary, record
 
 OWN_TAGS = {
     "h2",

@@ -10,7 +10,7 @@ from backdoor_audit.commands.repair import declare
 from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.report.advice import steps
 from backdoor_audit.report.next_step import next_step
-from tests.report.records import finding, missed_canary, record
+from tests.subjects.records import finding, missed_canary, record
 
 FAIL, INCONCLUSIVE, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
 SETTINGS = {

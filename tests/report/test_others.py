@@ -10,8 +10,8 @@ from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.terminal import summary_lines
-from tests.report.records import finding
-from tests.report.whole_records import whole_record
+from tests.subjects.records import finding
+from tests.subjects.whole_records import whole_record
 
 WHOLE = whole_record(2, shape=(1, 8, 8))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backdoor_audit.report.paths import shown_command, shown_path, without_folders
-from tests.report.records import record
+from tests.subjects.records import record
 
 
 @pytest.mark.parametrize(

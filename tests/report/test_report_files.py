@@ -11,8 +11,8 @@ from backdoor_audit.report import renderers
 from backdoor_audit.report.files import write_files
 from backdoor_audit.report.paths import PAGE, RECORD, SARIF
 from backdoor_audit.report.renderers import FILES, RENDERERS, Renderer
-from tests.report.records import finding, record
-from tests.report.whole_records import whole_record
+from tests.subjects.records import finding, record
+from tests.subjects.whole_records import whole_record
 
 SMALL = whole_record(2, shape=(1, 8, 8))
 

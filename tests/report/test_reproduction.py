@@ -12,7 +12,7 @@ import pytest
 from backdoor_audit.evidence import plain
 from backdoor_audit.options import AuditOptions, build_options
 from backdoor_audit.report.reproduction import reproduction_command
-from tests.report.records import record
+from tests.subjects.records import record
 
 
 def command_for(**given: Any) -> str:

@@ -21,7 +21,7 @@ from backdoor_audit.report.sarif import (
     rule_of,
     sarif,
 )
-from tests.report.records import HOSTILE, finding, missed_canary, record
+from tests.subjects.records import HOSTILE, finding, missed_canary, record
 
 ROOT = Path(__file__).parents[2]
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE

@@ -15,16 +15,16 @@ import torch
 
 from backdoor_audit.canary import Sighting
 from backdoor_audit.detectors import Detection
-from backdoor_audit.evidence import Finding, Record, Verdict, plain
+from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.outcome import CurvePoint, RepairOutcome, Scores
 from backdoor_audit.report.schema import schema
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
-from tests.detections import margin_row, size_row
-from tests.plugin import toy
-from tests.report.records import finding, record
-from tests.subjects import random_network, row_images, row_reader, square_trigger
+from tests.subjects import random_network, row_images, row_reader, square_trigger, toy
+from tests.subjects.detections import margin_row, size_row
+from tests.subjects.records import finding, record
+from tests.subjects.schemas import problems
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "audit.schema.json"
 
@@ -37,13 +37,6 @@ def real() -> dict[str, Any]:
     made = audit(network, *toy.images(), profile="quick", steps=150, device="cpu", progress=False)
     stored: dict[str, Any] = json.loads(json.dumps(made.to_json()))
     return stored
-
-
-def problems(value: Any, definition: str = "") -> list[str]:
-    """What is wrong with a record, or with one part of it."""
-    wanted = {"$ref": f"#/$defs/{definition}", "$defs": schema()["$defs"]} if definition else schema()
-    found = jsonschema.Draft202012Validator(wanted).iter_errors(plain(value))
-    return [f"{list(error.path)}: {error.message}" for error in found]
 
 
 def test_the_published_file_is_the_schema_and_a_valid_one() -> None:

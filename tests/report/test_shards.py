@@ -10,7 +10,7 @@ import pytest
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.report.shards import merged
-from tests.report.whole_records import whole_record
+from tests.subjects.whole_records import whole_record
 
 
 def shard(whole: Record, *detectors: str, **rest: Any) -> Record:

@@ -6,7 +6,7 @@ import pytest
 
 from backdoor_audit.evidence import STEERED, Record, Verdict
 from backdoor_audit.report.weighed import UNMEASURED, evidence, remedies, trigger_sentence
-from tests.report.records import finding, missed_canary, record
+from tests.subjects.records import finding, missed_canary, record
 
 FAIL, INCONCLUSIVE, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
 PATCH = finding(

@@ -14,10 +14,10 @@ from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Store
-from tests.catalogues import choose
-from tests.corner import Corner
-from tests.detections import margin_row
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.catalogues import choose
+from tests.subjects.corner import Corner
+from tests.subjects.detections import margin_row
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from backdoor_audit.run import pictures as pictures_module
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import Trigger
-from tests.detections import margin_row
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.detections import margin_row
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run.effort import plan
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
-from tests.detections import margin_row
-from tests.plugin import toy
+from tests.subjects import toy
+from tests.subjects.detections import margin_row
 
 _asked: list[tuple[str, int]] = []
 

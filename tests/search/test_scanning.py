@@ -13,8 +13,8 @@ from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import goals, sources
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, Scattered
 from backdoor_audit.triggers.trigger import Trigger
-from tests.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
 from tests.subjects import Computed, seeded
+from tests.subjects.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
 
 
 def corner_reader():

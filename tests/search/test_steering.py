@@ -18,8 +18,8 @@ from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Sca
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.triggers.trigger import Addition, Warp
 from fixtures import IMAGES, MODELS
-from tests.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
 from tests.subjects import Computed, assert_unchanged, quick, random_network, seeded, snapshot
+from tests.subjects.row_readers import CLASSES, EASY, SIZE, bright_rows, reader
 
 FAMILIES = (Additive(), Smooth(), Stripes(), Warping())
 SHAPES = ((1, 8, 8), (3, 9, 12))

@@ -79,9 +79,9 @@ def test_strip_prefixes_leaves_names_that_only_some_tensors_carry():
         ("torchvision:resnet81", r"did you mean torchvision:resnet18"),
         ("torchvision:fasterrcnn_resnet50_fpn", "unknown torchvision model"),
         ("gone_module_x:make", "ModuleNotFoundError: No module named 'gone_module_x'"),
-        ("tests.model.loading.published:gone", "AttributeError"),
-        ("tests.model.loading.published:fails", r"failed \(RuntimeError: no such width\); accepted"),
-        ("tests.model.loading.published:returns_a_dict", "returned dict; a factory returns a torch.nn.Module"),
+        ("tests.subjects.published:gone", "AttributeError"),
+        ("tests.subjects.published:fails", r"failed \(RuntimeError: no such width\); accepted"),
+        ("tests.subjects.published:returns_a_dict", "returned dict; a factory returns a torch.nn.Module"),
         (":make", "ValueError"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_factory_may_lie_in_the_working_directory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("num_classes", "built"), [(None, 4), (9, 9)])
 def test_a_factory_gets_the_number_of_classes_if_it_asks_for_it(num_classes, built):
-    module, _ = build_architecture("tests.model.loading.published:takes_classes", {}, num_classes=num_classes)
+    module, _ = build_architecture("tests.subjects.published:takes_classes", {}, num_classes=num_classes)
     assert module[1].out_features == built
 
 

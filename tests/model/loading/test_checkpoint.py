@@ -260,7 +260,7 @@ def folder_in(variable):
 def test_published_checkpoints_load_and_classify_as_published(published):
     name, factory, shape, options, accuracy, data = published
     path = folder_in("BACKDOOR_AUDIT_CHECKPOINTS") / name
-    loaded = load_classifier(path, arch=f"tests.model.loading.published:{factory}", image_shape=shape, **options)
+    loaded = load_classifier(path, arch=f"tests.subjects.published:{factory}", image_shape=shape, **options)
     assert loaded.num_classes == 10
     clean_set = load_clean_set(folder_in("BACKDOOR_AUDIT_DATA") / data, most=500)
     measured = (loaded.predict(clean_set.images) == clean_set.labels).float().mean().item()

@@ -354,7 +354,7 @@ def test_an_attack_result_of_backdoorbench_loads_with_its_own_words(tmp_path):
 
 
 def test_a_name_in_a_checkpoint_never_names_code(tmp_path):
-    for arch in ("os:system", "timm:resnet18", "tests.model.loading.published:fails"):
+    for arch in ("os:system", "timm:resnet18", "tests.subjects.published:fails"):
         with pytest.raises(ModelFormatError, match="pass --arch=NAME"):
             loaded({"arch": arch, "state_dict": STATE}, tmp_path / "m.pt", arch=None)
 

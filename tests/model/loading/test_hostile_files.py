@@ -23,9 +23,9 @@ from backdoor_audit.model.loading import checkpoint, load_classifier, load_model
 from backdoor_audit.model.loading.architecture import build_architecture, strip_prefixes
 from backdoor_audit.model.loading.containers import candidates
 from backdoor_audit.model.networks import build_network
-from tests.model.loading import hostile
-from tests.model.loading.hostile import ORDERED, archived, legacy, number, storage, tensor, text
-from tests.model.loading.test_safetensors_file import classifier_of
+from tests.subjects import hostile
+from tests.subjects.hostile import ORDERED, archived, legacy, number, storage, tensor, text
+from tests.subjects.networks import classifier_of
 
 PARSED = "no tensors by name"
 BEYOND = "--audit-memory=SIZE"
@@ -433,16 +433,16 @@ def raising(error):
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_a_factory_that_raises_anything_is_one_line(error, tmp_path, monkeypatch):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "m.pt")
-    monkeypatch.setattr("tests.model.loading.published.fails", lambda: raising(error))
-    refused = message_of(tmp_path / "m.pt", arch="tests.model.loading.published:fails")
-    assert refused.startswith(f"--arch=tests.model.loading.published:fails failed ({type(error).__name__}")
+    monkeypatch.setattr("tests.subjects.published.fails", lambda: raising(error))
+    refused = message_of(tmp_path / "m.pt", arch="tests.subjects.published:fails")
+    assert refused.startswith(f"--arch=tests.subjects.published:fails failed ({type(error).__name__}")
 
 
 def test_ctrl_c_in_a_factory_is_passed_on(tmp_path, monkeypatch):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "m.pt")
-    monkeypatch.setattr("tests.model.loading.published.fails", lambda: raising(KeyboardInterrupt()))
+    monkeypatch.setattr("tests.subjects.published.fails", lambda: raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        load_model(tmp_path / "m.pt", arch="tests.model.loading.published:fails")
+        load_model(tmp_path / "m.pt", arch="tests.subjects.published:fails")
 
 
 class Wayward(nn.Module):

@@ -3,14 +3,9 @@ import torch
 from safetensors.torch import save_file
 
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier, load_model, save_classifier
-from backdoor_audit.model.networks import NETWORKS, build_network
-
-
-def classifier_of(name="small_cnn", channels=1, classes=7):
-    module = build_network(name, num_classes=classes, in_channels=channels, width=4)
-    return Classifier.wrap(module, image_shape=(channels, 12, 16), mean=(0.3,), std=(0.2,), architecture=name)
+from backdoor_audit.model.networks import NETWORKS
+from tests.subjects.networks import classifier_of
 
 
 def state_of():
@@ -70,7 +65,7 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path):
         ({"std": "0.5," * 1000}, "std "),
         ({"architecture": "os:system"}, "the header names code"),
         ({"architecture": "timm:resnet18"}, "the header names code"),
-        ({"architecture": "tests.model.loading.published:fails"}, "the header names code"),
+        ({"architecture": "tests.subjects.published:fails"}, "the header names code"),
         ({"architecture": "small_cn"}, "unknown architecture 'small_cn'; did you mean small_cnn"),
         ({"architecture": "torchvision:../resnet18"}, "unknown torchvision model"),
         ({"architecture": "x\n\x1b[2Jy"}, "unknown architecture"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.properties import PropertyOutcome
 from backdoor_audit.triggers.written import Numbers, Patch
-from tests.plugin import toy
+from tests.subjects import toy
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks of five published checkpoints, rebuilt from their tensors: ``--arch=tests.model.loading.published:NAME``."""
+"""Networks of five published checkpoints, rebuilt from their tensors: ``--arch=tests.subjects.published:NAME``."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Store
-from tests.catalogues import choose
-from tests.detections import margin_row, size_row
-from tests.report.test_schema import problems
 from tests.subjects import assert_unchanged, random_network, row_images, seeded, snapshot
+from tests.subjects.catalogues import choose
+from tests.subjects.detections import margin_row, size_row
+from tests.subjects.schemas import problems
 
 OPT, VAL = row_images(classes=5, per_class=30), row_images(classes=5, per_class=10, seed=5)
 PATCH = Canary(

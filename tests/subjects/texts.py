@@ -15,6 +15,9 @@ PAGES = sorted(
     [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     + [file for file in DOCS.rglob("*.md") if "_build" not in file.parts]
 )
+TODAYS = [page for page in PAGES if page.name != "CHANGELOG.md"]
+"""Pages that say how it is; the changelog says how it was."""
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 _FENCE = re.compile(r" *```(.*)")
 _SEPARATORS = {";", "&&", "||", "|"}
