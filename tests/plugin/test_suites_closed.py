@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.questions.suite import shipped
-from tests.plugin.conftest import record_of
-from tests.plugin.test_fail_closed import LOADING, wild
-from tests.questions.test_suite import OWN
+from tests.subjects.suites import OWN
+from tests.subjects.toy_runs import Run, record_of
+from tests.subjects.wild import LOADING, wild
 
-Run = Callable[..., pytest.RunResult]
 KEPT = OWN.replace("0.2,", "0.01,")  # the limit holds
 
 
