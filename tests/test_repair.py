@@ -1,5 +1,6 @@
 """A repaired file: written only when it holds, and loaded and audited again before that."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from tests.subjects import toy
 from tests.subjects.catalogues import choose
 from tests.subjects.corner import Corner
 from tests.subjects.packages import install
+from tests.subjects.suites import OWN
 
 ARCH = "tests.test_repair:network"
 
@@ -230,6 +232,22 @@ def test_a_file_that_answers_otherwise_is_not_taken(folder, store, tmp_path, mon
     monkeypatch.setattr(module, "save_classifier", another)
     (attempt,) = repair(options(folder), tmp_path / "fixed.safetensors", store=store)
     assert attempt.refused == "its file gives other answers than the repaired network"
+
+
+@pytest.mark.parametrize(
+    "own", ["", "from backdoor_audit.questions import Skipped\nFlipDrop.answer = lambda *_: Skipped('not today')\n"]
+)
+def test_a_file_about_which_a_suite_says_nothing_is_not_taken(folder, store, tmp_path, monkeypatch, own):
+    choose(monkeypatch, repairs=(Fake("idle"),))
+    monkeypatch.setattr(module, "_outside", lambda *_: "")
+    suite = tmp_path / "mine"
+    suite.mkdir()
+    shutil.copy(shipped().folder / "test_precondition.py", suite)
+    if own:
+        (suite / "test_flip_drop.py").write_text(OWN + own)
+    (attempt,) = repair(options(folder, suite=str(suite)), tmp_path / "fixed.safetensors", store=store)
+    assert attempt.refused.startswith("no question of the suite about the model has an answer")
+    assert not (tmp_path / "fixed.safetensors").exists()
 
 
 def test_one_method_can_be_named_and_others_are_refused(folder, store, tmp_path):
