@@ -202,6 +202,8 @@ def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
     arguments = wild(project, "import time; time.sleep(600)", CHECKING)
     calls = project.path / "calls.txt"
     deadline = time.monotonic() + PATIENCE
+    # what a shell starts in the background ignores interrupts, and so would the run
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "pytest", "--model=clean.safetensors", *arguments, "-p", "no:cacheprovider"],
         cwd=project.path,
@@ -217,6 +219,7 @@ def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+            signal.signal(signal.SIGINT, before)
 
 
 def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(

@@ -405,7 +405,7 @@ def test_a_known_trigger_is_repaired_even_if_nothing_was_flagged(project: pytest
     assert result.parseoutcomes()["skipped"] == 3  # linf pruning on a network without a feature map
 
 
-def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester, run: Run) -> None:
+def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester) -> None:
     project.makepyfile(
         noisy="""
         import warnings
@@ -422,7 +422,7 @@ def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester, 
         """
     )
     project.makepyprojecttoml("[tool.pytest.ini_options]\nfilterwarnings = ['error']")
-    result = run("clean", "--arch=noisy:network", process=True)
+    result = project.runpytest_subprocess("--model=clean.safetensors", *BASE, "--arch=noisy:network")
     assert result.ret == pytest.ExitCode.OK
 
 

@@ -48,7 +48,8 @@ class Warm:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         began = time.perf_counter()
-        asked = {"folder": str(folder), "arguments": arguments, "environment": dict(os.environ)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        asked = {"folder": str(folder), "arguments": arguments, "environment": environment}
         self._server.stdin.write(json.dumps(asked) + "\n")
         self._server.stdin.flush()
         code = self._server.stdout.readline()
