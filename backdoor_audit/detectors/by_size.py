@@ -15,7 +15,7 @@ class BySize(StoredSize):
     """The numbers about the smallest trigger, and how they are judged."""
 
     kind = "size"
-    compared = False  # with reference models
+    compared, deviation = False, None  # with reference models, and how far it stands out there
 
     def judge(self, row: Numbers, detection: Beside, limits: Limits, *, index: str, name: str) -> Finding:
         """Fails an outlier that is also small beside the median and works on held-out images.

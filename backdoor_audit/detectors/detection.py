@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
 from backdoor_audit.record_types import StoredDetection
@@ -42,12 +41,8 @@ class Detection(StoredDetection):
     @property
     def deviations(self) -> dict[int | None, float]:
         """How far each row stands out beside reference models, by class; without those of which that is not known."""
-        measured = {row.target_class: row.measured for row in self.scores}
-        return {
-            target: kind.deviation
-            for target, kind in measured.items()
-            if isinstance(kind, ByMargin) and kind.deviation is not None
-        }
+        measured = {row.target_class: row.measured.deviation for row in self.scores}
+        return {target: deviation for target, deviation in measured.items() if deviation is not None}
 
     def score(self, target_class: int | None) -> Row | None:
         """The row of one class (None: all-to-all), if the detector has one."""

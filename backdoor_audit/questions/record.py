@@ -10,6 +10,7 @@ from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.installed import is_advisory, plugins_of
 from backdoor_audit.item import Item
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.suite import shipped, suite_of
 from backdoor_audit.rates import measured_rates
@@ -18,6 +19,9 @@ from backdoor_audit.words import About
 if TYPE_CHECKING:
     from backdoor_audit.run.run import Run
 
+
+_MEASURED_WITH = ("profile", "index", "steps", "restarts", "reference")
+"""Options on which it depends how often the detectors are right."""
 
 NOT_TESTED = ("the training data, the code around the model, and what the model does on images unlike the clean ones",)
 
@@ -55,7 +59,7 @@ def build_record(
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=measured_rates() if settings.get("profile") == "standard" else [],
+        rates=measured_rates() if _is_as_measured(settings, questions) else [],
         advisory=[finding for finding in ordered if is_advisory(finding.item, plugins)],
         questions=questions,
         sections=sections.get("sections", {}),
@@ -121,6 +125,15 @@ def _not_tested(detections: Sequence[Mapping[str, Any]], settings: Mapping[str, 
             "natural"
         )
     return lines
+
+
+def _is_as_measured(settings: Mapping[str, Any], questions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a run searches and judges as the one whose rates were measured did: by shipped settings, limits and indices."""
+    usual = AuditOptions()
+    asked = questions.get("anomaly_index", {}).get("settings")
+    return asked == repr(shipped().question("anomaly_index")) and all(
+        settings.get(name) == getattr(usual, name) for name in _MEASURED_WITH
+    )
 
 
 def _not_asked(questions: Mapping[str, Mapping[str, Any]]) -> list[str]:

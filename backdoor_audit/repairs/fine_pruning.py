@@ -12,9 +12,8 @@ from backdoor_audit import budget
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.model.training import fit
 from backdoor_audit.record_types import CurvePoint
-from backdoor_audit.repairs.augmentation import augmentation_of
+from backdoor_audit.repairs.fine_tuning import fine_tune
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported, score
 from backdoor_audit.repairs.pruning import pruned
 from backdoor_audit.triggers.trigger import AnyTrigger
@@ -77,19 +76,7 @@ class FinePruning:
                 break
             taken = count
         repaired = pruned(subject.classifier, layers.feature_layer, order[:taken])
-        augmentation = augmentation_of(self, subject)
-        fit(
-            repaired,
-            clean.images,
-            clean.labels,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            on_batch=augmentation.on_batch(generator),
-            generator=generator,
-        )
-        augmentation.settle(repaired, clean, generator)
+        fine_tune(self, subject, repaired, weight_decay=self.weight_decay, generator=generator)
         note = (
             f"{taken} of {len(order)} channels of layer {layers.feature_layer!r} pruned, then {self.epochs} epochs over "
             f"{len(clean)} clean images"

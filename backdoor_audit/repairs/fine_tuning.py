@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.model.training import fit
-from backdoor_audit.repairs.augmentation import augmentation_of
+from backdoor_audit.repairs.augmentation import Augmenting, augmentation_of
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.triggers.trigger import AnyTrigger
+
+
+class FineTuned(Augmenting, Protocol):
+    """A method that ends in training on clean images."""
+
+    @property
+    def epochs(self) -> int:
+        """How often each image is seen."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest of the schedule."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        ...
+
+
+def fine_tune(
+    method: FineTuned, subject: Subject, repaired: Classifier, *, weight_decay: float, generator: torch.Generator
+) -> None:
+    """Train a copy of the subject's network in place on its clean images, augmented as the method wants it."""
+    clean, augmentation = subject.search_set, augmentation_of(method, subject)
+    fit(
+        repaired,
+        clean.images,
+        clean.labels,
+        epochs=method.epochs,
+        learning_rate=method.learning_rate,
+        batch_size=method.batch_size,
+        weight_decay=weight_decay,
+        on_batch=augmentation.on_batch(generator),
+        generator=generator,
+    )
+    augmentation.settle(repaired, clean, generator)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +76,7 @@ class FineTuning:
 
     def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
-        clean = subject.search_set
-        repaired, augmentation = subject.classifier.copy(), augmentation_of(self, subject)
-        fit(
-            repaired,
-            clean.images,
-            clean.labels,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            on_batch=augmentation.on_batch(generator),
-            generator=generator,
-        )
-        augmentation.settle(repaired, clean, generator)
-        note = f"{self.epochs} epochs over {len(clean)} clean images"
+        repaired = subject.classifier.copy()
+        fine_tune(self, subject, repaired, weight_decay=self.weight_decay, generator=generator)
+        note = f"{self.epochs} epochs over {len(subject.search_set)} clean images"
         return reported(self, subject, repaired, trigger, note=note)

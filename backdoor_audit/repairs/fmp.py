@@ -13,10 +13,9 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.model.training import fit
 from backdoor_audit.record_types import CurvePoint
-from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.conv_norm import conv_norms, pruned_layers
+from backdoor_audit.repairs.fine_tuning import fine_tune
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported, score
 from backdoor_audit.triggers.trigger import AnyTrigger
 
@@ -110,19 +109,7 @@ class FeatureMapPruning:
             CurvePoint(0.0, None, before),
             CurvePoint(count / total, None, score(repaired, subject.held_out, trigger)),
         ]
-        augmentation = augmentation_of(self, subject)
-        fit(
-            repaired,
-            clean.images,
-            clean.labels,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            weight_decay=0.0,
-            on_batch=augmentation.on_batch(generator),
-            generator=generator,
-        )
-        augmentation.settle(repaired, clean, generator)
+        fine_tune(self, subject, repaired, weight_decay=0.0, generator=generator)
         used = min(self.images, len(clean))
         forward, backward = used * (len(ranking) + 2 * total), used * total
         note = (

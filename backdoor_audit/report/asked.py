@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from backdoor_audit.evidence import Record
 from backdoor_audit.item import Item
+from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.words import words_of
 
 
@@ -21,6 +22,21 @@ class Group:
     counts: Mapping[str, int]
     note: str = ""
     blind_spots: Sequence[str] = ()
+
+
+def limits(record: Record) -> list[tuple[str, float, float | None]]:
+    """Every limit by which the run judged, and the shipped one; None for a limit of a question of one's own."""
+    usual = asdict(shipped_limits())
+    return [(name, value, usual.get(name)) for name, value in record.settings.get("limits", {}).items()]
+
+
+def own_limits(record: Record) -> str:
+    """The limits that somebody has changed, each beside the shipped one; empty where there are none."""
+    return ", ".join(
+        f"{name} {value:g} (shipped {usual:g})"
+        for name, value, usual in limits(record)
+        if usual is not None and value != usual
+    )
 
 
 def groups(record: Record) -> list[Group]:

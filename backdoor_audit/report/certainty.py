@@ -50,7 +50,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
         chart=chart,
         far=far,
         agreement=_agreement(record, top),
-        rates=record.rates or ["how often this audit is right with this profile is not known"],
+        rates=record.rates or ["how often this audit is right with these settings is not known"],
     )
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict
+from backdoor_audit.report.asked import own_limits
 from backdoor_audit.report.next_step import next_step
 from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
@@ -51,13 +52,17 @@ def markdown(record: Record, *, pictures: Sequence[str] = ()) -> str:
         _shown(pictures),
         *(escaped(f"Canary: {reason}") for reason in canaries_seen(record)),
         _findings(record, open_findings, accepted(record)),
-        _bullets([*_incomplete(record), *_baseline(record), *_others(record)]),
+        _bullets([*_incomplete(record), *_baseline(record), *_others(record), *_limits(record)]),
         _next(record),
         _folded(f"Not tested ({len(record.not_tested)})", _bullets(map(escaped, record.not_tested))),
         _folded("Cost", _cost(record)),
         _folded("Make it again", f"{_again(record)}\n\n{_provenance(record)}"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _limits(record: Record) -> list[str]:
+    return [f"Limits of your own: {escaped(text)}" for text in [own_limits(record)] if text]
 
 
 def append_step_summary(record: Record, environment: Mapping[str, str]) -> Path | None:

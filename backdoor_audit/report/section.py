@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from backdoor_audit.evidence import POWER, STEERED, WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.questions.frameworks import FRAMEWORKS, Reference
-from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.advice import Step, decision, is_quick, short_hash, steps
-from backdoor_audit.report.asked import Group, groups
+from backdoor_audit.report.asked import Group, groups, limits
 from backdoor_audit.report.certainty import Certainty, certainty, distance, index_limit, most_suspicious
 from backdoor_audit.report.exhibition import Activation, Property, activations, exhibits, properties
 from backdoor_audit.report.gallery import Card, cards
@@ -144,7 +143,7 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         items=sorted(listed, key=lambda entry: WORST_FIRST.index(entry.verdict)),
         items_left_out=len(record.findings) - len(listed),
         command=shown_command(record),
-        limits=_limits(record),
+        limits=limits(record),
         references=_references(record),
         cards=cards(record, shown, asked),
         activations=inside,
@@ -245,11 +244,6 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         *([("Parts of other packages", others)] if others else []),
         ("Took", f"{duration(record.seconds)} on {environment.get('device', 'an unknown device')}"),
     ]
-
-
-def _limits(record: Record) -> list[tuple[str, float, float | None]]:
-    usual = asdict(shipped_limits())
-    return [(name, value, usual.get(name)) for name, value in record.settings.get("limits", {}).items()]
 
 
 def _references(record: Record) -> list[tuple[Reference, str]]:

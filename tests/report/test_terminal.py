@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.terminal import WIDEST, headline, last_line, summary_lines
 
 BASELINE = {"file": "v1.json", "verdict": "fail"}
@@ -141,3 +144,13 @@ def test_the_last_line_is_the_verdict_with_the_exit_code() -> None:
     assert last_line(record(finding(Verdict.PASS)), 0)[0] == (
         "PASS: no hidden trigger found by the tests that were run [exit code 0]"
     )
+
+
+def test_limits_that_somebody_has_changed_stand_beside_the_shipped_ones() -> None:
+    limits = {**asdict(shipped_limits()), "anomaly_index": 1000.0, "flip_drop": 0.1}
+    told = "limits of your own: anomaly_index 1000 (shipped 2)"
+    changed = record(finding(Verdict.PASS), settings={"limits": limits})
+    assert any(line.strip() == told for line, _ in summary_lines(changed))
+    assert f"L{told[1:]}".replace("_", r"\_") in markdown(changed)
+    usual = record(finding(Verdict.PASS), settings={"limits": asdict(shipped_limits())})
+    assert "of your own" not in "".join(line for line, _ in summary_lines(usual)) + markdown(usual)
