@@ -16,6 +16,9 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 
+MOST_DOUBLINGS = 2
+"""So often a search that has not converged is done again with twice the steps."""
+
 
 def beside_twins(
     detector: Compared,
@@ -27,8 +30,8 @@ def beside_twins(
 ) -> Detection:
     """What a detector finds beside what is natural; without a ``reference`` what it reaches, and no answer.
 
-    A search that has not converged is done again with twice the steps. One that puts a class near the limit is done again with
-    the halves of the images exchanged, and the mean decides.
+    A search that has not converged is done again with twice the steps, and once more. One that puts a class near the limit is
+    done again with the halves of the images exchanged, and the mean decides.
     """
     if reference is None:
         return detector.look(subject, None, shipped_null(), generator=generator, progress=progress)
@@ -40,10 +43,13 @@ def beside_twins(
         return no_answer(detector, f"in a reference twin, {error}")
     null = reference.null
     detection = detector.look(subject, natural, null, generator=generator, progress=progress)
-    if detection.unconverged:
-        # twice the steps lead all classes further, which the median over them takes out again
+    for _ in range(MOST_DOUBLINGS):
+        if not detection.unconverged:
+            break
+        # more steps lead all classes further, which the median over them takes out again
         detector = detector.with_effort(2)
-        detection = detector.look(subject, natural, null, generator=generator, progress=progress)
+        longer = detector.look(subject, natural, null, generator=generator, progress=progress)
+        detection = replace(longer, scores=_with_passes(longer, detection))
     if reference.close(detection):
         again = detector.look(subject.exchanged(), natural, null, generator=generator, progress=progress)
         detection = averaged([detection, again], null)
@@ -69,6 +75,12 @@ def averaged(detections: Sequence[Detection], null: SteeringNull) -> Detection:
         unconverged=next(filter(None, (entry.unconverged for entry in detections)), ""),
         unusual=next(filter(None, (entry.unusual for entry in detections)), ""),
     )
+
+
+def _with_passes(detection: Detection, before: Detection) -> list[Row]:
+    """The rows of a search with the image passes of one before it on top."""
+    spent = {row.target_class: row.image_passes for row in before.scores}
+    return [replace(row, image_passes=row.image_passes + spent.get(row.target_class, 0)) for row in detection.scores]
 
 
 def _mean(detector: str, row: Row, others: Sequence[Row], null: SteeringNull, rows: int) -> Row:

@@ -65,8 +65,8 @@ class NeuralCleanse:
     classes that stopped. What is an outlier already is one all the same.
     """
 
-    steps: int = 240
-    batch_size: int = 32
+    steps: int = 103
+    batch_size: int = 16
     restarts: int = 1
     race_above: int = 20
 
@@ -145,8 +145,9 @@ class NeuralCleanse:
         moving = sum(not inversion.converged for inversion in reached)
         if not reached or moving < MOST_UNCONVERGED * len(reached):
             return ""
+        taken = max(inversion.steps for inversion in reached)
         return (
-            f"in {moving} of {len(reached)} classes the trigger was still shrinking after {self.steps} steps: by more than "
+            f"in {moving} of {len(reached)} classes the trigger was still shrinking after {taken} steps: by more than "
             f"{MOST_SHRINKAGE:.0%} over the last {window}, or pressed for fewer; raise --audit-steps"
         )
 

