@@ -1,6 +1,7 @@
 """Detectors: each takes a classifier and clean images, or what others found, and gives a `Detection`; none knows the answer."""
 
 from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.by_screening import ByScreening
 from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.consensus import Consensus
 from backdoor_audit.detectors.detection import Detection
@@ -30,6 +31,7 @@ __all__ = [
     "DETECTORS",
     "Additive",
     "ByMargin",
+    "ByScreening",
     "BySize",
     "Compared",
     "Consensus",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -38,15 +40,21 @@ def beside_twins(
         natural = reference.natural(detector)
     except DegenerateScoresError as error:
         return no_answer(detector, f"in a reference twin, {error}")
-    null = reference.null
-    detection = detector.look(subject, natural, null, generator=generator, progress=progress)
-    if detection.unconverged:
-        # twice the steps lead all classes further, which the median over them takes out again
-        detector = detector.with_effort(2)
-        detection = detector.look(subject, natural, null, generator=generator, progress=progress)
-    if reference.close(detection):
-        again = detector.look(subject.exchanged(), natural, null, generator=generator, progress=progress)
-        detection = averaged([detection, again], null)
+    null, more = reference.null, partial(reference.natural, detector)
+    asked: dict[str, Any] = {"more": more, "generator": generator, "progress": progress}
+    try:
+        detection = detector.look(subject, natural, null, **asked)
+        if detection.unconverged:
+            # twice the steps lead all classes further, which the median over them takes out again
+            detector = detector.with_effort(2)
+            detection = detector.look(subject, natural, null, **asked)
+        if reference.close(detection):
+            searched = (row.target_class for row in detection.scores if isinstance(row.measured, ByMargin))
+            named = [target for target in searched if target is not None]
+            again = detector.look(subject.exchanged(), natural, null, named=named, **asked)
+            detection = averaged([detection, again], null)
+    except DegenerateScoresError as error:
+        return no_answer(detector, f"in a reference twin, {error}")
     return replace(detection, reference=f"{detection.reference}; {reference.twins.described}")
 
 
