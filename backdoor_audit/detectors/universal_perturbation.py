@@ -186,8 +186,8 @@ class UniversalPerturbation:
         try:
             runners = self._field(subject, common, named, generator, progress)
             steered = self._steered(subject, common, generator, progress)
-            for target in runners.finalists:  # one by one, as in the twins
-                steered = steered.beside(self._steered(subject, [target], generator, progress))
+            for some in self._together(runners.finalists):
+                steered = steered.beside(self._steered(subject, some, generator, progress))
         except DegenerateScoresError as error:
             return replace(no_answer(self, str(error)), means=self.probe.means)
         if natural is not None and runners.finalists:
@@ -290,6 +290,12 @@ class UniversalPerturbation:
             means=self.probe.means,
             coverage=runners.coverage,
         )
+
+    def _together(self, finalists: Sequence[int]) -> list[Sequence[int]]:
+        """Finalists that are searched at once: by source each alone, for the poorest of several sets the images of all."""
+        if self.by_source:
+            return [[target] for target in finalists]
+        return [finalists] if finalists else []
 
     def _rounds(self, classes: int) -> int:
         """Of a screening: more where more classes go on."""

@@ -165,8 +165,8 @@ class PatchScan:
         """
         del progress
         first, scale, (height, width) = self.stages[0], _scale(classifier.image_shape), classifier.image_shape[1:]
-        images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
-        softness = SOFTNESS * float(clean_margin(classifier.logits(search_set.images)))
+        images, scores = search_set.images.to(classifier.device), classifier.logits(search_set.images)
+        softness, scored = SOFTNESS * float(clean_margin(scores)), scores.argmax(dim=1)
         found = Screened.nothing(classifier.num_classes)
         for _ in range(rounds):
             goal = Gathered(softness, found.landed)

@@ -144,8 +144,8 @@ class Steering:
 
         Goals are about what the model says of the clean images, not about their labels: a wrong answer can be steered too.
         """
-        shape = classifier.image_shape
-        parameters, sloped, trace, passes = self._descended(classifier, search_set, wanted, generator, progress)
+        shape, scored = classifier.image_shape, classifier.predict(search_set.images)
+        parameters, sloped, trace, passes = self._descended(classifier, search_set, scored, wanted, generator, progress)
         margins, success, landing = measure(
             classifier,
             held_out,
@@ -176,11 +176,14 @@ class Steering:
         A round keeps away from the classes in which those before it landed.
         """
         hasty = self._hasty
-        softness = SOFTNESS * float(clean_margin(classifier.logits(search_set.images)))
+        scores = classifier.logits(search_set.images)
+        softness = SOFTNESS * float(clean_margin(scores))
         found = Screened.nothing(classifier.num_classes)
         for _ in range(rounds):
             wanted = [Gathered(softness, found.landed)] * _STARTS
-            parameters, _, _, passes = hasty._descended(classifier, search_set, wanted, generator, progress)
+            parameters, _, _, passes = hasty._descended(
+                classifier, search_set, scores.argmax(dim=1), wanted, generator, progress
+            )
             shown = reached(
                 classifier,
                 held_out,
@@ -208,13 +211,13 @@ class Steering:
         self,
         classifier: Classifier,
         search_set: CleanSet,
+        scored: Tensor,
         wanted: Sequence[Goal],
         generator: torch.Generator,
         progress: bool,
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """The parameters of every goal's change, whether there was any slope, losses (steps, goals), and image passes."""
-        shape = classifier.image_shape
-        images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
+        shape, images = classifier.image_shape, search_set.images.to(classifier.device)
         parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
         pushed = torch.zeros_like(parameters)
         rows = torch.arange(len(wanted))
