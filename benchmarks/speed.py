@@ -4,9 +4,9 @@ For every number of classes, side of the images in pixels, and detector: image p
 share of the speed of a bare forward and backward pass, and the peak memory. Every measurement has a process of its own, with one
 thread, so that its peak is its own; 1,000 images are in it. No twins: each would cost as much again, less the screening.
 
-The network is small (one convolution with a stride of 8, pooling, one linear layer) and knows a class for every kind of image. A
-bare pass through it costs next to nothing, so the share is what a search adds at worst. ``--effort`` takes that share of all steps;
-memory does not depend on it. Passes of other libraries, at their published default settings, stand below.
+The network is small (one convolution with a stride of 8, pooling, one linear layer) and knows a class for every kind of image.
+A bare pass through it costs next to nothing, so the share is what a search adds at worst. ``--effort`` takes that share of the
+steps; memory does not depend on it. Passes of other libraries, at their published default settings, stand below.
 """
 
 from __future__ import annotations

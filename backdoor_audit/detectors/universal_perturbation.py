@@ -105,19 +105,20 @@ class UniversalPerturbation:
         """Of one probe for every class, or for those of a race and the screening; images are taken to be spread evenly."""
         most = images // classes if self.by_source else images - images // classes
         each = self.probe.passes(image_shape, measured=min(self.probe.measured, most), most=most)
-        if not self.race.runs(classes):
+        if not self._race.runs(classes):
             return Cost(classes * each)
         if not self.by_source:
-            searched = sum(self.race.places(classes)) * each
+            searched = sum(self._race.places(classes)) * each
             rounds = self._rounds(classes)
             screening = self.probe.passes_of_screening(image_shape, rounds=rounds, images=images)
             return Cost(searched + screening, in_twin=searched)
         if most < sources.FEWEST:
             return Cost(0.0)
         assert isinstance(self.probe, PatchScan)
-        searched = sum(self.race.places(classes)) * each
-        looked_at = min(classes, sources.LOOKED_AT) - self.race.places(classes)[1]
-        look = self.probe.hasty(sources.FEWEST).passes(image_shape, measured=sources.FEWEST, most=sources.FEWEST)
+        searched = sum(self._race.places(classes)) * each
+        looked_at = min(classes, sources.LOOKED_AT) - self._race.places(classes)[1]
+        hasty = self.probe.hasty(sources.FEWEST)
+        look = hasty.passes(image_shape, measured=sources.FEWEST, most=sources.FEWEST)
         return Cost(searched + looked_at * look, in_twin=searched)
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
@@ -232,19 +233,19 @@ class UniversalPerturbation:
         None if there are too few with images of their own for a comparison.
         """
         classes = subject.num_classes
-        if not self.race.runs(classes):
+        if not self._race.runs(classes):
             return tuple(range(classes))
         if not self.by_source:
-            return self.race.controls_of(classes)
+            return self._race.controls_of(classes)
         there = sources.with_images(subject)
-        return self.race.controls_of(classes, there) if len(there) >= anomaly.MIN_CLASSES else ()
+        return self._race.controls_of(classes, there) if len(there) >= anomaly.MIN_CLASSES else ()
 
     def _field(
         self, subject: Subject, common: Sequence[int], named: Sequence[int], generator: torch.Generator, progress: bool
     ) -> Field:
         """Who else goes on: those that a screening names, or those that were ``named`` before."""
         classes = subject.num_classes
-        if not self.race.runs(classes):
+        if not self._race.runs(classes):
             return Field()
         if named:
             return Field(finalists=tuple(sorted(set(named) - set(common))))
@@ -258,7 +259,7 @@ class UniversalPerturbation:
             generator=generator,
             progress=progress,
         )
-        return Field.of(shown, self.race)
+        return Field.of(shown, self._race)
 
     def _field_of_sources(
         self, subject: Subject, common: Sequence[int], generator: torch.Generator, progress: bool
@@ -271,7 +272,7 @@ class UniversalPerturbation:
             hasty = replace(self, probe=self.probe.hasty(sources.FEWEST))
             look = hasty._steered(subject, asked, generator, progress)
             margins[asked], success[asked], passes = look.margins, look.success, look.image_passes
-        finalists = self.race.finalists_of(margins, common, asked)
+        finalists = self._race.finalists_of(margins, common, asked)
         shown = {
             target: (float(margins[target]), float(success[target])) for target in asked if target not in finalists
         }
@@ -297,9 +298,14 @@ class UniversalPerturbation:
             return [[target] for target in finalists]
         return [finalists] if finalists else []
 
+    @property
+    def _race(self) -> Race:
+        """By source twice the finalists, as a hasty look ranks them worse than a screening does."""
+        return replace(self.race, finalists=2 * self.race.finalists) if self.by_source else self.race
+
     def _rounds(self, classes: int) -> int:
         """Of a screening: more where more classes go on."""
-        return math.ceil(self.race.places(classes)[0] / 2)
+        return math.ceil(self._race.places(classes)[0] / 2)
 
     def _steered(self, subject: Subject, classes: Sequence[int], generator: torch.Generator, progress: bool) -> Steered:
         every = self.goals(subject.num_classes)

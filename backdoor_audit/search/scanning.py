@@ -201,7 +201,7 @@ class PatchScan:
         return max(1, round(_SCREENING * self.stages[0].steps))
 
     def hasty(self, images: int) -> PatchScan:
-        """A look with large windows side by side, for two steps on so many images: enough to rank goals, not to judge them."""
+        """A look with large windows side by side, for two steps on so many images: it ranks goals, and does not judge them."""
         first = self.stages[0]
         return replace(self, stages=(Stage(first.side, first.side, images, 2, 0.0),), judged=1, measured=images)
 
