@@ -49,8 +49,9 @@ def beside_twins(
             detector = detector.with_effort(2)
             detection = detector.look(subject, natural, null, **asked)
         if reference.close(detection):
-            searched = (row.target_class for row in detection.scores if isinstance(row.measured, ByMargin))
-            named = [target for target in searched if target is not None]
+            searched = [row for row in detection.scores if isinstance(row.measured, ByMargin)]
+            searched.sort(key=lambda row: row.place)
+            named = [row.target_class for row in searched if row.target_class is not None]
             again = detector.look(subject.exchanged(), natural, null, named=named, **asked)
             detection = averaged([detection, again], null)
     except DegenerateScoresError as error:

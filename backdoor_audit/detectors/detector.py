@@ -132,8 +132,9 @@ class Compared(Detector, Protocol):
     ) -> Detection:
         """One search on a model, beside what is natural and with indices by ``null``.
 
-        ``natural`` is about the classes that every model is asked for; ``more`` tells it of the others that this model names, and
-        ``named`` are those if an earlier search has named them. Raises `DegenerateScoresError` where a twin allows no search.
+        ``natural`` is about the classes that every model is asked for; ``more`` tells it of others that this search names.
+        ``named`` are the classes that an earlier search was about, the most extreme first. Raises `DegenerateScoresError` where
+        a twin allows no search.
         """
 
     def with_effort(self, share: float) -> Compared:

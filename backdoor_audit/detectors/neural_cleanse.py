@@ -140,7 +140,7 @@ class NeuralCleanse:
         """
         del reference, found
         search, field = self._search, self._field(subject, generator, progress)
-        if field.coverage:
+        if field.classes:
             inversions = self._named(subject, field, generator, progress)
         else:
             inversions = search(subject.classifier, subject.search_set, generator=generator, progress=progress)
@@ -154,7 +154,7 @@ class NeuralCleanse:
             inversion.target_class: _row(inversion, subject, full if inversion.complete else screened)
             for inversion in inversions
         }
-        rows |= field.stopped([rows[target] for target in field.finalists], self.name, None, subject.num_classes)
+        rows |= field.stopped([rows[target] for target in field.finalists], self.name, None)
         return Detection(
             detector=self.name,
             settings=repr(self),

@@ -35,21 +35,19 @@ def looked_at(subject: Subject, controls: Sequence[int]) -> tuple[list[int], lis
 
 
 def field(subject: Subject, finalists: Sequence[int], controls: Sequence[int], left: Sequence[int]) -> Field:
-    """Who goes on, why others were not looked at, and all of that in words."""
+    """Who goes on, and why others were not looked at."""
     classes, there = subject.num_classes, with_images(subject)
     few = sorted(set(range(classes)) - set(there))
     reasons = dict.fromkeys(few, f"fewer than {FEWEST} clean images of the class in either half")
     reasons |= dict.fromkeys(left, f"no more than {LOOKED_AT} classes are looked at, drawn by lot")
     if not controls:
-        reasons = dict.fromkeys(
-            range(classes),
-            f"only {len(there)} classes have {FEWEST} clean images in either half, {MIN_CLASSES} can be compared",
-        )
-    looked = classes - len(reasons) - len(finalists) - len(controls)
-    parts = [
-        f"{len(finalists)} that images left most easily at a hasty look and {len(controls)} drawn by lot searched in full",
-        f"{looked} only looked at",
-    ]
-    if reasons:
-        parts.append(f"{len(reasons)} not searched, most for want of {FEWEST} clean images in either half")
-    return Field(finalists=tuple(finalists), unscreened=reasons, coverage=f"{classes} classes: {'; '.join(parts)}")
+        why = f"only {len(there)} classes have {FEWEST} clean images in either half, {MIN_CLASSES} can be compared"
+        reasons = dict.fromkeys(range(classes), why)
+    return Field(
+        classes=classes,
+        finalists=tuple(finalists),
+        controls=len(controls),
+        unscreened=reasons,
+        how="that images left most easily at a hasty look",
+        only="looked at",
+    )

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -31,6 +32,25 @@ from backdoor_audit.search.steering import sources as away_from_each
 NO_GRADIENT = "the model gave no gradient that a search could follow"
 
 
+NEAR = 0.75
+"""The share of an outlier's deviation above which a race is judged beside twice the controls."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reached:
+    """What a search reached for some classes, and what is natural for them."""
+
+    classes: tuple[int, ...]
+    steered: Steered
+    natural: Natural | None
+
+    def beside(self, other: _Reached) -> _Reached:
+        """The classes of both, these first."""
+        known = [part.natural for part in (self, other) if part.natural is not None]
+        natural = Natural.joined(known) if len(known) == 2 else None
+        return _Reached((*self.classes, *other.classes), self.steered.beside(other.steered), natural)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniversalPerturbation:
     """Steer the model to every class with one small change for all images; compare with twins.
@@ -54,10 +74,12 @@ class UniversalPerturbation:
 
     With more classes than ``race`` allows most are not searched in full. A screening that asks for *whichever* class names the
     finalists, and controls drawn by lot stand for all others: medians and spread are over them alone, as the finalists were
-    chosen for being extreme. The index is by the null distribution for all classes, which was measured on models with about as
-    many classes as there are controls. A class that stopped is taken to stand out no further than the least of the finalists, all
-    of which were ahead of it. By source every class needs images of its own: those with too few are not searched, finalists are
-    named by a hasty look at some of the others, and the detection's coverage says so: see `sources`.
+    chosen for being extreme. The index is by the null distribution for all classes. The spread of a dozen controls is small by
+    chance now and then: where a class comes near an outlier's deviation (`NEAR`) twice as many are searched, and decide. A class
+    that stopped is taken to stand out no further than the least of the finalists, all of which were ahead of it.
+
+    By source every class needs images of its own: those with too few are not searched, finalists are named by a hasty look at some
+    of the others, and the detection's coverage says so: see `sources`.
     """
 
     probe: Steering | PatchScan
@@ -184,30 +206,38 @@ class UniversalPerturbation:
         common = self._common(subject)
         if not common:
             return self._unasked(subject, null, reason)
+
+        def reached(wanted: Sequence[int]) -> _Reached:
+            steered = self._steered(subject, wanted, generator, progress)
+            return _Reached(tuple(wanted), steered, more(wanted) if natural is not None and more is not None else None)
+
+        known = natural is not None and not reason
         try:
-            runners = self._field(subject, common, named, generator, progress)
-            steered = self._steered(subject, common, generator, progress)
-            for some in self._together(runners.finalists):
-                steered = steered.beside(self._steered(subject, some, generator, progress))
+            runners, further = self._field(subject, common, named, generator, progress)
+            controls = _Reached(common, self._steered(subject, common, generator, progress), natural)
+            controls = controls.beside(reached(further)) if further else controls
+            ahead = [reached(some) for some in self._together(runners.finalists)]
+            found = reduce(_Reached.beside, ahead, controls)
+            excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
+            near = known and max(deviations) > NEAR * null.cut(self.name, classes)
+            if runners.classes and near and not further:
+                further = self._race.further(classes, found.classes, self._among(subject))
+                controls = controls.beside(reached(further)) if further else controls
+                runners, found = runners.joined_by(further), reduce(_Reached.beside, ahead, controls)
+                excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
         except DegenerateScoresError as error:
             return replace(no_answer(self, str(error)), means=self.probe.means)
-        if natural is not None and runners.finalists:
-            assert more is not None  # who compares has a reference
-            natural = Natural.joined([natural, more(runners.finalists)])
-        searched = (*common, *runners.finalists)
-        found = {
-            target: trigger for target, trigger in zip(searched, steered.triggers, strict=True) if trigger is not None
-        }
-        excess = [math.nan] * len(steered.margins)
-        if natural is not None and not reason:
-            excess = excesses(steered.margins, natural.margins, len(common))
-        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[: len(common)]])
-        deviations = [value / math.hypot(spread, self.floor) for value in excess]
+        steered, natural = found.steered, found.natural
         rows = {
             target: self._row(number, target, steered, natural, excess[number], deviations[number], null, classes)
-            for number, target in enumerate(searched)
+            for number, target in enumerate(found.classes)
         }
-        rows |= runners.stopped([rows[target] for target in runners.finalists], self.name, null, classes)
+        rows |= runners.stopped([rows[target] for target in runners.finalists], self.name, null)
+        triggers = {
+            target: trigger
+            for target, trigger in zip(found.classes, steered.triggers, strict=True)
+            if trigger is not None
+        }
         scores = [rows[target] for target in sorted(rows)]
         return Detection(
             detector=self.name,
@@ -215,11 +245,11 @@ class UniversalPerturbation:
             rows=self.rows,
             reference=null.source,
             scores=scores,
-            triggers=() if self.by_source else tuple(found[target] for target in sorted(found)),
-            away=found if self.by_source else {},
+            triggers=() if self.by_source else tuple(triggers[target] for target in sorted(triggers)),
+            away=triggers if self.by_source else {},
             inconclusive=reason,
             criterion=self.probe.criterion,
-            unconverged=self._unconverged(steered, natural, len(common), spread),
+            unconverged=self._unconverged(steered, natural, len(controls.classes), spread),
             unusual=self._unusual(spread, classes, null),
             p_value=min((row.p_value for row in scores if row.p_value is not None), default=None),
             means=self.probe.means,
@@ -235,22 +265,28 @@ class UniversalPerturbation:
         classes = subject.num_classes
         if not self._race.runs(classes):
             return tuple(range(classes))
-        if not self.by_source:
-            return self._race.controls_of(classes)
-        there = sources.with_images(subject)
-        return self._race.controls_of(classes, there) if len(there) >= anomaly.MIN_CLASSES else ()
+        among = self._among(subject)
+        enough = among is None or len(among) >= anomaly.MIN_CLASSES
+        return self._race.controls_of(classes, among) if enough else ()
+
+    def _among(self, subject: Subject) -> list[int] | None:
+        """The classes that can be asked for in a race; None for all."""
+        return sources.with_images(subject) if self.by_source else None
 
     def _field(
         self, subject: Subject, common: Sequence[int], named: Sequence[int], generator: torch.Generator, progress: bool
-    ) -> Field:
-        """Who else goes on: those that a screening names, or those that were ``named`` before."""
+    ) -> tuple[Field, tuple[int, ...]]:
+        """Who else goes on, and further controls: those that a screening names, or those that were ``named`` before."""
         classes = subject.num_classes
         if not self._race.runs(classes):
-            return Field()
+            return Field(), ()
         if named:
-            return Field(finalists=tuple(sorted(set(named) - set(common))))
+            again = [target for target in named if target not in common]
+            places = self._race.places(classes)[0]
+            runners = Field(classes=classes, finalists=tuple(sorted(again[:places])), controls=len(common))
+            return runners, tuple(sorted(again[places:]))
         if self.by_source:
-            return self._field_of_sources(subject, common, generator, progress)
+            return self._field_of_sources(subject, common, generator, progress), ()
         shown = self.probe.screened(
             subject.classifier,
             subject.search_set,
@@ -259,7 +295,7 @@ class UniversalPerturbation:
             generator=generator,
             progress=progress,
         )
-        return Field.of(shown, self._race)
+        return Field.of(shown, self._race), ()
 
     def _field_of_sources(
         self, subject: Subject, common: Sequence[int], generator: torch.Generator, progress: bool
@@ -281,7 +317,7 @@ class UniversalPerturbation:
     def _unasked(self, subject: Subject, null: SteeringNull, reason: str) -> Detection:
         """Where too few classes have images of their own for any comparison: nothing is searched, and the coverage says so."""
         runners = sources.field(subject, (), (), ())
-        rows = runners.stopped((), self.name, null, subject.num_classes)
+        rows = runners.stopped((), self.name, null)
         answer = no_answer(self, reason)
         return replace(
             answer,
@@ -317,6 +353,15 @@ class UniversalPerturbation:
             generator=generator,
             progress=progress,
         )
+
+    def _weighed(self, found: _Reached, controls: int, *, known: bool) -> tuple[list[float], float, list[float]]:
+        """Excess of every class, spread over the first so many, and deviations; NaN where that is not known."""
+        margins, natural = found.steered.margins, found.natural
+        excess = [math.nan] * len(margins)
+        if known and natural is not None:
+            excess = excesses(margins, natural.margins, controls)
+        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:controls]])
+        return excess, spread, [value / math.hypot(spread, self.floor) for value in excess]
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.

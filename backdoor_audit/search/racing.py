@@ -38,6 +38,11 @@ class Race:
         allowed = set(range(classes) if among is None else among)
         return tuple(sorted([entry for entry in order if entry in allowed][: self.places(classes)[1]]))
 
+    def further(self, classes: int, searched: Sequence[int], among: Sequence[int] | None = None) -> tuple[int, ...]:
+        """As many controls again, drawn by the same lot from the classes that were not ``searched``."""
+        rest = set(range(classes) if among is None else among) - set(searched)
+        return tuple(sorted([entry for entry in lot(classes) if entry in rest][: self.places(classes)[1]]))
+
     def finalists_of(
         self, margins: Tensor, controls: Sequence[int], among: Sequence[int] | None = None
     ) -> tuple[int, ...]:

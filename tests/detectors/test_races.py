@@ -23,7 +23,7 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.questions.suite import shipped_limits
-from backdoor_audit.search.anomaly import shipped_null
+from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, median, shipped_null
 from backdoor_audit.search.racing import RACE
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Steering
@@ -86,37 +86,40 @@ def test_exactly_the_planted_class_of_forty_three_is_flagged(raced):
     assert raced.flagged(LIMITS)[0].target_class == PLANTED
 
 
-def test_the_planted_class_is_a_finalist_and_twins_are_asked_for_the_finalists(raced, reference):
-    controls = RACE.controls_of(43)
+CONTROLS = RACE.controls_of(43)
+
+
+def test_the_planted_class_is_a_finalist_and_twins_are_asked_for_the_finalists_and_further_controls(raced, reference):
     searched = {row.target_class for row in raced.scores if row.measured.kind == "margin"}
-    finalists = tuple(sorted(searched - set(controls)))
-    assert (len(finalists), PLANTED in finalists, set(controls) <= searched) == (6, True, True)
-    assert reference.asked[:2] == ((), finalists)
+    every_model, finalists, further = reference.asked[:3]
+    assert every_model == ()  # whatever that is
+    assert (len(finalists), PLANTED in finalists) == (6, True)
+    assert further == RACE.further(43, (*CONTROLS, *finalists))
+    assert searched == {*CONTROLS, *finalists, *further}
     assert [trigger.target_class for trigger in raced.triggers] == sorted(searched)
 
 
-def test_medians_and_spread_are_over_the_controls(raced):
-    excess = torch.tensor([raced.score(target).measured.excess for target in RACE.controls_of(43)])
-    assert float(excess.quantile(0.5)) == pytest.approx(0.0, abs=1e-6)
-    spread = math.hypot(1.4826 * float(excess.abs().quantile(0.5)), ADDITIVE.floor)
+def test_near_the_limit_medians_and_spread_are_over_twice_the_controls(raced, reference):
+    controls = (*CONTROLS, *reference.asked[2])
+    assert len(controls) == 24
+    excess = [raced.score(target).measured.excess for target in controls]
+    assert median(excess) == pytest.approx(0.0, abs=1e-6)
+    spread = math.hypot(MAD_TO_DEVIATION * median(list(map(abs, excess))), ADDITIVE.floor)
     planted = raced.score(PLANTED).measured
     assert planted.deviation == pytest.approx(planted.excess / spread, rel=1e-5)
     assert raced.score(PLANTED).index == shipped_null().index("additive", planted.deviation, 43)
 
 
-def test_what_was_not_searched_in_full_is_said(raced):
+def test_what_was_not_searched_in_full_is_said(raced, reference):
     stopped = next(row for row in raced.scores if row.measured.kind == "screening")
     assert raced.coverage == (
-        "43 classes: 6 finalists of a screening that led images to whichever class, and 12 controls drawn by lot, searched in "
-        "full; 25 only screened"
+        "43 classes: 6 finalists of a screening that led images to whichever class and 24 controls drawn by lot searched in "
+        "full; 13 only screened"
     )
     finding = raced.judge(stopped.target_class, LIMITS)
     assert raced.coverage in finding.settings
     assert "not searched in full" in finding.reason
-    finalists = [
-        row for row in raced.scores if row.measured.kind == "margin" and row.target_class not in RACE.controls_of(43)
-    ]
-    assert stopped.index == min(row.index for row in finalists)
+    assert stopped.index == pytest.approx(min(raced.score(target).index for target in reference.asked[1]))
 
 
 def test_a_raced_detection_comes_back_from_the_store(raced):
@@ -129,20 +132,22 @@ def test_a_raced_detection_comes_back_from_the_store(raced):
 def test_a_clean_model_of_forty_three_classes_is_not_flagged(reference):
     detection = ADDITIVE(subject(), reference=reference, generator=seeded(1))
     assert verdicts(detection) == [Verdict.PASS] * 43
+    assert "12 controls drawn by lot searched in full; 25 only screened" in detection.coverage
 
 
 def test_halves_that_are_exchanged_are_searched_for_the_same_classes(raced):
-    again = replace(Beside(subject()))
+    again = Beside(subject())
     again.close = lambda detection: True
     detection = ADDITIVE(subject(PLANTED), reference=again, generator=seeded(1))
-    assert again.asked[1] == again.asked[2]
+    assert len(again.asked) == 5
+    assert {*again.asked[1], *again.asked[2]} == {*again.asked[3], *again.asked[4]}
     assert verdicts(detection) == verdicts(raced)
 
 
 def test_where_all_finalists_are_outliers_those_behind_them_do_not_pass():
-    runners = Field(finalists=(0, 1), screened={2: (0.5, 0.1)})
+    runners = Field(classes=43, finalists=(0, 1), screened={2: (0.5, 0.1)})
     ahead = [margin_row(0, index=9.0, deviation=30.0), margin_row(1, index=8.0, deviation=25.0)]
-    (row,) = runners.stopped(ahead, "additive", shipped_null(), 43).values()
+    (row,) = runners.stopped(ahead, "additive", shipped_null()).values()
     assert row.measured == ByScreening(margin=0.5, deviation=25.0)
     detection = Detection(detector="additive", settings="", scores=[row], triggers=())
     assert detection.judge(2, LIMITS).verdict is Verdict.INCONCLUSIVE
@@ -168,7 +173,7 @@ def test_sources_without_enough_images_are_not_searched_and_that_is_said():
     assert [row.target_class for row in detection.scores] == list(range(43))
     kinds = [row.measured.kind for row in detection.scores]
     assert (kinds.count("margin"), kinds.count("screening")) == (22, 21)
-    assert "21 not searched, most for want of 5 clean images in either half" in detection.coverage
+    assert "21 not searched, most for want of clean images" in detection.coverage
     finding = replace(detection, unconverged="").judge(1, LIMITS)  # a handful of steps
     assert (finding.verdict, finding.value) == (Verdict.PASS, None)
     assert finding.reason == "from class 1: not searched: fewer than 5 clean images of the class in either half"
