@@ -78,8 +78,8 @@ class UniversalPerturbation:
     chance now and then: where a class comes near an outlier's deviation (`NEAR`) twice as many are searched, and decide. A class
     that stopped is taken to stand out no further than the least of the finalists, all of which were ahead of it.
 
-    By source every class needs images of its own: those with too few are not searched, finalists are named by a hasty look at some
-    of the others, and the detection's coverage says so: see `sources`.
+    By source every class needs images of its own: those with too few are not searched, finalists are named by a hasty look at
+    some of the others, and the coverage of the detection says so: see `sources`.
     """
 
     probe: Steering | PatchScan
