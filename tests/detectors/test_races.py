@@ -10,6 +10,7 @@ import torch
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import (
     DETECTORS,
+    Consensus,
     NeuralCleanse,
     Relabelling,
     UniversalPerturbation,
@@ -246,3 +247,19 @@ def test_a_hundred_classes_take_the_passes_that_were_foretold(detector):
     foretold = detector.cost((1, 24, 24), 100, len(looked.search_set)).passes
     asked = (2 + 2 * sources.LOOKED_AT / 100) * len(looked.search_set)  # what the model says of clean images
     assert foretold <= meter.passes[""] <= 1.1 * foretold + 8 * asked
+
+
+def test_families_that_raced_are_weighed(raced, reference):
+    smooth = replace(ADDITIVE(subject(), reference=reference, generator=seeded(2)), detector="smooth")
+    weighing = Consensus(of=("additive", "smooth"))
+    detection = weighing.weighed([raced, smooth], shipped_null())
+    assert [row.target_class for row in detection.scores] == list(range(43))
+    assert max(detection.scores, key=lambda row: row.index).target_class == PLANTED
+    kinds = {
+        (raced.score(row.target_class).measured.kind, smooth.score(row.target_class).measured.kind): row
+        for row in detection.scores
+    }
+    assert kinds["screening", "screening"].measured.kind == "screening"
+    assert kinds["margin", "screening"].measured.strongest == raced.means
+    assert detection.coverage.startswith("where a family did not search a class in full")
+    assert Verdict.INCONCLUSIVE not in verdicts(detection)
