@@ -70,6 +70,7 @@ class Field:
         """A row for every class that does not go on. None is taken to stand out further than the least of these ``finalists``.
 
         Where a detector has deviations, index and p-value are those of the least one by ``null``; else the least index counts.
+        Where no finalist has converged, nothing was shown of the others either.
         """
         went_on = list(finalists)
         deviation = _least(row.measured.deviation for row in went_on)
@@ -79,6 +80,8 @@ class Field:
                 null.index(detector, deviation, self.classes),
                 null.p_value(detector, deviation, self.classes),
             )
+        moving = [row.unconverged for row in went_on]
+        unconverged = f"of the finalists none: {moving[0]}" if moving and all(moving) else ""
         each, rest = divmod(self.image_passes, max(1, len(self.screened)))
         rows = {}
         for place, (target, (margin, success)) in enumerate(self.screened.items()):
@@ -89,6 +92,7 @@ class Field:
                 p_value=p_value,
                 image_passes=each + (rest if place == 0 else 0),
                 measured=ByScreening(margin=margin, deviation=deviation),
+                unconverged=unconverged,
             )
         for target, reason in self.unscreened.items():
             rows[target] = Row(

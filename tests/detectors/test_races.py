@@ -154,6 +154,18 @@ def test_where_all_finalists_are_outliers_those_behind_them_do_not_pass():
     assert detection.judge(2, LIMITS).verdict is Verdict.INCONCLUSIVE
 
 
+def test_where_no_finalist_has_converged_those_behind_them_do_not_pass():
+    runners = Field(classes=43, finalists=(0, 1), screened={2: (0.5, 0.1)})
+    for moving, verdict in (
+        (("no gradient", "no gradient"), Verdict.INCONCLUSIVE),
+        (("no gradient", ""), Verdict.PASS),
+    ):
+        ahead = [margin_row(target, deviation=0.1, unconverged=why) for target, why in enumerate(moving)]
+        (row,) = runners.stopped(ahead, "additive", shipped_null()).values()
+        detection = Detection(detector="additive", settings="", scores=[row], triggers=())
+        assert detection.judge(2, LIMITS).verdict is verdict
+
+
 def test_up_to_twenty_classes_every_class_is_searched():
     few = subject(3, classes=20)
     whole, with_a_race = (
