@@ -11,6 +11,7 @@ from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
 from backdoor_audit.detectors.relabelling import Relabelling
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.detectors.universal_perturbation import UniversalPerturbation
+from backdoor_audit.search.racing import Race
 from backdoor_audit.search.scanning import SHRINKING, PatchScan, Stage
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
@@ -41,6 +42,7 @@ __all__ = [
     "Natural",
     "NeuralCleanse",
     "PatchScan",
+    "Race",
     "Reference",
     "Relabelling",
     "Row",

@@ -104,7 +104,8 @@ class NeuralCleanse:
             return Cost(self._search.passes(classes) + classes * images * FORWARD_ONLY, _OVERHEAD)
         searched = sum(self._naming.places(classes))
         screening = _WINDOWS.passes_of_screening(image_shape, rounds=self._rounds(classes), images=images)
-        return Cost(self._whole.passes(searched) + searched * images * FORWARD_ONLY + screening, _OVERHEAD)
+        stamped = 2 * searched * images * FORWARD_ONLY  # the images of either half
+        return Cost(self._whole.passes(searched) + stamped + screening, _OVERHEAD)
 
     @property
     def _search(self) -> TriggerInversion:

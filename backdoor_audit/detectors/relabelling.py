@@ -84,7 +84,7 @@ class Relabelling:
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
         """Of every probe, for one goal."""
         if classes > self.race_above:  # the images are taken to be spread evenly over the classes
-            images = max(1, images * self.asked // classes)
+            images = max(self.asked, images * self.asked // classes)
         least = self.per_class * self._among(classes)
         return Cost(sum(probe.passes(image_shape, measured=images, least=least, most=images) for probe in self.probes))
 
