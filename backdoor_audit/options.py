@@ -73,7 +73,7 @@ class AuditOptions:
     budget: float = 0.0
     index: str = "calibrated"
     inconclusive: str = "fail"
-    steps: int = 103
+    steps: int = 100
     restarts: int = 1
     canary: bool = False
     canary_targets: int = 1
@@ -387,7 +387,7 @@ OPTIONS: tuple[Option, ...] = (
         "fail|allow",
         "whether an inconclusive item fails the run (default: fail)",
     ),
-    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 103)", Role.CONFIGURATION),
+    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 100)", Role.CONFIGURATION),
     Option(
         "restarts",
         whole_number(1),

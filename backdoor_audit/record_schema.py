@@ -19,6 +19,7 @@ from backdoor_audit.record_types import (
     StoredMargin,
     StoredRepair,
     StoredRow,
+    StoredScreening,
     StoredSize,
 )
 from backdoor_audit.schema_of import Definitions, Schema, record
@@ -163,14 +164,18 @@ def _of_detection() -> dict[str, Schema]:
 
 def _class_score(types: Definitions) -> Schema:
     """A row with the numbers of all kinds; whatever another kind measures, and a share of no image at all, is null."""
-    measured = {**types.members(StoredSize), **types.members(StoredMargin)}
+    measured = {**types.members(StoredSize), **types.members(StoredScreening), **types.members(StoredMargin)}
     more = {
         "success_val": _or_null(_RATE),
         **{name: part if "anyOf" in part else _or_null(part) for name, part in measured.items()},
+        "stopped": measured["stopped"],
         "reached": measured["reached"],  # true where nothing has to be reached
-        "kind": {"enum": ["size", "margin"], "description": "what was measured; what the other kind does is null"},
+        "kind": {
+            "enum": ["size", "margin", "screening"],
+            "description": "what was measured; what the other kind does is null",
+        },
     }
-    return types.whole(StoredRow, more, later=("kind",))
+    return types.whole(StoredRow, more, later=("kind", "stopped"))
 
 
 def _example() -> Schema:

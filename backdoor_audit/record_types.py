@@ -156,3 +156,14 @@ class StoredMargin:
     deviation: float | None = None
     strongest: str | None = None
     rising: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredScreening:
+    """Of a class that a race did not search in full: ``margin`` is how far any change led to it in the screening; null where
+    nothing was tried, of which ``stopped`` says why. ``deviation`` is at most that of the finalist that stands out least.
+    """
+
+    margin: float | None = None
+    deviation: float | None = None
+    stopped: Annotated[str, "why it was not even screened; empty if it was"] = ""

@@ -25,7 +25,16 @@ from typing import Any
 
 import torch
 
-from backdoor_audit.detectors import DETECTORS, BySize, Detection, Detector, NeuralCleanse, UniversalPerturbation
+from backdoor_audit.detectors import (
+    DETECTORS,
+    ByMargin,
+    ByScreening,
+    BySize,
+    Detection,
+    Detector,
+    NeuralCleanse,
+    UniversalPerturbation,
+)
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, PropertyOutcome
 from backdoor_audit.questions.suite import shipped_limits
@@ -36,7 +45,7 @@ from benchmarks.zoo.build import read_table
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
-STEPS = (12, 24, 48, 96)  # of Neural Cleanse, beside its default
+STEPS = (12, 24, 48, 72)  # of Neural Cleanse, beside its default
 SHARES = (0.25, 0.5)  # of the steps or examples of all others
 
 Row = dict[str, Any]
@@ -89,11 +98,17 @@ def looked(task: Task, *, root: Path, hidden: frozenset[str]) -> Row:
     return found | _of_outcome(outcome(asked, task.subject, root)[0])
 
 
+def _still_moving(measured: BySize | ByMargin | ByScreening) -> float | None:
+    if isinstance(measured, BySize):
+        return measured.shrinkage
+    return measured.rising if isinstance(measured, ByMargin) else None
+
+
 def _of_detection(detection: Detection) -> Row:
     complete = [score for score in detection.scores if score.index is not None]
     settled = [replace(score, unconverged="") for score in detection.scores]
     without = replace(detection, scores=settled, unconverged="")
-    numbers = [row.shrinkage if isinstance(row, BySize) else row.rising for row in (one.measured for one in complete)]
+    numbers = [_still_moving(one.measured) for one in complete]
     return {
         "rows": len(complete),
         "converged": 0 if detection.unconverged else sum(not score.unconverged for score in complete),

@@ -101,6 +101,7 @@ _KEPT = (
     "reached",
     "paper_index",
     "unconverged",
+    "stopped",
 )
 
 

@@ -1,6 +1,7 @@
 """Detectors: each takes a classifier and clean images, or what others found, and gives a `Detection`; none knows the answer."""
 
 from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.by_screening import ByScreening
 from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.consensus import Consensus
 from backdoor_audit.detectors.detection import Detection
@@ -10,6 +11,7 @@ from backdoor_audit.detectors.neural_cleanse import NeuralCleanse
 from backdoor_audit.detectors.relabelling import Relabelling
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.detectors.universal_perturbation import UniversalPerturbation
+from backdoor_audit.search.racing import Race
 from backdoor_audit.search.scanning import SHRINKING, PatchScan, Stage
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
@@ -32,6 +34,7 @@ __all__ = [
     "DETECTORS",
     "Additive",
     "ByMargin",
+    "ByScreening",
     "BySize",
     "Compared",
     "Consensus",
@@ -41,6 +44,7 @@ __all__ = [
     "Natural",
     "NeuralCleanse",
     "PatchScan",
+    "Race",
     "Reference",
     "Relabelling",
     "Row",

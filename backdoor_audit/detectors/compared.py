@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.detection import Detection
 from backdoor_audit.detectors.detector import Compared, Reference, no_answer
+from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
@@ -42,17 +45,25 @@ def beside_twins(
     except DegenerateScoresError as error:
         return no_answer(detector, f"in a reference twin, {error}")
     null = reference.null
-    detection = detector.look(subject, natural, null, generator=generator, progress=progress)
-    for _ in range(MOST_DOUBLINGS):
-        if not detection.unconverged:
-            break
-        # more steps lead all classes further, which the median over them takes out again
-        detector = detector.with_effort(2)
-        longer = detector.look(subject, natural, null, generator=generator, progress=progress)
-        detection = replace(longer, scores=_with_passes(longer, detection))
-    if reference.close(detection):
-        again = detector.look(subject.exchanged(), natural, null, generator=generator, progress=progress)
-        detection = averaged([detection, again], null)
+    try:
+        detection = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
+        for _ in range(MOST_DOUBLINGS):
+            if not detection.unconverged:
+                break
+            detector = detector.with_effort(2)
+            natural = reference.natural(detector)
+            longer = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
+            detection = replace(longer, scores=_with_passes(longer, detection))
+        if reference.close(detection):
+            searched = [row for row in detection.scores if isinstance(row.measured, ByMargin)]
+            searched.sort(key=lambda row: row.place)
+            named = [row.target_class for row in searched if row.target_class is not None]
+            again = _looked(
+                detector, subject.exchanged(), natural, reference, named=named, generator=generator, progress=progress
+            )
+            detection = averaged([detection, again], null)
+    except DegenerateScoresError as error:
+        return no_answer(detector, f"in a reference twin, {error}")
     return replace(detection, reference=f"{detection.reference}; {reference.twins.described}")
 
 
@@ -75,6 +86,11 @@ def averaged(detections: Sequence[Detection], null: SteeringNull) -> Detection:
         unconverged=next(filter(None, (entry.unconverged for entry in detections)), ""),
         unusual=next(filter(None, (entry.unusual for entry in detections)), ""),
     )
+
+
+def _looked(detector: Compared, subject: Subject, natural: Natural, reference: Reference, **asked: Any) -> Detection:
+    """One search; what is natural for classes that it names itself comes from the same reference at the same effort."""
+    return detector.look(subject, natural, reference.null, more=partial(reference.natural, detector), **asked)
 
 
 def _with_passes(detection: Detection, before: Detection) -> list[Row]:

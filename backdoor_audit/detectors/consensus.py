@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.by_screening import ByScreening
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
 from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
-from backdoor_audit.detectors.row import Row
+from backdoor_audit.detectors.row import Measured, Row
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.triggers.trigger import AnyTrigger
 
+RACED = "where a family did not search a class in full, it counts as far as the least of that family's finalists"
 FAMILIES = ("patch_scan", "additive", "smooth", "stripes", "warping")
 
 
@@ -30,6 +32,8 @@ class Consensus:
     family can draw: random departures of a clean model differ between families and cancel. How large the mean becomes for
     the most extreme class of a clean model was measured on clean models, with all dependence between the families in it.
     Needs the detections of the families named in ``of``, and nothing else; costs nothing.
+
+    In a family that raced and did not search a class in full, the class counts as far as the least of the family's finalists.
 
     Success and trigger of a class are those of the family in which it stands out most. It has converged where every family has.
     """
@@ -83,7 +87,7 @@ class Consensus:
             return self._detection((), (), reason)
         families, rows, triggers = [found[name] for name in self.of], [], []
         for target, mean in self.means(families, null).items():
-            strongest = max(families, key=lambda family: _index(family, target))
+            strongest = max(families, key=lambda family: (_searched(family, target), _index(family, target)))
             row = self._row(target, mean, strongest, _classes(families), null)
             moving = (score.unconverged for family in families if (score := family.score(target)) is not None)
             rows.append(replace(row, unconverged=next(filter(None, moving), "")))
@@ -94,6 +98,7 @@ class Consensus:
             criterion=f"each of {', '.join(self.of)} has",
             unconverged=next((family.unconverged for family in families if family.unconverged), ""),
             unusual=next((family.unusual for family in families if family.unusual), ""),
+            coverage=RACED if any(family.coverage for family in families) else "",
         )
 
     def means(self, detections: Sequence[Detection], null: SteeringNull) -> dict[int | None, float | None]:
@@ -112,13 +117,12 @@ class Consensus:
     ) -> Row:
         row = strongest.score(target)
         assert row is not None  # every family has the same rows
-        assert isinstance(row.measured, ByMargin)
         return replace(
             row,
             index=None if mean is None else null.index(self.name, mean, classes),
             p_value=None if mean is None else null.p_value(self.name, mean, classes),
             image_passes=0,
-            measured=replace(row.measured, deviation=mean, strongest=strongest.means),
+            measured=_weighed(row.measured, mean, strongest.means),
         )
 
     def _detection(
@@ -136,6 +140,18 @@ class Consensus:
             means=f"{len(self.of)} kinds of changes weighed together",
             blind_spots=self.blind_spots,
         )
+
+
+def _weighed(measured: Measured, mean: float | None, strongest: str) -> Measured:
+    if isinstance(measured, ByMargin):
+        return replace(measured, deviation=mean, strongest=strongest)
+    assert isinstance(measured, ByScreening)  # no family searched the class in full
+    return replace(measured, deviation=mean)
+
+
+def _searched(family: Detection, target: int | None) -> bool:
+    row = family.score(target)
+    return row is not None and isinstance(row.measured, ByMargin)
 
 
 def _index(family: Detection, target: int | None) -> float:

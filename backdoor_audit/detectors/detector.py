@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -17,16 +17,23 @@ from backdoor_audit.search.twins import Twins
 
 ImageShape = tuple[int, int, int]
 
+More = Callable[[Sequence[int]], Natural]
+"""What is natural for these classes."""
+
 SEARCHING = 1.2
 """What a pass costs in a search, with what is done to images and triggers, over one of the bare model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of a search in one model: image passes as records count them, and what each costs over one of the bare model."""
+    """Of a search in one model: image passes as records count them, and what each costs over one of the bare model.
+
+    ``in_twin`` are the passes in each reference twin where those are fewer: twins are not screened.
+    """
 
     passes: float
     overhead: float = SEARCHING
+    in_twin: float | None = None
 
 
 class Detector(Protocol):
@@ -99,8 +106,18 @@ class Detector(Protocol):
 class Compared(Detector, Protocol):
     """A detector that does the same search on the audited model and on reference twins; `compared.beside_twins` calls it."""
 
-    def natural(self, twins: Sequence[Subject], *, generator: torch.Generator, progress: bool = False) -> Natural:
-        """The search on every twin. Raises `DegenerateScoresError` if one of them allows none."""
+    def natural(
+        self,
+        twins: Sequence[Subject],
+        *,
+        classes: Sequence[int] = (),
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Natural:
+        """The search on every twin: for these classes, or for those that every model is asked for.
+
+        Raises `DegenerateScoresError` if one of them allows none.
+        """
 
     def look(
         self,
@@ -108,10 +125,17 @@ class Compared(Detector, Protocol):
         natural: Natural | None,
         null: SteeringNull,
         *,
+        more: More | None = None,
+        named: Sequence[int] = (),
         generator: torch.Generator,
         progress: bool = False,
     ) -> Detection:
-        """One search on a model, beside what is natural and with indices by ``null``."""
+        """One search on a model, beside what is natural and with indices by ``null``.
+
+        ``natural`` is about the classes that every model is asked for; ``more`` tells it of others that this search names.
+        ``named`` are the classes that an earlier search was about, the most extreme first. Raises `DegenerateScoresError` where
+        a twin allows no search.
+        """
 
     def with_effort(self, share: float) -> Compared:
         """The same detector with that share of its steps."""
@@ -132,8 +156,11 @@ class Reference(Protocol):
     def null(self) -> SteeringNull:
         """How far clean models are steered beyond twins of this kind, by which indices are calibrated."""
 
-    def natural(self, detector: Compared) -> Natural:
-        """What the twins show to a detector, once for all models with these images. Raises `DegenerateScoresError`."""
+    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural:
+        """What the twins show to a detector, once for all models with these images. Raises `DegenerateScoresError`.
+
+        Without ``classes`` it is about those that every model is asked for: all, unless the detector races.
+        """
 
     def close(self, detection: Detection) -> bool:
         """Whether some class lies so near to the limit that luck may decide it: the search is worth doing again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,21 @@ class Natural:
     success: Tensor
     rising: Tensor
     image_passes: int
+
+    @classmethod
+    def nothing(cls, twins: int) -> Natural:
+        """Of so many twins that were asked for no class."""
+        return cls(torch.zeros(twins, 0), torch.zeros(twins, 0), torch.zeros(twins, 0), 0)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Natural]) -> Natural:
+        """What was shown goal by goal, as one."""
+        return cls(
+            torch.cat([part.margins for part in parts], dim=1),
+            torch.cat([part.success for part in parts], dim=1),
+            torch.cat([part.rising for part in parts], dim=1),
+            sum(part.image_passes for part in parts),
+        )
 
     def pack(self) -> Packed:
         """For the store."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
 from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
+from backdoor_audit.detectors.field import Field
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.metrics import attack_success_rate
@@ -22,6 +23,8 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.inversion import MOST_SHRINKAGE, Inversion, TriggerInversion
+from backdoor_audit.search.racing import Race
+from backdoor_audit.search.scanning import PatchScan
 
 BLIND_SPOTS = (
     "triggers without a small patch: blended, sinusoidal, low-frequency, warped, reflected",
@@ -36,6 +39,8 @@ MOST_UNCONVERGED = 0.5
 
 NO_RACE = 10**6  # classes
 
+_NAME_ABOVE = 43  # classes; a race of all of them costs 2.6 times what ten cost
+_WINDOWS = PatchScan()
 _DRAWS = 20_000
 _OVERHEAD = 1.05  # less than in other searches: batches are large
 _SCREENING_CORRELATION = 0.7  # of sizes at the screening's end and the search's: ranks 0.6 to 0.8 on three GTSRB models
@@ -57,6 +62,11 @@ class NeuralCleanse:
       as much as makes 2 mean the same share of false alarms, found by simulating such races. The paper's index is not.
     * Classes that stopped have the size, ratio and index that they had among all classes when the screening ended.
 
+    With more than 43 classes even the screening of that race would cost too much: a screening that leads images to
+    *whichever* class by small windows, as `PatchScan` has it, names the finalists instead. They and controls drawn by lot are
+    searched from the first step to the last, and compared as above; the others have no trigger and no size of their own, and are
+    taken to stand out no further than the least of the finalists.
+
     What was searched in full is the coverage of the detection.
 
     A class has converged when its smallest trigger shrank by at most `MOST_SHRINKAGE` over the last steps; until then it does
@@ -65,7 +75,7 @@ class NeuralCleanse:
     classes that stopped. What is an outlier already is one all the same.
     """
 
-    steps: int = 103
+    steps: int = 100
     batch_size: int = 16
     restarts: int = 1
     race_above: int = 20
@@ -90,14 +100,29 @@ class NeuralCleanse:
 
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
         """Of the inversions, and of what their triggers do to the held-out images."""
-        del image_shape
-        return Cost(self._search.passes(classes) + classes * images * FORWARD_ONLY, _OVERHEAD)
+        if not self._naming.runs(classes):
+            return Cost(self._search.passes(classes) + classes * images * FORWARD_ONLY, _OVERHEAD)
+        searched = sum(self._naming.places(classes))
+        screening = _WINDOWS.passes_of_screening(image_shape, rounds=self._rounds(classes), images=images)
+        stamped = 2 * searched * images * FORWARD_ONLY  # the images of either half
+        return Cost(self._whole.passes(searched) + stamped + screening, _OVERHEAD)
 
     @property
     def _search(self) -> TriggerInversion:
         return TriggerInversion(
             steps=self.steps, batch_size=self.batch_size, restarts=self.restarts, race_above=self.race_above
         )
+
+    @property
+    def _whole(self) -> TriggerInversion:
+        return replace(self._search, race_above=NO_RACE)
+
+    @property
+    def _naming(self) -> Race:
+        return Race(above=max(_NAME_ABOVE, self.race_above))
+
+    def _rounds(self, classes: int) -> int:
+        return math.ceil(self._naming.places(classes)[0] / 2)
 
     def __call__(
         self,
@@ -115,19 +140,26 @@ class NeuralCleanse:
         ``reference_sizes``, one per class, are sizes that are natural for each class.
         """
         del reference, found
-        search = self._search
-        inversions = search(subject.classifier, subject.search_set, generator=generator, progress=progress)
+        search, field = self._search, self._field(subject, generator, progress)
+        if field.classes:
+            inversions = self._named(subject, field, generator, progress)
+        else:
+            inversions = search(subject.classifier, subject.search_set, generator=generator, progress=progress)
         full, reason = None, ""
         try:
-            full = _searched_in_full(inversions, reference_sizes)
+            full = _searched_in_full(inversions, reference_sizes, others=len(field.screened))
         except DegenerateScoresError as error:
             reason = str(error)
         screened = _screened(inversions)
-        coverage = self._coverage(inversions)
+        rows = {
+            inversion.target_class: _row(inversion, subject, full if inversion.complete else screened)
+            for inversion in inversions
+        }
+        rows |= field.stopped([rows[target] for target in field.finalists], self.name, None)
         return Detection(
             detector=self.name,
             settings=repr(self),
-            scores=[_row(inversion, subject, full if inversion.complete else screened) for inversion in inversions],
+            scores=[rows[target] for target in sorted(rows)],
             triggers=[inversion.trigger for inversion in inversions],
             inconclusive=reason,
             p_value=min(full.result.p_value) if full else None,
@@ -135,9 +167,38 @@ class NeuralCleanse:
             unconverged=self._unconverged(inversions, search.stop_patience),
             median_size=full.result.median_size if full else None,
             cut_size=full.result.cut_size if full else None,
-            coverage=coverage,
+            coverage=field.coverage or self._coverage(inversions),
             blind_spots=BLIND_SPOTS,
         )
+
+    def _field(self, subject: Subject, generator: torch.Generator, progress: bool) -> Field:
+        """Who is searched beside the controls, where a screening names them; nobody where all classes race."""
+        classes = subject.num_classes
+        if not self._naming.runs(classes):
+            return Field()
+        shown = _WINDOWS.screened(
+            subject.classifier,
+            subject.search_set,
+            subject.held_out,
+            rounds=self._rounds(classes),
+            generator=generator,
+            progress=progress,
+        )
+        return Field.of(shown, self._naming)
+
+    def _named(
+        self, subject: Subject, field: Field, generator: torch.Generator, progress: bool
+    ) -> tuple[Inversion, ...]:
+        """Whole searches for finalists and controls."""
+        controls = self._naming.controls_of(subject.num_classes)
+        found = self._whole(
+            subject.classifier,
+            subject.search_set,
+            generator=generator,
+            classes=sorted({*controls, *field.finalists}),
+            progress=progress,
+        )
+        return tuple(replace(inversion, control=inversion.target_class in controls) for inversion in found)
 
     def _unconverged(self, inversions: Sequence[Inversion], window: int) -> str:
         """Why no class passes, in words; empty if enough of the classes that were searched in full have converged."""
@@ -171,8 +232,12 @@ class _Comparison:
     positions: dict[int, int]
 
 
-def _searched_in_full(inversions: Sequence[Inversion], reference_sizes: Sequence[float] | None) -> _Comparison:
+def _searched_in_full(
+    inversions: Sequence[Inversion], reference_sizes: Sequence[float] | None, *, others: int = 0
+) -> _Comparison:
     """Compare the classes that were searched in full and reached, with values like the controls' for those that stopped.
+
+    ``others`` is the number of classes that did not begin.
 
     Raises `DegenerateScoresError` if fewer than half of the classes are known or estimated to have reached the success
     threshold, or their sizes allow no outlier test.
@@ -180,15 +245,15 @@ def _searched_in_full(inversions: Sequence[Inversion], reference_sizes: Sequence
     complete = [row for row, inversion in enumerate(inversions) if inversion.complete]
     reached = [row for row in complete if inversions[row].reached]
     controls = [row for row in reached if inversions[row].control]
-    drawn, stopped = sum(inversion.control for inversion in inversions), len(inversions) - len(complete)
+    drawn, stopped = sum(inversion.control for inversion in inversions), len(inversions) - len(complete) + others
     absent = round(stopped * len(controls) / max(drawn, 1))
-    if 2 * (len(reached) + absent) < len(inversions) or (stopped and not controls):
+    if 2 * (len(reached) + absent) < len(inversions) + others or (stopped and not controls):
         raise DegenerateScoresError(
             f"a trigger reached the success threshold for {len(reached)} of {len(complete)} classes only; raise "
             "--audit-steps, or check the model's normalisation"
         )
     sizes = [inversions[row].size for row in reached]
-    natural = [reference_sizes[row] for row in reached] if reference_sizes else None
+    natural = [reference_sizes[inversions[row].target_class] for row in reached] if reference_sizes else None
     if stopped:
         full = np.log(np.array([sizes, natural or [1.0] * len(reached)]))
         held = full[:, [position for position, row in enumerate(reached) if inversions[row].control]]

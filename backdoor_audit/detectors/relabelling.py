@@ -11,7 +11,7 @@ import torch
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.compared import beside_twins
 from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, Detection
-from backdoor_audit.detectors.detector import Cost, ImageShape, Reference
+from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.detectors.universal_perturbation import NO_GRADIENT
@@ -19,6 +19,7 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import SteeringNull
+from backdoor_audit.search.racing import lot
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Goal, Steered, Steering
 from backdoor_audit.triggers.label_rule import Scattered
@@ -43,11 +44,16 @@ class Relabelling:
     classes they arrive at: see `relabelled`. Each kind of change is tried; of the excess over the mean of the reference twins the
     largest counts, and its scale is that of clean models (the null distribution of the reference).
 
+    With more than ``race_above`` classes the images of ``asked`` of them are searched with, wherever they go: those with the most
+    clean images, and of equally many a lot decides. A change that relabels all classes relabels these.
+
     Needs gradients, twins, and a few images of every class. Cost: ``per_class`` images of each class in every step, for one goal.
     """
 
     probes: tuple[PatchScan | Steering, ...] = _PROBES
     per_class: int = 2
+    race_above: int = 20
+    asked: int = 16
 
     name = "relabelling"
     rows = "target"
@@ -77,11 +83,21 @@ class Relabelling:
 
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
         """Of every probe, for one goal."""
-        least = self.per_class * classes
-        return Cost(sum(probe.passes(image_shape, measured=images, least=least) for probe in self.probes))
+        if classes > self.race_above:  # the images are taken to be spread evenly over the classes
+            images = max(self.asked, images * self.asked // classes)
+        least = self.per_class * self._among(classes)
+        return Cost(sum(probe.passes(image_shape, measured=images, least=least, most=images) for probe in self.probes))
 
-    def natural(self, twins: Sequence[Subject], *, generator: torch.Generator, progress: bool = False) -> Natural:
+    def natural(
+        self,
+        twins: Sequence[Subject],
+        *,
+        classes: Sequence[int] = (),
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Natural:
         """The same probes on every twin; (twins, probes)."""
+        del classes
         found = [self._search(twin, generator, progress) for twin in twins]
         return Natural(
             torch.stack([torch.cat([steered.margins for steered in row]) for row in found]),
@@ -112,10 +128,13 @@ class Relabelling:
         natural: Natural | None,
         null: SteeringNull,
         *,
+        more: More | None = None,
+        named: Sequence[int] = (),
         generator: torch.Generator,
         progress: bool = False,
     ) -> Detection:
-        """One search with every probe, beside what is natural."""
+        """One search with every probe, beside what is natural; it names no classes of its own."""
+        del more, named
         found: list[Steered] = []
         reason = "" if natural is not None else "there are no reference twins to compare with"
         try:
@@ -134,14 +153,32 @@ class Relabelling:
             criterion="the model gives a gradient to follow",
             p_value=scores[0].p_value if scores else None,
             means="a small change",
+            coverage=self._coverage(subject.num_classes),
             blind_spots=self.blind_spots,
         )
 
     def _search(self, subject: Subject, generator: torch.Generator, progress: bool) -> list[Steered]:
-        wanted: tuple[Goal, ...] = (Scattered(subject.num_classes),)
-        least, halves = self.per_class * subject.num_classes, (subject.search_set, subject.held_out)
+        wanted: tuple[Goal, ...] = (Scattered(subject.num_classes, self._asked(subject)),)
+        least, halves = self.per_class * self._among(subject.num_classes), (subject.search_set, subject.held_out)
         probes = [probe.with_images(least, measured=len(subject.held_out)) for probe in self.probes]
         return [probe(subject.classifier, *halves, wanted, generator=generator, progress=progress) for probe in probes]
+
+    def _coverage(self, classes: int) -> str:
+        if classes <= self.race_above:
+            return ""
+        return f"images of {self.asked} of {classes} classes searched with, those with the most clean images"
+
+    def _among(self, classes: int) -> int:
+        return self.asked if classes > self.race_above else classes
+
+    def _asked(self, subject: Subject) -> tuple[int, ...]:
+        """The classes whose images are searched with; empty if that is all of them."""
+        classes = subject.num_classes
+        if classes <= self.race_above:
+            return ()
+        labels = torch.cat([subject.search_set.labels, subject.held_out.labels])
+        counts = labels.bincount(minlength=classes)
+        return tuple(sorted(sorted(lot(classes), key=lambda label: -int(counts[label]))[: self.asked]))
 
     def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull) -> Row:
         reached = [float(steered.margins[0]) for steered in found]

@@ -7,19 +7,23 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from backdoor_audit.detectors.by_margin import ByMargin
+from backdoor_audit.detectors.by_screening import ByScreening
 from backdoor_audit.detectors.by_size import BySize
 from backdoor_audit.detectors.rule import Beside
 from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.record_types import StoredRow
 
-Measured = BySize | ByMargin
+Measured = BySize | ByMargin | ByScreening
 """What a detector measures; each kind has a rule of its own by which it is judged."""
 
-_KINDS: Mapping[str, type[BySize] | type[ByMargin]] = {kind.kind: kind for kind in (BySize, ByMargin)}
+_KINDS: Mapping[str, type[BySize] | type[ByMargin] | type[ByScreening]] = {
+    kind.kind: kind for kind in (BySize, ByMargin, ByScreening)
+}
 _FIELDS = {name: [entry.name for entry in fields(kind)] for name, kind in _KINDS.items()}
 _NOT_MEASURED: dict[str, Any] = {
     **{name: None for names in _FIELDS.values() for name in names},
     "reached": True,  # so records have had it where nothing has to be reached
+    "stopped": "",
 }
 
 

@@ -6,14 +6,17 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from backdoor_audit.detectors import sources
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.compared import beside_twins
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
-from backdoor_audit.detectors.detector import Cost, ImageShape, Reference, no_answer
+from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference, no_answer
+from backdoor_audit.detectors.field import Field
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
@@ -21,10 +24,31 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
+from backdoor_audit.search.racing import RACE, Race
 from backdoor_audit.search.scanning import PatchScan
-from backdoor_audit.search.steering import Goal, Steered, Steering, goals, sources
+from backdoor_audit.search.steering import Goal, Steered, Steering, goals
+from backdoor_audit.search.steering import sources as away_from_each
 
 NO_GRADIENT = "the model gave no gradient that a search could follow"
+
+
+NEAR = 0.75
+"""The share of an outlier's deviation above which a race is judged beside twice the controls."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reached:
+    """What a search reached for some classes, and what is natural for them."""
+
+    classes: tuple[int, ...]
+    steered: Steered
+    natural: Natural | None
+
+    def beside(self, other: _Reached) -> _Reached:
+        """The classes of both, these first."""
+        known = [part.natural for part in (self, other) if part.natural is not None]
+        natural = Natural.joined(known) if len(known) == 2 else None
+        return _Reached((*self.classes, *other.classes), self.steered.beside(other.steered), natural)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +71,21 @@ class UniversalPerturbation:
     A search on the model has converged when the median class has stopped rising, by the ``criterion`` of the probe, and those on
     the twins when that holds in their mean: margins are compared at equal effort, and what all classes lack cancels. A class for
     which the model gives no gradient has not been searched. What has not converged does not pass.
+
+    With more classes than ``race`` allows most are not searched in full. A screening that asks for *whichever* class names the
+    finalists, and controls drawn by lot stand for all others: medians and spread are over them alone, as the finalists were
+    chosen for being extreme. The index is by the null distribution for all classes. The spread of a dozen controls is small by
+    chance now and then: where a class comes near an outlier's deviation (`NEAR`) twice as many are searched, and decide. A class
+    that stopped is taken to stand out no further than the least of the finalists, all of which were ahead of it.
+
+    By source every class needs images of its own: those with too few are not searched, finalists are named by a hasty look at
+    some of the others, and the coverage of the detection says so: see `sources`.
     """
 
     probe: Steering | PatchScan
     by_source: bool = False
     floor: float = 0.3
+    race: Race = RACE
 
     needs_twins = True
     builds_on = ()
@@ -90,9 +124,24 @@ class UniversalPerturbation:
         return self
 
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
-        """Of one probe for every class."""
+        """Of one probe for every class, or for those of a race and the screening; images are taken to be spread evenly."""
         most = images // classes if self.by_source else images - images // classes
-        return Cost(classes * self.probe.passes(image_shape, measured=min(self.probe.measured, most), most=most))
+        each = self.probe.passes(image_shape, measured=min(self.probe.measured, most), most=most)
+        if not self._race.runs(classes):
+            return Cost(classes * each)
+        if not self.by_source:
+            searched = sum(self._race.places(classes)) * each
+            rounds = self._rounds(classes)
+            screening = self.probe.passes_of_screening(image_shape, rounds=rounds, images=images)
+            return Cost(searched + screening, in_twin=searched)
+        if most < sources.FEWEST:
+            return Cost(0.0)
+        assert isinstance(self.probe, PatchScan)
+        searched = sum(self._race.places(classes)) * each
+        looked_at = min(classes, sources.LOOKED_AT) - self._race.places(classes)[1]
+        hasty = self.probe.hasty(sources.FEWEST)
+        look = hasty.passes(image_shape, measured=sources.FEWEST, most=sources.FEWEST)
+        return Cost(searched + looked_at * look, in_twin=searched)
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
         """The rows of a detection: every class; by source, every class that images leave."""
@@ -100,11 +149,20 @@ class UniversalPerturbation:
 
     def goals(self, num_classes: int) -> tuple[Goal, ...]:
         """What is steered for, in the order of `targets`."""
-        return sources(num_classes) if self.by_source else goals(num_classes)
+        return away_from_each(num_classes) if self.by_source else goals(num_classes)
 
-    def natural(self, twins: Sequence[Subject], *, generator: torch.Generator, progress: bool = False) -> Natural:
-        """The same probe on every twin."""
-        found = [self._steered(twin, generator, progress) for twin in twins]
+    def natural(
+        self,
+        twins: Sequence[Subject],
+        *,
+        classes: Sequence[int] = (),
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Natural:
+        """The same probe on every twin, for these classes or for those that every model is asked for."""
+        if not (classes or self._common(twins[0])):
+            return Natural.nothing(len(twins))
+        found = [self._steered(twin, classes or self._common(twin), generator, progress) for twin in twins]
         return Natural(
             torch.stack([steered.margins for steered in found]),
             torch.stack([steered.success for steered in found]),
@@ -134,55 +192,176 @@ class UniversalPerturbation:
         natural: Natural | None,
         null: SteeringNull,
         *,
+        more: More | None = None,
+        named: Sequence[int] = (),
         generator: torch.Generator,
         progress: bool = False,
     ) -> Detection:
-        """One search, beside what is natural."""
+        """One search, or a race if there are many classes, beside what is natural."""
         classes, reason = subject.num_classes, ""
         if natural is None:
             reason = "there are no reference twins to compare with"
         elif classes < anomaly.MIN_CLASSES:
             reason = f"{classes} classes are too few to compare; at least {anomaly.MIN_CLASSES} are needed"
+        common = self._common(subject)
+        if not common:
+            return self._unasked(subject, null, reason)
+
+        def reached(wanted: Sequence[int]) -> _Reached:
+            steered = self._steered(subject, wanted, generator, progress)
+            return _Reached(tuple(wanted), steered, more(wanted) if natural is not None and more is not None else None)
+
+        known = natural is not None and not reason
         try:
-            steered = self._steered(subject, generator, progress)
+            runners, further = self._field(subject, common, named, generator, progress)
+            controls = _Reached(common, self._steered(subject, common, generator, progress), natural)
+            controls = controls.beside(reached(further)) if further else controls
+            ahead = [reached(some) for some in self._together(runners.finalists)]
+            found = reduce(_Reached.beside, ahead, controls)
+            excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
+            near = known and max(deviations) > NEAR * null.cut(self.name, classes)
+            if runners.classes and near and not further:
+                further = self._race.further(classes, found.classes, self._among(subject))
+                controls = controls.beside(reached(further)) if further else controls
+                runners, found = runners.joined_by(further), reduce(_Reached.beside, ahead, controls)
+                excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
         except DegenerateScoresError as error:
             return replace(no_answer(self, str(error)), means=self.probe.means)
-        found = {row: trigger for row, trigger in enumerate(steered.triggers) if trigger is not None}
-        excess = [math.nan] * len(steered.margins)
-        if natural is not None and not reason:
-            excess = excesses(steered.margins, natural.margins, classes)
-        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:classes]])
-        deviations = [value / math.hypot(spread, self.floor) for value in excess]
-        scores = [
-            self._row(number, target, steered, natural, excess[number], deviations[number], null)
-            for number, target in enumerate(self.targets(classes))
-        ]
+        steered, natural = found.steered, found.natural
+        rows = {
+            target: self._row(number, target, steered, natural, excess[number], deviations[number], null, classes)
+            for number, target in enumerate(found.classes)
+        }
+        rows |= runners.stopped([rows[target] for target in runners.finalists], self.name, null)
+        triggers = {
+            target: trigger
+            for target, trigger in zip(found.classes, steered.triggers, strict=True)
+            if trigger is not None
+        }
+        scores = [rows[target] for target in sorted(rows)]
         return Detection(
             detector=self.name,
             settings=repr(self),
             rows=self.rows,
             reference=null.source,
             scores=scores,
-            triggers=() if self.by_source else tuple(found.values()),
-            away=found if self.by_source else {},
+            triggers=() if self.by_source else tuple(triggers[target] for target in sorted(triggers)),
+            away=triggers if self.by_source else {},
             inconclusive=reason,
             criterion=self.probe.criterion,
-            unconverged=self._unconverged(steered, natural, classes, spread),
+            unconverged=self._unconverged(steered, natural, len(controls.classes), spread),
             unusual=self._unusual(spread, classes, null),
             p_value=min((row.p_value for row in scores if row.p_value is not None), default=None),
             means=self.probe.means,
+            coverage=runners.coverage,
             blind_spots=self.blind_spots,
         )
 
-    def _steered(self, subject: Subject, generator: torch.Generator, progress: bool) -> Steered:
+    def _common(self, subject: Subject) -> tuple[int, ...]:
+        """The classes that every model with these images is asked for: all of them, or the controls of a race.
+
+        None if there are too few with images of their own for a comparison.
+        """
+        classes = subject.num_classes
+        if not self._race.runs(classes):
+            return tuple(range(classes))
+        among = self._among(subject)
+        enough = among is None or len(among) >= anomaly.MIN_CLASSES
+        return self._race.controls_of(classes, among) if enough else ()
+
+    def _among(self, subject: Subject) -> list[int] | None:
+        """The classes that can be asked for in a race; None for all."""
+        return sources.with_images(subject) if self.by_source else None
+
+    def _field(
+        self, subject: Subject, common: Sequence[int], named: Sequence[int], generator: torch.Generator, progress: bool
+    ) -> tuple[Field, tuple[int, ...]]:
+        """Who else goes on, and further controls: those that a screening names, or those that were ``named`` before."""
+        classes = subject.num_classes
+        if not self._race.runs(classes):
+            return Field(), ()
+        if named:
+            again = [target for target in named if target not in common]
+            places = self._race.places(classes)[0]
+            runners = Field(classes=classes, finalists=tuple(sorted(again[:places])), controls=len(common))
+            return runners, tuple(sorted(again[places:]))
+        if self.by_source:
+            return self._field_of_sources(subject, common, generator, progress), ()
+        shown = self.probe.screened(
+            subject.classifier,
+            subject.search_set,
+            subject.held_out,
+            rounds=self._rounds(classes),
+            generator=generator,
+            progress=progress,
+        )
+        return Field.of(shown, self._race), ()
+
+    def _field_of_sources(
+        self, subject: Subject, common: Sequence[int], generator: torch.Generator, progress: bool
+    ) -> Field:
+        assert isinstance(self.probe, PatchScan)
+        asked, left = sources.looked_at(subject, common)
+        margins, success = torch.full((subject.num_classes,), -torch.inf), torch.zeros(subject.num_classes)
+        passes = 0
+        if asked:
+            hasty = replace(self, probe=self.probe.hasty(sources.FEWEST))
+            look = hasty._steered(subject, asked, generator, progress)
+            margins[asked], success[asked], passes = look.margins, look.success, look.image_passes
+        finalists = self._race.finalists_of(margins, common, asked)
+        shown = {
+            target: (float(margins[target]), float(success[target])) for target in asked if target not in finalists
+        }
+        return replace(sources.field(subject, finalists, common, left), screened=shown, image_passes=passes)
+
+    def _unasked(self, subject: Subject, null: SteeringNull, reason: str) -> Detection:
+        """Where too few classes have images of their own for any comparison: nothing is searched, and the coverage says so."""
+        runners = sources.field(subject, (), (), ())
+        rows = runners.stopped((), self.name, null)
+        answer = no_answer(self, reason)
+        return replace(
+            answer,
+            reference=null.source,
+            scores=[rows[target] for target in sorted(rows)],
+            criterion=self.probe.criterion,
+            means=self.probe.means,
+            coverage=runners.coverage,
+        )
+
+    def _together(self, finalists: Sequence[int]) -> list[Sequence[int]]:
+        """Finalists that are searched at once: by source each alone, for the poorest of several sets the images of all."""
+        if self.by_source:
+            return [[target] for target in finalists]
+        return [finalists] if finalists else []
+
+    @property
+    def _race(self) -> Race:
+        """By source twice the finalists, as a hasty look ranks them worse than a screening does."""
+        return replace(self.race, finalists=2 * self.race.finalists) if self.by_source else self.race
+
+    def _rounds(self, classes: int) -> int:
+        """Of a screening: more where more classes go on."""
+        return math.ceil(self._race.places(classes)[0] / 2)
+
+    def _steered(self, subject: Subject, classes: Sequence[int], generator: torch.Generator, progress: bool) -> Steered:
+        every = self.goals(subject.num_classes)
         return self.probe(
             subject.classifier,
             subject.search_set,
             subject.held_out,
-            self.goals(subject.num_classes),
+            [every[target] for target in classes],
             generator=generator,
             progress=progress,
         )
+
+    def _weighed(self, found: _Reached, controls: int, *, known: bool) -> tuple[list[float], float, list[float]]:
+        """Excess of every class, spread over the first so many, and deviations; NaN where that is not known."""
+        margins, natural = found.steered.margins, found.natural
+        excess = [math.nan] * len(margins)
+        if known and natural is not None:
+            excess = excesses(margins, natural.margins, controls)
+        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:controls]])
+        return excess, spread, [value / math.hypot(spread, self.floor) for value in excess]
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.
@@ -217,16 +396,17 @@ class UniversalPerturbation:
         excess: float,
         deviation: float,
         null: SteeringNull,
+        rows: int,
     ) -> Row:
         known = natural is not None and math.isfinite(deviation)
-        landing, rows = int(steered.landing[number]), len(steered.margins)
+        landing = int(steered.landing[number])
         blind = bool(steered.blind[number])
         return Row(
             target_class=target_class,
             success_val=float(steered.success[number]),
             index=null.index(self.name, deviation, rows) if known else None,
             p_value=null.p_value(self.name, deviation, rows) if known else None,
-            image_passes=steered.image_passes // rows,
+            image_passes=steered.image_passes // len(steered.margins),
             measured=ByMargin(
                 margin=float(steered.margins[number]),
                 natural_margin=float(natural.margins[:, number].mean()) if natural else None,

@@ -187,7 +187,8 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
             )
         if not detector.builds_on:
             if detector.needs_twins:
-                there = len(recipe.architectures) * cost.passes
+                each = cost.passes if cost.in_twin is None else cost.in_twin
+                there = len(recipe.architectures) * each
                 yield Piece(
                     name=f"{name} in reference twins",
                     passes=there,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -145,19 +145,29 @@ class ReferenceTwins:
             f"the kind {self.twins.kind}; calibrate on clean models of this architecture"
         )
 
-    def natural(self, detector: Compared) -> Natural:
-        """What the twins, which must be there, show to a detector. Raises `DegenerateScoresError`."""
+    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural:
+        """What the twins, which must be there, show to a detector. Raises `DegenerateScoresError`.
+
+        For ``classes`` that it names itself it is searched and kept class by class: other models will name some of them again.
+        """
+        if classes:
+            return Natural.joined([self._natural(detector, (target,)) for target in classes])
+        return self._natural(detector, ())
+
+    def _natural(self, detector: Compared, classes: tuple[int, ...]) -> Natural:
+        purpose = ":".join(map(str, ("twins", detector.name, *classes)))
+        more = {"natural": detector, **({"classes": classes} if classes else {})}
 
         def work() -> Natural:
-            generator = generator_for(self.inputs.options.seed, f"twins:{detector.name}")
+            generator = generator_for(self.inputs.options.seed, purpose)
             twins = [self.inputs.subject.of(twin) for twin in self.twins.classifiers]
-            return detector.natural(twins, generator=generator, progress=self.inputs.progress)
+            return detector.natural(twins, classes=classes, generator=generator, progress=self.inputs.progress)
 
         def kept() -> Natural:
             with self.inputs.once(f"the search of {detector.name} in reference twins"):
-                return self.recall({"natural": detector}, work, pack=Natural.pack, unpack=Natural.unpack)
+                return self.recall(more, work, pack=Natural.pack, unpack=Natural.unpack)
 
-        return self._shown.once(detector.name, kept)
+        return self._shown.once(purpose, kept)
 
     def close(self, detection: Detection) -> bool:
         """Whether some class lies so near to the limit that luck may decide it, and the search is worth doing again."""

@@ -179,7 +179,7 @@ class TriggerInversion:
     after three quarters of the steps. Wang et al. (2019, section V) keep the top 100 of 1,283 classes and 100 others.
     """
 
-    steps: int = 103
+    steps: int = 100
     batch_size: int = 16
     learning_rate: float = 0.1
     success_threshold: float = 0.99

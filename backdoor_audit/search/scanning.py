@@ -22,12 +22,15 @@ from backdoor_audit.data.batches import draw
 from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search.row_adam import RowAdam
+from backdoor_audit.search.screening import SOFTNESS, Screened, clean_margin, reached
 from backdoor_audit.search.steering import Goal, Steered, eligible, losses_of, measure, per_chunk, targets
-from backdoor_audit.triggers.label_rule import AllToOne, AwayFrom
+from backdoor_audit.triggers.label_rule import AllToOne, AwayFrom, Gathered
 from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
 from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
 
 _WATCHED = 32  # search images on which the end of a scan is told from its middle
+_SHOWN = 16  # held-out images on which every window of a screening is tried
+_SCREENING = 1.5  # of the steps of the first stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,62 @@ class PatchScan:
         passes = windows.passes + len(places) * self.measured // 3
         return Steered(margins[best], success[best], landing[best], triggers, rising, passes)
 
+    def screened(
+        self,
+        classifier: Classifier,
+        search_set: CleanSet,
+        held_out: CleanSet,
+        *,
+        rounds: int,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Screened:
+        """Where windows on all places lead that gather all images in whichever class; each place is a start of its own.
+
+        A round keeps away from the classes in which those before it landed.
+        """
+        del progress
+        first, scale, (height, width) = self.stages[0], _scale(classifier.image_shape), classifier.image_shape[1:]
+        images, scores = search_set.images.to(classifier.device), classifier.logits(search_set.images)
+        softness, scored = SOFTNESS * float(clean_margin(scores)), scores.argmax(dim=1)
+        found = Screened.nothing(classifier.num_classes)
+        for _ in range(rounds):
+            goal = Gathered(softness, found.landed)
+            windows = _Windows(classifier, [goal], self.learning_rate)
+            windows.lay(min(first.side * scale, height, width), first.stride * scale, generator)
+            counted = eligible([goal], scored.cpu(), search_set.labels)
+            for _ in range(self._hasty_steps):
+                budget.check()
+                windows.step(images, scored, draw(counted, first.images, generator))
+            shown = reached(
+                classifier,
+                held_out,
+                len(windows.places),
+                windows.stamped,
+                count=_SHOWN,
+                per_chunk=per_chunk(classifier, _SHOWN),
+                generator=generator,
+            )
+            found = found.beside(replace(shown, image_passes=shown.image_passes + windows.passes))
+        return found
+
+    def passes_of_screening(self, image_shape: tuple[int, int, int], *, rounds: int, images: int) -> float:
+        """Image passes of `screened` with so many images in either half."""
+        first, scale, (height, width) = self.stages[0], _scale(image_shape), image_shape[1:]
+        side, stride = min(first.side * scale, height, width), first.stride * scale
+        places = len(starts(height, side, stride)) * len(starts(width, side, stride))
+        each = min(first.images, images) * self._hasty_steps + min(_SHOWN, images) * FORWARD_ONLY
+        return rounds * places * each
+
+    @property
+    def _hasty_steps(self) -> int:
+        return max(1, round(_SCREENING * self.stages[0].steps))
+
+    def hasty(self, images: int) -> PatchScan:
+        """A look with large windows side by side, for two steps on so many images: it ranks goals, and does not judge them."""
+        first = self.stages[0]
+        return replace(self, stages=(Stage(first.side, first.side, images, 2, 0.0),), judged=1, measured=images)
+
     def with_effort(self, share: float) -> PatchScan:
         """The same with that share of its steps, at least one in every stage."""
         return replace(
@@ -163,7 +222,7 @@ class PatchScan:
     def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
         """Image passes for one goal, with ``least`` to ``most`` images in every step."""
         height, width = image_shape[1:]
-        scale, watched = _scale(image_shape), _WATCHED * FORWARD_ONLY
+        scale, watched = _scale(image_shape), min(_WATCHED, most) * FORWARD_ONLY
         places, before, passes = 0, 0, 0.0
         for number, stage in enumerate(self.stages, start=1):
             side, stride = min(stage.side * scale, height, width), stage.stride * scale
@@ -232,6 +291,10 @@ class _Windows:
         told = torch.stack([torch.cat(means), gradient.flatten(1).any(dim=1)]).cpu()  # the one copy that is waited for
         self.sloped[self.places[told[1] > 0, 0]] = True
         return told[0]
+
+    def stamped(self, chunk: Tensor, batch: Tensor) -> Tensor:
+        """Images (len(chunk), n, c, h, w) with the windows of these numbers."""
+        return _laid(batch, self.contents[chunk], self.places[chunk])
 
     def keep(self, rows: Tensor) -> None:
         """Give up all other windows."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,13 +25,14 @@ from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.progress import FORWARD_ONLY
-from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
+from backdoor_audit.search.screening import SOFTNESS, Screened, clean_margin, gathering, reached
+from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Gathered, Scattered
 from backdoor_audit.triggers.perturbations import Family, unit
 from backdoor_audit.triggers.trigger import AnyTrigger
 
-Goal = AllToOne | AllToAll | AwayFrom | Scattered
-"""Where images shall be steered: all to one class, each class to the next, those of one class anywhere else, or each class to
-some class of its own."""
+Goal = AllToOne | AllToAll | AwayFrom | Scattered | Gathered
+"""Where images shall be steered: all to one class, each class to the next, those of one class anywhere else, each class to some
+class of its own, or all together to whichever class is nearest."""
 
 Stamped = Callable[[Tensor, Tensor], Tensor]
 """Row numbers (rows,) and their images (rows, n, c, h, w) -> the images with the change of their row."""
@@ -38,7 +40,10 @@ Stamped = Callable[[Tensor, Tensor], Tensor]
 _CHUNK_VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass
 _FEW = 5  # images
 _LEAST_SHARE = 1e-6  # keeps the logarithm finite where no image of a class moves yet
-_FEWEST_STEPS = 3  # with a beginning, a middle and an end
+_STATIONS = 3  # of a search: its beginning, its middle and its end
+_WATCHED = 20  # search images on which its end is told from its middle
+_STARTS = 4  # changes in one round of a screening
+_SCREENING = 0.4  # of the steps
 
 
 def goals(num_classes: int) -> tuple[Goal, ...]:
@@ -72,6 +77,17 @@ class Steered:
     rising: Tensor
     image_passes: int
 
+    def beside(self, other: Steered) -> Steered:
+        """The goals of both, these first."""
+        return Steered(
+            torch.cat([self.margins, other.margins]),
+            torch.cat([self.success, other.success]),
+            torch.cat([self.landing, other.landing]),
+            (*self.triggers, *other.triggers),
+            torch.cat([self.rising, other.rising]),
+            self.image_passes + other.image_passes,
+        )
+
     @property
     def blind(self) -> Tensor:
         """Goals (goals,) that were not searched for at all: the model gave no gradient."""
@@ -95,7 +111,7 @@ class Steering:
     measured: int = 64
 
     rises_with_spread = False
-    most_rising = 0.3
+    most_rising = 0.2
     criterion = (
         f"at most {most_rising:g} of the fall of the median class's loss may come in the second half of the steps"
     )
@@ -129,40 +145,14 @@ class Steering:
 
         Goals are about what the model says of the clean images, not about their labels: a wrong answer can be steered too.
         """
-        shape = classifier.image_shape
-        images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
-        parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
-        pushed = torch.zeros_like(parameters)
-        rows = torch.arange(len(wanted))
-        sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
-        passes, trace = 0, []
-        counted = eligible(wanted, scored.cpu(), search_set.labels)
-        bar = tqdm(
-            range(self.steps), desc=f"steering by {self.family.name}", unit="step", disable=None if progress else True
-        )
-        for step in bar:
-            budget.check()
-            batches = draw(counted, self.batch_size, generator)
-            gradient, means = torch.zeros_like(parameters), []
-            for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
-                free = parameters[chunk].requires_grad_()
-                with autocast(classifier.device, classifier.module):
-                    logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
-                mine = [wanted[row] for row in chunk]
-                losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
-                (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
-                means.append(losses.detach().mean(dim=1))
-                passes += batches[chunk].numel()
-            trace.append(torch.cat(means))
-            sloped |= gradient.flatten(1).any(dim=1)
-            pushed = self.momentum * pushed - unit(gradient)
-            share = self.step_share * (1 - step / self.steps)
-            parameters = self.family.stepped(parameters, pushed, share, shape)
+        shape, scored = classifier.image_shape, classifier.predict(search_set.images)
+        way, sloped, passes = self._descended(classifier, search_set, scored, wanted, generator, progress)
+        parameters = way[-1]
         margins, success, landing = measure(
             classifier,
             held_out,
             wanted,
-            lambda chunk, batch: self.family.stamp(parameters[chunk], batch),
+            partial(self._stamped, parameters),
             count=self.measured,
             generator=generator,
         )
@@ -170,8 +160,115 @@ class Steering:
             self.family.trigger(parameters[row].cpu(), goal.target_class, shape) if isinstance(goal, AllToOne) else None
             for row, goal in enumerate(wanted)
         ]
-        rising = torch.where(sloped, late_share(torch.stack(trace)), torch.inf).cpu()
-        return Steered(margins, success, landing, tuple(triggers), rising, passes + len(wanted) * self.measured // 3)
+        losses = [self._loss(classifier, search_set, scored, wanted, passed) for passed in way]
+        rising = torch.where(sloped, late_share(torch.stack(losses)), torch.inf).cpu()
+        measured = len(wanted) * (self.measured + len(way) * self._watched) // 3
+        return Steered(margins, success, landing, tuple(triggers), rising, passes + measured)
+
+    def screened(
+        self,
+        classifier: Classifier,
+        search_set: CleanSet,
+        held_out: CleanSet,
+        *,
+        rounds: int,
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Screened:
+        """Where changes lead that gather all images in whichever class: ``rounds`` of a few starts, each with fewer steps.
+
+        A round keeps away from the classes in which those before it landed.
+        """
+        hasty = self._hasty
+        scores = classifier.logits(search_set.images)
+        softness = SOFTNESS * float(clean_margin(scores))
+        found = Screened.nothing(classifier.num_classes)
+        for _ in range(rounds):
+            wanted = [Gathered(softness, found.landed)] * _STARTS
+            way, _, passes = hasty._descended(classifier, search_set, scores.argmax(dim=1), wanted, generator, progress)
+            shown = reached(
+                classifier,
+                held_out,
+                _STARTS,
+                partial(self._stamped, way[-1]),
+                count=self.measured,
+                per_chunk=per_chunk(classifier, self.measured),
+                generator=generator,
+            )
+            found = found.beside(replace(shown, image_passes=shown.image_passes + passes))
+        return found
+
+    def passes_of_screening(self, image_shape: tuple[int, int, int], *, rounds: int, images: int) -> float:
+        """Image passes of `screened` with so many images in either half."""
+        del image_shape
+        hasty = self._hasty
+        descent = hasty.steps * min(hasty.batch_size, images)
+        return rounds * _STARTS * (descent + min(self.measured, images) * FORWARD_ONLY)
+
+    @property
+    def _hasty(self) -> Steering:
+        return self.with_effort(_SCREENING)
+
+    def _stamped(self, parameters: Tensor, chunk: Tensor, batch: Tensor) -> Tensor:
+        return self.family.stamp(parameters[chunk], batch)
+
+    def _descended(
+        self,
+        classifier: Classifier,
+        search_set: CleanSet,
+        scored: Tensor,
+        wanted: Sequence[Goal],
+        generator: torch.Generator,
+        progress: bool,
+    ) -> tuple[list[Tensor], Tensor, int]:
+        """Parameters of every goal's change at the beginning, half-way and at the end; whether there was any slope; passes."""
+        shape, images = classifier.image_shape, search_set.images.to(classifier.device)
+        parameters = self.family.initial(len(wanted), shape, generator).to(classifier.device)
+        pushed = torch.zeros_like(parameters)
+        rows = torch.arange(len(wanted))
+        sloped = torch.zeros(len(wanted), dtype=torch.bool, device=classifier.device)
+        passes, way = 0, [parameters]
+        counted = eligible(wanted, scored.cpu(), search_set.labels)
+        bar = tqdm(
+            range(self.steps), desc=f"steering by {self.family.name}", unit="step", disable=None if progress else True
+        )
+        for step in bar:
+            budget.check()
+            batches = draw(counted, self.batch_size, generator)
+            gradient = torch.zeros_like(parameters)
+            for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
+                free = parameters[chunk].requires_grad_()
+                with autocast(classifier.device, classifier.module):
+                    logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
+                mine = [wanted[row] for row in chunk]
+                losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
+                (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
+                passes += batches[chunk].numel()
+            sloped |= gradient.flatten(1).any(dim=1)
+            pushed = self.momentum * pushed - unit(gradient)
+            share = self.step_share * (1 - step / self.steps)
+            parameters = self.family.stepped(parameters, pushed, share, shape)
+            if step + 1 == self.steps // 2:
+                way.append(parameters)
+        return [*way, parameters], sloped, passes
+
+    def _loss(
+        self, classifier: Classifier, search_set: CleanSet, scored: Tensor, wanted: Sequence[Goal], parameters: Tensor
+    ) -> Tensor:
+        """The mean loss of every goal on a few search images, the same ones every time; (goals,)."""
+        counted = eligible(wanted, scored.cpu(), search_set.labels)
+        batches = draw(counted, self._watched, torch.Generator().manual_seed(0))
+        images, losses = search_set.images.to(classifier.device), []
+        with torch.no_grad():
+            for chunk in torch.arange(len(wanted)).split(per_chunk(classifier, batches.shape[1])):
+                logits = classifier(self._stamped(parameters, chunk, images[batches[chunk]]).flatten(0, 1))
+                mine = [wanted[row] for row in chunk]
+                losses.append(losses_of(logits, targets(mine, scored[batches[chunk]]), mine).mean(dim=1))
+        return torch.cat(losses)
+
+    @property
+    def _watched(self) -> int:
+        return max(self.batch_size, _WATCHED)
 
     def with_effort(self, share: float) -> Steering:
         """The same with that share of its steps, at least one."""
@@ -184,22 +281,19 @@ class Steering:
     def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
         """Image passes for one goal, with ``least`` to ``most`` images in every step."""
         del image_shape
-        return self.steps * min(most, max(self.batch_size, least)) + measured * FORWARD_ONLY
+        watched = min(most, max(self.batch_size, least, _WATCHED)) * (2 + (self.steps > 1))
+        return self.steps * min(most, max(self.batch_size, least)) + (measured + watched) * FORWARD_ONLY
 
 
 def late_share(losses: Tensor) -> Tensor:
     """Of how far the loss of each goal fell in all, the share that it fell in the second half of the steps, in [0, 1]; (goals,).
 
-    ``losses`` (steps, goals) are means over mini-batches, so averages over a few steps are compared: those before the middle
-    with the last third. Where the loss did not fall at all nothing was gained early, and the share is 1; so it is for fewer
-    than three steps.
+    ``losses`` (3, goals) are those at the beginning, half-way and at the end, on the same images. Where the loss did not fall at
+    all nothing was gained early, and the share is 1; so it is without a middle, which a single step has not.
     """
-    steps = len(losses)
-    if steps < _FEWEST_STEPS:
+    if len(losses) < _STATIONS:
         return torch.ones_like(losses[0])
-    begin = losses[: max(1, steps // 12)].mean(dim=0)
-    middle = losses[steps // 3 : max(steps // 2, steps // 3 + 1)].mean(dim=0)
-    end = losses[-max(1, steps // 3) :].mean(dim=0)
+    begin, middle, end = losses
     fall = begin - end
     return torch.where(fall > 0, ((middle - end) / fall).clamp(0, 1), 1.0)
 
@@ -219,8 +313,7 @@ def measure(
     ``stamped(chunk, batch)`` stamps images (len(chunk), n, c, h, w) for the goals with those numbers.
     """
     scores = classifier.logits(clean.images)
-    best = scores.topk(2, dim=1).values
-    clean_margin = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
+    unit = clean_margin(scores)
     scored = scores.argmax(dim=1)
     batches = draw(eligible(wanted, scored.cpu(), clean.labels), count, generator)
     images = clean.images.to(classifier.device)
@@ -232,26 +325,26 @@ def measure(
             target = targets(mine, scored[batches[chunk]])
             other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
             margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
-            margins.append((margin / clean_margin).mean(dim=1).cpu())
+            margins.append((margin / unit).mean(dim=1).cpu())
             success.append((margin > 0).float().mean(dim=1).cpu())
             answers = logits.argmax(dim=1).view_as(target)
             landing.append(_commonest(answers.cpu(), target.cpu(), mine))
             for row, goal in enumerate(mine):
                 if isinstance(goal, Scattered):
                     margins[-1][row], success[-1][row] = relabelled(
-                        target[row].cpu(), answers[row].cpu(), goal.num_classes
+                        target[row].cpu(), answers[row].cpu(), goal.num_classes, len(goal.among)
                     )
                     landing[-1][row] = -1
     return torch.cat(margins), torch.cat(success), torch.cat(landing)
 
 
-def relabelled(before: Tensor, after: Tensor, num_classes: int) -> tuple[float, float]:
+def relabelled(before: Tensor, after: Tensor, num_classes: int, asked: int = 0) -> tuple[float, float]:
     """How far a change relabels all classes, in [0, 1], and the share of images that go where most of their class go.
 
     ``before`` and ``after`` (n,) are the answers without and with the change. Of each class that is given at all counts the
     other class that most of its images get. The first number is the mean of those shares, times the effective number of
-    different classes arrived at (the exponential of their entropy) over the number of classes: one class that draws all others
-    is no relabelling.
+    different classes arrived at (the exponential of their entropy) over the number of classes, or of those that were
+    ``asked``: one class that draws all others is no relabelling.
     """
     shares, arrived = [], []
     for label in before.unique().tolist():
@@ -263,7 +356,7 @@ def relabelled(before: Tensor, after: Tensor, num_classes: int) -> tuple[float, 
     together = sum(shares) / len(shares)
     spread = torch.tensor(arrived).bincount().float() / len(arrived)
     effective = float(torch.special.entr(spread).sum().exp())
-    return together * effective / num_classes, together
+    return together * effective / (asked or num_classes), together
 
 
 def _commonest(answers: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
@@ -280,6 +373,9 @@ def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
     """Cross-entropy of the wanted class, (goals, n); of anything else for a class to leave."""
     if all(isinstance(goal, Scattered) for goal in wanted):
         return _together(logits.softmax(dim=1), target)
+    gathered = [goal for goal in wanted if isinstance(goal, Gathered)]
+    if gathered and len(gathered) == len(wanted):
+        return gathering(logits, target, gathered)
     likelihood = logits.log_softmax(dim=1).gather(1, target.view(-1, 1)).view_as(target)
     if not any(isinstance(goal, AwayFrom) for goal in wanted):
         return -likelihood

@@ -123,14 +123,41 @@ class AwayFrom:
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """The images of every class leave it, and go together to one class, another for each: any relabelling of all classes."""
+    """The images of every class leave it, and go together to one class, another for each: any relabelling of all classes.
+
+    With classes ``among`` which to ask, only images of these count, wherever they go.
+    """
 
     num_classes: int = 10
+    among: tuple[int, ...] = ()
 
     target_class = None
 
     def wanted(self, labels: Tensor) -> Tensor:
         """The class to leave, (n,)."""
+        return labels
+
+    def eligible(self, labels: Tensor) -> Tensor:
+        """All images, or those of the classes that are asked, (n,) bool."""
+        if not self.among:
+            return torch.ones_like(labels, dtype=torch.bool)
+        return torch.isin(labels, torch.tensor(self.among, device=labels.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All images go together to one class, whichever that is, but none of those ``taken``.
+
+    ``softness`` says, in units of the model's scores, how much nearer one class must be to be the only one that is followed.
+    """
+
+    softness: float
+    taken: tuple[int, ...] = ()
+
+    target_class = None
+
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class that an image has, (n,): what is gathered elsewhere."""
         return labels
 
     def eligible(self, labels: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def test_less_effort_is_fewer_steps_of_the_same_detector(detector):
 def test_only_neural_cleanse_at_its_default_runs_on_every_subject():
     made = tasks(["a", "b", "c"], ["b"], ["neural_cleanse", "stripes"])
     assert [(task.subject, task.effort) for task in made if task.name == "neural_cleanse"] == [
-        *(("a", 240.0), ("b", 240.0), ("c", 240.0)),
-        *(("b", 12.0), ("b", 24.0), ("b", 48.0), ("b", 96.0)),
+        *(("a", 100.0), ("b", 100.0), ("c", 100.0)),
+        *(("b", 12.0), ("b", 24.0), ("b", 48.0), ("b", 72.0)),
     ]
     assert [(task.subject, task.effort) for task in made if task.name == "stripes"] == [
         ("b", 1.0),

@@ -36,7 +36,7 @@ class MadeUp:
     def with_effort(self, share):
         return replace(self, steps=share * self.steps)
 
-    def look(self, subject, natural, null, *, generator, progress=False):
+    def look(self, subject, natural, null, *, more, named=(), generator, progress=False):
         deviation = self.deviations[len(self.asked)]
         self.asked.append((subject.search_set, self.steps, natural))
         return Detection(

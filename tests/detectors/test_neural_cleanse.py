@@ -181,26 +181,26 @@ def test_a_clean_model_of_forty_three_classes_is_not_flagged():
 
 
 def test_classes_that_stopped_are_compared_at_the_effort_of_the_screening(raced):
-    stopped = [score for score in raced.scores if score.measured.steps == 31]
+    stopped = [score for score in raced.scores if score.measured.steps == 30]
     assert len(stopped) == 25
     early = {score.measured.size / score.measured.size_ratio for score in stopped}
     assert max(early) == pytest.approx(min(early))
     assert max(early) > 1.3 * raced.median_size
-    finished = [score for score in raced.scores if score.measured.steps != 31]
+    finished = [score for score in raced.scores if score.measured.steps != 30]
     assert [score.measured.size / score.measured.size_ratio for score in finished] == pytest.approx(
         [raced.median_size] * 18
     )
 
 
 def test_how_far_a_race_went_is_said(raced):
-    coverage = "43 classes raced: 6 finalists and 12 controls searched in full, 25 for 31 of 103 steps"
+    coverage = "43 classes raced: 6 finalists and 12 controls searched in full, 25 for 30 of 100 steps"
     assert raced.coverage == coverage
     assert coverage in raced.judge(0, LIMITS).settings
 
 
 def test_a_full_search_of_many_classes_can_be_asked_for(raced):
     whole = detect_many(30, race_above=43)
-    assert whole.settings == "NeuralCleanse(steps=103, batch_size=96, restarts=1, race_above=43)"
+    assert whole.settings == "NeuralCleanse(steps=100, batch_size=96, restarts=1, race_above=43)"
     assert whole.coverage == ""
     assert flagged(whole) == [30]
     assert raced.image_passes < 0.7 * whole.image_passes

@@ -15,12 +15,14 @@ import torch
 
 from backdoor_audit.canary import Sighting
 from backdoor_audit.detectors import Detection
-from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.detectors.field import Field
+from backdoor_audit.evidence import Finding, Record, Verdict, presentable
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.repairs.outcome import CurvePoint, RepairOutcome, Scores
 from backdoor_audit.report.schema import schema
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit
+from backdoor_audit.search.anomaly import shipped_null
 from tests.subjects import random_network, row_images, row_reader, square_trigger, toy
 from tests.subjects.detections import margin_row, size_row
 from tests.subjects.records import finding, record
@@ -109,7 +111,7 @@ def test_the_schema_knows_every_field_of_what_a_record_is_made_of(definition: st
 def test_the_schema_knows_every_key_of_a_row_and_takes_those_from_before_kinds_were_named() -> None:
     described = schema()["$defs"]["class_score"]
     assert set(described["properties"]) == set(size_row().summary())
-    assert set(described["properties"]) - set(described["required"]) == {"kind"}
+    assert set(described["properties"]) - set(described["required"]) == {"kind", "stopped"}
 
 
 def test_the_schema_knows_every_field_of_a_record_and_of_a_curve() -> None:
@@ -166,3 +168,11 @@ def test_a_property_with_and_without_a_counterexample_is_valid() -> None:
         {"spec": "{}", "picture": "aGk=", "test": "def test_x(): ..."},
     ):
         assert problems({**entry, **more}, "property") == []
+
+
+def test_rows_of_a_race_are_valid_whether_they_were_screened_or_not() -> None:
+    runners = Field(classes=43, screened={1: (-0.5, 0.1)}, unscreened={2: "fewer than 5 clean images"})
+    rows = runners.stopped([margin_row(0, deviation=0.2)], "additive", shipped_null())
+    assert [row.measured.kind for row in rows.values()] == ["screening", "screening"]
+    detection = Detection(detector="additive", settings="", scores=list(rows.values()), triggers=())
+    assert problems(presentable({**detection.summary(), "recalled": False}), "detection") == []

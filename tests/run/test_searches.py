@@ -118,7 +118,7 @@ def test_its_rows_are_judged_and_what_builds_on_it_has_its_answer(run: Run, name
         finding = run.searches.detection(name).judge(label, shipped_limits())
         assert finding.verdict is (Verdict.PASS if label == toy.TARGET else Verdict.FAIL)
         assert finding.target_class == (None if label == toy.TARGET else toy.TARGET)
-        assert finding.settings == f"{name.title()}(steps=240)"
+        assert finding.settings == f"{name.title()}(steps=100)"
 
 
 def test_what_it_found_is_kept_and_what_builds_on_it_is_as_old(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -41,9 +42,9 @@ class Shown:
     twins: Twins = field(default_factory=lambda: Twins((), ()))
     again: bool = False
 
-    def natural(self, detector: Compared) -> Natural:
+    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural:
         """What was given."""
-        del detector
+        del detector, classes
         return self.shown
 
     def close(self, detection: Detection) -> bool:
