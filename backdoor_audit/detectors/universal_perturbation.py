@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
-from torch import Tensor
 
 from backdoor_audit.detectors import sources
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.compared import beside_twins
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
 from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference, no_answer
+from backdoor_audit.detectors.excess import excesses, weight
 from backdoor_audit.detectors.field import Field
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
@@ -56,9 +56,10 @@ class UniversalPerturbation:
     """Steer the model to every class with one small change for all images; compare with twins.
 
     The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
-    is natural to the class cancels, what is private to the model stays. The index divides it by how much the classes of
-    this model differ anyway (MAD, not below ``floor``), scaled so that 2 is the share of false alarms that this detector
-    is allowed on the null distribution of the reference.
+    is natural to the class cancels, what is private to the model stays. The deviation divides it by how much the classes of
+    this model differ anyway (MAD, not below ``floor``), and weighs it by how many images obey: see `excess.weight`. The index
+    is the deviation scaled so that 2 is the share of false alarms that this detector is allowed on the null distribution of the
+    reference.
 
     ``by_source`` asks instead what takes the images of one class away from it, to whichever class: a trigger made for one
     source class (Tang et al., TaCT, USENIX Security 2021) leaves images of other classes alone, so no search over all of
@@ -357,11 +358,16 @@ class UniversalPerturbation:
     def _weighed(self, found: _Reached, controls: int, *, known: bool) -> tuple[list[float], float, list[float]]:
         """Excess of every class, spread over the first so many, and deviations; NaN where that is not known."""
         margins, natural = found.steered.margins, found.natural
-        excess = [math.nan] * len(margins)
-        if known and natural is not None:
-            excess = excesses(margins, natural.margins, controls)
+        if not known or natural is None:
+            unknown = [math.nan] * len(margins)
+            return unknown, math.nan, unknown
+        excess = excesses(margins, natural.margins, controls)
         spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:controls]])
-        return excess, spread, [value / math.hypot(spread, self.floor) for value in excess]
+        shares = zip(found.steered.success.tolist(), natural.success.mean(dim=0).tolist(), strict=True)
+        weights = [weight(success, usual) for success, usual in shares]
+        deviations = [value / math.hypot(spread, self.floor) for value in excess]
+        weighed = [max(value, 0.0) * share + min(value, 0.0) for value, share in zip(deviations, weights, strict=True)]
+        return excess, spread, weighed
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.
@@ -418,14 +424,3 @@ class UniversalPerturbation:
             ),
             unconverged=NO_GRADIENT if blind else "",
         )
-
-
-def excesses(margins: Tensor, natural: Tensor, classes: int) -> list[float]:
-    """Margins (goals,) of the audited model less those of twins (twins, goals), both centred by their median over the classes.
-
-    The first ``classes`` goals are one for each class; medians are over them.
-    """
-    here = margins - anomaly.median(margins[:classes].tolist())
-    there = torch.stack([twin - anomaly.median(twin[:classes].tolist()) for twin in natural]).mean(dim=0)
-    private = here - there
-    return [float(value) for value in private - anomaly.median(private[:classes].tolist())]

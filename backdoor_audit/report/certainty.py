@@ -133,8 +133,8 @@ def _clean_models(record: Record, finding: Finding) -> CleanModels | None:
         if detector not in null.fits or null.source not in detection["reference"]:
             continue
         if all(_agrees(null.index(detector, row["deviation"], classes), row["index"]) for row in rows):
-            cut = null.cut(detector, classes)
-            location = null.fits[detector][0] + (cut - null.cut(detector, null.classes))
+            cut = null.bare_cut(detector, classes)
+            location = null.fits[detector][0] + (cut - null.bare_cut(detector, null.classes))
             unit = CALIBRATED_LIMIT / cut
             return CleanModels(unit * location, unit * null.fits[detector][1], null.models)
     return _told_by_p_values([(row["index"], row["p_value"]) for row in rows])

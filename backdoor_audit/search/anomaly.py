@@ -29,6 +29,10 @@ DETECTOR_RATE = FALSE_ALARM_RATE / DETECTORS_IN_A_RUN  # what a calibrated index
 CALIBRATED_LIMIT = 2.0
 ONE_ROW = frozenset({"relabelling"})
 """Detectors that ask about all classes at once."""
+IN_OTHER_UNITS = ONE_ROW | {"consensus"}
+"""Detectors whose measurement is no deviation in spreads of the classes."""
+LEAST_DEVIATION = 2.5
+"""In scaled MADs: what lies nearer is no outlier, whatever clean models show (Leys et al., J. Exp. Soc. Psychol. 2013)."""
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
 _SCHEMA = {
     "type": "object",
@@ -161,6 +165,7 @@ class SteeringNull:
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""
         location, scale = self._at(detector, classes)
+        deviation *= self.bare_cut(detector, classes) / self.cut(detector, classes)
         return -math.expm1(-math.exp(min(-(deviation - location) / scale, 700.0)))
 
     def index(self, detector: str, deviation: float, classes: int) -> float:
@@ -173,7 +178,12 @@ class SteeringNull:
         return 1.5 * (few if classes <= self.classes else any_number)
 
     def cut(self, detector: str, classes: int) -> float:
-        """The deviation whose p-value is one detector's share of the run's false alarms."""
+        """The deviation whose p-value is one detector's share of the run's false alarms, and no less than `LEAST_DEVIATION`."""
+        cut = self.bare_cut(detector, classes)
+        return cut if detector in IN_OTHER_UNITS else max(cut, LEAST_DEVIATION)
+
+    def bare_cut(self, detector: str, classes: int) -> float:
+        """The same by the fit alone; where that is the smaller one, p-values are those of deviations that shrink as much."""
         location, scale = self._at(detector, classes)
         return location - scale * math.log(-math.log1p(-DETECTOR_RATE))
 
@@ -230,7 +240,7 @@ class SteeringNull:
             raise DataFormatError(f"{path}: {wrong}; {accepted}")
         null = _parsed(stored)
         for name, (location, scale) in null.fits.items():
-            if not scale > 0 or not null.cut(name, MIN_CLASSES) > 0:
+            if not scale > 0 or not null.bare_cut(name, MIN_CLASSES) > 0:
                 raise DataFormatError(
                     f"{path}: fits.{name}: location {location:.4g} and scale {scale:.4g} make no cut above 0; {accepted}"
                 )

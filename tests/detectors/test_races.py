@@ -19,6 +19,7 @@ from backdoor_audit.detectors import (
 )
 from backdoor_audit.detectors.by_screening import ByScreening
 from backdoor_audit.detectors.detection import Detection
+from backdoor_audit.detectors.excess import weight
 from backdoor_audit.detectors.field import Field
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.subject import Subject
@@ -107,7 +108,8 @@ def test_near_the_limit_medians_and_spread_are_over_twice_the_controls(raced, re
     assert median(excess) == pytest.approx(0.0, abs=1e-6)
     spread = math.hypot(MAD_TO_DEVIATION * median(list(map(abs, excess))), ADDITIVE.floor)
     planted = raced.score(PLANTED).measured
-    assert planted.deviation == pytest.approx(planted.excess / spread, rel=1e-5)
+    told = weight(raced.score(PLANTED).success_val, planted.natural_success)
+    assert planted.deviation == pytest.approx(planted.excess / spread * told, rel=1e-5)
     assert raced.score(PLANTED).index == shipped_null().index("additive", planted.deviation, 43)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from backdoor_audit.detectors import DETECTORS, Natural, UniversalPerturbation
 from backdoor_audit.detectors.detection import Detection, contradicting
-from backdoor_audit.detectors.universal_perturbation import excesses
+from backdoor_audit.detectors.excess import excesses, weight
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.classifier import Classifier
@@ -62,11 +62,11 @@ SPREAD = math.hypot(MAD_TO_DEVIATION * 1.0, 0.3)  # |excess| of the five: 1 0 0 
 
 @pytest.fixture
 def probed(monkeypatch):
-    """A probe that answers with given margins, and success 0.9 everywhere, whatever the classifier; nothing rises any more."""
+    """A probe that answers with given margins, and success everywhere, whatever the classifier; nothing rises any more."""
 
     def answer(margins, rising=None):
         triggers = [Addition(torch.zeros(1, 4, 4), target) for target in range(len(margins))]
-        success, landing = torch.full((len(margins),), 0.9), torch.arange(len(margins)).flip(0)
+        success, landing = torch.ones(len(margins)), torch.arange(len(margins)).flip(0)
         rising = torch.zeros(len(margins)) if rising is None else rising
         steered = Steered(margins, success, landing, tuple(triggers), rising, 60)
         monkeypatch.setattr(Steering, "__call__", lambda *_arguments, **_options: steered)
@@ -111,12 +111,12 @@ def test_a_detection_from_margins_worked_by_hand(probed):
     assert [score.target_class for score in detection.scores] == [0, 1, 2, 3, 4]
     assert [score.measured.excess for score in detection.scores] == pytest.approx(EXCESSES)
     assert [score.measured.deviation for score in detection.scores] == pytest.approx(
-        [value / SPREAD for value in EXCESSES]
+        [value / SPREAD * (weight(1.0, 0.3) if value > 0 else 1) for value in EXCESSES]
     )
     assert [score.measured.margin for score in detection.scores] == MARGINS.tolist()
     assert [score.measured.natural_margin for score in detection.scores] == pytest.approx(NATURAL.mean(dim=0).tolist())
     assert [score.measured.natural_success for score in detection.scores] == pytest.approx([0.3] * 5)
-    assert [score.success_val for score in detection.scores] == pytest.approx([0.9] * 5)
+    assert [score.success_val for score in detection.scores] == pytest.approx([1.0] * 5)
     for score in detection.scores:
         assert score.index == NULL.index("additive", score.measured.deviation, 5)
         assert score.p_value == NULL.p_value("additive", score.measured.deviation, 5)

@@ -85,13 +85,13 @@ def test_the_chart_has_the_limit_the_model_and_the_number_of_clean_models() -> N
     assert "limit 2" in chart
     assert f"clean models (fit to {null.models})" in chart
     assert "largest anomaly index of any class" in chart
-    peak = 2 * null.fits["patch_scan"][0] / null.cut("patch_scan", 10)
+    peak = 2 * null.fits["patch_scan"][0] / null.bare_cut("patch_scan", 10)
     assert f"most about {peak:.2f}; limit 2" in chart
 
 
 def test_of_a_calibration_of_ones_own_the_distribution_is_told_by_its_p_values() -> None:
     told = certainty(searched(OWN, deviation=6.0), "")
-    peak = 2 * OWN.fits["patch_scan"][0] / OWN.cut("patch_scan", 10)
+    peak = 2 * OWN.fits["patch_scan"][0] / OWN.bare_cut("patch_scan", 10)
     assert f"most about {peak:.2f}; limit 2" in told.chart
     assert "fit to" not in told.chart
     assert "of the clean models of its calibration, below 1 in 10 go as far" in told.far

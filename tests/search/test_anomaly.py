@@ -12,6 +12,7 @@ from backdoor_audit.search import anomaly as module
 from backdoor_audit.search.anomaly import (
     CALIBRATED_LIMIT,
     DETECTOR_RATE,
+    LEAST_DEVIATION,
     FALSE_ALARM_RATE,
     PROBABILITIES,
     SteeringNull,
@@ -250,7 +251,10 @@ def test_a_steering_p_value_worked_by_hand():
     # at the location a Gumbel variable is exceeded with 1 - 1/e; one scale above it with 1 - exp(-1/e)
     assert NULL.p_value("additive", 1.3, 10) == pytest.approx(1 - math.exp(-1))
     assert NULL.p_value("additive", 1.7, 10) == pytest.approx(1 - math.exp(-math.exp(-1)))
-    assert NULL.p_value("warping", 0.7, 10) == pytest.approx(1 - math.exp(-1))
+    # warping's own cut would be 1.9: 2.5 deviations count as that, and fewer as fewer
+    assert NULL.bare_cut("warping", 10) < NULL.cut("warping", 10) == LEAST_DEVIATION
+    shrunk = LEAST_DEVIATION / NULL.bare_cut("warping", 10)
+    assert NULL.p_value("warping", 0.7 * shrunk, 10) == pytest.approx(1 - math.exp(-1))
     assert NULL.p_value("additive", -1e9, 10) == 1.0
     assert NULL.p_value("additive", 1e9, 10) == 0.0
 
@@ -375,7 +379,7 @@ def test_a_file_that_is_no_null_is_refused_in_one_line(tmp_path, content):
 def test_a_null_of_many_classes_that_turns_negative_for_few_is_refused(tmp_path):
     """There a large deviation would get a negative index: a backdoor would pass."""
     null = SteeringNull({"additive": (-0.5, 0.5)}, classes=1000, models=30, source="")
-    assert null.cut("additive", 1000) > 0 > null.cut("additive", 5)
+    assert null.bare_cut("additive", 1000) > 0 > null.bare_cut("additive", 5)
     null.save(tmp_path / "null.json")
     with pytest.raises(DataFormatError):
         SteeringNull.load(tmp_path / "null.json")
