@@ -177,6 +177,22 @@ def _line(row: Row, rows: Sequence[Row]) -> str:
     return f"| {' | '.join(map(str, (*cells, round(row['seconds']), share, peak)))} |"
 
 
+def announced() -> str:
+    """What every search announces for one model, by the number of classes."""
+    counts = (10, 20, *CLASSES[1:])
+    searching = [entry for entry in DETECTORS if not entry.builds_on]
+    costs = {
+        entry.name: [entry.cost((3, 32, 32), count, IMAGES // 2).passes for count in counts] for entry in searching
+    }
+    costs["all"] = [sum(each) for each in zip(*costs.values(), strict=True)]
+    lines = [f"| | {' | '.join(f'{count:,} classes' for count in counts)} | 100 / 10 | 1,000 / 10 |"]
+    lines.append("|---|" + "---:|" * (len(counts) + 2))
+    for name, passes in costs.items():
+        cells = [f"{count:,.0f}" for count in passes] + [f"{count / passes[0]:.1f}" for count in passes[-2:]]
+        lines.append(f"| {name if name == 'all' else f'`{name}`'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def others() -> str:
     """What Neural Cleanse alone takes in other libraries at their defaults, unless it stops early."""
     lines = ["| | " + " | ".join(f"{count} classes ({TRAINING[count][0]})" for count in CLASSES) + " |"]
@@ -217,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(rows[-1], file=sys.stderr, flush=True)
         if given.out:
             given.out.write_text(json.dumps(rows, indent=1) + "\n")
-    print(table(rows), others(), sep="\n\n")
+    print(announced(), table(rows), others(), sep="\n\n")
     return 0
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from backdoor_audit.model.metrics import Rate
+from benchmarks import speed
 from tests.subjects.texts import DOCS, ROOT, text_of
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = text_of(ROOT / "README.md")
 DETECTION = text_of(DOCS / "detection.md")
+COST = text_of(DOCS / "explanation" / "cost.md")
 PROPERTIES = text_of(DOCS / "how-to" / "properties.md")
 BASELINE = text_of(DOCS / "how-to" / "baseline.md")
 REPAIRS = text_of(DOCS / "explanation" / "repairs.md")
@@ -55,6 +57,11 @@ def test_the_rates_beside_every_verdict_are_those_in_the_texts() -> None:
         sentence = told(entry["stopped"], entry["models"])
         assert sentence in README
         assert sentence in DETECTION
+
+
+def test_what_searches_announce_and_what_others_take() -> None:
+    assert speed.announced() in COST
+    assert speed.others() in COST
 
 
 def test_models_of_strangers_with_the_calibration_that_ships() -> None:

@@ -12,8 +12,8 @@ from backdoor_audit.search import anomaly as module
 from backdoor_audit.search.anomaly import (
     CALIBRATED_LIMIT,
     DETECTOR_RATE,
-    LEAST_DEVIATION,
     FALSE_ALARM_RATE,
+    LEAST_DEVIATION,
     PROBABILITIES,
     SteeringNull,
     anomaly,
