@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,27 @@ _CURVE = {"clean accuracy": (1, Ink.FIRST), "attack success rate": (2, Ink.FAIL)
 def page(before: Baseline, after: Baseline, found: Difference) -> str:
     """One HTML page that loads nothing; every word of a model or a class is escaped. The same values give the same text."""
     style = style_sheet()
+    html: str = (
+        _environment()
+        .get_template("comparison.html.j2")
+        .render(
+            before=before,
+            after=after,
+            found=found,
+            rows=[(side, change) for side in ("worse", "better", "unchanged") for change in getattr(found, side)],
+            repairs=_repairs(before, after),
+            indices=Markup(index_chart(found)),
+            paired=[Markup(chart) for chart in paired_charts(found, _limit(after))],
+            curves=[Markup(chart) for chart in curve_charts(before, after)],
+            policy=policy(style, ""),
+            style=Markup(style),
+        )
+    )
+    return html
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -42,19 +64,7 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
     )
     environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
     environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
-    html: str = environment.get_template("comparison.html.j2").render(
-        before=before,
-        after=after,
-        found=found,
-        rows=[(side, change) for side in ("worse", "better", "unchanged") for change in getattr(found, side)],
-        repairs=_repairs(before, after),
-        indices=Markup(index_chart(found)),
-        paired=[Markup(chart) for chart in paired_charts(found, _limit(after))],
-        curves=[Markup(chart) for chart in curve_charts(before, after)],
-        policy=policy(style, ""),
-        style=Markup(style),
-    )
-    return html
+    return environment
 
 
 def _limit(model: Baseline) -> float:

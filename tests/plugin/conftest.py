@@ -12,7 +12,7 @@ import torchvision
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
-from backdoor_audit.report import charts
+from backdoor_audit.report import certainty, charts, measurements
 from tests.subjects import toy
 from tests.subjects.toy_runs import BASE, Run
 from tests.subjects.warm import Warm
@@ -56,7 +56,15 @@ def _drawn_once(draw: Callable[..., str]) -> Callable[..., str]:
     return drawn
 
 
-DRAWN = {name: _drawn_once(getattr(charts, name)) for name in ("size_chart", "index_chart")}
+CHARTS = (
+    (charts, "size_chart"),
+    (charts, "index_chart"),
+    (charts, "norm_chart"),
+    (charts, "curve_chart"),
+    (certainty, "null_chart"),
+    (measurements, "repair_chart"),
+)
+DRAWN = [(module, name, _drawn_once(getattr(module, name))) for module, name in CHARTS]
 
 
 @pytest.fixture
@@ -65,8 +73,8 @@ def run(project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch) -
 
     Runs inside this process draw a chart of the same numbers once: most runs here are of the same two models.
     """
-    for name, draw in DRAWN.items():
-        monkeypatch.setattr(charts, name, draw)
+    for module, name, draw in DRAWN:
+        monkeypatch.setattr(module, name, draw)
 
     def start(
         model: str | None, *arguments: str, base: tuple[str, ...] = BASE, process: bool = False
