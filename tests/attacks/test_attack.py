@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -281,11 +282,18 @@ class TestEveryAttackWhenCarriedOut:
         )
         return subject
 
-    def carry_out(self, attack, start):
+    @classmethod
+    def carry_out(cls, attack, start):
         known = {entry.name for entry in fields(attack)}
         less = {name: value for name, value in BRIEF.items() if name in known}
         attack = replace(attack, least_success=0.0, most_accuracy_lost=1.0, **less)
-        return attack(start, self.CLEAN, self.UNSEEN, recipe=Recipe(epochs=1, batch_size=20))
+        return attack(start, cls.CLEAN, cls.UNSEEN, recipe=Recipe(epochs=1, batch_size=20))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def planted(cls, start):
+        """What an attack plants, done once it is asked for: for all who only look."""
+        return cache(lambda attack: cls.carry_out(attack, start))
 
     @named()
     def test_the_model_and_the_random_state_stay_as_they_were(self, attack, start):
@@ -300,9 +308,9 @@ class TestEveryAttackWhenCarriedOut:
         assert not any(tensor.requires_grad for tensor in planted.attack.state.values())
 
     @named()
-    def test_the_same_seed_plants_the_same_whatever_the_global_random_state(self, attack, start):
+    def test_the_same_seed_plants_the_same_whatever_the_global_random_state(self, attack, start, planted):
         torch.manual_seed(1)
-        first = self.carry_out(attack, start)
+        first = planted(attack)
         torch.manual_seed(2)
         second = self.carry_out(attack, start)
         assert torch.equal(first.classifier.logits(self.UNSEEN.images), second.classifier.logits(self.UNSEEN.images))
@@ -310,10 +318,10 @@ class TestEveryAttackWhenCarriedOut:
             assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
 
     @named()
-    def test_what_was_learned_is_saved_and_stamps_the_same(self, attack, start, tmp_path):
-        planted = self.carry_out(attack, start).attack
-        planted.save(tmp_path / "attack.safetensors")
+    def test_what_was_learned_is_saved_and_stamps_the_same(self, attack, planted, tmp_path):
+        learned = planted(attack).attack
+        learned.save(tmp_path / "attack.safetensors")
         again = load_attack(tmp_path / "attack.safetensors")
-        for one, other in zip(planted.triggers(), again.triggers(), strict=True):
+        for one, other in zip(learned.triggers(), again.triggers(), strict=True):
             assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
-        assert sum(tensor.numel() for tensor in planted.state.values()) < 20_000
+        assert sum(tensor.numel() for tensor in learned.state.values()) < 20_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,14 +34,6 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     monkeypatch.syspath_prepend(str(pytester.path))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return pytester
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    """What begins a gate in a process of its own."""
-    kept = Warm()
-    yield kept
-    kept.close()
 
 
 def _drawn_once(draw: Callable[..., str]) -> Callable[..., str]:

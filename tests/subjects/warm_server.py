@@ -25,8 +25,8 @@ import xdist  # noqa: F401
 from execnet.gateway_base import Popen2IO
 
 import backdoor_audit.gate
-import backdoor_audit.report.extras
-import backdoor_audit.report.html  # noqa: F401
+import backdoor_audit.report.extras  # noqa: F401
+from backdoor_audit.report import html
 
 _MOST = 2**16  # bytes of an environment
 
@@ -119,6 +119,8 @@ def _worker_from(maker: socket.socket) -> type[Popen2IO]:
 
 def serve() -> None:
     """Begin one process after the other."""
+    for template in ("page.html.j2", "section.html.j2", "answer.html.j2", "parts.html.j2"):
+        html._environment().get_template(template)
     gc.collect()
     gc.freeze()  # or each copy would touch every page of what was imported
     for line in sys.stdin:
