@@ -362,7 +362,7 @@ def test_a_script_that_runs_pytest_goes_on_after_it_once(project: pytest.Pyteste
         f"code = pytest.main(['--model=clean.safetensors', *{list(BASE)}, '-k', 'precondition'])\n"
         "open('after.txt', 'a').write(f'{int(code)} ')\n"
     )
-    warm.run_program(project.path, script)
+    warm.begin_program(project.path, script).ended()
     assert (project.path / "after.txt").read_text() == "1 "
 
 
@@ -376,7 +376,7 @@ def test_a_run_with_threads_stays_in_one_process_and_follows_its_record(project:
         "assert open('pid.txt').read() == str(os.getpid())\n"
         "os._exit(int(code))\n"
     )
-    assert warm.run_program(project.path, script).ret == pytest.ExitCode.TESTS_FAILED
+    assert warm.begin_program(project.path, script).ended().ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_the_record_on_disk_and_not_the_word_of_the_run_lets_a_model_through(

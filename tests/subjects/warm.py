@@ -75,9 +75,9 @@ class Warm:
         """What came of pytest with these arguments in this folder."""
         return self.begin(folder, *arguments).ended()
 
-    def run_program(self, folder: Path, text: str) -> pytest.RunResult:
-        """What came of ``python -c text`` in this folder."""
-        return self._begin(folder, {"program": text}).ended()
+    def begin_program(self, folder: Path, text: str, *arguments: str) -> Gate:
+        """Begin ``python -c text`` with these arguments in this folder."""
+        return self._begin(folder, {"program": text, "arguments": arguments})
 
     def _begin(self, folder: Path, asked: dict[str, object]) -> Gate:
         if self._server is None:

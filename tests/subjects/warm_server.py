@@ -39,7 +39,7 @@ def begin(asked: dict[str, Any]) -> None:
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.path[0] = asked["folder"]
     if "program" in asked:
-        sys.argv = ["-c"]
+        sys.argv = ["-c", *asked["arguments"]]
         exec(compile(asked["program"], "<string>", "exec"), {"__name__": "__main__"})
         sys.exit()
     if any(argument.startswith("-n") for argument in asked["arguments"]):
