@@ -194,7 +194,8 @@ def standard(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Audited]
             _with_twins(patch, ToyTwins())
             ToyTwins.made = 0
             record = audit(network(backdoored=backdoored), *toy.images(), store=store, **STANDARD)
-        return Audited(record, ToyTwins.made, store)
+        made, ToyTwins.made = ToyTwins.made, 0
+        return Audited(record, made, store)
 
     return audited
 

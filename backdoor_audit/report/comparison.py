@@ -34,21 +34,18 @@ _CURVE = {"clean accuracy": (1, Ink.FIRST), "attack success rate": (2, Ink.FAIL)
 def page(before: Baseline, after: Baseline, found: Difference) -> str:
     """One HTML page that loads nothing; every word of a model or a class is escaped. The same values give the same text."""
     style = style_sheet()
-    html: str = (
-        _environment()
-        .get_template("comparison.html.j2")
-        .render(
-            before=before,
-            after=after,
-            found=found,
-            rows=[(side, change) for side in ("worse", "better", "unchanged") for change in getattr(found, side)],
-            repairs=_repairs(before, after),
-            indices=Markup(index_chart(found)),
-            paired=[Markup(chart) for chart in paired_charts(found, _limit(after))],
-            curves=[Markup(chart) for chart in curve_charts(before, after)],
-            policy=policy(style, ""),
-            style=Markup(style),
-        )
+    environment = _environment()
+    html: str = environment.get_template("comparison.html.j2").render(
+        before=before,
+        after=after,
+        found=found,
+        rows=[(side, change) for side in ("worse", "better", "unchanged") for change in getattr(found, side)],
+        repairs=_repairs(before, after),
+        indices=Markup(index_chart(found)),
+        paired=[Markup(chart) for chart in paired_charts(found, _limit(after))],
+        curves=[Markup(chart) for chart in curve_charts(before, after)],
+        policy=policy(style, ""),
+        style=Markup(style),
     )
     return html
 

@@ -210,7 +210,7 @@ def sleeping(project: pytest.Pytester, warm: Warm) -> Iterator[Gate]:
         time.sleep(0.5)  # it has told of the call before it sleeps
         yield gate
     finally:
-        gate.send_signal(signal.SIGKILL)
+        gate.kill()
         gate.ended()
 
 

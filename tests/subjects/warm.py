@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,17 @@ class Gate:
     def send_signal(self, number: int) -> None:
         """Send a signal to the process, unless it was waited for."""
         if self._result is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        self.send_signal(signal.SIGKILL)
 
     def ended(self, patience: float = PATIENCE) -> pytest.RunResult:
         """What came of it, once it has ended; after so many seconds it is killed."""
         if self._result is None:
-            watch = threading.Timer(patience, os.kill, (self.pid, signal.SIGKILL))
+            watch = threading.Timer(patience, self.kill)
             watch.start()
             code = int(self._told())
             watch.cancel()
@@ -66,6 +72,7 @@ class Warm:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
+        self._last: Gate | None = None
 
     def begin(self, folder: Path, *arguments: str) -> Gate:
         """Begin pytest with these arguments in this folder."""
@@ -84,9 +91,18 @@ class Warm:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", SERVER.read_text()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-        return Gate(self._server, folder, asked)
+        self._end_last()
+        self._last = Gate(self._server, folder, asked)
+        return self._last
+
+    def _end_last(self) -> None:
+        """A test that failed may have left one, and the server waits for it."""
+        if self._last is not None:
+            self._last.kill()
+            self._last.ended()
 
     def close(self) -> None:
         """End the process."""
+        self._end_last()
         if self._server is not None:
             self._server.communicate()
