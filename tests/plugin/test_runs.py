@@ -167,13 +167,13 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
 def test_workers_give_the_same_verdicts_and_sizes_search_once_and_bring_their_pictures_together(
     project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """The clean model passes beside an audit of the project's own; its workers import for themselves, as a user's do."""
+    """The clean model passes beside an audit of the project's own; its worker imports for itself, as a user's do."""
     project.makepyfile(test_own=OWN)
     alone = run(model, "test_own.py", "audit", "--report=alone", "-p", "no:cacheprovider")
     if model == "clean":
         for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
             monkeypatch.delenv(name)
-        given = (f"--model={model}.safetensors", *BASE, "test_own.py", "audit", "--report=apart", "-n", "2")
+        given = (f"--model={model}.safetensors", *BASE, "test_own.py", "audit", "--report=apart", "-n", "1")
         apart = project.runpytest_subprocess(*given)
     else:
         apart = run(model, "test_own.py", "audit", "--report=apart", "-n", "2", process=True)
