@@ -1,10 +1,12 @@
-"""What holds for every test here, and for no audit: one thread for each process."""
+"""What holds for every test here, and for no audit: one thread for each process, and one that gates are begun from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+from tests.subjects.warm import Warm
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,3 +23,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What begins a gate in a process of its own."""
+    kept = Warm()
+    yield kept
+    kept.close()

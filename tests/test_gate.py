@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +174,39 @@ def toy_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     ToyTwins.made = 0
 
 
-@pytest.mark.usefixtures("toy_twins")
+@dataclass(frozen=True)
+class Audited:
+    """A whole audit beside two toys, and where its work is kept."""
+
+    record: Record
+    twins_made: int
+    store: Path
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Audited]:
+    """Audits that several tests look at; each is done once it is asked for."""
+
+    @cache
+    def audited(*, backdoored: bool) -> Audited:
+        store = tmp_path_factory.mktemp("store")
+        with pytest.MonkeyPatch.context() as patch:
+            _with_twins(patch, ToyTwins())
+            ToyTwins.made = 0
+            record = audit(network(backdoored=backdoored), *toy.images(), store=store, **STANDARD)
+        made, ToyTwins.made = ToyTwins.made, 0
+        return Audited(record, made, store)
+
+    return audited
+
+
 @pytest.mark.parametrize("backdoored", [False, True])
-def test_every_detector_compares_the_model_with_one_set_of_twins(*, backdoored: bool) -> None:
-    record = audit(network(backdoored=backdoored), *toy.images(), **STANDARD)
-    assert ToyTwins.made == 1
+def test_every_detector_compares_the_model_with_one_set_of_twins(
+    standard: Callable[..., Audited], *, backdoored: bool
+) -> None:
+    audited = standard(backdoored=backdoored)
+    record = audited.record
+    assert audited.twins_made == 1
     assert [entry["detector"] for entry in record.detections] == [entry.name for entry in DETECTORS]
     excesses = {
         entry["detector"]: {score["target_class"]: score["excess"] for score in entry["classes"]}
@@ -199,14 +231,16 @@ def test_every_detector_compares_the_model_with_one_set_of_twins(*, backdoored: 
 
 
 @pytest.mark.usefixtures("toy_twins")
-def test_twins_and_what_they_show_are_kept_for_the_next_model(tmp_path: Path) -> None:
-    audit(network(backdoored=True), *toy.images(), store=tmp_path, **STANDARD)
-    kept = len(list(tmp_path.rglob("*.safetensors")))
-    again = audit(network(backdoored=True), *toy.images(), store=tmp_path, **STANDARD)
-    assert ToyTwins.made == 1
+def test_twins_and_what_they_show_are_kept_for_the_next_model(standard: Callable[..., Audited], tmp_path: Path) -> None:
+    first = standard(backdoored=True)
+    assert not any(entry["recalled"] for entry in first.record.detections)
+    shutil.copytree(first.store, tmp_path / "store")
+    kept = len(list(first.store.rglob("*.safetensors")))
+    again = audit(network(backdoored=True), *toy.images(), store=tmp_path / "store", **STANDARD)
+    assert (first.twins_made, ToyTwins.made) == (1, 0)
     assert all(entry["recalled"] for entry in again.detections)
     assert (
-        len(list(tmp_path.rglob("*.safetensors"))) == kept >= 2 * (len(DETECTORS) - 1)
+        len(list((tmp_path / "store").rglob("*.safetensors"))) == kept >= 2 * (len(DETECTORS) - 1)
     )  # twins, what they show to all but one, detections but the consensus, which costs nothing
 
 
@@ -256,14 +290,13 @@ def test_indices_are_calibrated_on_the_reference_that_is_given(tmp_path: Path) -
         audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "part.json"))
 
 
-@pytest.mark.usefixtures("toy_twins")
-def test_what_no_detector_of_the_profile_sees_is_told() -> None:
+def test_what_no_detector_of_the_profile_sees_is_told(standard: Callable[..., Audited]) -> None:
     quick = audit(network(backdoored=False), *toy.images(), **BRIEF).not_tested
-    standard = audit(network(backdoored=False), *toy.images(), **STANDARD).not_tested
+    usual = standard(backdoored=False).record.not_tested
     assert any("blended" in text for text in quick)
     assert any("quick profile" in text for text in quick)
-    assert not any("blended" in text or "quick profile" in text for text in standard)
-    for told in (quick, standard):
+    assert not any("blended" in text or "quick profile" in text for text in usual)
+    for told in (quick, usual):
         assert any("a third of the classes" in text for text in told)
         assert len(set(told)) == len(told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,7 @@ _CURVE = {"clean accuracy": (1, Ink.FIRST), "attack success rate": (2, Ink.FAIL)
 def page(before: Baseline, after: Baseline, found: Difference) -> str:
     """One HTML page that loads nothing; every word of a model or a class is escaped. The same values give the same text."""
     style = style_sheet()
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
-    environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
+    environment = _environment()
     html: str = environment.get_template("comparison.html.j2").render(
         before=before,
         after=after,
@@ -55,6 +48,20 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
         style=Markup(style),
     )
     return html
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
+    environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
+    return environment
 
 
 def _limit(model: Baseline) -> float:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,9 @@ def _references(sections: list[Section]) -> list[tuple[Any, str]]:
     return [(reference, ", ".join(evidence)) for reference, evidence in speaking.items()]
 
 
+@cache
 def _environment() -> Environment:
+    """The templates, compiled once for all pages that this process draws."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,

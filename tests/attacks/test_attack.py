@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.training import Recipe, fit
 from tests.subjects import (
-    assert_unchanged,
+    assert_same,
     by_brightness,
     grey_images,
     random_network,
@@ -281,28 +282,41 @@ class TestEveryAttackWhenCarriedOut:
         )
         return subject
 
-    def carry_out(self, attack, start):
+    @classmethod
+    def carry_out(cls, attack, start):
         known = {entry.name for entry in fields(attack)}
         less = {name: value for name, value in BRIEF.items() if name in known}
         attack = replace(attack, least_success=0.0, most_accuracy_lost=1.0, **less)
-        return attack(start, self.CLEAN, self.UNSEEN, recipe=Recipe(epochs=1, batch_size=20))
+        return attack(start, cls.CLEAN, cls.UNSEEN, recipe=Recipe(epochs=1, batch_size=20))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def planted(cls, start):
+        """What an attack plants, and what it was given before and after; done once it is asked for, for all who only look."""
+
+        def given():
+            return snapshot(start.module), cls.CLEAN.images.clone(), cls.CLEAN.labels.clone()
+
+        @cache
+        def done(attack):
+            torch.manual_seed(1)
+            before = given()
+            return cls.carry_out(attack, start), before, given()
+
+        return done
 
     @named()
-    def test_the_model_and_the_random_state_stay_as_they_were(self, attack, start):
-        images, labels = self.CLEAN.images.clone(), self.CLEAN.labels.clone()
-        before = snapshot(start.module)
-        planted = self.carry_out(attack, start)
-        assert_unchanged(before, start.module)
-        assert torch.equal(self.CLEAN.images, images)
-        assert torch.equal(self.CLEAN.labels, labels)
-        assert not any(part.training for part in planted.classifier.module.modules())
-        assert not any(parameter.requires_grad for parameter in planted.classifier.module.parameters())
-        assert not any(tensor.requires_grad for tensor in planted.attack.state.values())
+    def test_the_model_and_the_random_state_stay_as_they_were(self, attack, planted):
+        done, (model, *images), (model_after, *images_after) = planted(attack)
+        assert_same(model, model_after)
+        assert all(torch.equal(one, other) for one, other in zip(images, images_after, strict=True))
+        assert not any(part.training for part in done.classifier.module.modules())
+        assert not any(parameter.requires_grad for parameter in done.classifier.module.parameters())
+        assert not any(tensor.requires_grad for tensor in done.attack.state.values())
 
     @named()
-    def test_the_same_seed_plants_the_same_whatever_the_global_random_state(self, attack, start):
-        torch.manual_seed(1)
-        first = self.carry_out(attack, start)
+    def test_the_same_seed_plants_the_same_whatever_the_global_random_state(self, attack, start, planted):
+        first, _, _ = planted(attack)
         torch.manual_seed(2)
         second = self.carry_out(attack, start)
         assert torch.equal(first.classifier.logits(self.UNSEEN.images), second.classifier.logits(self.UNSEEN.images))
@@ -310,10 +324,10 @@ class TestEveryAttackWhenCarriedOut:
             assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
 
     @named()
-    def test_what_was_learned_is_saved_and_stamps_the_same(self, attack, start, tmp_path):
-        planted = self.carry_out(attack, start).attack
-        planted.save(tmp_path / "attack.safetensors")
+    def test_what_was_learned_is_saved_and_stamps_the_same(self, attack, planted, tmp_path):
+        learned = planted(attack)[0].attack
+        learned.save(tmp_path / "attack.safetensors")
         again = load_attack(tmp_path / "attack.safetensors")
-        for one, other in zip(planted.triggers(), again.triggers(), strict=True):
+        for one, other in zip(learned.triggers(), again.triggers(), strict=True):
             assert torch.equal(one.stamp(self.UNSEEN.images), other.stamp(self.UNSEEN.images))
-        assert sum(tensor.numel() for tensor in planted.state.values()) < 20_000
+        assert sum(tensor.numel() for tensor in learned.state.values()) < 20_000

@@ -1,6 +1,7 @@
 import argparse
+import io
 import json
-import os
+import runpy
 import subprocess
 import sys
 
@@ -210,13 +211,13 @@ def test_every_attack_is_listed_with_its_paper(capsys):
     assert f"size={BadNets().size}" in printed
 
 
-def test_wrong_usage_ends_with_the_exit_code_of_pytest():
-    done = subprocess.run(
-        [sys.executable, "-m", "backdoor_audit.cli", "attack"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 4
-    assert "required: MODEL|ARCH" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_ends_with_the_exit_code_of_pytest(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["backdoor-audit", "attack"])
+    monkeypatch.delitem(sys.modules, "backdoor_audit.cli")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("backdoor_audit.cli", run_name="__main__")
+    assert ended.value.code == 4
+    assert "required: MODEL|ARCH" in capsys.readouterr().err
 
 
 def test_every_command_shows_its_own_help(capsys, monkeypatch):
@@ -327,13 +328,11 @@ def test_arguments_of_any_kind_are_told_in_one_line(folder, capsys, arguments, t
     assert len(line) < 3000
 
 
-def test_a_terminal_without_our_letters_gets_them_escaped(tmp_path):
+def test_a_terminal_without_our_letters_gets_them_escaped(tmp_path, monkeypatch, capsys):
     whole_record(2, shape=(1, 8, 8)).write(tmp_path / "audit.json")
-    done = subprocess.run(
-        [sys.executable, "-m", "backdoor_audit.cli", "export", str(tmp_path / "audit.json"), "--markdown", "-"],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"Backdoor audit of" in done.stdout
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["export", str(tmp_path / "audit.json"), "--markdown", "-"]) == 0
+    terminal.flush()
+    assert b"Backdoor audit of" in terminal.buffer.getvalue()
+    assert capsys.readouterr().err == ""

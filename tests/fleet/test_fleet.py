@@ -16,6 +16,7 @@ import pytest
 from backdoor_audit.cli import main
 from backdoor_audit.fleet import leash
 from tests.subjects.fleets import Fleet, asked, write_images
+from tests.subjects.warm import Warm
 
 Models = Callable[..., None]
 
@@ -267,7 +268,7 @@ def test_a_place_of_strangers_leads_nowhere_else(place: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_fleet_that_is_ended_leaves_no_gate_behind_and_goes_on_later(
-    place: Path, models: Models, fleet: Fleet, number: signal.Signals
+    place: Path, models: Models, fleet: Fleet, warm: Warm, number: signal.Signals
 ) -> None:
     models(a="good 0", b="sleep", c="good 0")
     code = (
@@ -275,12 +276,10 @@ def test_a_fleet_that_is_ended_leaves_no_gate_behind_and_goes_on_later(
         "from backdoor_audit.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     given = ["fleet", "a.pt", "b.pt", "c.pt", "--data=images.npz", "--out=out"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = warm.begin_program(place, code, *given)
     _wait((place / "sleeping").exists)
     process.send_signal(number)
-    assert process.wait(30) == (1 if number == signal.SIGTERM else -number)
+    assert process.ended(30).ret == (1 if number == signal.SIGTERM else -number)
     gate = int(str(asked(place)[-1]["pid"]))
     _wait(lambda: not _runs(gate))
     models(b="good 0")

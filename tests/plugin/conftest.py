@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import torch._dynamo
 import torchvision
@@ -12,8 +9,8 @@ import torchvision
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
-from backdoor_audit.report import charts
 from tests.subjects import toy
+from tests.subjects.drawn import draw_once
 from tests.subjects.toy_runs import BASE, Run
 from tests.subjects.warm import Warm
 
@@ -36,37 +33,13 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
-@pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    """What begins a gate in a process of its own."""
-    kept = Warm()
-    yield kept
-    kept.close()
-
-
-def _drawn_once(draw: Callable[..., str]) -> Callable[..., str]:
-    kept: dict[str, str] = {}
-
-    def drawn(*arguments: Any, **named: Any) -> str:
-        asked = repr((arguments, named))
-        if asked not in kept:
-            kept[asked] = draw(*arguments, **named)
-        return kept[asked]
-
-    return drawn
-
-
-DRAWN = {name: _drawn_once(getattr(charts, name)) for name in ("size_chart", "index_chart")}
-
-
 @pytest.fixture
 def run(project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run pytest on the toy project: `run("backdoored")`, or `run(None, ...)` without a model.
 
     Runs inside this process draw a chart of the same numbers once: most runs here are of the same two models.
     """
-    for name, draw in DRAWN.items():
-        monkeypatch.setattr(charts, name, draw)
+    draw_once(monkeypatch)
 
     def start(
         model: str | None, *arguments: str, base: tuple[str, ...] = BASE, process: bool = False

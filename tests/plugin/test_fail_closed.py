@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.run.preconditions import PRECONDITIONS
 from tests.subjects.toy_runs import BASE, Run, record_of
+from tests.subjects.warm import Gate, Warm
 from tests.subjects.wild import CHECKING, LOADING, wild
 
 PATIENCE = 240  # s; on a busy machine the imports alone take a minute
@@ -197,48 +196,37 @@ def test_ctrl_c_leaves_what_is_finished_and_is_inconclusive(project: pytest.Pyte
 
 
 @pytest.fixture
-def sleeping(project: pytest.Pytester) -> Iterator[subprocess.Popen[bytes]]:
+def sleeping(project: pytest.Pytester, warm: Warm) -> Iterator[Gate]:
     """A run whose model goes to sleep once the preconditions were asked for."""
     arguments = wild(project, "import time; time.sleep(600)", CHECKING)
     calls = project.path / "calls.txt"
     deadline = time.monotonic() + PATIENCE
-    # what a shell starts in the background ignores interrupts, and so would the run
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", "--model=clean.safetensors", *arguments, "-p", "no:cacheprovider"],
-        cwd=project.path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        try:
-            while not calls.exists() or len(calls.read_text()) <= CHECKING:
-                assert time.monotonic() < deadline, "the model was not called often enough"
-                assert process.poll() is None
-                time.sleep(0.05)
-            time.sleep(0.5)  # it has told of the call before it sleeps
-            yield process
-        finally:
-            process.kill()
-            signal.signal(signal.SIGINT, before)
+    gate = warm.begin(project.path, "--model=clean.safetensors", *arguments, "-p", "no:cacheprovider")
+    try:
+        while not calls.exists() or len(calls.read_text()) <= CHECKING:
+            assert time.monotonic() < deadline, "the model was not called often enough"
+            assert _is_alive(gate.pid)
+            time.sleep(0.05)
+        time.sleep(0.5)  # it has told of the call before it sleeps
+        yield gate
+    finally:
+        gate.kill()
+        gate.ended()
 
 
-def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(
-    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
-) -> None:
-    sleeping.terminate()
-    output, _ = sleeping.communicate(timeout=PATIENCE)
-    assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
-    assert b"INCONCLUSIVE" in output
+def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(project: pytest.Pytester, sleeping: Gate) -> None:
+    sleeping.send_signal(signal.SIGTERM)
+    result = sleeping.ended(PATIENCE)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "INCONCLUSIVE" in result.stdout.str()
     assert record_of(project).not_run
     assert (project.path / "backdoor-audit-report" / "audit.html").exists()
 
 
-def test_a_killed_run_leaves_an_inconclusive_record_and_no_process(
-    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
-) -> None:
+def test_a_killed_run_leaves_an_inconclusive_record_and_no_process(project: pytest.Pytester, sleeping: Gate) -> None:
     (child,) = _children(sleeping.pid)
     sleeping.send_signal(signal.SIGKILL)
-    sleeping.wait(timeout=10)
+    sleeping.ended(10)
     deadline = time.monotonic() + 10
     while _is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -368,17 +356,17 @@ def test_an_own_audit_that_breaks_or_gives_no_answer_is_inconclusive(project: py
     assert record.verdict is Verdict.FAIL  # the worse of two findings stands
 
 
-def test_a_script_that_runs_pytest_goes_on_after_it_once(project: pytest.Pytester) -> None:
+def test_a_script_that_runs_pytest_goes_on_after_it_once(project: pytest.Pytester, warm: Warm) -> None:
     script = (
         "import pytest\n"
         f"code = pytest.main(['--model=clean.safetensors', *{list(BASE)}, '-k', 'precondition'])\n"
         "open('after.txt', 'a').write(f'{int(code)} ')\n"
     )
-    project.run(sys.executable, "-c", script)
+    warm.begin_program(project.path, script).ended()
     assert (project.path / "after.txt").read_text() == "1 "
 
 
-def test_a_run_with_threads_stays_in_one_process_and_follows_its_record(project: pytest.Pytester) -> None:
+def test_a_run_with_threads_stays_in_one_process_and_follows_its_record(project: pytest.Pytester, warm: Warm) -> None:
     script = (
         "import threading, pytest, sys, os\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
@@ -388,7 +376,7 @@ def test_a_run_with_threads_stays_in_one_process_and_follows_its_record(project:
         "assert open('pid.txt').read() == str(os.getpid())\n"
         "os._exit(int(code))\n"
     )
-    assert project.run(sys.executable, "-c", script).ret == pytest.ExitCode.TESTS_FAILED
+    assert warm.begin_program(project.path, script).ended().ret == pytest.ExitCode.TESTS_FAILED
 
 
 def test_the_record_on_disk_and_not_the_word_of_the_run_lets_a_model_through(
@@ -495,11 +483,9 @@ def test_a_thread_of_a_plugin_does_not_keep_the_model_out_of_a_second_process(
     assert "before the audit was over" in record_of(project).errors["audit"]
 
 
-def test_an_interrupt_of_the_parent_alone_reaches_the_run(
-    project: pytest.Pytester, sleeping: subprocess.Popen[bytes]
-) -> None:
+def test_an_interrupt_of_the_parent_alone_reaches_the_run(project: pytest.Pytester, sleeping: Gate) -> None:
     sleeping.send_signal(signal.SIGINT)
-    output, _ = sleeping.communicate(timeout=PATIENCE)
-    assert sleeping.returncode == pytest.ExitCode.INTERRUPTED
-    assert b"INCONCLUSIVE" in output
+    result = sleeping.ended(PATIENCE)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "INCONCLUSIVE" in result.stdout.str()
     assert record_of(project).not_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -164,12 +165,18 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
 
 @pytest.mark.parametrize("model", ["clean", "backdoored"])
 def test_workers_give_the_same_verdicts_and_sizes_search_once_and_bring_their_pictures_together(
-    project: pytest.Pytester, run: Run, model: str
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """The clean model passes beside an audit of the project's own."""
+    """The clean model passes beside an audit of the project's own; its worker imports for itself, as a user's do."""
     project.makepyfile(test_own=OWN)
     alone = run(model, "test_own.py", "audit", "--report=alone", "-p", "no:cacheprovider")
-    apart = run(model, "test_own.py", "audit", "--report=apart", "-n", "2", process=True)
+    if model == "clean":
+        for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+            monkeypatch.delenv(name)
+        given = (f"--model={model}.safetensors", *BASE, "test_own.py", "audit", "--report=apart", "-n", "1")
+        apart = project.runpytest_subprocess(*given)
+    else:
+        apart = run(model, "test_own.py", "audit", "--report=apart", "-n", "2", process=True)
     assert alone.ret == apart.ret == (pytest.ExitCode.OK if model == "clean" else pytest.ExitCode.TESTS_FAILED)
     first, second = stored(project, "alone"), stored(project, "apart")
     assert [(f["audit"], f["verdict"], f["value"]) for f in first["findings"]] == [

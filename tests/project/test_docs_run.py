@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from backdoor_audit import cli
 from backdoor_audit.model.networks import build_network
 from tests.subjects.texts import CI, TODAYS, commands, shell_commands
+from tests.subjects.warm import Warm
 from tests.subjects.whole_records import whole_record
 
 HERE = {
@@ -112,20 +111,15 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ended(line: str, folder: Path) -> int:
+def ended(line: str, folder: Path, warm: Warm) -> int:
     """The exit code of a command: ours in this process, pytest in another one."""
     program, *words = shlex.split(line)
     if program == "backdoor-audit":
         return cli.main(words)
-    done = subprocess.run(
-        [sys.executable, "-m", program, "-p", "no:cacheprovider", f"--audit-report={folder / 'report'}", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.returncode
+    assert program == "pytest"
+    done = warm.run(folder, "-p", "no:cacheprovider", f"--audit-report={folder / 'report'}", *words)
+    assert "Traceback" not in done.stdout.str() + done.stderr.str()
+    return int(done.ret)
 
 
 def in_texts() -> set[str]:
@@ -133,15 +127,15 @@ def in_texts() -> set[str]:
 
 
 @pytest.mark.parametrize("line", HERE)
-def test_a_command_that_takes_seconds_ends_as_it_should(line: str, given: Path) -> None:
+def test_a_command_that_takes_seconds_ends_as_it_should(line: str, given: Path, warm: Warm) -> None:
     assert line in in_texts()
-    assert ended(line, given) == HERE[line]
+    assert ended(line, given, warm) == HERE[line]
     out = line.partition("--out ")[2]
     files = [file for file in (given / out, *(given / out).glob("*")) if file.is_file()]
     assert not out or sum(file.stat().st_size for file in files) > 4_000
 
 
-def test_ones_own_torchvision_model_is_listed_as_the_tutorial_says(given: Path) -> None:
+def test_ones_own_torchvision_model_is_listed_as_the_tutorial_says(given: Path, warm: Warm) -> None:
     """The tutorial's command, with a small network of ours in its place that takes images of 28 px."""
     assert OWN in in_texts()
     torch.manual_seed(0)
@@ -153,7 +147,7 @@ def test_ones_own_torchvision_model_is_listed_as_the_tutorial_says(given: Path) 
             pixels = np.full((20, 20), 60 * label + number, dtype=np.uint8)
             Image.fromarray(pixels).save(given / "images" / str(label) / f"{number}.png")
     line = OWN.replace("torchvision:resnet18", "small_cnn").replace("imagenet", "half").replace("224", "28")
-    assert ended(line, given) == 0
+    assert ended(line, given, warm) == 0
 
 
 def test_every_command_in_a_text_is_run_or_the_reason_stands_here() -> None:

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,13 @@ class Import:
         return self.name if self.name in RANK else backdoor_audit._HOMES.get(self.name, "").partition(".")[0] or None
 
 
+@cache
 def imports_of(file):
     """Every import of a source file, those inside functions and under TYPE_CHECKING too."""
+    return tuple(_imports_of(file))
+
+
+def _imports_of(file):
     tree = ast.parse(file.read_text(encoding="utf-8"))
     guarded = {
         id(inner)

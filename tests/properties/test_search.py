@@ -123,25 +123,21 @@ def test_the_seed_alone_decides_whatever_the_profile_of_the_project():
 
 
 DRAW = """
-import sys
-if sys.argv[1] == "more": import constants
 from backdoor_audit.properties.exploring import explore, number
 explore(number(0, 9999), lambda example: (print(example), ({"it": float(example)}, False))[1], examples=200, random_seed=0)
 """
 
 
-def test_modules_that_happen_to_be_loaded_do_not_matter(tmp_path):
-    """Hypothesis reads constants out of a project's modules, and would draw them as integers."""
+def test_modules_that_happen_to_be_loaded_do_not_matter(tmp_path, capsys):
+    """Hypothesis reads constants out of a project's modules, and would draw them as integers; this process has others."""
     (tmp_path / "constants.py").write_text("\n".join(f"A{value} = {value}" for value in range(7000, 7400)))
-    (tmp_path / "draw.py").write_text(DRAW)
-    outputs = [
-        subprocess.run(
-            [sys.executable, "draw.py", loaded], cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.split()
-        for loaded in ("more", "none")
-    ]
-    assert len(outputs[0]) > 150
-    assert outputs[0] == outputs[1]
+    (tmp_path / "draw.py").write_text(f"import constants\n{DRAW}")
+    elsewhere = subprocess.run(
+        [sys.executable, "draw.py"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert len(elsewhere) > 150
+    exec(DRAW, {})
+    assert capsys.readouterr().out.split() == elsewhere
 
 
 @pytest.mark.parametrize("refutes", [False, True])

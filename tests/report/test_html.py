@@ -194,6 +194,7 @@ def test_a_record_with_other_content_is_refused_in_one_line(wrong: dict[str, Any
         page({"there/audit.json": whole_record(3, **wrong)})
 
 
+@pytest.mark.usefixtures("drawn_anew")
 def test_the_same_record_gives_the_same_page(record: Record, html: str) -> None:
     assert page({"audit.json": record}) == html
 

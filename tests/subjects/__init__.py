@@ -14,7 +14,7 @@ from tests.subjects.common import quick, seeded, square_trigger
 from tests.subjects.networks import Computed, random_network
 from tests.subjects.patches import PatchDetector
 from tests.subjects.rows import row_images, row_reader
-from tests.subjects.unchanged import assert_unchanged, snapshot
+from tests.subjects.unchanged import assert_same, assert_unchanged, snapshot
 
 __all__ = [
     "COLOURS",
@@ -24,6 +24,7 @@ __all__ = [
     "ColourNet",
     "Computed",
     "PatchDetector",
+    "assert_same",
     "assert_unchanged",
     "by_brightness",
     "colour_images",

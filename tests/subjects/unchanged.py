@@ -26,7 +26,11 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
 
 def assert_unchanged(before: dict[str, Any], module: nn.Module) -> None:
     """The module and the global random state are as `snapshot` found them."""
-    after = snapshot(module)
+    assert_same(before, snapshot(module))
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Two snapshots of one module have found the same."""
     assert before["state"].keys() == after["state"].keys()
     for name, tensor in before["state"].items():
         assert torch.equal(tensor, after["state"][name]), name

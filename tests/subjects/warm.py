@@ -1,65 +1,108 @@
-"""A process that has imported what a gate imports, and begins every gate as a copy of itself: importing takes seconds."""
+"""A process that has imported what a gate imports, and begins every gate as a copy of itself: importing takes seconds.
+
+The workers that a gate asks for are copies as well, made by a process that stands beside the gate from its beginning.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-SERVER = """
-import json, os, sys
-import hypothesis, matplotlib.backends.backend_svg, pytest, pytest_html, torch._dynamo, torchvision.models, xdist
-import backdoor_audit.gate, backdoor_audit.report.extras, backdoor_audit.report.html
+SERVER = Path(__file__).with_name("warm_server.py")
+PATIENCE = 600  # s
 
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child:
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["folder"])
-    for number, name in enumerate((os.devnull, "stdout", "stderr")):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.argv = [os.path.join(os.path.dirname(pytest.__file__), "__main__.py"), *asked["arguments"]]
-    sys.path.insert(0, asked["folder"])
-    sys.exit(pytest.console_main())
-"""
+
+class Gate:
+    """A run of ``python -m pytest``, or of a program, that has begun."""
+
+    def __init__(self, server: subprocess.Popen[str], folder: Path, asked: dict[str, object]) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        self._server = server
+        self._folder = folder
+        self._began = time.perf_counter()
+        self._result: pytest.RunResult | None = None
+        assert server.stdin is not None
+        server.stdin.write(json.dumps({"folder": str(folder), "environment": environment, **asked}) + "\n")
+        server.stdin.flush()
+        self.pid = int(self._told())
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process, unless it was waited for."""
+        if self._result is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def ended(self, patience: float = PATIENCE) -> pytest.RunResult:
+        """What came of it, once it has ended; after so many seconds it is killed."""
+        if self._result is None:
+            watch = threading.Timer(patience, self.kill)
+            watch.start()
+            code = int(self._told())
+            watch.cancel()
+            said, told = (
+                (self._folder / name).read_text(encoding="utf-8").splitlines() for name in ("stdout", "stderr")
+            )
+            print(*said, sep="\n")
+            print(*told, sep="\n", file=sys.stderr)
+            self._result = pytest.RunResult(code, said, told, time.perf_counter() - self._began)
+        return self._result
+
+    def _told(self) -> str:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the process that begins the gates has ended"
+        return line
 
 
 class Warm:
-    """Runs of ``python -m pytest`` in processes of their own, one after the other."""
+    """Processes that need not import first, one after the other."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
+        self._last: Gate | None = None
+
+    def begin(self, folder: Path, *arguments: str) -> Gate:
+        """Begin pytest with these arguments in this folder."""
+        return self._begin(folder, {"arguments": arguments})
 
     def run(self, folder: Path, *arguments: str) -> pytest.RunResult:
         """What came of pytest with these arguments in this folder."""
+        return self.begin(folder, *arguments).ended()
+
+    def begin_program(self, folder: Path, text: str, *arguments: str) -> Gate:
+        """Begin ``python -c text`` with these arguments in this folder."""
+        return self._begin(folder, {"program": text, "arguments": arguments})
+
+    def _begin(self, folder: Path, asked: dict[str, object]) -> Gate:
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", SERVER.read_text()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        began = time.perf_counter()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        asked = {"folder": str(folder), "arguments": arguments, "environment": environment}
-        self._server.stdin.write(json.dumps(asked) + "\n")
-        self._server.stdin.flush()
-        code = self._server.stdout.readline()
-        assert code, "the process that begins the gates has ended"
-        said, told = ((folder / name).read_text(encoding="utf-8").splitlines() for name in ("stdout", "stderr"))
-        print(*said, sep="\n")
-        print(*told, sep="\n", file=sys.stderr)
-        return pytest.RunResult(int(code), said, told, time.perf_counter() - began)
+        self._end_last()
+        self._last = Gate(self._server, folder, asked)
+        return self._last
+
+    def _end_last(self) -> None:
+        """A test that failed may have left one, and the server waits for it."""
+        if self._last is not None:
+            self._last.kill()
+            self._last.ended()
 
     def close(self) -> None:
         """End the process."""
+        self._end_last()
         if self._server is not None:
             self._server.communicate()
