@@ -42,7 +42,7 @@ def searched(detector, times):
         warnings.simplefilter("ignore")  # autocast: there is no card
         audited = classifier(mode)
         if isinstance(detector, NeuralCleanse):
-            TriggerInversion(steps=3 * times)(audited, IMAGES, generator=generator)
+            TriggerInversion(steps=3 * times, extension=0.0)(audited, IMAGES, generator=generator)
             return mode.asked.total(), 3 * times
         probes = detector.probes if isinstance(detector, Relabelling) else [detector.probe]
         probes = [shortened(probe, times) for probe in probes]

@@ -70,12 +70,23 @@ def test_models_of_strangers_with_the_calibration_that_ships() -> None:
     assert told(sum(bool(entry["stopped"]) for entry in clean), len(clean)) in DETECTION
 
 
-def test_clean_models_of_the_report_half_with_batch_norm() -> None:
+def test_models_that_no_calibration_has_seen() -> None:
     models = stored(RESULTS / "verdicts.json")["models"]
-    judged = [entry for entry in models if entry["half"] == "report" and entry["twins"] == "normalised"]
-    assert [bool(entry["attack"]) for entry in judged] == [False] * 4
-    assert [list(entry["stopped"]) for entry in judged if entry["stopped"]] == [["source_scan"]]
-    assert "On four models of the report half with batch norm it flags one" in squeezed(DETECTION)
+    clean = [entry for entry in models if not entry["attack"] and entry["half"] == "report"]
+    assert told(sum(bool(entry["stopped"]) for entry in clean), len(clean)) in DETECTION
+    hidden = [entry for entry in models if entry["attack"]]
+    stopped = [entry for entry in hidden if entry["stopped"]]
+    assert told(len(stopped), len(hidden)) in README
+    assert told(len(stopped), len(hidden)) in DETECTION
+    named = [{str(target) for targets in entry["stopped"].values() for target in targets} for entry in stopped]
+    asked_for = [set(map(str, entry["targets"])) for entry in stopped]
+    right = sum(bool(found & wanted) for found, wanted in zip(named, asked_for, strict=True))
+    others = sum(bool(found - wanted) for found, wanted in zip(named, asked_for, strict=True))
+    assert f"{right} of {len(stopped)} with the right class and {others} with a wrong one" in squeezed(DETECTION)
+    assert right == len(stopped)
+    for data in ("fmnist", "cifar10"):
+        some = [entry for entry in hidden if entry["data"] == data]
+        assert told(sum(bool(entry["stopped"]) for entry in some), len(some)) in DETECTION
 
 
 def asked() -> dict[bool, list[dict[str, Any]]]:
