@@ -81,9 +81,8 @@ def test_a_users_own_search_finds_the_pixel_of_a_backdoored_model():
 
     patch = find(patches((1, 8, 8), largest=2, target_class=3), steers, settings=settings(shrinking, max_examples=8000))
     _, rows, columns = patch.colours.shape
-    assert (
-        rows * columns <= 2
-    )  # a neighbour may stay: which examples Hypothesis draws depends on all modules that are loaded
+    # a neighbour may stay: which examples Hypothesis draws depends on all modules that are loaded
+    assert rows * columns <= 2
     assert patch.top <= 3 < patch.top + rows
     assert patch.left <= 7 < patch.left + columns
 
