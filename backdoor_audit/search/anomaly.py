@@ -31,8 +31,8 @@ ONE_ROW = frozenset({"relabelling"})
 """Detectors that ask about all classes at once."""
 IN_OTHER_UNITS = ONE_ROW | {"consensus"}
 """Detectors whose measurement is no deviation in spreads of the classes."""
-LEAST_DEVIATION = 2.5
-"""In scaled MADs: what lies nearer is no outlier, whatever clean models show (Leys et al., J. Exp. Soc. Psychol. 2013)."""
+LEAST_DEVIATION = 3.5
+"""In scaled MADs: what lies nearer is no outlier, whatever clean models show (Iglewicz and Hoaglin, 1993, section 3.4)."""
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
 _SCHEMA = {
     "type": "object",

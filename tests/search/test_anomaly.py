@@ -251,7 +251,7 @@ def test_a_steering_p_value_worked_by_hand():
     # at the location a Gumbel variable is exceeded with 1 - 1/e; one scale above it with 1 - exp(-1/e)
     assert NULL.p_value("additive", 1.3, 10) == pytest.approx(1 - math.exp(-1))
     assert NULL.p_value("additive", 1.7, 10) == pytest.approx(1 - math.exp(-math.exp(-1)))
-    # warping's own cut would be 1.9: 2.5 deviations count as that, and fewer as fewer
+    # warping's own cut would be 1.9: 3.5 deviations count as that, and fewer as fewer
     assert NULL.bare_cut("warping", 10) < NULL.cut("warping", 10) == LEAST_DEVIATION
     shrunk = LEAST_DEVIATION / NULL.bare_cut("warping", 10)
     assert NULL.p_value("warping", 0.7 * shrunk, 10) == pytest.approx(1 - math.exp(-1))
