@@ -74,6 +74,7 @@ def test_what_some_clean_models_do_is_told_with_their_share() -> None:
     null = shipped_null("plain_grey")
     location, scale = null.fits["patch_scan"]
     deviation = location - scale * math.log(-math.log1p(-0.25))  # of one in four clean models
+    deviation *= null.cut("patch_scan", 10) / null.bare_cut("patch_scan", 10)
     far = certainty(searched(null, deviation=deviation, verdict=Verdict.PASS), "").far
     assert f"of clean models, about 1 in 4 go as far (by a fit to {null.models})" in far
 
