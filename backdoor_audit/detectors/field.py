@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from backdoor_audit.detectors.by_screening import ByScreening
@@ -43,10 +43,10 @@ class Field:
         return f"{self.classes} classes: {'; '.join(parts)}"
 
     @classmethod
-    def of(cls, shown: Screened, race: Race) -> Field:
-        """Of a screening of all classes."""
+    def of(cls, shown: Screened, race: Race, lot: Sequence[int]) -> Field:
+        """Of a screening of all classes, with controls by a ``lot``."""
         classes = len(shown.margins)
-        controls = race.controls_of(classes)
+        controls = race.controls_of(lot)
         finalists = race.finalists_of(shown.margins, controls)
         others = sorted(set(range(classes)) - {*controls, *finalists})
         return cls(

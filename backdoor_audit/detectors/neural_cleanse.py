@@ -184,13 +184,13 @@ class NeuralCleanse:
             generator=generator,
             progress=progress,
         )
-        return Field.of(shown, self._naming)
+        return Field.of(shown, self._naming, subject.lot)
 
     def _named(
         self, subject: Subject, field: Field, generator: torch.Generator, progress: bool
     ) -> tuple[Inversion, ...]:
         """Whole searches for finalists and controls."""
-        controls = self._naming.controls_of(subject.num_classes)
+        controls = self._naming.controls_of(subject.lot)
         found = self._whole(
             subject.classifier,
             subject.search_set,

@@ -19,7 +19,6 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import SteeringNull
-from backdoor_audit.search.racing import lot
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Goal, Steered, Steering
 from backdoor_audit.triggers.label_rule import Scattered
@@ -178,7 +177,7 @@ class Relabelling:
             return ()
         labels = torch.cat([subject.search_set.labels, subject.held_out.labels])
         counts = labels.bincount(minlength=classes)
-        return tuple(sorted(sorted(lot(classes), key=lambda label: -int(counts[label]))[: self.asked]))
+        return tuple(sorted(sorted(subject.lot, key=lambda label: -int(counts[label]))[: self.asked]))
 
     def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull) -> Row:
         reached = [float(steered.margins[0]) for steered in found]

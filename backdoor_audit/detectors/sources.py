@@ -9,7 +9,6 @@ import torch
 from backdoor_audit.detectors.field import Field
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.anomaly import MIN_CLASSES
-from backdoor_audit.search.racing import lot
 
 FEWEST = 5
 """Clean images of a class in either half, below which a race does not ask what takes them away."""
@@ -29,7 +28,7 @@ def with_images(subject: Subject) -> list[int]:
 def looked_at(subject: Subject, controls: Sequence[int]) -> tuple[list[int], list[int]]:
     """The classes beside the controls that get a hasty look, and those that are left out by lot."""
     there = set(with_images(subject)) - set(controls)
-    order = [entry for entry in lot(subject.num_classes) if entry in there]
+    order = [entry for entry in subject.lot if entry in there]
     places = LOOKED_AT - len(controls)
     return sorted(order[:places]), sorted(order[places:])
 

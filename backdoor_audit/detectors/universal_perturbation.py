@@ -222,7 +222,7 @@ class UniversalPerturbation:
             excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
             near = known and max(deviations) > NEAR * null.cut(self.name, classes)
             if runners.classes and near and not further:
-                further = self._race.further(classes, found.classes, self._among(subject))
+                further = self._race.further(subject.lot, found.classes, self._among(subject))
                 controls = controls.beside(reached(further)) if further else controls
                 runners, found = runners.joined_by(further), reduce(_Reached.beside, ahead, controls)
                 excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
@@ -268,7 +268,7 @@ class UniversalPerturbation:
             return tuple(range(classes))
         among = self._among(subject)
         enough = among is None or len(among) >= anomaly.MIN_CLASSES
-        return self._race.controls_of(classes, among) if enough else ()
+        return self._race.controls_of(subject.lot, among) if enough else ()
 
     def _among(self, subject: Subject) -> list[int] | None:
         """The classes that can be asked for in a race; None for all."""
@@ -296,7 +296,7 @@ class UniversalPerturbation:
             generator=generator,
             progress=progress,
         )
-        return Field.of(shown, self._race), ()
+        return Field.of(shown, self._race, subject.lot), ()
 
     def _field_of_sources(
         self, subject: Subject, common: Sequence[int], generator: torch.Generator, progress: bool

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+
+import torch
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+
+_DRAWN_BY = 16  # images of either half
+_LEVELS = 255  # of a pixel: other roundings on another machine draw the same lot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,6 +26,19 @@ class Subject:
     def num_classes(self) -> int:
         """Number of classes of the classifier."""
         return self.classifier.num_classes
+
+    @property
+    def lot(self) -> tuple[int, ...]:
+        """The classes in an order that is drawn by lot: the same for every model with these images, in whichever half they are.
+
+        It follows from a few of the images. Whoever made the model does not know them, and so not which classes come first.
+        """
+        seed = 0
+        for half in (self.search_set, self.held_out):
+            some = (half.images[:_DRAWN_BY] * _LEVELS).round().to(torch.uint8).cpu()
+            seed ^= int.from_bytes(hashlib.sha256(some.numpy().tobytes()).digest()[:7], "big")
+        generator = torch.Generator().manual_seed(seed + self.num_classes)
+        return tuple(torch.randperm(self.num_classes, generator=generator).tolist())
 
     def of(self, classifier: Classifier) -> Subject:
         """Another classifier with the same images."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -14,9 +13,9 @@ from torch import Tensor
 class Race:
     """With more than ``above`` classes only finalists and controls are searched in full; with as many or fewer, all.
 
-    ``finalists`` were chosen for being extreme, so they are compared with ``controls``, which were drawn by a lot that depends on
-    the number of classes alone: every model and every reference twin with as many classes is asked for the same ones. Of more
-    than a hundred classes both numbers grow, by their own for each factor of ten.
+    ``finalists`` were chosen for being extreme, so they are compared with ``controls``, which are drawn by lot from the clean
+    images: every model and every reference twin with these images is asked for the same ones, and whoever made a model does
+    not know which. Of more than a hundred classes both numbers grow, by their own for each factor of ten.
     """
 
     above: int = 20
@@ -32,16 +31,17 @@ class Race:
         """Whether so many classes are too many to search them all."""
         return classes > self.above and sum(self.places(classes)) < classes
 
-    def controls_of(self, classes: int, among: Sequence[int] | None = None) -> tuple[int, ...]:
-        """The controls of so many classes, in ascending order; of those ``among`` which there is a choice."""
-        order = lot(classes)
-        allowed = set(range(classes) if among is None else among)
-        return tuple(sorted([entry for entry in order if entry in allowed][: self.places(classes)[1]]))
+    def controls_of(self, lot: Sequence[int], among: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The first controls of a ``lot`` of all classes, in ascending order; of those ``among`` which there is a choice."""
+        allowed = set(lot if among is None else among)
+        return tuple(sorted([entry for entry in lot if entry in allowed][: self.places(len(lot))[1]]))
 
-    def further(self, classes: int, searched: Sequence[int], among: Sequence[int] | None = None) -> tuple[int, ...]:
-        """As many controls again, drawn by the same lot from the classes that were not ``searched``."""
-        rest = set(range(classes) if among is None else among) - set(searched)
-        return tuple(sorted([entry for entry in lot(classes) if entry in rest][: self.places(classes)[1]]))
+    def further(
+        self, lot: Sequence[int], searched: Sequence[int], among: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        """As many controls again, by the same ``lot``, of the classes that were not ``searched``."""
+        rest = set(lot if among is None else among).difference(searched)
+        return self.controls_of(lot, sorted(rest))
 
     def finalists_of(
         self, margins: Tensor, controls: Sequence[int], among: Sequence[int] | None = None
@@ -54,8 +54,3 @@ class Race:
 
 RACE = Race()
 """What the searches in a fixed budget do."""
-
-
-def lot(classes: int) -> list[int]:
-    """So many classes in an order that is drawn by lot, always the same one."""
-    return torch.randperm(classes, generator=torch.Generator().manual_seed(classes)).tolist()

@@ -37,7 +37,6 @@ from tests.subjects.detections import margin_row
 from tests.subjects.pixels import pixel_images, pixel_reader
 
 LIMITS = shipped_limits()
-PLANTED = next(target for target in range(42, 0, -1) if target not in RACE.controls_of(43))
 ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.05), steps=12, batch_size=16))
 SOURCES = UniversalPerturbation(probe=PatchScan(stages=(Stage(6, 5, 5, 2, 0.1),)), by_source=True)
 
@@ -45,6 +44,11 @@ SOURCES = UniversalPerturbation(probe=PatchScan(stages=(Stage(6, 5, 5, 2, 0.1),)
 def subject(*backdoors, classes=43, size=16, per_class=4):
     images = [pixel_images(classes=classes, size=size, per_class=per_class, seed=seed) for seed in (0, 5)]
     return Subject(pixel_reader(classes=classes, backdoors=backdoors, size=size), *images)
+
+
+LOT = subject().lot
+CONTROLS = RACE.controls_of(LOT)
+PLANTED = next(target for target in range(42, 0, -1) if target not in CONTROLS)
 
 
 @dataclass
@@ -88,15 +92,12 @@ def test_exactly_the_planted_class_of_forty_three_is_flagged(raced):
     assert raced.flagged(LIMITS)[0].target_class == PLANTED
 
 
-CONTROLS = RACE.controls_of(43)
-
-
 def test_the_planted_class_is_a_finalist_and_twins_are_asked_for_the_finalists_and_further_controls(raced, reference):
     searched = {row.target_class for row in raced.scores if row.measured.kind == "margin"}
     every_model, finalists, further = reference.asked[:3]
     assert every_model == ()  # whatever that is
     assert (len(finalists), PLANTED in finalists) == (6, True)
-    assert further == RACE.further(43, (*CONTROLS, *finalists))
+    assert further == RACE.further(LOT, (*CONTROLS, *finalists))
     assert searched == {*CONTROLS, *finalists, *further}
     assert [trigger.target_class for trigger in raced.triggers] == sorted(searched)
 
@@ -228,9 +229,7 @@ def test_neural_cleanse_searches_the_classes_that_a_screening_names(few_named):
     assert [row.target_class for row in detection.scores] == list(range(43))
     assert max(detection.scores, key=lambda row: row.index or 0.0).target_class == PLANTED
     stopped = [row for row in detection.scores if row.measured.kind == "screening"]
-    finalists = [
-        row for row in detection.scores if row.measured.kind == "size" and row.target_class not in RACE.controls_of(43)
-    ]
+    finalists = [row for row in detection.scores if row.measured.kind == "size" and row.target_class not in CONTROLS]
     assert {row.index for row in stopped} == {min(row.index for row in finalists)}
     assert len(detection.triggers) == 18
     assert "25 only screened" in detection.coverage

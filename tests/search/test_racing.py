@@ -17,13 +17,12 @@ def test_places_grow_with_the_digits_of_a_number_of_classes(classes, places):
     assert Race().places(classes) == places
 
 
-def test_controls_depend_on_the_number_of_classes_alone():
-    controls = Race().controls_of(43)
-    assert controls == Race().controls_of(43)
-    assert len(set(controls)) == 12
-    assert list(controls) == sorted(controls)
-    assert controls != Race().controls_of(44)
-    assert set(Race().controls_of(43, range(20))) <= set(range(20))
+def test_controls_and_further_ones_come_first_in_the_lot():
+    lot = list(reversed(range(43)))
+    assert Race().controls_of(lot) == tuple(range(31, 43))
+    assert Race().controls_of(lot, range(20)) == tuple(range(8, 20))
+    assert Race().further(lot, range(31, 43)) == tuple(range(19, 31))
+    assert Race().further(lot, (19,), range(20)) == tuple(range(7, 19))
 
 
 def test_finalists_are_the_foremost_that_are_no_controls():
