@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from backdoor_audit.detectors.rule import Beside, Numbers
+from backdoor_audit.detectors.rule import Beside, Numbers, OneIndex
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
 from backdoor_audit.record_types import StoredMargin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ByMargin(StoredMargin):
+class ByMargin(OneIndex, StoredMargin):
     """The numbers about the farthest change, and how they are judged."""
 
     kind = "margin"
@@ -52,17 +52,3 @@ class ByMargin(StoredMargin):
             reason=reason,
             target_class=target,
         )
-
-    def index(self, row: Numbers, index: str) -> float | None:
-        """The index that is judged: there is but one."""
-        del index
-        return row.index
-
-    def place(self, row: Numbers) -> float:
-        """Where a flagged row comes, the most extreme first: by the index."""
-        return -(row.index or 0.0)
-
-    @property
-    def beside(self) -> str:
-        """What stands beside the index in a line."""
-        return ""

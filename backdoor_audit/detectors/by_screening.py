@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backdoor_audit.detectors.rule import Beside, Numbers
+from backdoor_audit.detectors.rule import Beside, Numbers, OneIndex
 from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
 from backdoor_audit.record_types import StoredScreening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ByScreening(StoredScreening):
+class ByScreening(OneIndex, StoredScreening):
     """What is known of a class without a search of its own, and how it is judged."""
 
     kind = "screening"
@@ -54,17 +54,3 @@ class ByScreening(StoredScreening):
             reason=reason,
             target_class=target,
         )
-
-    def index(self, row: Numbers, index: str) -> float | None:
-        """The bound that is judged: there is but one."""
-        del index
-        return row.index
-
-    def place(self, row: Numbers) -> float:
-        """Such a row is never flagged."""
-        return -(row.index or 0.0)
-
-    @property
-    def beside(self) -> str:
-        """What stands beside the index in a line."""
-        return ""

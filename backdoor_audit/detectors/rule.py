@@ -35,3 +35,23 @@ class Beside(Protocol):
     @property
     def median_size(self) -> float | None:
         """Of all classes, in pixels."""
+
+
+class OneIndex:
+    """A row with one index, whichever the run asks for, by which it is judged and placed among others."""
+
+    __slots__ = ()
+
+    def index(self, row: Numbers, index: str) -> float | None:
+        """The index that is judged: there is but one."""
+        del index
+        return row.index
+
+    def place(self, row: Numbers) -> float:
+        """Where a row comes, the most extreme first: by the index."""
+        return -(row.index or 0.0)
+
+    @property
+    def beside(self) -> str:
+        """What stands beside the index in a line."""
+        return ""
