@@ -74,7 +74,9 @@ def _entries(run: Run, likeness: Likeness) -> Mapping[str, Packed]:
         ).pack()
     for detector in run.searches.detectors:
         if compares(detector):
-            found[stored.key({**there, "natural": detector})] = run.reference.natural(detector).pack()
+            natural = run.reference.natural(detector)
+            assert natural is not None  # there are twins
+            found[stored.key({**there, "natural": detector})] = natural.pack()
     for wanted in run.properties.ours:
         for target in range(run.inputs.num_classes):
             if (rate := run.properties.natural_rate(wanted, target)) > 0:

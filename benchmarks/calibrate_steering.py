@@ -32,6 +32,7 @@ WHICH = {
     "plain_colour": "clean networks without batch norm for colour images",
     "normalised": "clean networks with batch norm",
     "library": "clean networks too large for twins of their own",
+    "alone": "clean networks compared without any twins",
 }
 FITTED = 10  # classes
 LEAST = 10  # models
@@ -157,7 +158,7 @@ def main() -> None:
         print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
         print("\n".join(f"  {name}: {', '.join(names)}" for name, names in alarms))
         which = f"{WHICH[twins]}, {_made_by(rows)}, each by a calibration that has not seen it"
-        rates.append({"which": which, "stopped": rate.hits, "models": rate.n})
+        rates.append({"twins": twins, "which": which, "stopped": rate.hits, "models": rate.n})
     for twins, rows in few.items() if measured else ():
         # no model of ours is so large that only library twins fit it: what small ones with batch norm show stands for it
         with_neighbours(stored[twins], rows or few.get("normalised", []), measured)

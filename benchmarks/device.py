@@ -201,7 +201,7 @@ def _steer(detector: UniversalPerturbation, classifier: Classifier, clean: Clean
         if isinstance(probe, PatchScan)
         else replace(probe, steps=_LOOP_STEPS)
     )
-    wanted = detector.goals(classifier.num_classes)
+    wanted = detector.contest.goals(classifier.num_classes)
     told: Any = _Told(classifier, clean)
     return few(told, clean, clean, wanted, generator=torch.Generator().manual_seed(0)).image_passes
 

@@ -23,6 +23,7 @@ from backdoor_audit.detectors import DETECTORS, Detection, Detector
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Run
+from backdoor_audit.search.twins import ALONE, Twins
 from backdoor_audit.store import Store
 from benchmarks.zoo import build
 from benchmarks.zoo.data import audited_and_held_out, read
@@ -53,11 +54,11 @@ class Candidate:
     load: Callable[[], tuple[nn.Module, tuple[float, ...], tuple[float, ...]]]
     images: Callable[[], CleanSet]
 
-    def run(self, seed: int = 0) -> Measured:
-        """The audit of this model, with this seed of split and search."""
+    def run(self, seed: int = 0, *, alone: bool = False) -> Measured:
+        """The audit of this model, with this seed of split and search; ``alone`` as if no twins could be trained."""
         module, mean, std = self.load()
         options = AuditOptions(mean=mean, std=std, seed=seed, device="cpu")
-        return Measured(options, module, self.images())
+        return Measured(options, module, self.images(), alone=alone)
 
 
 class Measured(Run):
@@ -66,11 +67,15 @@ class Measured(Run):
     Searches near the limit are not done again, as the limit is fitted to what is measured here.
     """
 
-    def __init__(self, options: AuditOptions, module: nn.Module, images: CleanSet) -> None:
+    def __init__(self, options: AuditOptions, module: nn.Module, images: CleanSet, *, alone: bool = False) -> None:
         super().__init__(options, STORE, shipped(), module=module, given_images=images)
         self.reference.close = lambda detection: False  # type: ignore[method-assign]
         data = {"data": self.clean_set.fingerprint, "classes": self.inputs.num_classes, "seed": options.seed}
-        vars(self.inputs)["data_parts"] = data  # not the code, the device, the threads
+        vars(self.inputs)["data_parts"] = (
+            {**data, "alone": True} if alone else data
+        )  # not the code, the device, the threads
+        if alone:
+            vars(self.reference)["twins"] = Twins((), (), "left out on purpose", kind=ALONE)
 
     def found(self, detector: Detector) -> Detection:
         """What a detector finds, whatever its effort; from the cache if it is there."""

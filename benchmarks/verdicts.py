@@ -35,10 +35,10 @@ from benchmarks.measured import RESULTS, Candidate, Measured, strangers, zoo
 Row = dict[str, Any]
 
 
-def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], properties: bool) -> Row:
+def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], properties: bool, alone: bool) -> Row:
     """What the audit says about one model, beside what is hidden in it."""
     began = time.perf_counter()
-    run = candidate.run(seed)
+    run = candidate.run(seed, alone=alone)
     known = {
         name: getattr(candidate, name)
         for name in ("name", "maker", "half", "data", "architecture", "attack", "rule", "recipe")
@@ -54,7 +54,7 @@ def judged(candidate: Candidate, *, seed: int, detectors: Sequence[str], propert
     row["accuracy"] = run.inputs.preconditions["accuracy"].value
     if row["unmet"]:
         return row
-    row["twins"] = run.reference.twins.kind if run.reference.twins.classifiers else run.reference.twins.reason
+    row["twins"] = run.reference.nothing or run.reference.twins.kind
     row["twin_accuracy"] = [round(float(rate), 3) for rate in run.reference.twins.accuracies]
     for entry in run.searches.detectors:
         if not detectors or entry.name in detectors:
@@ -293,10 +293,12 @@ def _chosen(options: argparse.Namespace) -> list[Candidate]:
     return [entry for entry in found if options.only in entry.name and options.half in ("", entry.half)]
 
 
-def work(name: str, *, models: str, root: Path, seed: int, detectors: Sequence[str], properties: bool) -> Row:
+def work(
+    name: str, *, models: str, root: Path, seed: int, detectors: Sequence[str], properties: bool, alone: bool
+) -> Row:
     """One model by its name, in a worker process."""
     candidate = next(entry for entry in candidates(models, root) if entry.name == name)
-    return judged(candidate, seed=seed, detectors=detectors, properties=properties)
+    return judged(candidate, seed=seed, detectors=detectors, properties=properties, alone=alone)
 
 
 def main() -> None:
@@ -311,6 +313,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only models whose name contains this")
     parser.add_argument("--detectors", default="", help="only these, separated by commas (default: all)")
     parser.add_argument("--properties", action="store_true", help="ask the properties as well")
+    parser.add_argument("--alone", action="store_true", help="judge as where no reference twins can be trained")
     parser.add_argument("--seed", type=int, default=0, help="seed of split and search (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (default: 1)")
     parser.add_argument(
@@ -331,6 +334,7 @@ def main() -> None:
             seed=options.seed,
             detectors=detectors,
             properties=options.properties,
+            alone=options.alone,
         )
         for _, result in finished(task, names, options.jobs):
             row = result()

@@ -88,7 +88,9 @@ def averaged(detections: Sequence[Detection], null: SteeringNull) -> Detection:
     )
 
 
-def _looked(detector: Compared, subject: Subject, natural: Natural, reference: Reference, **asked: Any) -> Detection:
+def _looked(
+    detector: Compared, subject: Subject, natural: Natural | None, reference: Reference, **asked: Any
+) -> Detection:
     """One search; what is natural for classes that it names itself comes from the same reference at the same effort."""
     return detector.look(subject, natural, reference.null, more=partial(reference.natural, detector), **asked)
 

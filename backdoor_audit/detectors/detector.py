@@ -17,8 +17,8 @@ from backdoor_audit.search.twins import Twins
 
 ImageShape = tuple[int, int, int]
 
-More = Callable[[Sequence[int]], Natural]
-"""What is natural for these classes."""
+More = Callable[[Sequence[int]], Natural | None]
+"""What is natural for these classes; None where there are no twins."""
 
 SEARCHING = 1.2
 """What a pass costs in a search, with what is done to images and triggers, over one of the bare model."""
@@ -132,9 +132,9 @@ class Compared(Detector, Protocol):
     ) -> Detection:
         """One search on a model, beside what is natural and with indices by ``null``.
 
-        ``natural`` is about the classes that every model is asked for; ``more`` tells it of others that this search names.
-        ``named`` are the classes that an earlier search was about, the most extreme first. Raises `DegenerateScoresError` where
-        a twin allows no search.
+        ``natural`` is about the classes that every model is asked for; ``more`` tells it of others that this search names. None
+        is enough for a ``null`` that was measured without twins. ``named`` are the classes that an earlier search was about, the
+        most extreme first. Raises `DegenerateScoresError` where a twin allows no search.
         """
 
     def with_effort(self, share: float) -> Compared:
@@ -156,8 +156,10 @@ class Reference(Protocol):
     def null(self) -> SteeringNull:
         """How far clean models are steered beyond twins of this kind, by which indices are calibrated."""
 
-    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural:
+    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural | None:
         """What the twins show to a detector, once for all models with these images. Raises `DegenerateScoresError`.
+
+        None where there are no twins and the classes of the audited network stand beside each other alone: see ``null``.
 
         Without ``classes`` it is about those that every model is asked for: all, unless the detector races.
         """

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.search import anomaly
 
 _LEAST = 0.1  # keeps the order among excesses that tell little
@@ -22,12 +23,31 @@ def weight(success: float, natural: float) -> float:
     return _LEAST + (1 - _LEAST) * works**2 * math.sqrt(max(0.0, 1 - natural))
 
 
-def excesses(margins: Tensor, natural: Tensor, classes: int) -> list[float]:
+def excesses(margins: Tensor, natural: Tensor | None, classes: int) -> list[float]:
     """Margins (goals,) of the audited model less those of twins (twins, goals), both centred by their median over the classes.
 
-    The first ``classes`` goals are one for each class; medians are over them.
+    The first ``classes`` goals are one for each class; medians are over them. Without twins nothing is natural to a class.
     """
     here = margins - anomaly.median(margins[:classes].tolist())
+    if natural is None:
+        return [float(value) for value in here]
     there = torch.stack([twin - anomaly.median(twin[:classes].tolist()) for twin in natural]).mean(dim=0)
     private = here - there
     return [float(value) for value in private - anomaly.median(private[:classes].tolist())]
+
+
+def weighed(
+    margins: Tensor, success: Tensor, natural: Natural | None, classes: int, *, floor: float
+) -> tuple[list[float], float, list[float]]:
+    """The excess of every goal, the spread over the first ``classes`` goals, and the deviations by `weight`; lists of goals.
+
+    ``margins`` and ``success`` (goals,) are what the audited model shows, ``natural`` what its twins do. Spreads below ``floor``
+    count as that. What lies below the median is not weighed.
+    """
+    excess = excesses(margins, natural.margins if natural is not None else None, classes)
+    spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:classes]])
+    usual = natural.success.mean(dim=0).tolist() if natural is not None else [0.0] * len(excess)
+    weights = [weight(here, there) for here, there in zip(success.tolist(), usual, strict=True)]
+    deviations = [value / math.hypot(spread, floor) for value in excess]
+    told = [max(value, 0.0) * share + min(value, 0.0) for value, share in zip(deviations, weights, strict=True)]
+    return excess, spread, told

@@ -41,7 +41,8 @@ class Relabelling:
     permutation. A natural universal perturbation has one or two dominant labels (Moosavi-Dezfooli et al., CVPR 2017, section
     4): it sends everything there. So what is measured is how many images of a class go together, times how many different
     classes they arrive at: see `relabelled`. Each kind of change is tried; of the excess over the mean of the reference twins the
-    largest counts, and its scale is that of clean models (the null distribution of the reference).
+    largest counts, and its scale is that of clean models (the null distribution of the reference). Without
+    twins what is reached counts.
 
     With more than ``race_above`` classes the images of ``asked`` of them are searched with, wherever they go: those with the most
     clean images, and of equally many a lot decides. A change that relabels all classes relabels these.
@@ -135,7 +136,7 @@ class Relabelling:
         """One search with every probe, beside what is natural; it names no classes of its own."""
         del more, named
         found: list[Steered] = []
-        reason = "" if natural is not None else "there are no reference twins to compare with"
+        reason = "" if natural is not None or null.alone else "there are no reference twins to compare with"
         try:
             found = self._search(subject, generator, progress)
         except DegenerateScoresError as error:
@@ -181,10 +182,10 @@ class Relabelling:
 
     def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull) -> Row:
         reached = [float(steered.margins[0]) for steered in found]
-        usual = natural.margins.mean(dim=0).tolist() if natural is not None else [math.nan] * len(found)
+        usual = natural.margins.mean(dim=0).tolist() if natural is not None else [0.0] * len(found)
         excess = [here - there for here, there in zip(reached, usual, strict=True)]
-        best = max(range(len(found)), key=lambda probe: excess[probe] if natural is not None else reached[probe])
-        known = natural is not None and math.isfinite(excess[best])
+        best = max(range(len(found)), key=lambda probe: excess[probe])
+        known = (natural is not None or null.alone) and math.isfinite(excess[best])
         blind = all(bool(steered.blind[0]) for steered in found)
         return Row(
             target_class=None,
@@ -194,7 +195,7 @@ class Relabelling:
             image_passes=sum(steered.image_passes for steered in found),
             measured=ByMargin(
                 margin=reached[best],
-                natural_margin=usual[best] if known else None,
+                natural_margin=usual[best] if natural is not None and known else None,
                 natural_success=float(natural.success[:, best].mean()) if natural is not None else None,
                 excess=excess[best] if known else None,
                 deviation=excess[best] if known else None,

@@ -13,10 +13,10 @@ import torch
 from backdoor_audit.detectors import sources
 from backdoor_audit.detectors.by_margin import ByMargin
 from backdoor_audit.detectors.compared import beside_twins
+from backdoor_audit.detectors.contests import Contest, FromEach, Probe, ToEach
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
 from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference, no_answer
-from backdoor_audit.detectors.excess import excesses, weight
-from backdoor_audit.detectors.field import Field
+from backdoor_audit.detectors.excess import weighed
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
@@ -25,9 +25,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.racing import RACE, Race
-from backdoor_audit.search.scanning import PatchScan
-from backdoor_audit.search.steering import Goal, Steered, Steering, goals
-from backdoor_audit.search.steering import sources as away_from_each
+from backdoor_audit.search.steering import Steered
 
 NO_GRADIENT = "the model gave no gradient that a search could follow"
 
@@ -56,10 +54,10 @@ class UniversalPerturbation:
     """Steer the model to every class with one small change for all images; compare with twins.
 
     The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
-    is natural to the class cancels, what is private to the model stays. The deviation divides it by how much the classes of
-    this model differ anyway (MAD, not below ``floor``), and weighs it by how many images obey: see `excess.weight`. The index
-    is the deviation scaled so that 2 is the share of false alarms that this detector is allowed on the null distribution of the
-    reference.
+    is natural to the class cancels, what is private to the model stays. Without twins nothing cancels, and the index is by what
+    clean models show without any. The deviation divides the excess by how much the classes of this model differ anyway (MAD, not
+    below ``floor``), and weighs it by how many images obey: see `excess.weight`. The index is the deviation scaled so that 2 is
+    the share of false alarms that this detector is allowed on the null distribution of the reference.
 
     ``by_source`` asks instead what takes the images of one class away from it, to whichever class: a trigger made for one
     source class (Tang et al., TaCT, USENIX Security 2021) leaves images of other classes alone, so no search over all of
@@ -83,7 +81,7 @@ class UniversalPerturbation:
     some of the others, and the coverage of the detection says so: see `sources`.
     """
 
-    probe: Steering | PatchScan
+    probe: Probe
     by_source: bool = False
     floor: float = 0.3
     race: Race = RACE
@@ -125,32 +123,12 @@ class UniversalPerturbation:
         return self
 
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
-        """Of one probe for every class, or for those of a race and the screening; images are taken to be spread evenly."""
-        most = images // classes if self.by_source else images - images // classes
-        each = self.probe.passes(image_shape, measured=min(self.probe.measured, most), most=most)
-        if not self._race.runs(classes):
-            return Cost(classes * each)
-        if not self.by_source:
-            searched = sum(self._race.places(classes)) * each
-            rounds = self._rounds(classes)
-            screening = self.probe.passes_of_screening(image_shape, rounds=rounds, images=images)
-            return Cost(searched + screening, in_twin=searched)
-        if most < sources.FEWEST:
-            return Cost(0.0)
-        assert isinstance(self.probe, PatchScan)
-        searched = sum(self._race.places(classes)) * each
-        looked_at = min(classes, sources.LOOKED_AT) - self._race.places(classes)[1]
-        hasty = self.probe.hasty(sources.FEWEST)
-        look = hasty.passes(image_shape, measured=sources.FEWEST, most=sources.FEWEST)
-        return Cost(searched + looked_at * look, in_twin=searched)
+        """Of one probe for every class, or of a race; images are taken to be spread evenly."""
+        return self.contest.cost(image_shape, classes, images)
 
     def targets(self, num_classes: int) -> tuple[int | None, ...]:
         """The rows of a detection: every class; by source, every class that images leave."""
         return tuple(range(num_classes))
-
-    def goals(self, num_classes: int) -> tuple[Goal, ...]:
-        """What is steered for, in the order of `targets`."""
-        return away_from_each(num_classes) if self.by_source else goals(num_classes)
 
     def natural(
         self,
@@ -161,9 +139,10 @@ class UniversalPerturbation:
         progress: bool = False,
     ) -> Natural:
         """The same probe on every twin, for these classes or for those that every model is asked for."""
-        if not (classes or self._common(twins[0])):
+        asked = classes or self.contest.common(twins[0])
+        if not asked:
             return Natural.nothing(len(twins))
-        found = [self._steered(twin, classes or self._common(twin), generator, progress) for twin in twins]
+        found = [self._steered(twin, asked, generator, progress) for twin in twins]
         return Natural(
             torch.stack([steered.margins for steered in found]),
             torch.stack([steered.success for steered in found]),
@@ -200,11 +179,12 @@ class UniversalPerturbation:
     ) -> Detection:
         """One search, or a race if there are many classes, beside what is natural."""
         classes, reason = subject.num_classes, ""
-        if natural is None:
+        if natural is None and not null.alone:
             reason = "there are no reference twins to compare with"
         elif classes < anomaly.MIN_CLASSES:
             reason = f"{classes} classes are too few to compare; at least {anomaly.MIN_CLASSES} are needed"
-        common = self._common(subject)
+        contest = self.contest
+        common = contest.common(subject)
         if not common:
             return self._unasked(subject, null, reason)
 
@@ -212,17 +192,20 @@ class UniversalPerturbation:
             steered = self._steered(subject, wanted, generator, progress)
             return _Reached(tuple(wanted), steered, more(wanted) if natural is not None and more is not None else None)
 
-        known = natural is not None and not reason
+        def hasty(probe: Probe, wanted: Sequence[int]) -> Steered:
+            return self._steered(subject, wanted, generator, progress, probe)
+
+        known = not reason
         try:
-            runners, further = self._field(subject, common, named, generator, progress)
+            runners, further = contest.field(subject, common, named, hasty, generator, progress=progress)
             controls = _Reached(common, self._steered(subject, common, generator, progress), natural)
             controls = controls.beside(reached(further)) if further else controls
-            ahead = [reached(some) for some in self._together(runners.finalists)]
+            ahead = [reached(some) for some in contest.together(runners.finalists)]
             found = reduce(_Reached.beside, ahead, controls)
             excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
             near = known and max(deviations) > NEAR * null.cut(self.name, classes)
             if runners.classes and near and not further:
-                further = self._race.further(subject.lot, found.classes, self._among(subject))
+                further = contest.further(subject, found.classes)
                 controls = controls.beside(reached(further)) if further else controls
                 runners, found = runners.joined_by(further), reduce(_Reached.beside, ahead, controls)
                 excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
@@ -258,63 +241,6 @@ class UniversalPerturbation:
             blind_spots=self.blind_spots,
         )
 
-    def _common(self, subject: Subject) -> tuple[int, ...]:
-        """The classes that every model with these images is asked for: all of them, or the controls of a race.
-
-        None if there are too few with images of their own for a comparison.
-        """
-        classes = subject.num_classes
-        if not self._race.runs(classes):
-            return tuple(range(classes))
-        among = self._among(subject)
-        enough = among is None or len(among) >= anomaly.MIN_CLASSES
-        return self._race.controls_of(subject.lot, among) if enough else ()
-
-    def _among(self, subject: Subject) -> list[int] | None:
-        """The classes that can be asked for in a race; None for all."""
-        return sources.with_images(subject) if self.by_source else None
-
-    def _field(
-        self, subject: Subject, common: Sequence[int], named: Sequence[int], generator: torch.Generator, progress: bool
-    ) -> tuple[Field, tuple[int, ...]]:
-        """Who else goes on, and further controls: those that a screening names, or those that were ``named`` before."""
-        classes = subject.num_classes
-        if not self._race.runs(classes):
-            return Field(), ()
-        if named:
-            again = [target for target in named if target not in common]
-            places = self._race.places(classes)[0]
-            runners = Field(classes=classes, finalists=tuple(sorted(again[:places])), controls=len(common))
-            return runners, tuple(sorted(again[places:]))
-        if self.by_source:
-            return self._field_of_sources(subject, common, generator, progress), ()
-        shown = self.probe.screened(
-            subject.classifier,
-            subject.search_set,
-            subject.held_out,
-            rounds=self._rounds(classes),
-            generator=generator,
-            progress=progress,
-        )
-        return Field.of(shown, self._race, subject.lot), ()
-
-    def _field_of_sources(
-        self, subject: Subject, common: Sequence[int], generator: torch.Generator, progress: bool
-    ) -> Field:
-        assert isinstance(self.probe, PatchScan)
-        asked, left = sources.looked_at(subject, common)
-        margins, success = torch.full((subject.num_classes,), -torch.inf), torch.zeros(subject.num_classes)
-        passes = 0
-        if asked:
-            hasty = replace(self, probe=self.probe.hasty(sources.FEWEST))
-            look = hasty._steered(subject, asked, generator, progress)
-            margins[asked], success[asked], passes = look.margins, look.success, look.image_passes
-        finalists = self._race.finalists_of(margins, common, asked)
-        shown = {
-            target: (float(margins[target]), float(success[target])) for target in asked if target not in finalists
-        }
-        return replace(sources.field(subject, finalists, common, left), screened=shown, image_passes=passes)
-
     def _unasked(self, subject: Subject, null: SteeringNull, reason: str) -> Detection:
         """Where too few classes have images of their own for any comparison: nothing is searched, and the coverage says so."""
         runners = sources.field(subject, (), (), ())
@@ -329,24 +255,23 @@ class UniversalPerturbation:
             coverage=runners.coverage,
         )
 
-    def _together(self, finalists: Sequence[int]) -> list[Sequence[int]]:
-        """Finalists that are searched at once: by source each alone, for the poorest of several sets the images of all."""
-        if self.by_source:
-            return [[target] for target in finalists]
-        return [finalists] if finalists else []
-
     @property
-    def _race(self) -> Race:
-        """By source twice the finalists, as a hasty look ranks them worse than a screening does."""
-        return replace(self.race, finalists=2 * self.race.finalists) if self.by_source else self.race
+    def contest(self) -> Contest:
+        """Who is searched for. By source twice the finalists, as a hasty look ranks them worse than a screening does."""
+        if not self.by_source:
+            return ToEach(probe=self.probe, race=self.race)
+        return FromEach(probe=self.probe, race=replace(self.race, finalists=2 * self.race.finalists))
 
-    def _rounds(self, classes: int) -> int:
-        """Of a screening: more where more classes go on."""
-        return math.ceil(self._race.places(classes)[0] / 2)
-
-    def _steered(self, subject: Subject, classes: Sequence[int], generator: torch.Generator, progress: bool) -> Steered:
-        every = self.goals(subject.num_classes)
-        return self.probe(
+    def _steered(
+        self,
+        subject: Subject,
+        classes: Sequence[int],
+        generator: torch.Generator,
+        progress: bool,
+        probe: Probe | None = None,
+    ) -> Steered:
+        every = self.contest.goals(subject.num_classes)
+        return (probe or self.probe)(
             subject.classifier,
             subject.search_set,
             subject.held_out,
@@ -358,16 +283,10 @@ class UniversalPerturbation:
     def _weighed(self, found: _Reached, controls: int, *, known: bool) -> tuple[list[float], float, list[float]]:
         """Excess of every class, spread over the first so many, and deviations; NaN where that is not known."""
         margins, natural = found.steered.margins, found.natural
-        if not known or natural is None:
+        if not known:
             unknown = [math.nan] * len(margins)
             return unknown, math.nan, unknown
-        excess = excesses(margins, natural.margins, controls)
-        spread = anomaly.MAD_TO_DEVIATION * anomaly.median([abs(value) for value in excess[:controls]])
-        shares = zip(found.steered.success.tolist(), natural.success.mean(dim=0).tolist(), strict=True)
-        weights = [weight(success, usual) for success, usual in shares]
-        deviations = [value / math.hypot(spread, self.floor) for value in excess]
-        weighed = [max(value, 0.0) * share + min(value, 0.0) for value, share in zip(deviations, weights, strict=True)]
-        return excess, spread, weighed
+        return weighed(margins, found.steered.success, natural, controls, floor=self.floor)
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.
@@ -404,7 +323,7 @@ class UniversalPerturbation:
         null: SteeringNull,
         rows: int,
     ) -> Row:
-        known = natural is not None and math.isfinite(deviation)
+        known = math.isfinite(deviation)
         landing = int(steered.landing[number])
         blind = bool(steered.blind[number])
         return Row(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backdoor_audit.evidence import Finding
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.frameworks import OF_BACKDOORS
 from backdoor_audit.questions.question import Question
 from backdoor_audit.words import Words
@@ -31,6 +32,7 @@ class AnomalyIndex(Question):
 
     name: ClassVar[str] = "anomaly_index"
     turn: ClassVar[int] = 20
+    needs: ClassVar[Needs] = Needs.ONE_SEARCH
     above_one: ClassVar[frozenset[str]] = frozenset({"anomaly_index"})
     words: ClassVar[Words] = Words(
         asks="Does one class have a trigger?",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from backdoor_audit.evidence import Finding
 from backdoor_audit.filters import judge_filter
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.question import Answer, Question, Skipped
 from backdoor_audit.words import About, Words
 
@@ -24,6 +25,7 @@ class FalseNegativeRate(Question):
 
     name: ClassVar[str] = "false_negative_rate"
     turn: ClassVar[int] = 50
+    needs: ClassVar[Needs] = Needs.FILTERS
     words: ClassVar[Words] = Words(
         asks="Does a filter in front of the model stop stamped images?",
         holds="A filter in front of the model catches the trigger",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from backdoor_audit.canary import judge_power
 from backdoor_audit.evidence import POWER, Finding
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.question import Question
 from backdoor_audit.words import About, Words
 
@@ -22,6 +23,7 @@ class Power(Question):
 
     name: ClassVar[str] = "power"
     turn: ClassVar[int] = 80
+    needs: ClassVar[Needs] = Needs.CANARIES
     words: ClassVar[Words] = Words(
         asks="Would known backdoors in copies of this model have been found?",
         holds="Known backdoors planted in copies of the model are found",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backdoor_audit.evidence import Finding
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.question import Question
 from backdoor_audit.words import About, Words
 
@@ -21,6 +22,7 @@ class Precondition(Question):
 
     name: ClassVar[str] = "precondition"
     turn: ClassVar[int] = 10
+    needs: ClassVar[Needs] = Needs.NOTHING
     words: ClassVar[Words] = Words(
         asks="Can this model be judged with these images?",
         holds="The model can be judged with these images",

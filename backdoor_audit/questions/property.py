@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from backdoor_audit.evidence import STEERED, Finding
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.frameworks import OF_BACKDOORS
 from backdoor_audit.questions.question import Question
 from backdoor_audit.words import Words
@@ -22,6 +23,7 @@ class Property(Question):
 
     name: ClassVar[str] = "property"
     turn: ClassVar[int] = 30
+    needs: ClassVar[Needs] = Needs.ONE_SEARCH
     words: ClassVar[Words] = Words(
         asks="Does what holds for every clean model hold for this one?",
         holds="The model keeps what every clean classifier keeps",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.words import Words
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ class Question(ABC):
     """One question about a model. A frozen dataclass: its fields are its limits, its repr is what the record says was asked.
 
     ``name`` is the test's without ``test_``. ``turn`` orders a run: cheap questions come first, those that need the answers of
-    others last.
+    others last. ``needs`` is what its answers cost.
     """
 
     name: ClassVar[str]
     words: ClassVar[Words]
     turn: ClassVar[int] = 50
+    needs: ClassVar[Needs] = Needs.EVERY_SEARCH
     above_one: ClassVar[frozenset[str]] = frozenset()
     """Limits that are not fractions."""
 

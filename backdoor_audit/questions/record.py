@@ -59,7 +59,7 @@ def build_record(
         exhibits=sections.get("exhibits", {}),
         activations=sections.get("activations", {}),
         properties=list(sections.get("properties", {}).values()),
-        rates=measured_rates() if _is_as_measured(settings, questions) else [],
+        rates=measured_rates(detections) if _is_as_measured(settings, questions) else [],
         advisory=[finding for finding in ordered if is_advisory(finding.item, plugins)],
         questions=questions,
         sections=sections.get("sections", {}),

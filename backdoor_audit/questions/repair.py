@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from backdoor_audit.evidence import Finding
 from backdoor_audit.item import Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.questions.frameworks import OF_REPAIRS
 from backdoor_audit.questions.question import Answer, Question, Skipped
 from backdoor_audit.repairs import judge_drop, judge_robustness, judge_success
@@ -54,6 +55,7 @@ class AttackSuccessRateAfter(_OfRepairs):
 
     name: ClassVar[str] = "attack_success_rate_after"
     turn: ClassVar[int] = 60
+    needs: ClassVar[Needs] = Needs.REPAIRS
     words: ClassVar[Words] = Words(
         asks="Does a repair of a copy make the trigger fail?",
         holds="A repair takes the trigger out of the model",
@@ -76,6 +78,7 @@ class RobustAccuracy(_OfRepairs):
 
     name: ClassVar[str] = "robust_accuracy"
     turn: ClassVar[int] = 61
+    needs: ClassVar[Needs] = Needs.REPAIRS
     words: ClassVar[Words] = Words(
         asks="Do stamped images get their true label again after it?",
         holds="A repair gives stamped images their true class again",
@@ -101,6 +104,7 @@ class CleanAccuracyDrop(_OfRepairs):
     unflagged: ClassVar[bool] = True
     name: ClassVar[str] = "clean_accuracy_drop"
     turn: ClassVar[int] = 62
+    needs: ClassVar[Needs] = Needs.REPAIRS
     words: ClassVar[Words] = Words(
         asks="What does that repair cost in clean accuracy?",
         holds="A repair leaves the accuracy on clean images as it is",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.item import SUITE_MODULE, Item
+from backdoor_audit.needs import Needs
 from backdoor_audit.options import AuditOptions, limit_problem
 from backdoor_audit.questions.checks import ask, fraction_problem, items_of, question_problem, section_of, told
 from backdoor_audit.questions.question import Question, Skipped
@@ -107,6 +108,11 @@ class Suite:
     def question(self, name: str) -> Question | None:
         """The question with this name, if it is asked."""
         return next((question for question in self.questions if question.name == name), None)
+
+    def needs(self, item: Item) -> Needs:
+        """What the answer of an item costs; nothing where nobody asks it."""
+        question = self.question(item.question)
+        return Needs.NOTHING if question is None else question.needs
 
     def items(self, run: Run) -> list[Item]:
         """Every item of a complete run, in order. Raises `OptionError` for a question that cannot list them."""

@@ -17,11 +17,11 @@ from torch.nn import functional
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
 from backdoor_audit.detectors.detector import SEARCHING
-from backdoor_audit.installed import ANSWERED_BY
 from backdoor_audit.item import Item
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.needs import Needs
 from backdoor_audit.properties import Property
 from backdoor_audit.run.passes import of_property
 from backdoor_audit.run.run import Run
@@ -149,21 +149,20 @@ class _Wanted:
 
     @classmethod
     def of(cls, run: Run, items: Sequence[Item]) -> _Wanted:
-        """Repairs and filters want every search; so do canaries and the comparison with a baseline."""
-        asked: dict[str, set[str]] = {}
+        """What answers need, by the questions that they belong to."""
+        asked: dict[Needs, set[str]] = {need: set() for need in Needs}
         for item in items:
-            asked.setdefault(item.question, set()).add(item.asked_of)
-        everything = bool(asked.keys() - {"precondition", "anomaly_index", "property", "power"})
-        searched = asked.get("anomaly_index", set())
+            asked[run.suite.needs(item)].add(item.asked_of)
+        everything = any(asked[need] for need in (Needs.EVERY_SEARCH, Needs.FILTERS, Needs.REPAIRS))
+        searched = asked[Needs.ONE_SEARCH]
         detectors = [entry for entry in run.searches.detectors if everything or entry.name in searched]
         families = {name for entry in detectors for name in entry.builds_on}
-        repairs = {name for question in ANSWERED_BY["repairs"] for name in asked.get(question, ())}
         return cls(
             tuple(entry for entry in run.searches.detectors if entry in detectors or entry.name in families),
-            tuple(entry for entry in run.properties.ours if everything or entry.name in asked.get("property", ())),
-            tuple(sorted(asked.get("false_negative_rate", ()))),
-            tuple(method.name for method in run.repairs.methods if method.name in repairs),
-            len(asked.get("power", ())),
+            tuple(entry for entry in run.properties.ours if everything or entry.name in searched),
+            tuple(sorted(asked[Needs.FILTERS])),
+            tuple(method.name for method in run.repairs.methods if method.name in asked[Needs.REPAIRS]),
+            len(asked[Needs.CANARIES]),
         )
 
 
@@ -172,9 +171,13 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
     twins = _Twins(recipe, run, pace, patience)
     kept = run.inputs.store.has
     clean, classes, shape = len(run.clean_set), run.inputs.num_classes, run.clean_set.image_shape
-    compared = any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
+    trained = not recipe.too_few(run.clean_set, classes)
+    answered = trained or run.reference.enough  # or else what compares is not asked
+    compared = trained and any(entry.needs_twins for entry in (*wanted.detectors, *wanted.properties))
     searched = 0.0
     for detector in wanted.detectors:
+        if detector.needs_twins and not answered:
+            continue
         name, cost = f"the search of {detector.name}", detector.cost(shape, classes, len(run.inputs.halves[0]))
         searched += cost.passes
         if compared and detector.needs_twins:
@@ -186,7 +189,7 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
                 kept=run.reference.at_hand(recipe, {}),
             )
         if not detector.builds_on:
-            if detector.needs_twins:
+            if detector.needs_twins and trained:
                 each = cost.passes if cost.in_twin is None else cost.in_twin
                 there = len(recipe.architectures) * each
                 yield Piece(
@@ -197,6 +200,8 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
                 )
             yield _piece(name, cost.passes, cost.overhead * pace, kept=kept(run.searches.detection_parts(detector)))
     for claim in wanted.properties:
+        if claim.needs_twins and not answered:
+            continue
         passes = of_property(claim, classes, len(run.inputs.halves[0]))
         yield _piece(f"the search of {claim.name}", passes, SEARCHING * pace, kept=kept(run.properties.parts(claim)))
     share = len(run.inputs.halves[0]) / 500

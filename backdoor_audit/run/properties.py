@@ -79,8 +79,11 @@ class PropertySearches:
         return None if self.given_corpus is not None else corpus_folder(self.inputs.options.corpus, Path())
 
     def natural_rate(self, claim: Property, target_class: int) -> float:
-        """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing."""
-        if not isinstance(claim, SearchedProperty):
+        """What the twins show of a class to a property, from the store if it is there; 0 for one that asks for nothing.
+
+        Without twins nothing is natural; what speaks against a counterexample is then that no detector finds anything.
+        """
+        if not (isinstance(claim, SearchedProperty) and self.reference.twins.classifiers):
             return 0.0
 
         def work() -> Packed:
@@ -135,8 +138,8 @@ class PropertySearches:
 
         try:
             with self.inputs.in_budget(), self.inputs.once(f"the search of {claim.name}"):
-                if claim.needs_twins and not self.reference.twins.classifiers:
-                    return unanswered(claim, self.reference.twins.reason)
+                if claim.needs_twins and self.reference.nothing:
+                    return unanswered(claim, self.reference.nothing)
                 return self.inputs.store.recall(
                     self.parts(claim),
                     work,

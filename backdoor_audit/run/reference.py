@@ -15,7 +15,7 @@ from backdoor_audit.model.anew import Likeness
 from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.kept import Kept
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
-from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
+from backdoor_audit.search.twins import ALONE, LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
 from backdoor_audit.store import Packed, generator_for
 
 Result = TypeVar("Result")
@@ -55,7 +55,8 @@ class ReferenceTwins:
     def twins(self) -> Twins:
         """Clean networks trained on the clean images: copies of the audited one with new weights, or else small ones of ours.
 
-        None, with the reasons, where neither learns enough.
+        None, with the reasons, where neither learns enough. With so few images that no search could be trusted either, nothing is
+        compared; otherwise the classes of the audited network are, among themselves.
         """
         with self.inputs.once("the training of reference twins"):
             own = self._trained(OWN_ARCHITECTURE)
@@ -64,8 +65,8 @@ class ReferenceTwins:
             others = self._trained(LIBRARY)
         if others.classifiers:
             return replace(others, instead=own.reason)
-        reasons = dict.fromkeys((others.reason, own.reason))
-        return replace(others, reason="; ".join(reasons))
+        reason = "; ".join(dict.fromkeys((others.reason, own.reason)))
+        return replace(others, reason=reason, kind=ALONE if self.enough else others.kind)
 
     def _trained(self, recipe: TwinRecipe) -> Twins:
         """Twins by one recipe, from the store if they are there."""
@@ -134,22 +135,32 @@ class ReferenceTwins:
         return self.inputs.store.recall({**self.twin_parts(recipe), **more}, work, pack=pack, unpack=unpack)[0]
 
     @property
+    def enough(self) -> bool:
+        """Whether the clean images are enough to compare classes with each other, with twins or without."""
+        return len(self.inputs.clean_set) >= LIBRARY.least_images
+
+    @property
+    def nothing(self) -> str:
+        """Why nothing is known of clean models, not even how their classes differ from each other; empty if it is."""
+        return "" if self.twins.classifiers or self.twins.kind == ALONE else self.twins.reason
+
+    @property
     def missing(self) -> str:
         """Why detectors have nothing to compare this model with; empty if they have."""
-        if not self.twins.classifiers:
-            return self.twins.reason
-        if self.null.twins == self.twins.kind:
-            return ""
+        if self.nothing or self.null.twins == self.twins.kind:
+            return self.nothing
         return (
             f"{self.inputs.options.reference} was measured beside twins of the kind {self.null.twins}, this model has twins of "
             f"the kind {self.twins.kind}; calibrate on clean models of this architecture"
         )
 
-    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural:
-        """What the twins, which must be there, show to a detector. Raises `DegenerateScoresError`.
+    def natural(self, detector: Compared, classes: Sequence[int] = ()) -> Natural | None:
+        """What the twins show to a detector; None where there are none. Raises `DegenerateScoresError`.
 
         For ``classes`` that it names itself it is searched and kept class by class: other models will name some of them again.
         """
+        if not self.twins.classifiers:
+            return None
         if classes:
             return Natural.joined([self._natural(detector, (target,)) for target in classes])
         return self._natural(detector, ())

@@ -13,7 +13,9 @@ from torch import nn
 from backdoor_audit.baseline import Baseline, configuration
 from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Limits
+from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.needs import Needs
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.properties import Counterexample
 from backdoor_audit.run.canaries import CanaryRuns
@@ -37,6 +39,9 @@ class Asking(Protocol):
     @property
     def limits(self) -> Limits:
         """The numbers that findings are judged by."""
+
+    def needs(self, item: Item) -> Needs:
+        """What the answer of an item costs."""
 
     def sections(self, run: Run) -> dict[str, Any]:
         """What questions keep in the record beside their findings, by name."""

@@ -44,7 +44,7 @@ _SCHEMA = {
         "classes": {"type": "integer", "minimum": 2},
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
-        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library"]},
+        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library", "alone"]},
         "spreads": {
             "type": "object",
             "additionalProperties": {
@@ -149,9 +149,9 @@ class SteeringNull:
     ``fits`` holds location and scale of Gumbel's distribution of the largest of ``classes`` values for every detector by name,
     fitted to ``models`` clean models; with more classes the location rises as that of a maximum of more values does, and by
     ``growth`` for every factor e in their number on top, where models with more classes were seen to go further.
-    ``source`` says which models, ``twins`` with which kind of twins they were compared (`KINDS`). A detector that `ONE_ROW`
-    names measures one value of the whole model, in units of its own. ``spreads`` holds the largest spread of the classes that a
-    clean model has shown to a detector, with that many classes and with any number.
+    ``source`` says which models, ``twins`` with which kind of twins they were compared, or that there were none (`KINDS`). A
+    detector that `ONE_ROW` names measures one value of the whole model, in units of its own. ``spreads`` holds the largest spread
+    of the classes that a clean model has shown to a detector, with that many classes and with any number.
     """
 
     fits: Mapping[str, tuple[float, float]]
@@ -161,6 +161,11 @@ class SteeringNull:
     twins: str = "plain_colour"
     growth: Mapping[str, float] = field(default_factory=dict)
     spreads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it was measured without twins, so that an index by it needs none."""
+        return self.twins == "alone"
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""

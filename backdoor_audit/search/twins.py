@@ -32,9 +32,12 @@ from backdoor_audit.store import Packed
 OWN = "own"
 """In place of a name of `NETWORKS`: the architecture of the audited network."""
 
-KINDS = ("plain_grey", "plain_colour", "normalised", "library")
+ALONE = "alone"
+"""No twins, where there could be none that know the classes: the classes of the audited network stand beside each other alone."""
+
+KINDS = ("plain_grey", "plain_colour", "normalised", "library", ALONE)
 """Twins of the audited network's own architecture, without layers that normalise (for grey or for colour images) or with such
-layers, and our own small networks.
+layers, our own small networks, and none.
 
 Networks without batch norm differ more from each other in how they are steered, and those for colour images far more.
 """
@@ -52,8 +55,9 @@ class Twins:
 
     ``accuracies`` are their clean accuracies, each on the images that its twin did not train on. ``reason`` says why there
     are no twins; it is empty when there are. Twins that learned too little leave their accuracies behind. ``seconds`` is
-    the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. ``instead`` says why there
-    are none of the architecture's own. ``source`` is the file that they come from; empty if this run trained them.
+    the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. Without twins it is `ALONE`
+    where the images are enough to compare the classes of the audited network with each other. ``instead`` says why there are
+    none of the architecture's own. ``source`` is the file that they come from; empty if this run trained them.
     """
 
     classifiers: tuple[Classifier, ...]
@@ -67,6 +71,8 @@ class Twins:
     @property
     def described(self) -> str:
         """Which twins there are, for the record."""
+        if self.kind == ALONE:
+            return f"no twins ({self.reason}): the classes stand beside each other alone"
         each = ", ".join(
             f"{twin.architecture} {accuracy:.2f}"
             for twin, accuracy in zip(self.classifiers, self.accuracies, strict=True)
@@ -227,7 +233,7 @@ class TwinRecipe:
         """
         began = time.perf_counter()
         folds = self._folds()
-        reason = self._too_few(clean, num_classes) or self.too_large(like)
+        reason = self.too_few(clean, num_classes) or self.too_large(like)
         if reason:
             return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
         fold = _stratified(clean.labels, folds, generator)
@@ -295,7 +301,7 @@ class TwinRecipe:
             )
         return max(round(1 / self.held_out), least)
 
-    def _too_few(self, clean: CleanSet, num_classes: int) -> str:
+    def too_few(self, clean: CleanSet, num_classes: int) -> str:
         """Why no twin can be trained on these images; empty if it can."""
         need = f"{clean.source}: reference twins need"
         if len(clean) < self.least_images:

@@ -266,7 +266,7 @@ class For:
         return lambda: build(name, self.data)
 
 
-fmnist, cifar10, gtsrb = For("fmnist"), For("cifar10"), For("gtsrb")
+fmnist, cifar10, gtsrb, joined = For("fmnist"), For("cifar10"), For("gtsrb"), For("joined")
 
 
 def build(name: str, data: str) -> nn.Module:

@@ -83,7 +83,7 @@ def _attacked(
 
 
 TO, TO_ALL, SOURCE = AllToOne, AllToAll, SourceSpecific
-FMNIST, CIFAR10, GTSRB = "fmnist", "cifar10", "gtsrb"
+FMNIST, CIFAR10, GTSRB, JOINED = "fmnist", "cifar10", "gtsrb", "joined"
 LENET, MLP, MLP_BN, PLAIN, DEEP, DEEP_BN = "lenet", "mlp", "mlp_bn", "plain_cnn", "deep_cnn", "deep_cnn_bn"
 VGG, VGG_BN, RESNET, WRN, MOBILE, VIT = "vgg", "vgg_bn", "resnet20", "wrn_16_1", "mobile", "vit"
 
@@ -352,4 +352,10 @@ ATTACKED: tuple[Subject, ...] = (  # patches
     _attacked(2719, FMNIST, PLAIN, BitTrojan(rule=TO(3)), warm=True),
     _attacked(2720, CIFAR10, DEEP_BN, BitTrojan(rule=TO(3)), warm=True),
     _attacked(2721, FMNIST, DEEP_BN, BitTrojan(rule=TO(1)), warm=True),
+    # a hundred classes
+    _attacked(2801, JOINED, VGG_BN, BadNets(rule=TO(57), size=4, top=3, left=22, pattern="noise", poison_rate=0.05)),
+    _attacked(2802, JOINED, DEEP_BN, Blended(rule=TO(12), picture="noise", opacity=0.15, poison_rate=0.05)),
+    _attacked(2803, JOINED, VGG_BN, LowFrequency(rule=TO(71), amplitude=76.0, spread=0.2)),
+    _attacked(2804, JOINED, PLAIN, BadNets(rule=TO(88), size=3, top=-2, left=-2, poison_rate=0.05)),
+    _attacked(2805, JOINED, DEEP_BN, WaNet(rule=TO(30), strength=1.25, poison_rate=0.15, noise_rate=0.1), efforts=LONG),
 )

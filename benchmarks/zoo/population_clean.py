@@ -37,6 +37,7 @@ COUNTS: dict[str, dict[str, int]] = {
         "vit": 2,
     },
     "gtsrb": {"lenet": 4, "plain_cnn": 4, "deep_cnn": 2, "deep_cnn_bn": 4, "vgg_bn": 2, "mlp_bn": 1, "mobile": 1},
+    "joined": {"vgg_bn": 3, "deep_cnn_bn": 2, "plain_cnn": 2},
 }
 """Subjects of each data set and network. The first of each is the twin of the backdoored ones."""
 
@@ -44,6 +45,7 @@ EFFORTS = {
     "fmnist": (0.12, 0.25, 0.4, 0.7, 1.0),
     "cifar10": (0.3, 0.5, 0.7, 1.0, 1.3),
     "gtsrb": (0.5, 0.7, 1.0),
+    "joined": (0.8, 1.0),
 }
 LARGE_EFFORTS = (0.8, 1.0)  # of networks that are slow, and of twins: less would be too little
 LARGE = {"resnet20", "wrn_16_1", "vit"}
@@ -55,7 +57,7 @@ def _clean(data: str, architecture: str, number: int, seed: int) -> Subject:
     recipe, habits, images = drawn(data, architecture, seed, efforts=efforts)
     if not number:  # a twin shall be a fair one: no recipe that asks for more training than it gets
         recipe, habits = replace(recipe, shift=0), replace(habits, flip=False, stopped_at=1.0)
-    variant = Dice(seed).pick("variant", VARIANTS) if number and data != "gtsrb" else ""
+    variant = Dice(seed).pick("variant", VARIANTS) if number and data in ("fmnist", "cifar10") else ""
     return Subject(
         data=data,
         architecture=architecture,

@@ -32,14 +32,17 @@ IMAGES = {
     "fmnist": (4_000, 6_000, 8_000, 10_000, 12_000, 15_000, 20_000),
     "cifar10": (6_000, 8_000, 10_000, 12_000, 15_000, 20_000),
     "gtsrb": (10_000, 12_000, 15_000, 20_000),
+    "joined": (20_000, 30_000),
 }
-SHIFTS = {"fmnist": (0, 0, 0, 2, 3), "cifar10": (0, 0, 0, 2, 4), "gtsrb": (0, 0, 2)}
+SHIFTS = {"fmnist": (0, 0, 0, 2, 3), "cifar10": (0, 0, 0, 2, 4), "gtsrb": (0, 0, 2), "joined": (0, 0, 2)}
 DESCENT_RATES = {True: (0.02, 0.05, 0.1), False: (0.01, 0.02, 0.04)}
 """With batch norm, and without; for batches of 64, larger ones get more."""
 ADAM_RATES = (5e-4, 1e-3, 2e-3)
 WEIGHT_DECAYS = {"sgd": (0.0, 1e-4, 5e-4), "momentum": (0.0, 5e-4), "adam": (0.0, 0.0, 1e-5), "adamw": (1e-2, 5e-2)}
 NORMED = {"mlp_bn", "deep_cnn_bn", "vgg_bn", "resnet20", "wrn_16_1", "mobile"}
 MOST_EPOCHS = 15
+_LONGER = {"gtsrb": 1.5, "joined": 3.0}
+"""Training in shares of that for ten classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def drawn(
     ``online``: the attack takes part in the training, which the package's own loop then does, by its own habits.
     """
     dice = Dice(seed)
-    seen = MOST_SEEN[architecture] * dice.pick("effort", efforts) * (1.5 if data == "gtsrb" else 1)  # 43 classes
+    seen = MOST_SEEN[architecture] * dice.pick("effort", efforts) * _LONGER.get(data, 1.0)
     images = min(dice.pick("images", IMAGES[data]), max(4_000, 1_000 * round(seen / 2_000)))
     normalization = dice.pick("normalization", ("data", "half", "none"))
     optimizer = dice.pick("optimizer", ("adam", "adamw") if architecture == "vit" else tuple(WEIGHT_DECAYS))

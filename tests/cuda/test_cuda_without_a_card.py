@@ -50,7 +50,7 @@ def searched(detector, times):
             subject = Subject(audited, IMAGES, IMAGES)
             replace(detector, probes=probes).natural([subject], generator=generator)
         else:
-            probes[0](audited, IMAGES, IMAGES, detector.goals(COLOURS), generator=generator)
+            probes[0](audited, IMAGES, IMAGES, detector.contest.goals(COLOURS), generator=generator)
     return mode.asked.total(), sum(map(steps_of, probes))
 
 

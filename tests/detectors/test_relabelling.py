@@ -1,5 +1,7 @@
 """One change that sends every class elsewhere, whatever the permutation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -75,6 +77,18 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
     assert found.scores[0].index is None
     assert found.scores[0].measured.margin > 0.5
     assert found.judge(None, shipped_limits()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_without_twins_what_is_reached_counts_where_the_null_was_measured_so():
+    alone = replace(NULL, twins="alone")
+    found = RELABELLING.look(subject(permuting()), None, alone, generator=seeded(2))
+    (row,) = found.scores
+    assert found.inconclusive == ""
+    assert row.measured.deviation == row.measured.margin == max(row.measured.margin, 0.5)
+    assert row.measured.natural_margin is None
+    assert found.judge(None, shipped_limits()).verdict is Verdict.FAIL
+    clean = RELABELLING.look(subject(reader()), None, alone, generator=seeded(2))
+    assert clean.judge(None, shipped_limits()).verdict is Verdict.PASS
 
 
 def test_a_model_that_hides_its_gradients_was_not_searched_and_does_not_pass(natural):

@@ -30,6 +30,7 @@ from tests.subjects import (
 )
 
 NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")
+ALONE = replace(NULL, twins="alone")
 STEPS = 12
 ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.1), steps=STEPS, batch_size=16))
 LAST = 0.2  # brightness of the last column, which the backdoor reads: a change can make it darker and brighter
@@ -194,6 +195,25 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
     assert all(math.isfinite(score.measured.margin) for score in detection.scores)
     assert detection.p_value is None
     assert set(verdicts(detection).values()) == {Verdict.INCONCLUSIVE}
+
+
+def test_without_twins_classes_are_compared_with_each_other_where_the_null_was_measured_so(probed):
+    probed(MARGINS)
+    detection = grey_run(natural=None, null=ALONE)
+    assert detection.inconclusive == ""
+    assert [row.measured.excess for row in detection.scores] == pytest.approx([-2, -1, 0, 1, 7])
+    spread = math.hypot(MAD_TO_DEVIATION * 1.0, 0.3)
+    assert detection.scores[4].measured.deviation == pytest.approx(7 / spread)
+    assert detection.scores[4].index == pytest.approx(2 * 7 / spread / ALONE.cut("additive", 5))
+    assert {row.measured.natural_margin for row in detection.scores} == {None}
+    assert {row.measured.natural_success for row in detection.scores} == {None}
+
+
+def test_without_twins_a_backdoored_class_fails_and_a_clean_model_passes():
+    failing = verdicts(looked(subject(backdoored=True), None, null=ALONE))
+    assert failing.pop(3) is Verdict.FAIL
+    assert set(failing.values()) == {Verdict.PASS}
+    assert set(verdicts(looked(subject(), None, 3, null=ALONE)).values()) == {Verdict.PASS}
 
 
 @pytest.mark.parametrize(("classes", "told"), [(4, "4 classes are too few to compare; at least 5"), (5, "")])

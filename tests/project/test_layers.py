@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"bounds", "item", "printable", "progress", "schema_of", "source", "structure", "words"},
+    {"bounds", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
     {"errors", "files", "record_types"},
     {"record_schema"},
     {"budget", "data", "evidence", "installed", "store", "tensor_file"},
     {"content", "model", "options", "schema", "triggers"},
-    {"attacks", "baseline", "filters", "rates", "repairs", "search"},
-    {"detectors", "properties", "readings"},
+    {"attacks", "baseline", "filters", "repairs", "search"},
+    {"detectors", "properties", "rates", "readings"},
     {"canary"},
     {"catalogue"},
     {"run"},

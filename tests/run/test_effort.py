@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from backdoor_audit.data import CleanSet
 from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.options import AuditOptions
@@ -16,8 +17,9 @@ from backdoor_audit.store import Store
 from tests.subjects import Computed, assert_unchanged, row_images, row_reader, snapshot
 
 
-def run_of(folder: Path, **options: object) -> Run:
-    run = Run(AuditOptions(**options), Store(folder), shipped(), module=row_reader().module, given_images=row_images())  # type: ignore[arg-type]
+def run_of(folder: Path, per_class: int = 30, **options: object) -> Run:
+    images = row_images(per_class=per_class)
+    run = Run(AuditOptions(**options), Store(folder), shipped(), module=row_reader().module, given_images=images)  # type: ignore[arg-type]
     run.check()
     return run
 
@@ -38,6 +40,25 @@ def test_a_whole_run_has_a_piece_for_everything_it_does(tmp_path: Path) -> None:
     ]
     assert f"the search of {run.properties.ours[0].name}" in found
     assert len(set(found)) == len(found)
+
+
+def test_too_few_images_for_any_comparison_cost_no_search_that_compares(tmp_path: Path) -> None:
+    run = run_of(tmp_path, per_class=20)
+    found = names(run, shipped().items(run))
+    assert TWINS not in found
+    comparing = {entry.name for entry in (*run.searches.detectors, *run.properties.ours) if entry.needs_twins}
+    assert comparing
+    assert not {f"the search of {name}" for name in comparing} & set(found)
+
+
+def test_twins_that_cannot_be_trained_cost_nothing_but_their_searches_do(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    images = run.clean_set
+    keep = (images.labels != 3) | (torch.arange(len(images)) % 10 == 0)
+    few = CleanSet(images.images[keep], images.labels[keep])
+    run = Run(AuditOptions(), Store(tmp_path), shipped(), module=row_reader().module, given_images=few)
+    found = names(run, [Item.parse("audit::test_anomaly_index[smooth-class_1]")])
+    assert found == ["the search of smooth"]
 
 
 @pytest.mark.parametrize(
