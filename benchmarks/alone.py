@@ -28,7 +28,12 @@ def alone(row: Row, relabelling: Row) -> Row:
         name: {**part, "scores": _scores(part["scores"], floors[name])} if name in floors else part
         for name, part in row["detectors"].items()
     }
-    return {**row, "twins": ALONE, "twin_accuracy": [], "detectors": {**parts, "relabelling": relabelling}}
+    return {
+        **row,
+        "twins": ALONE[row["twins"] == "normalised"],
+        "twin_accuracy": [],
+        "detectors": {**parts, "relabelling": relabelling},
+    }
 
 
 def _scores(scores: list[Row], floor: float) -> list[Row]:

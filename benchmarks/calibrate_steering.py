@@ -23,7 +23,7 @@ from backdoor_audit.files import write_text
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, SteeringNull, shipped_null
 from backdoor_audit.search.twins import KINDS
-from benchmarks.verdicts import Row, detections, read_rows
+from benchmarks.verdicts import Row, classes_of, detections, read_rows
 
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "search" / "steering_null.json"
 RATES = SHIPPED.parents[1] / "measured_rates.json"
@@ -32,7 +32,8 @@ WHICH = {
     "plain_colour": "clean networks without batch norm for colour images",
     "normalised": "clean networks with batch norm",
     "library": "clean networks too large for twins of their own",
-    "alone": "clean networks compared without any twins",
+    "alone_plain": "clean networks without batch norm, compared without any twins",
+    "alone_normalised": "clean networks with batch norm, compared without any twins",
 }
 FITTED = 10  # classes
 LEAST = 10  # models
@@ -76,19 +77,19 @@ def _made_by(rows: Sequence[Row]) -> str:
 def flagged(row: Row, null: SteeringNull) -> list[str]:
     """The detectors by which some class of this model is an outlier under a distribution."""
     found, names = compared(row), []
-    for entry in [*found, Consensus().weighed(_indexed(found, null), null)]:
+    for entry in [*found, Consensus().weighed(_indexed(found, null, classes_of(row)), null)]:
         value = largest_deviation(entry)
-        if value is not None and null.index(entry.detector, value, len(entry.scores)) > CALIBRATED_LIMIT:
+        if value is not None and null.index(entry.detector, value, classes_of(row)) > CALIBRATED_LIMIT:
             names.append(entry.detector)
     return names
 
 
-def _indexed(found: Sequence[Detection], null: SteeringNull) -> list[Detection]:
-    return [replace(entry, scores=_rescaled(entry, null)) for entry in found]
+def _indexed(found: Sequence[Detection], null: SteeringNull, classes: int) -> list[Detection]:
+    return [replace(entry, scores=_rescaled(entry, null, classes)) for entry in found]
 
 
-def _rescaled(found: Detection, null: SteeringNull) -> list[ClassRow]:
-    deviations, count = found.deviations, len(found.scores)
+def _rescaled(found: Detection, null: SteeringNull, count: int) -> list[ClassRow]:
+    deviations = found.deviations
     return [
         replace(row, index=null.index(found.detector, deviations.get(row.target_class, 0.0), count))
         for row in found.scores

@@ -23,7 +23,8 @@ from backdoor_audit.detectors import DETECTORS, Detection, Detector
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Run
-from backdoor_audit.search.twins import ALONE, Twins
+from backdoor_audit.search.twins import Twins
+from backdoor_audit.search.twins import alone as kind_without_twins
 from backdoor_audit.store import Store
 from benchmarks.zoo import build
 from benchmarks.zoo.data import audited_and_held_out, read
@@ -40,7 +41,7 @@ _TEST_FILES = {"mnist": "mnist_test.npz", "cifar10": "cifar10_test.npz", "gtsrb"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A model with its clean images, and what is known about it. ``maker`` says who trained it, ``rule`` and ``targets`` what is
-    hidden in it; ``attack`` is empty for a clean one."""
+    hidden in it; ``attack`` is empty for a clean one. ``file`` and ``arch`` are what the gate would be told."""
 
     name: str
     maker: str
@@ -51,6 +52,8 @@ class Candidate:
     rule: str
     targets: tuple[int | str, ...]
     recipe: str
+    file: Path
+    arch: str | None
     load: Callable[[], tuple[nn.Module, tuple[float, ...], tuple[float, ...]]]
     images: Callable[[], CleanSet]
 
@@ -75,7 +78,9 @@ class Measured(Run):
             {**data, "alone": True} if alone else data
         )  # not the code, the device, the threads
         if alone:
-            vars(self.reference)["twins"] = Twins((), (), "left out on purpose", kind=ALONE)
+            vars(self.reference)["twins"] = Twins(
+                (), (), "left out on purpose", kind=kind_without_twins(self.classifier)
+            )
 
     def found(self, detector: Detector) -> Detection:
         """What a detector finds, whatever its effort; from the cache if it is there."""
@@ -133,6 +138,8 @@ def _of_subject(subject: Subject, row: dict[str, Any], root: Path) -> Candidate:
         rule=row["rule"] or "",
         targets=tuple(targets),
         recipe=f"{subject.recipe.optimizer}, {subject.recipe.epochs} epochs",
+        file=subject.file,
+        arch=subject.arch,
         load=load,
         images=lambda: audited_and_held_out(subject.data, root)[0],
     )
@@ -168,6 +175,8 @@ def _of_stranger(row: dict[str, Any], factories: Any, folder: Path, root: Path) 
         rule=row.get("rule", ""),
         targets=tuple(row.get("targets", ())),
         recipe="unknown",
+        file=folder / f"{row['name']}.safetensors",
+        arch=f"{factories.__name__}:{row['arch']}",
         load=load,
         images=lambda: _test_images(row["data"], row["input"][1], root),
     )

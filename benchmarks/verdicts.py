@@ -114,6 +114,11 @@ def _score(found: ClassRow) -> dict[str, Any]:
     }
 
 
+def classes_of(row: Row) -> int:
+    """How many classes the model scores."""
+    return max(len(entry["scores"]) for entry in row["detectors"].values())
+
+
 def detections(row: Row) -> list[Detection]:
     """The row's detections with indices by the null distribution that ships now; measurements do not depend on it."""
     null = shipped_null(row["twins"]) if row.get("twins") in KINDS else None
@@ -128,7 +133,7 @@ def detections(row: Row) -> list[Detection]:
         if null is not None and name in null.fits:
             deviations = [score.get("deviation") for score in entry["scores"]]
             scores = [
-                _rescaled(null, name, found, deviation, len(scores))
+                _rescaled(null, name, found, deviation, classes_of(row))
                 for found, deviation in zip(scores, deviations, strict=True)
             ]
         found.append(

@@ -13,7 +13,7 @@ def compared_by(twins: str) -> dict[str, str]:
 def test_those_of_models_that_were_compared_as_this_one_was() -> None:
     (grey,) = measured_rates([{"detector": "neural_cleanse", "reference": ""}, compared_by("plain_grey")])
     assert "grey images" in grey
-    (alone,) = measured_rates([compared_by("alone")])
+    (alone,) = measured_rates([compared_by("alone_plain")])
     assert "without any twins" in alone
     assert alone != grey
 

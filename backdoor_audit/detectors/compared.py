@@ -61,22 +61,22 @@ def beside_twins(
             again = _looked(
                 detector, subject.exchanged(), natural, reference, named=named, generator=generator, progress=progress
             )
-            detection = averaged([detection, again], null)
+            detection = averaged([detection, again], null, subject.num_classes)
     except DegenerateScoresError as error:
         return no_answer(detector, f"in a reference twin, {error}")
     return replace(detection, reference=f"{detection.reference}; {reference.twins.described}")
 
 
-def averaged(detections: Sequence[Detection], null: SteeringNull) -> Detection:
+def averaged(detections: Sequence[Detection], null: SteeringNull, classes: int) -> Detection:
     """The same search on other halves of the images, as one: the rows and triggers of the first, measurements as means.
 
-    Index and p-value are those of a mean deviation by ``null``.
+    Index and p-value are those of a mean deviation by ``null``, for so many ``classes`` of the model.
     """
     first = detections[0]
     rows = []
     for row in first.scores:
         others = [found for entry in detections if (found := entry.score(row.target_class)) is not None]
-        rows.append(_mean(first.detector, row, others, null, len(first.scores)))
+        rows.append(_mean(first.detector, row, others, null, classes))
     values = [row.p_value for row in rows if row.p_value is not None]
     return replace(
         first,
@@ -101,7 +101,7 @@ def _with_passes(detection: Detection, before: Detection) -> list[Row]:
     return [replace(row, image_passes=row.image_passes + spent.get(row.target_class, 0)) for row in detection.scores]
 
 
-def _mean(detector: str, row: Row, others: Sequence[Row], null: SteeringNull, rows: int) -> Row:
+def _mean(detector: str, row: Row, others: Sequence[Row], null: SteeringNull, classes: int) -> Row:
     """One class as several searches found it; as the first did where one of them has no deviation."""
     measured = [other.measured for other in others if isinstance(other.measured, ByMargin)]
     deviations = [entry.deviation for entry in measured if entry.deviation is not None]
@@ -111,8 +111,8 @@ def _mean(detector: str, row: Row, others: Sequence[Row], null: SteeringNull, ro
     return replace(
         row,
         success_val=statistics.mean(other.success_val for other in others),
-        index=null.index(detector, deviation, rows),
-        p_value=null.p_value(detector, deviation, rows),
+        index=null.index(detector, deviation, classes),
+        p_value=null.p_value(detector, deviation, classes),
         image_passes=sum(other.image_passes for other in others),
         unconverged=next(filter(None, (other.unconverged for other in others)), ""),
         measured=replace(

@@ -141,7 +141,7 @@ class Relabelling:
             found = self._search(subject, generator, progress)
         except DegenerateScoresError as error:
             reason = str(error)
-        scores = [self._row(found, natural, null)] if found else []
+        scores = [self._row(found, natural, null, subject.num_classes)] if found else []
         return Detection(
             detector=self.name,
             settings=repr(self),
@@ -180,7 +180,7 @@ class Relabelling:
         counts = labels.bincount(minlength=classes)
         return tuple(sorted(sorted(subject.lot, key=lambda label: -int(counts[label]))[: self.asked]))
 
-    def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull) -> Row:
+    def _row(self, found: Sequence[Steered], natural: Natural | None, null: SteeringNull, classes: int) -> Row:
         reached = [float(steered.margins[0]) for steered in found]
         usual = natural.margins.mean(dim=0).tolist() if natural is not None else [0.0] * len(found)
         excess = [here - there for here, there in zip(reached, usual, strict=True)]
@@ -190,8 +190,8 @@ class Relabelling:
         return Row(
             target_class=None,
             success_val=float(found[best].success[0]),
-            index=null.index(self.name, excess[best], 1) if known else None,
-            p_value=null.p_value(self.name, excess[best], 1) if known else None,
+            index=null.index(self.name, excess[best], classes) if known else None,
+            p_value=null.p_value(self.name, excess[best], classes) if known else None,
             image_passes=sum(steered.image_passes for steered in found),
             measured=ByMargin(
                 margin=reached[best],

@@ -41,22 +41,24 @@ def descend(
     augmentation: Augmentation,
     generator: torch.Generator,
     after_step: Callable[[], None] | None = None,
+    longest: float = math.inf,
 ) -> None:
     """Train the classifier's own module in place on the gradients of ``backward``; for losses that `fit` does not have.
 
     SGD with momentum 0.9. ``factor`` gives the share of the learning rate that holds once that share of all steps, in
     [0, 1), is done. Every image is seen once per epoch, in batches of at least ``batch_size`` where there are that many.
     The gradients of networks with a `torch.nn.LayerNorm` are shortened to an L2 norm of 1: without, SGD at rates that suit
-    convolutional networks destroys small transformers. ``after_step`` may put weights back to where they belong. Where images
-    were changed, the statistics of batch norms are at last those of unchanged ones. Frozen and in evaluation mode afterwards.
-    Raises `BudgetSpentError` between two epochs.
+    convolutional networks destroys small transformers; ``longest`` is the most for all others. ``after_step`` may put weights
+    back to where they belong. Where images were changed, the statistics of batch norms are at last those of unchanged ones.
+    Frozen and in evaluation mode afterwards. Raises `BudgetSpentError` between two epochs.
     """
     module, device = classifier.module, classifier.device
     module.train().requires_grad_(True)
     descent = torch.optim.SGD(
         module.parameters(), lr=learning_rate, momentum=0.9, nesterov=nesterov, weight_decay=weight_decay
     )
-    is_transformer = any(isinstance(part, nn.LayerNorm) for part in module.modules())
+    if any(isinstance(part, nn.LayerNorm) for part in module.modules()):
+        longest = min(longest, _LONGEST_GRADIENT)
     batches = len(clean) // batch_size or 1
     schedule = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: factor(step / (epochs * batches)))
     with own_dropout(generator, device):
@@ -67,8 +69,8 @@ def descend(
                 images = augmentation(images, generator)
                 descent.zero_grad(set_to_none=True)
                 backward(images, clean.labels[batch].to(device))
-                if is_transformer:
-                    nn.utils.clip_grad_norm_(module.parameters(), _LONGEST_GRADIENT)
+                if longest < math.inf:
+                    nn.utils.clip_grad_norm_(module.parameters(), longest)
                 descent.step()
                 if after_step:
                     after_step()

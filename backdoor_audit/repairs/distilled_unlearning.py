@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.repairs.pam import BackdoorPath
 from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
+from backdoor_audit.repairs.steady import steadily
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -25,7 +27,8 @@ class DistilledUnlearning(OneAsSeveral):
     Unlearning as in Wang et al. (2019, section VI-C) with another target: instead of the one true label, all probabilities
     of the model itself (distillation, Hinton et al. 2015, temperature 1; the divergence from teacher to copy). A few hundred
     clean images are too few to learn their labels from without losing accuracy on others; what the model says of them is
-    more than a label, and for clean images it is already learnt. In every batch ``stamped_share`` of the images carry a
+    more than a label, and for clean images it is already learnt. A copy that loses what it knows is trained again, with shorter
+    gradients: see `steadily`. In every batch ``stamped_share`` of the images carry a
     trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
 
     ``path_rho`` takes gradients that far back towards the audited weights (see `BackdoorPath`). ``augment`` moves and mirrors
@@ -44,34 +47,39 @@ class DistilledUnlearning(OneAsSeveral):
 
     def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
         """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
-        repaired, path = subject.classifier.copy(), BackdoorPath(subject.classifier, self.path_rho)
+        path, augmentation = BackdoorPath(subject.classifier, self.path_rho), augmentation_of(self, subject)
 
-        def backward(images: Tensor, _labels: Tensor) -> None:
-            with torch.no_grad():
-                wanted = subject.classifier(images).log_softmax(dim=1)
-            stamped = stamped_first(images, triggers, self.stamped_share, generator)
-            if self.path_rho:
+        def train(copy: Classifier, longest: float) -> None:
+            def backward(images: Tensor, _labels: Tensor) -> None:
                 with torch.no_grad():
-                    repaired(stamped)  # for the running statistics, which do not see the weights further on
-            with path.ahead(repaired):
-                given = repaired(stamped).log_softmax(dim=1)
-                functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
+                    wanted = subject.classifier(images).log_softmax(dim=1)
+                stamped = stamped_first(images, triggers, self.stamped_share, generator)
+                if self.path_rho:
+                    with torch.no_grad():
+                        copy(stamped)  # for the running statistics, which do not see the weights further on
+                with path.ahead(copy):
+                    given = copy(stamped).log_softmax(dim=1)
+                    functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
 
-        descend(
-            repaired,
-            subject.search_set,
-            backward,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            factor=cosine,
-            batch_size=self.batch_size,
-            weight_decay=0.0,
-            nesterov=True,
-            augmentation=augmentation_of(self, subject),
-            generator=generator,
-        )
+            descend(
+                copy,
+                subject.search_set,
+                backward,
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                factor=cosine,
+                batch_size=self.batch_size,
+                weight_decay=0.0,
+                nesterov=True,
+                augmentation=augmentation,
+                generator=generator,
+                longest=longest,
+            )
+
+        repaired, how = steadily(subject, train)
         note = (
             f"{self.epochs} epochs over {len(subject.search_set)} clean images, {self.stamped_share:.0%} of each batch stamped "
             f"with {'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
+            f"{how}"
         )
         return reported(self, subject, repaired, triggers[0], note=note)

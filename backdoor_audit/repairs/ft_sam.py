@@ -16,6 +16,7 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import cosine, descend, mixed_targets, moved
 from backdoor_audit.repairs.outcome import RepairResult, reported
+from backdoor_audit.repairs.steady import steadily
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 PUBLISHED_WEIGHTS = 11_172_170
@@ -52,30 +53,32 @@ class FTSAM:
 
     def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
-        repaired = subject.classifier.copy()
-        rho = scaled_rho(self.rho, repaired)
-        descend(
-            repaired,
-            subject.search_set,
-            lambda images, labels: sharp_backward(
-                repaired,
-                images,
-                mixed_targets(subject.classifier, images, labels, self.own_answers),
-                rho=rho,
-                label_smoothing=self.label_smoothing,
-            ),
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            factor=cosine,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            nesterov=False,
-            augmentation=augmentation_of(self, subject),
-            generator=generator,
-        )
-        note = (
-            f"{self.epochs} epochs over {len(subject.search_set)} clean images, two gradients per step, rho {rho:.3g}"
-        )
+        rho, augmentation = scaled_rho(self.rho, subject.classifier), augmentation_of(self, subject)
+
+        def train(copy: Classifier, longest: float) -> None:
+            descend(
+                copy,
+                subject.search_set,
+                lambda images, labels: sharp_backward(
+                    copy,
+                    images,
+                    mixed_targets(subject.classifier, images, labels, self.own_answers),
+                    rho=rho,
+                    label_smoothing=self.label_smoothing,
+                ),
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                factor=cosine,
+                batch_size=self.batch_size,
+                weight_decay=self.weight_decay,
+                nesterov=False,
+                augmentation=augmentation,
+                generator=generator,
+                longest=longest,
+            )
+
+        repaired, how = steadily(subject, train)
+        note = f"{self.epochs} epochs over {len(subject.search_set)} clean images, two gradients per step, rho {rho:.3g}{how}"
         return reported(self, subject, repaired, trigger, note=note)
 
 

@@ -15,7 +15,7 @@ from backdoor_audit.model.anew import Likeness
 from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.kept import Kept
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
-from backdoor_audit.search.twins import ALONE, LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins
+from backdoor_audit.search.twins import ALONE, LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins, alone
 from backdoor_audit.store import Packed, generator_for
 
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ class ReferenceTwins:
         if others.classifiers:
             return replace(others, instead=own.reason)
         reason = "; ".join(dict.fromkeys((others.reason, own.reason)))
-        return replace(others, reason=reason, kind=ALONE if self.enough else others.kind)
+        return replace(others, reason=reason, kind=alone(self.inputs.classifier) if self.enough else others.kind)
 
     def _trained(self, recipe: TwinRecipe) -> Twins:
         """Twins by one recipe, from the store if they are there."""
@@ -142,7 +142,7 @@ class ReferenceTwins:
     @property
     def nothing(self) -> str:
         """Why nothing is known of clean models, not even how their classes differ from each other; empty if it is."""
-        return "" if self.twins.classifiers or self.twins.kind == ALONE else self.twins.reason
+        return "" if self.twins.classifiers or self.twins.kind in ALONE else self.twins.reason
 
     @property
     def missing(self) -> str:

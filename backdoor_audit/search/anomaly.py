@@ -44,7 +44,7 @@ _SCHEMA = {
         "classes": {"type": "integer", "minimum": 2},
         "models": {"type": "integer", "minimum": 1},
         "source": {"type": "string"},
-        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library", "alone"]},
+        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library", "alone_plain", "alone_normalised"]},
         "spreads": {
             "type": "object",
             "additionalProperties": {
@@ -165,7 +165,7 @@ class SteeringNull:
     @property
     def alone(self) -> bool:
         """Whether it was measured without twins, so that an index by it needs none."""
-        return self.twins == "alone"
+        return self.twins.startswith("alone")
 
     def p_value(self, detector: str, deviation: float, classes: int) -> float:
         """The share of clean models with that many classes in which some class is steered at least this far."""
@@ -194,8 +194,9 @@ class SteeringNull:
 
     def _at(self, detector: str, classes: int) -> tuple[float, float]:
         location, scale = self.fits[detector]
-        more = 0.0 if detector in ONE_ROW else math.log(classes / self.classes)
-        return location + scale * more + self.growth.get(detector, 0.0) * max(more, 0.0), scale
+        more = math.log(classes / self.classes)
+        extremes = 0.0 if detector in ONE_ROW else scale * more
+        return location + extremes + self.growth.get(detector, 0.0) * max(more, 0.0), scale
 
     @classmethod
     def fit(

@@ -32,10 +32,11 @@ from backdoor_audit.store import Packed
 OWN = "own"
 """In place of a name of `NETWORKS`: the architecture of the audited network."""
 
-ALONE = "alone"
-"""No twins, where there could be none that know the classes: the classes of the audited network stand beside each other alone."""
+ALONE = ("alone_plain", "alone_normalised")
+"""No twins, where there could be none that know the classes: the classes of the audited network stand beside each other alone, of
+one without layers that normalise or with such layers."""
 
-KINDS = ("plain_grey", "plain_colour", "normalised", "library", ALONE)
+KINDS = ("plain_grey", "plain_colour", "normalised", "library", *ALONE)
 """Twins of the audited network's own architecture, without layers that normalise (for grey or for colour images) or with such
 layers, our own small networks, and none.
 
@@ -49,15 +50,25 @@ _LEAST_SIDE = 4  # px; two poolings, or one patch of the transformer
 _MIXED_SHARE = 0.85  # of the batches; the last ones are plain images, on which batch norm settles
 
 
+def normalises(classifier: Classifier) -> bool:
+    """Whether a network has layers that normalise."""
+    return any(isinstance(layer, _NORMALISING) for layer in classifier.module.modules())
+
+
+def alone(classifier: Classifier) -> str:
+    """Which of `ALONE` a network without twins is."""
+    return ALONE[normalises(classifier)]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Twins:
     """Clean networks that take the same images as the audited model and score the same classes.
 
     ``accuracies`` are their clean accuracies, each on the images that its twin did not train on. ``reason`` says why there
     are no twins; it is empty when there are. Twins that learned too little leave their accuracies behind. ``seconds`` is
-    the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. Without twins it is `ALONE`
-    where the images are enough to compare the classes of the audited network with each other. ``instead`` says why there are
-    none of the architecture's own. ``source`` is the file that they come from; empty if this run trained them.
+    the wall time of the training. ``kind`` is one of `KINDS`; indices of each are calibrated apart. Without twins it is one of
+    `ALONE` where the images are enough to compare the classes of the audited network with each other. ``instead`` says why there
+    are none of the architecture's own. ``source`` is the file that they come from; empty if this run trained them.
     """
 
     classifiers: tuple[Classifier, ...]
@@ -71,7 +82,7 @@ class Twins:
     @property
     def described(self) -> str:
         """Which twins there are, for the record."""
-        if self.kind == ALONE:
+        if self.kind in ALONE:
             return f"no twins ({self.reason}): the classes stand beside each other alone"
         each = ", ".join(
             f"{twin.architecture} {accuracy:.2f}"
@@ -207,7 +218,7 @@ class TwinRecipe:
         """Which of `KINDS` its twins of a model are."""
         if OWN not in self.architectures or like is None:
             return "library"
-        if any(isinstance(layer, _NORMALISING) for layer in like.module.modules()):
+        if normalises(like):
             return "normalised"
         return "plain_grey" if like.image_shape[0] == 1 else "plain_colour"
 

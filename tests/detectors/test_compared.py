@@ -1,6 +1,7 @@
 """A search beside reference twins: when it is done again, and what comes of that."""
 
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.subjects.detections import Shown, margin_row, size_row
 
 NULL = SteeringNull({"made_up": (1.0, 0.1)}, classes=2, models=20, source="twenty hand-made models", twins="library")
 NATURAL = Natural(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 1), 1)
-SUBJECT = Subject(None, "search set", "held out")
+SUBJECT = Subject(SimpleNamespace(num_classes=2), "search set", "held out")
 
 
 @dataclass
@@ -112,7 +113,7 @@ def test_two_searches_are_averaged_row_by_row():
         4, deviation=4.0, excess=1.0, margin=2.0, success_val=0.6, image_passes=5, unconverged="no gradient"
     )
     second = replace(first, scores=[other, *rows[1:]], unconverged="moving")
-    both = averaged([first, second], NULL)
+    both = averaged([first, second], NULL, 3)
     measured = both.scores[0].measured
     assert (measured.deviation, measured.excess, measured.margin) == (5.0, 2.0, 1.5)
     assert both.scores[0].success_val == pytest.approx(0.7)

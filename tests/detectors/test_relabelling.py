@@ -80,7 +80,7 @@ def test_without_twins_there_is_no_answer_but_what_was_reached_is_told():
 
 
 def test_without_twins_what_is_reached_counts_where_the_null_was_measured_so():
-    alone = replace(NULL, twins="alone")
+    alone = replace(NULL, twins="alone_plain")
     found = RELABELLING.look(subject(permuting()), None, alone, generator=seeded(2))
     (row,) = found.scores
     assert found.inconclusive == ""
@@ -99,3 +99,6 @@ def test_a_model_that_hides_its_gradients_was_not_searched_and_does_not_pass(nat
 
 def test_an_index_does_not_depend_on_the_number_of_classes():
     assert NULL.index("relabelling", 0.2, CLASSES) == NULL.index("relabelling", 0.2, 1000)
+    growing = replace(NULL, growth={"relabelling": 0.1})
+    assert growing.index("relabelling", 0.2, 5) == NULL.index("relabelling", 0.2, 5)
+    assert growing.index("relabelling", 0.2, 100) < NULL.index("relabelling", 0.2, 100)

@@ -30,7 +30,7 @@ from tests.subjects import (
 )
 
 NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")
-ALONE = replace(NULL, twins="alone")
+ALONE = replace(NULL, twins="alone_plain")
 STEPS = 12
 ADDITIVE = UniversalPerturbation(probe=Steering(family=Additive(strength=0.1), steps=STEPS, batch_size=16))
 LAST = 0.2  # brightness of the last column, which the backdoor reads: a change can make it darker and brighter

@@ -14,7 +14,6 @@ from backdoor_audit.properties import PROPERTIES
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.anomaly import shipped_null
-from backdoor_audit.search.twins import ALONE
 from backdoor_audit.store import Store
 from tests.subjects import row_images, row_reader
 
@@ -34,9 +33,9 @@ def run_of(folder: Path, images: CleanSet) -> Run:
 
 def test_classes_stand_beside_each_other_where_no_twin_can_be_trained(tmp_path: Path) -> None:
     reference = run_of(tmp_path, few_of_one_class(40)).reference
-    assert (reference.twins.kind, reference.twins.classifiers) == (ALONE, ())
+    assert (reference.twins.kind, reference.twins.classifiers) == ("alone_plain", ())
     assert (reference.nothing, reference.missing) == ("", "")
-    assert reference.null == shipped_null(ALONE)
+    assert reference.null == shipped_null("alone_plain")
     assert reference.natural(DETECTORS[1]) is None  # type: ignore[arg-type]
     assert "5 has 3: the classes stand beside each other alone" in reference.twins.described.replace(")", "")
 
@@ -59,5 +58,6 @@ def test_the_null_of_a_file_must_have_been_measured_without_twins_as_well(
     run = run_of(tmp_path, few_of_one_class(40))
     monkeypatch.setitem(vars(run.reference), "own_null", shipped_null("library"))
     assert (
-        "was measured beside twins of the kind library, this model has twins of the kind alone" in run.reference.missing
+        "was measured beside twins of the kind library, this model has twins of the kind alone_plain"
+        in run.reference.missing
     )
