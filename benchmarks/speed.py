@@ -65,13 +65,13 @@ class Strided(nn.Module):
         return logits
 
 
-def subject(classes: int, side: int) -> Subject:
-    """A classifier that knows each of so many kinds of images by their mean features, and images of every kind in both halves."""
+def subject(classes: int, side: int, images: int = IMAGES) -> Subject:
+    """A classifier that knows each of so many kinds of images by their mean features, and ``images`` in two halves, in turn."""
     torch.manual_seed(0)
     channels = 1 if side == 28 else 3
     patterns = torch.rand(classes, channels, 8, 8)
     network = Strided(channels, classes).eval()
-    halves = [_images(patterns, side, seed) for seed in (0, 1)]
+    halves = [_images(patterns, side, images // 2, seed) for seed in (0, 1)]
     with torch.no_grad():
         means = network.features(_tiled(patterns, side))
         centred = means - means.mean(dim=0)
@@ -86,9 +86,9 @@ def _tiled(patterns: Tensor, side: int) -> Tensor:
     return patterns.repeat(1, 1, times, times)[:, :, :side, :side]
 
 
-def _images(patterns: Tensor, side: int, seed: int) -> CleanSet:
+def _images(patterns: Tensor, side: int, count: int, seed: int) -> CleanSet:
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(IMAGES // 2) * 7919 % len(patterns)
+    labels = torch.arange(count) * 7919 % len(patterns)
     images = torch.empty(len(labels), patterns.shape[1], side, side)
     for number, label in enumerate(labels.tolist()):
         plain = _tiled(patterns[label : label + 1], side)[0]

@@ -27,9 +27,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from backdoor_audit.plugin.pace import Pace
-from benchmarks.speed import Strided, subject
+from benchmarks.speed import IMAGES, Strided, subject
 
 _OUT, _SHAPE = "WHOLE_OUT", "WHOLE_SHAPE"
+_PER_CLASS = 2  # images, one to search and one held out
 _watching: list[Pace] = []
 
 
@@ -43,7 +44,8 @@ def measured(classes: int, side: int, options: tuple[str, ...] = ()) -> dict[str
     """What one run of the gate took."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        looked = subject(classes, side)
+        count = max(IMAGES, _PER_CLASS * classes)
+        looked = subject(classes, side, count)
         halves = (looked.search_set, looked.held_out)
         images = torch.cat([half.images for half in halves])
         np.savez(
@@ -53,7 +55,12 @@ def measured(classes: int, side: int, options: tuple[str, ...] = ()) -> dict[str
         )
         state = looked.classifier.module.state_dict()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-        given = ["--audit-model=model.safetensors", "--audit-data=images.npz", "--audit-arch=benchmarks.whole:network"]
+        given = [
+            "--audit-model=model.safetensors",
+            "--audit-data=images.npz",
+            "--audit-arch=benchmarks.whole:network",
+            f"--audit-max-images={count}",
+        ]
         paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,

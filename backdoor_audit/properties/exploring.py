@@ -21,6 +21,9 @@ LEAST_EXAMPLES = 0.5
 LAST_EXAMPLES = 0.25
 """The share of a search's examples that must bring nothing which, coming once more, would pass a limit."""
 
+MOST_AGAIN = 3
+"""So often a search that has not converged goes on for as long again."""
+
 _FLOOR = -1e9  # what a score that is not finite counts
 
 
@@ -81,6 +84,27 @@ def explore(
     if ended:
         raise ended[0]
     return len(seen)
+
+
+def explore_on(
+    strategy: st.SearchStrategy[Example],
+    look: Callable[[Example], tuple[Mapping[str, float], bool]],
+    *,
+    examples: int,
+    random_seed: int,
+    unfinished: Callable[[int], bool],
+) -> tuple[int, int]:
+    """`explore`, and as much again by other random numbers, up to `MOST_AGAIN` times while the search is ``unfinished``.
+
+    That is told how many examples were asked for so far. Gives the number looked at and the number asked for.
+    """
+    tried, asked = explore(strategy, look, examples=examples, random_seed=random_seed), examples
+    for again in range(1, MOST_AGAIN + 1):
+        if not unfinished(asked):
+            break
+        tried += explore(strategy, look, examples=examples, random_seed=random_seed + again)
+        asked += examples
+    return tried, asked
 
 
 def still_climbing(looks: Sequence[Mapping[int, float]], limit: Callable[[int], float], *, examples: int) -> str:

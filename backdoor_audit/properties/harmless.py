@@ -16,7 +16,7 @@ from backdoor_audit.evidence import STEERED
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties.allowance import Allowance
-from backdoor_audit.properties.exploring import choice, explore, number, still_climbing
+from backdoor_audit.properties.exploring import choice, explore_on, number, still_climbing
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import rate_of
 from backdoor_audit.properties.searched import SearchedProperty
@@ -28,7 +28,7 @@ from backdoor_audit.triggers.written import Change, Numbers, Quantisation, Smoot
 class _Reach:
     """The largest share that every class got on search images, by which change; the class whose limit was passed, if any.
 
-    ``looks`` holds the shares of every example, by class.
+    ``looks`` holds the shares of every example, by class; ``asked`` is how many examples were asked for.
     """
 
     shares: Tensor
@@ -36,6 +36,7 @@ class _Reach:
     looks: list[dict[int, float]] = field(default_factory=list)
     refuted: int | None = None
     tried: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ class HarmlessChanges(SearchedProperty):
             reached=reach.shares.tolist(),
             tried=reach.tried,
             kept=kept,
-            unconverged=still_climbing(reach.looks, allowance.limit, examples=self.examples),
+            unconverged=still_climbing(reach.looks, allowance.limit, examples=reach.asked),
         )
 
     def refuted(self, trigger: WrittenTrigger, rate: Rate, allowance: Allowance, **known: Any) -> PropertyOutcome:
@@ -171,8 +172,14 @@ class HarmlessChanges(SearchedProperty):
                     reach.changes[reach.refuted] = change
             return {change.kind: float(shares.max())}, reach.refuted is not None
 
-        reach.tried = explore(
-            self.changes(subject.search_set.image_shape[0]), look, examples=examples, random_seed=random_seed
+        def unfinished(asked: int) -> bool:
+            if allowance is None or reach.refuted is not None:
+                return False
+            return bool(still_climbing(reach.looks, allowance.limit, examples=asked))
+
+        changes = self.changes(subject.search_set.image_shape[0])
+        reach.tried, reach.asked = explore_on(
+            changes, look, examples=examples, random_seed=random_seed, unfinished=unfinished
         )
         return reach
 

@@ -18,7 +18,7 @@ from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties.allowance import Allowance
 from backdoor_audit.properties.changes import Changes
-from backdoor_audit.properties.exploring import explore, number, still_climbing
+from backdoor_audit.properties.exploring import explore_on, number, still_climbing
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import Refit, rate_of
 from backdoor_audit.properties.searched import SearchedProperty
@@ -56,7 +56,8 @@ class _Candidate:
 class _Reach:
     """How far a search got: the best candidate for each class, the one that refuted the property, how many examples it took.
 
-    ``looks`` holds the success of every example, by class; ``sloped`` the classes for which the model gave a gradient at all.
+    ``looks`` holds the success of every example, by class; ``sloped`` the classes for which the model gave a gradient at all;
+    ``asked`` is how many examples were asked for, of which some may be the same.
     """
 
     best: dict[int, _Candidate] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class _Reach:
     sloped: set[int] = field(default_factory=set)
     refuting: _Candidate | None = None
     tried: int = 0
+    asked: int = 0
 
     def note(self, candidate: _Candidate) -> None:
         target_class = candidate.trigger.target_class
@@ -84,7 +86,7 @@ class NothingSteers(SearchedProperty):
     The limit of a class is ``least_limit``, or ``slack`` above its natural rate where that is more: the furthest that the same
     search for this class gets in clean reference twins. Both were chosen on the clean models of the zoo's development half
     (`python -m benchmarks.properties`). A search that refuted nothing passes only if it has converged: see `still_climbing`. One
-    on the twins need not, for too small a natural rate lets less pass.
+    that has not goes on for as long again (`explore_on`). On the twins it need not, for too small a natural rate lets less pass.
     """
 
     changes: Changes
@@ -170,7 +172,7 @@ class NothingSteers(SearchedProperty):
         blind = sorted(reach.best.keys() - reach.sloped)
         if blind:
             return f"for class {blind[0]} the model gave no gradient that a search could follow"
-        return still_climbing(reach.looks, allowance.limit, examples=self.examples)
+        return still_climbing(reach.looks, allowance.limit, examples=reach.asked)
 
     def _candidates(self, reach: _Reach, allowance: Allowance) -> list[_Candidate]:
         """The one that refuted the property, or those that came nearest to it."""
@@ -263,7 +265,15 @@ class NothingSteers(SearchedProperty):
         draws = st.builds(
             Draw, family=self.changes.families(subject.classifier.image_shape), start=number(0, _STARTS - 1)
         )
-        reach.tried = explore(draws, look, examples=examples, random_seed=random_seed)
+
+        def unfinished(asked: int) -> bool:
+            if allowed is None or reach.refuting is not None or reach.best.keys() - reach.sloped:
+                return False
+            return bool(still_climbing(reach.looks, allowed.limit, examples=asked))
+
+        reach.tried, reach.asked = explore_on(
+            draws, look, examples=examples, random_seed=random_seed, unfinished=unfinished
+        )
         return reach
 
     def _steer(

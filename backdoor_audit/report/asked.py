@@ -39,6 +39,12 @@ def own_limits(record: Record) -> str:
     )
 
 
+def compared_with(record: Record) -> str:
+    """What the classes of the model were compared with: which twins, or why there were none; empty where nothing was compared."""
+    told = (str(entry.get("reference") or "").partition("; ")[2] for entry in record.detections)
+    return next(filter(None, told), "")
+
+
 def groups(record: Record) -> list[Group]:
     """Every group of items in the order of the run: what it asks, and how its items ended."""
     ended = {finding.audit: finding.verdict.value for finding in record.findings}

@@ -9,6 +9,7 @@ from typing import Any
 
 from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.asked import compared_with
 from backdoor_audit.report.naming import INDEX, class_name
 from backdoor_audit.report.null_chart import CleanModels, null_chart
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
@@ -30,6 +31,7 @@ class Certainty:
     far: str
     agreement: Sequence[tuple[str, str]]
     rates: Sequence[str]
+    compared: str
 
 
 def certainty(record: Record, prefix: str) -> Certainty:
@@ -51,6 +53,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
         far=far,
         agreement=_agreement(record, top),
         rates=record.rates or ["how often this audit is right with these settings is not known"],
+        compared=compared_with(record),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
-from backdoor_audit.report.asked import own_limits
+from backdoor_audit.report.asked import compared_with, own_limits
 from backdoor_audit.report.next_step import next_step
 from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.weighed import Weighed, evidence, remedies, skipped, trigger_sentence
@@ -65,8 +65,9 @@ def _evidence(record: Record, columns: int) -> list[Line]:
     if sight or record.detections or own_limits(record):
         lines += [("", {}), ("What this verdict rests on:", {})]
     others = [f"parts of other packages: {text}" for text in [other_parts(record)] if text]
+    beside = [f"compared with: {text}" for text in [compared_with(record)] if text]
     changed = [f"limits of your own: {text}" for text in [own_limits(record)] if text]
-    for text in (*sight, *changed, *_searches(record), *others):
+    for text in (*sight, *beside, *changed, *_searches(record), *others):
         lines += _wrapped(text, columns, "  ")
     return lines
 

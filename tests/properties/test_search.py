@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdoor_audit.errors import BudgetSpentError
-from backdoor_audit.properties.exploring import choice, explore, number, scaled, still_climbing
+from backdoor_audit.properties.exploring import MOST_AGAIN, choice, explore, explore_on, number, scaled, still_climbing
 from tests.subjects import quick
 
 
@@ -177,3 +177,23 @@ def test_one_option_needs_no_bits():
 
 def all_bits(width):
     return [tuple(bool(value >> at & 1) for at in range(width)) for value in range(2**width)]
+
+
+@pytest.mark.parametrize(("rounds", "asked"), [(0, 10), (1, 20), (9, 10 * (1 + MOST_AGAIN))])
+def test_a_search_that_has_not_ended_goes_on_by_other_random_numbers(rounds, asked):
+    seen, told = [], []
+
+    def look(example):
+        seen.append(example)
+        return {"value": float(example)}, False
+
+    def unfinished(count):
+        told.append(count)
+        return len(told) <= rounds
+
+    found = explore_on(number(0, 10**6), look, examples=10, random_seed=5, unfinished=unfinished)
+    assert found == (len(seen), asked)
+    assert told == [10 * (entry + 1) for entry in range(min(rounds + 1, MOST_AGAIN))]
+    once = []
+    explore(number(0, 10**6), lambda example: (once.append(example), ({}, False))[1], examples=10, random_seed=5)
+    assert len(set(seen) - set(once)) >= 5 * min(rounds, MOST_AGAIN)

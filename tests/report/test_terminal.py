@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.html import page
 from backdoor_audit.report.markdown import markdown
 from backdoor_audit.report.terminal import WIDEST, headline, last_line, summary_lines
+from tests.subjects.whole_records import whole_record
 
 BASELINE = {"file": "v1.json", "verdict": "fail"}
 
@@ -154,3 +156,15 @@ def test_limits_that_somebody_has_changed_stand_beside_the_shipped_ones() -> Non
     assert f"L{told[1:]}".replace("_", r"\_") in markdown(changed)
     usual = record(finding(Verdict.PASS), settings={"limits": asdict(shipped_limits())})
     assert "of your own" not in "".join(line for line, _ in summary_lines(usual)) + markdown(usual)
+
+
+def test_what_the_classes_were_compared_with_is_told() -> None:
+    nothing, alone = "", "no twins (too few images): the classes stand beside each other alone"
+    plain = whole_record(5, findings=[finding(Verdict.PASS)])
+    assert "compared with" not in "".join(line for line, _ in summary_lines(plain))
+    for told in (nothing, alone):
+        reference = f"61 clean models; {told}" if told else ""
+        shown = replace(plain, detections=[{**entry, "reference": reference} for entry in plain.detections])
+        text = " ".join(line.strip() for line, _ in summary_lines(shown))
+        assert (f"compared with: {alone}" in text) == bool(told)
+        assert (alone in page({"audit.json": shown})) == bool(told)
