@@ -324,7 +324,11 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=Path, default=None, help="gather the rows of several calls in this file (JSON lines)"
     )
-    parser.add_argument("--write", action="store_true", help="write results/verdicts.json, the rows in brief")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write results/verdicts.json, or with --alone verdicts_alone.json: the rows in brief",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_rows(options.rows)
@@ -351,11 +355,11 @@ def main() -> None:
     rows = [row for row in rows if row["seed"] == options.seed]
     print("\n".join(table(rows)))
     if options.write:
-        write(rows)
+        write(rows, "verdicts_alone.json" if options.alone else "verdicts.json")
 
 
-def write(rows: Sequence[Row]) -> None:
-    """Write ``results/verdicts.json``: the rows in brief."""
+def write(rows: Sequence[Row], name: str) -> None:
+    """Write a file in ``results``: the rows in brief."""
     brief = [
         {
             **{key: row[key] for key in ("name", "maker", "half", "data", "architecture", "attack", "rule", "targets")},
@@ -369,7 +373,7 @@ def write(rows: Sequence[Row]) -> None:
     command = "python -m benchmarks.verdicts"
     RESULTS.mkdir(exist_ok=True)
     text = ",\n".join(json.dumps(entry) for entry in brief)
-    (RESULTS / "verdicts.json").write_text(f'{{"command": "{command}", "models": [\n{text}\n]}}\n')
+    (RESULTS / name).write_text(f'{{"command": "{command}", "models": [\n{text}\n]}}\n')
 
 
 def read_rows(file: Path | None) -> list[Row]:
