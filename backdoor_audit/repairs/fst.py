@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import cosine, descend, mixed_targets
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
+from backdoor_audit.repairs.steady import steadily
 from backdoor_audit.triggers.trigger import AnyTrigger
+
+_LEAST_AGREEMENT = 0.5  # with the audited model; a new last layer changes more answers than other repairs do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,41 +53,50 @@ class FeatureShiftTuning:
         head = subject.classifier.layers().head
         if head is None:
             return not_applicable(self, trigger, "this network does not end in a linear layer")
-        repaired = subject.classifier.copy()
-        layer = repaired.module.get_submodule(head)
-        assert isinstance(layer, nn.Linear)
-        weight, before = layer.weight, layer.weight.detach().clone()
-        _draw_anew(layer, generator)
+        before, augmentation = _layer(subject.classifier, head).weight.detach().clone(), augmentation_of(self, subject)
 
-        def backward(images: Tensor, labels: Tensor) -> None:
-            wanted = mixed_targets(subject.classifier, images, labels, self.own_answers)
-            loss = functional.cross_entropy(repaired(images), wanted)
-            (loss + self.alpha * functional.cosine_similarity(weight.flatten(), before.flatten(), dim=0)).backward()
+        def train(copy: Classifier, longest: float) -> None:
+            weight = _layer(copy, head).weight
+            _draw_anew(_layer(copy, head), generator)
 
-        @torch.no_grad()
-        def rescale() -> None:
-            weight.mul_(before.norm() / weight.norm().clamp_min(1e-12))
+            def backward(images: Tensor, labels: Tensor) -> None:
+                wanted = mixed_targets(subject.classifier, images, labels, self.own_answers)
+                loss = functional.cross_entropy(copy(images), wanted)
+                (loss + self.alpha * functional.cosine_similarity(weight.flatten(), before.flatten(), dim=0)).backward()
 
-        descend(
-            repaired,
-            subject.search_set,
-            backward,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            factor=cosine,
-            batch_size=self.batch_size,
-            weight_decay=0.0,
-            nesterov=False,
-            augmentation=augmentation_of(self, subject),
-            generator=generator,
-            after_step=rescale,
-        )
-        turned = float(functional.cosine_similarity(weight.flatten(), before.flatten(), dim=0))
+            @torch.no_grad()
+            def rescale() -> None:
+                weight.mul_(before.norm() / weight.norm().clamp_min(1e-12))
+
+            descend(
+                copy,
+                subject.search_set,
+                backward,
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                factor=cosine,
+                batch_size=self.batch_size,
+                weight_decay=0.0,
+                nesterov=False,
+                augmentation=augmentation,
+                generator=generator,
+                after_step=rescale,
+                longest=longest,
+            )
+
+        repaired, how = steadily(subject, train, least=_LEAST_AGREEMENT)
+        turned = float(functional.cosine_similarity(_layer(repaired, head).weight.flatten(), before.flatten(), dim=0))
         note = (
             f"{self.epochs} epochs over {len(subject.search_set)} clean images with a new layer {head!r}; cosine to the old one "
-            f"{turned:.2f}"
+            f"{turned:.2f}{how}"
         )
         return reported(self, subject, repaired, trigger, note=note)
+
+
+def _layer(classifier: Classifier, head: str) -> nn.Linear:
+    layer = classifier.module.get_submodule(head)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 @torch.no_grad()

@@ -18,12 +18,12 @@ Train = Callable[[Classifier, float], None]
 """Trains a copy of the audited model in place, with gradients of so much length at most."""
 
 
-def steadily(subject: Subject, train: Train) -> tuple[Classifier, str]:
+def steadily(subject: Subject, train: Train, *, least: float = LEAST_AGREEMENT) -> tuple[Classifier, str]:
     """A trained copy of the subject's model, and a few words on how, for a note; empty where nothing had to be shortened.
 
     A learning rate that suits networks with batch norm destroys many without, above all those that were trained for long: from
-    there no repair comes back. So a copy that answers the clean images of the search set otherwise than before, more than one of
-    five, is trained anew from the beginning. If all do, the one that agrees most is taken.
+    there no repair comes back. So a copy that answers fewer than ``least`` of the clean images of the search set as before is
+    trained anew from the beginning. If all do, the one that agrees most is taken.
     """
     images = subject.search_set.images
     before = subject.classifier.predict(images)
@@ -32,7 +32,7 @@ def steadily(subject: Subject, train: Train) -> tuple[Classifier, str]:
         copy = subject.classifier.copy()
         train(copy, longest)
         found.append((float((copy.predict(images) == before).float().mean()), copy, longest))
-        if found[-1][0] >= LEAST_AGREEMENT:
+        if found[-1][0] >= least:
             break
-    _, best, longest = found[-1] if found[-1][0] >= LEAST_AGREEMENT else max(found, key=lambda entry: entry[0])
+    _, best, longest = found[-1] if found[-1][0] >= least else max(found, key=lambda entry: entry[0])
     return best, "" if longest == math.inf else f", gradients shortened to {longest:g}"
