@@ -37,7 +37,6 @@ WHICH = {
 }
 FITTED = 10  # classes
 LEAST = 10  # models
-FEW = 30
 
 
 def compared(row: Row) -> list[Detection]:
@@ -48,16 +47,14 @@ def compared(row: Row) -> list[Detection]:
 def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
     """The distribution from clean models with twins of one kind.
 
-    A tail fitted to a few models is too light: with fewer than `FEW`, no cut is below that of small networks with batch norm
-    beside twins of ours, which differ least.
+    A tail fitted to some dozens of models is too light: no cut is below that of small networks with batch norm beside twins of
+    ours, which was measured before an excess had a weight. Those that are left out of a fit are judged by the same rule.
     """
     makers = {"strangers": "published by other people", "zoo": "of the zoo", "population": "of its population"}
     counts = {maker: sum(row["maker"] == maker for row in rows) for maker in makers}
     parts = [f"{count} {makers[maker]}" for maker, count in counts.items() if count]
     source = f"{len(rows)} clean models ({', '.join(parts)})"
     null = fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
-    if len(rows) >= FEW:
-        return null
     floor = shipped_null("library")
     fits = {
         name: max((null, floor), key=lambda entry, name=name: entry.cut(name, FITTED)).fits[name]  # type: ignore[misc]

@@ -31,18 +31,17 @@ from backdoor_audit.store import Store
 from benchmarks.jobs import finished
 from benchmarks.measured import Candidate
 from benchmarks.verdicts import candidates, read_rows
+from benchmarks.zoo.data import audited_and_held_out
 
 GIVEN, MEASURED = 1000, 4000  # images to repair with, and at most so many to measure on
 
 Row = dict[str, Any]
 
 
-def harmed(candidate: Candidate) -> Row:
+def harmed(candidate: Candidate, root: Path) -> Row:
     """What a repair of this clean model costs."""
     began = time.perf_counter()
-    images = candidate.images()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
-    given, unseen = (_chosen(images, part) for part in (order[:GIVEN], order[GIVEN : GIVEN + MEASURED]))
+    given, unseen = _halves(candidate, root)
     run = candidate.run()
     found = run.found(NeuralCleanse())
     easiest = max(found.scores, key=lambda row: row.index or 0.0)
@@ -78,6 +77,16 @@ def harmed(candidate: Candidate) -> Row:
     return {**row, "method": taken.method, "before": before, "after": after, "lost": before - after, "n": len(unseen)}
 
 
+def _halves(candidate: Candidate, root: Path) -> tuple[CleanSet, CleanSet]:
+    """Test images to repair with, and others to measure on."""
+    if candidate.maker != "strangers":
+        given, others = audited_and_held_out(candidate.data, root)
+        return given, others.sample(MEASURED, 0)
+    images = candidate.images()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
+    return _chosen(images, order[:GIVEN]), _chosen(images, order[GIVEN : GIVEN + MEASURED])
+
+
 def _chosen(images: CleanSet, numbers: torch.Tensor) -> CleanSet:
     return CleanSet(images.images[numbers], images.labels[numbers], images.class_names, images.source)
 
@@ -86,7 +95,7 @@ def work(name: str, *, models: str, root: Path) -> Row:
     """One model by its name, in a worker process."""
     candidate = next(entry for entry in candidates(models, root) if entry.name == name)
     try:
-        return harmed(candidate)
+        return harmed(candidate, root)
     except AuditError as error:
         return {"name": name, "maker": candidate.maker, "architecture": candidate.architecture, "refused": str(error)}
 
