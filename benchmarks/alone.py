@@ -28,12 +28,8 @@ def alone(row: Row, relabelling: Row) -> Row:
         name: {**part, "scores": _scores(part["scores"], floors[name])} if name in floors else part
         for name, part in row["detectors"].items()
     }
-    return {
-        **row,
-        "twins": ALONE[row["twins"] == "normalised"],
-        "twin_accuracy": [],
-        "detectors": {**parts, "relabelling": relabelling},
-    }
+    kind, found = ALONE[row["twins"] == "normalised"], {**parts, "relabelling": relabelling}
+    return {**row, "twins": kind, "twin_accuracy": [], "detectors": found, "properties": {}}  # those had asked twins
 
 
 def _scores(scores: list[Row], floor: float) -> list[Row]:

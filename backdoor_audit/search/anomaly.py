@@ -178,9 +178,9 @@ class SteeringNull:
         return CALIBRATED_LIMIT * deviation / self.cut(detector, classes)
 
     def usual_spread(self, detector: str, classes: int) -> float:
-        """The largest spread of the classes that counts as usual: half more than clean models have shown; 0 if none has."""
+        """The largest spread of the classes that counts as usual: twice what clean models have shown; 0 if none has."""
         few, any_number = self.spreads.get(detector, (0.0, 0.0))
-        return 1.5 * (few if classes <= self.classes else any_number)
+        return 2.0 * (few if classes <= self.classes else any_number)
 
     def cut(self, detector: str, classes: int) -> float:
         """The deviation whose p-value is one detector's share of the run's false alarms, and no less than `LEAST_DEVIATION`."""

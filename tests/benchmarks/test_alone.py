@@ -33,6 +33,7 @@ def row(name: str, twins: str) -> dict[str, object]:
         "name": name,
         "twins": twins,
         "twin_accuracy": [0.9],
+        "properties": {"harmless": {"verdict": "fail"}},
         "detectors": {"smooth": {**part, "scores": scores}, "relabelling": {**part, "scores": [{"margin": 0.5}]}},
     }
 
@@ -48,6 +49,7 @@ def test_what_was_natural_counts_again(twins: str, kind: str) -> None:
     assert scores[4]["deviation"] == pytest.approx(27 / (spread**2 + 0.3**2) ** 0.5, abs=1e-4)
     assert not {"natural_margin", "natural_success", "index", "p_value"} & scores[4].keys()
     assert told["detectors"]["relabelling"] == again
+    assert told["properties"] == {}
 
 
 def test_only_models_whose_relabelling_was_measured_again_are_told(

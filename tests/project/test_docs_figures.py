@@ -83,9 +83,21 @@ def test_models_that_no_calibration_has_seen() -> None:
     right = sum(bool(found & wanted) for found, wanted in zip(named, asked_for, strict=True))
     others = sum(bool(found - wanted) for found, wanted in zip(named, asked_for, strict=True))
     assert f"{right} of {len(stopped)} with the right class and {others} with a wrong one" in squeezed(DETECTION)
-    assert right == len(stopped)
+    assert f"right class {right} of {len(stopped)}" in README
     for data in ("fmnist", "cifar10"):
-        some = [entry for entry in hidden if entry["data"] == data]
+        some = [entry for entry in hidden if entry["data"] == data and entry["maker"] == "zoo"]
+        assert told(sum(bool(entry["stopped"]) for entry in some), len(some)) in DETECTION
+
+
+def test_models_without_twins() -> None:
+    models = stored(RESULTS / "verdicts_alone.json")["models"]
+    many = [entry for entry in models if entry["data"] in ("gtsrb", "joined")]
+    for some in (
+        [entry for entry in many if not entry["attack"]],
+        [entry for entry in many if not entry["attack"] and entry["half"] == "report"],
+        [entry for entry in many if entry["attack"]],
+        [entry for entry in models if entry["attack"] and entry["maker"] == "zoo" and entry not in many],
+    ):
         assert told(sum(bool(entry["stopped"]) for entry in some), len(some)) in DETECTION
 
 
