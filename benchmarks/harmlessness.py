@@ -29,7 +29,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair
 from backdoor_audit.store import Store
 from benchmarks.jobs import finished
-from benchmarks.measured import Candidate
+from benchmarks.measured import RESULTS, Candidate
 from benchmarks.verdicts import candidates, read_rows
 from benchmarks.zoo.data import audited_and_held_out
 
@@ -110,12 +110,18 @@ def table(rows: list[Row]) -> str:
             cells = (row["refused"], "", "", "")
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     for maker in sorted({row["maker"] for row in rows}):
-        lost = [100 * row["lost"] for row in rows if row["maker"] == maker and "lost" in row]
-        left = sum(row["maker"] == maker and "lost" not in row for row in rows)
-        if lost:
-            told = f"mean {statistics.mean(lost):.2f}, worst {max(lost):.2f} points of {len(lost)} models"
-            lines.append(f"{maker}: {told}" + (f"; of {left} nothing was written" if left else ""))
+        lines.append(f"{maker}: {summary([row for row in rows if row['maker'] == maker])}")
     return "\n".join(lines)
+
+
+def summary(rows: list[Row]) -> str:
+    """Mean and worst loss in words, and of how many models nothing was written."""
+    lost = [100 * row["lost"] for row in rows if "lost" in row]
+    if not lost:
+        return f"of {len(rows)} nothing was written"
+    told = f"mean {statistics.mean(lost):.2f}, worst {max(lost):.2f} points of {len(lost)} models"
+    left = len(rows) - len(lost)
+    return told + (f"; of {left} nothing was written" if left else "")
 
 
 def main() -> None:
@@ -127,6 +133,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=10, help="so many models at most (default: 10)")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (default: 1)")
     parser.add_argument("--rows", type=Path, default=None, help="gather the rows of several calls (JSON lines)")
+    parser.add_argument("--write", action="store_true", help="write results/harmlessness.json, the rows in brief")
     options = parser.parse_args()
     rows = read_rows(options.rows)
     if options.models:
@@ -140,6 +147,11 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
     print(table(rows))
+    if options.write:
+        brief = [{name: value for name, value in row.items() if name not in ("tried", "seconds")} for row in rows]
+        text = ",\n".join(json.dumps(row) for row in brief)
+        command = "python -m benchmarks.harmlessness"
+        (RESULTS / "harmlessness.json").write_text(f'{{"command": "{command}", "models": [\n{text}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backdoor_audit.model.metrics import Rate
-from benchmarks import speed
+from benchmarks import harmlessness, speed
 from tests.subjects.texts import DOCS, ROOT, text_of
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -99,6 +99,12 @@ def test_models_without_twins() -> None:
         [entry for entry in models if entry["attack"] and entry["maker"] == "zoo" and entry not in many],
     ):
         assert told(sum(bool(entry["stopped"]) for entry in some), len(some)) in DETECTION
+
+
+def test_what_repairs_cost_clean_models() -> None:
+    rows = stored(RESULTS / "harmlessness.json")["models"]
+    for maker in ("strangers", "zoo"):
+        assert harmlessness.summary([row for row in rows if row["maker"] == maker]) in REPAIRS
 
 
 def asked() -> dict[bool, list[dict[str, Any]]]:
