@@ -27,11 +27,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from backdoor_audit.plugin.pace import Pace
+from backdoor_audit.progress import Meter
 from benchmarks.speed import IMAGES, Strided, subject
 
 _OUT, _SHAPE = "WHOLE_OUT", "WHOLE_SHAPE"
 _PER_CLASS = 2  # images, one to search and one held out
 _watching: list[Pace] = []
+_grown: dict[str, int] = {}
 
 
 def network() -> nn.Module:
@@ -99,6 +101,21 @@ def _kept(pace: Pace, *arguments: Any) -> None:
     """Keep what watches over the run."""
     _build(pace, *arguments)
     _watching.append(pace)
+    tell = pace.meter.tell
+
+    def told(meter: Meter) -> None:
+        tell(meter)
+        grown = _peak() - sum(_grown.values())
+        if grown > 0:
+            piece = meter.piece or "beside the searches"
+            _grown[piece] = _grown.get(piece, 0) + grown
+
+    pace.meter.tell = told
+
+
+def _peak() -> int:
+    """Peak memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if _OUT in os.environ:
@@ -115,7 +132,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         "passes": sum(meter.passes.values()),
         "searching": sum(seconds for piece, seconds in meter.seconds.items() if piece),
         "beside": meter.seconds.get("", 0.0),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak": _peak(),
+        "grown": _grown,
     }
     Path(os.environ[_OUT]).write_text(json.dumps(told))
 
@@ -132,7 +150,9 @@ def main() -> None:
     print(f"{options.classes} classes, {options.side} px: exit code {row['exit_code']}, {row['verdict']}")
     print(f"announced {row['announced']}; took {row['seconds']:.0f} s in all, {row['passes']:,.0f} image passes")
     print(f"{share:.1%} of the time lay outside of the searches, {row['beside']:.1f} s")
-    print(f"peak memory {row['peak'] / 1e9:.2f} GB, record {row['record'] / 1e6:.2f} MB")
+    print(f"peak memory {row['peak'] / 1e9:.2f} GB, record {row['record'] / 1e6:.2f} MB; it grew most in")
+    for piece, grown in sorted(row["grown"].items(), key=lambda pair: -pair[1])[:6]:
+        print(f"  {piece}: by {grown / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

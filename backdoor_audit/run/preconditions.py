@@ -17,10 +17,10 @@ from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.evidence import Finding, Verdict, inconclusive
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, own_code
-from backdoor_audit.model.loading import NORMALIZATIONS
 from backdoor_audit.model.metrics import Rate, chance_accuracy, clean_accuracy, standard_error
 from backdoor_audit.printable import printable
 from backdoor_audit.run.class_order import begins_at_one, class_order
+from backdoor_audit.run.input_ranges import alternatives, network_accuracy
 
 MIN_IMAGES = 100  # below this, trigger sizes are mostly noise
 MIN_PER_CLASS = 2  # one to search on, one held out
@@ -243,8 +243,8 @@ def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     images, labels = probe.images.to(classifier.device), probe.labels
     here = _accuracy(classifier, images, labels)
     best, advice = float(here), ""
-    for name, option, inputs in _alternatives(classifier, images):
-        other = _network_accuracy(classifier, inputs, labels)
+    for name, option, fed in alternatives(classifier, images.shape[1]):
+        other = network_accuracy(classifier, images, labels, fed)
         if other > best:
             best, advice = other, f"{name} gives {other:.3f}: pass {option}"
     margin = max(PROBE_GAIN, 3 * math.hypot(standard_error(here, len(labels)), standard_error(best, len(labels))))
@@ -305,7 +305,7 @@ def slow(classifier: Classifier, clean: CleanSet) -> str:
     began = time.perf_counter()
     classifier.logits(batch)
     each = (time.perf_counter() - began) / len(batch)
-    probed = min(len(clean), PROBE_IMAGES) * (3 + len(_alternatives(classifier, batch)))
+    probed = min(len(clean), PROBE_IMAGES) * (3 + len(alternatives(classifier, batch.shape[1])))
     seconds = each * (2 * len(clean) + probed + 2 * min(len(clean), REPEATED_IMAGES) + REPEATS * _SMALL)
     if seconds < _SLOW:
         return ""
@@ -372,28 +372,3 @@ def _standing(module: nn.Module) -> dict[str, object]:
             if type(value) in _PLAIN:
                 standing[f"attribute {name}{'.' * bool(name)}{attribute}"] = value
     return standing
-
-
-def _alternatives(classifier: Classifier, images: Tensor) -> list[tuple[str, str, Tensor]]:
-    """What the network itself would be fed under other usual conventions, with the option that says so."""
-    channels = images.shape[1]
-    offered = [("pixels in 0-255", "--mean=0 --std=0.00392157", images * 255)]
-    for name, (mean, std) in NORMALIZATIONS.items():
-        if len(mean) in (1, channels):
-            view = (1, len(mean), 1, 1)
-            inputs = (images - torch.tensor(mean, device=images.device).view(view)) / torch.tensor(
-                std, device=images.device
-            ).view(view)
-            offered.append((f"the {name} normalisation", f"--normalization={name}", inputs))
-    if channels == 3:
-        configured = (images - classifier._mean) / classifier._std
-        offered.append(("swapping red and blue (BGR)", "a factory that flips the channels", configured.flip(1)))
-    return offered
-
-
-def _network_accuracy(classifier: Classifier, inputs: Tensor, labels: Tensor) -> float:
-    """Accuracy with inputs that bypass the configured normalisation."""
-    undone = inputs * classifier._std + classifier._mean
-    with torch.no_grad():
-        predicted = torch.cat([classifier(batch).argmax(dim=1) for batch in _batches(undone, 250)])
-    return int((predicted.cpu() == labels).sum()) / len(labels)
