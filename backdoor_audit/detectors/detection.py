@@ -149,7 +149,7 @@ class Detection(StoredDetection):
 
 
 def contradicting(beside: Sequence[Detection], target_class: int | None, limits: Limits) -> str:
-    """What speaks against a trigger for this class, in words; empty unless all that compares with reference models does.
+    """What speaks against a trigger for this class, in words; empty unless all that compares with clean models does.
 
     Where the classes of a model differ more than in clean ones, as where many of them are infected, nothing does.
     """
@@ -166,6 +166,6 @@ def contradicting(beside: Sequence[Detection], target_class: int | None, limits:
         return ""
     strongest = max(compared, key=lambda pair: pair[1].index or 0.0)
     return (
-        f"beside reference models the class is no easier to reach than others by any of {len(compared)} kinds of search "
+        f"measured against clean models the class is no easier to reach than others by any of {len(compared)} kinds of search "
         f"(largest index {strongest[1].index or 0.0:.2f}, {strongest[0].detector})"
     )

@@ -97,7 +97,7 @@ class PropertySearches:
         return float(packed.values["rate"])
 
     def outcome(self, name: str) -> PropertyOutcome:
-        """What came of one property; inconclusive without a search if a precondition does not hold, or without twins."""
+        """What came of one property; inconclusive without a search where nothing could be asked."""
         other = next((entry for entry in self.of_others if entry.name == name), None)
         if other is not None:
             return others.outcome_of(self, other)

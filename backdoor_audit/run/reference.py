@@ -87,7 +87,14 @@ class ReferenceTwins:
 
         from_file = partial(Twins.from_file, like=like, device=self.inputs.device)
         if (made := self._made(recipe, {}, from_file)) is not None:
-            return replace(made.proven(self.inputs.clean_set), source=self.inputs.options.twins)
+            if (
+                recipe is LIBRARY and not made.classifiers
+            ):  # such a file is not written: nothing is compared by a word of it
+                raise DataFormatError(
+                    f"{self.inputs.options.twins}: no reference networks in it; make it again with backdoor-audit references"
+                )
+            proven = made.proven(self.inputs.clean_set)
+            return replace(proven, source=self.inputs.options.twins, kind=recipe.kind(like))
         unpack = partial(Twins.unpack, like=like, device=self.inputs.device)
         return self.inputs.store.recall(self.twin_parts(recipe), work, pack=Twins.pack, unpack=unpack)[0]
 

@@ -116,7 +116,7 @@ def test_a_counterexample_that_all_detectors_contradict_is_natural_to_the_model(
     assert bool(run.properties.refuting()) is (verdict is Verdict.FAIL)
     assert (tmp_path / "corpus").exists() is (verdict is Verdict.FAIL)
     if verdict is Verdict.PASS:
-        assert "; but beside reference models the class is no easier to reach" in outcome.finding.reason
+        assert "; but measured against clean models the class is no easier to reach" in outcome.finding.reason
 
 
 def test_a_kept_counterexample_is_held_against_a_model_whatever_detectors_say(options, tmp_path):

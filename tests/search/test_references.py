@@ -147,6 +147,29 @@ def test_twins_that_are_worse_than_they_are_said_to_be_are_refused(tmp_path):
         _ = run_of(PLAIN, tmp_path, twins=str(path)).reference.twins
 
 
+def test_a_file_that_says_there_can_be_no_twins_is_not_believed(tmp_path, no_training):
+    """Without twins the comparison is blunter: a file must not decide that."""
+    likeness = Likeness.of(PLAIN)
+    none = Twins((), (), "too few images", kind="alone_plain").pack()
+    keys = (key(portable(OWN_ARCHITECTURE, likeness.digest)), key(portable(LIBRARY, "")))
+    entries = {name: as_stored(none) for name in keys}
+    path = tmp_path / "t.safetensors"
+    References(IMAGES.fingerprint, COLOURS, 0, entries, [(likeness, "small")]).save(path)
+    with pytest.raises(DataFormatError, match="no reference networks in it; make it again with"):
+        _ = run_of(PLAIN, tmp_path, twins=str(path)).reference.twins
+
+
+@pytest.mark.parametrize("kind", ["alone_plain", "plain_colour", "normalised"])
+def test_a_file_does_not_choose_the_calibration(kind, tmp_path):
+    whole = made(PLAIN)
+    parts = key(portable(OWN_ARCHITECTURE, Likeness.of(PLAIN).digest))
+    packed = whole.entries[parts]
+    forged = Packed(packed.tensors, {**packed.values, "kind": kind})
+    path = tmp_path / "t.safetensors"
+    dataclasses.replace(whole, entries={**whole.entries, parts: forged}).save(path)
+    assert run_of(PLAIN, tmp_path, twins=str(path)).reference.twins.kind == OWN_ARCHITECTURE.kind(PLAIN)
+
+
 def flipped(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
