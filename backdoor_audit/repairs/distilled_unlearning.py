@@ -11,12 +11,10 @@ from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.augmentation import augmentation_of
-from backdoor_audit.repairs.descent import cosine, descend
 from backdoor_audit.repairs.outcome import RepairResult, reported
 from backdoor_audit.repairs.pam import BackdoorPath
 from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
-from backdoor_audit.repairs.steady import steadily
+from backdoor_audit.repairs.steady import Learning, tuned
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -28,7 +26,7 @@ class DistilledUnlearning(OneAsSeveral):
     of the model itself (distillation, Hinton et al. 2015, temperature 1; the divergence from teacher to copy). A few hundred
     clean images are too few to learn their labels from without losing accuracy on others; what the model says of them is
     more than a label, and for clean images it is already learnt. A copy that loses what it knows is trained again, with shorter
-    gradients: see `steadily`. In every batch ``stamped_share`` of the images carry a
+    gradients: see `steady`. In every batch ``stamped_share`` of the images carry a
     trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
 
     ``path_rho`` takes gradients that far back towards the audited weights (see `BackdoorPath`). ``augment`` moves and mirrors
@@ -47,9 +45,9 @@ class DistilledUnlearning(OneAsSeveral):
 
     def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
         """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
-        path, augmentation = BackdoorPath(subject.classifier, self.path_rho), augmentation_of(self, subject)
+        path = BackdoorPath(subject.classifier, self.path_rho)
 
-        def train(copy: Classifier, longest: float) -> None:
+        def learning(copy: Classifier) -> Learning:
             def backward(images: Tensor, _labels: Tensor) -> None:
                 with torch.no_grad():
                     wanted = subject.classifier(images).log_softmax(dim=1)
@@ -61,22 +59,9 @@ class DistilledUnlearning(OneAsSeveral):
                     given = copy(stamped).log_softmax(dim=1)
                     functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
 
-            descend(
-                copy,
-                subject.search_set,
-                backward,
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                factor=cosine,
-                batch_size=self.batch_size,
-                weight_decay=0.0,
-                nesterov=True,
-                augmentation=augmentation,
-                generator=generator,
-                longest=longest,
-            )
+            return Learning(backward)
 
-        repaired, how = steadily(subject, train)
+        repaired, how = tuned(self, subject, learning, generator=generator, nesterov=True)
         note = (
             f"{self.epochs} epochs over {len(subject.search_set)} clean images, {self.stamped_share:.0%} of each batch stamped "
             f"with {'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"

@@ -12,10 +12,9 @@ from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.augmentation import augmentation_of
-from backdoor_audit.repairs.descent import cosine, descend, mixed_targets
+from backdoor_audit.repairs.descent import mixed_targets
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
-from backdoor_audit.repairs.steady import steadily
+from backdoor_audit.repairs.steady import Learning, tuned
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 _LEAST_AGREEMENT = 0.5  # with the audited model; a new last layer changes more answers than other repairs do
@@ -53,9 +52,9 @@ class FeatureShiftTuning:
         head = subject.classifier.layers().head
         if head is None:
             return not_applicable(self, trigger, "this network does not end in a linear layer")
-        before, augmentation = _layer(subject.classifier, head).weight.detach().clone(), augmentation_of(self, subject)
+        before = _layer(subject.classifier, head).weight.detach().clone()
 
-        def train(copy: Classifier, longest: float) -> None:
+        def learning(copy: Classifier) -> Learning:
             weight = _layer(copy, head).weight
             _draw_anew(_layer(copy, head), generator)
 
@@ -68,23 +67,9 @@ class FeatureShiftTuning:
             def rescale() -> None:
                 weight.mul_(before.norm() / weight.norm().clamp_min(1e-12))
 
-            descend(
-                copy,
-                subject.search_set,
-                backward,
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                factor=cosine,
-                batch_size=self.batch_size,
-                weight_decay=0.0,
-                nesterov=False,
-                augmentation=augmentation,
-                generator=generator,
-                after_step=rescale,
-                longest=longest,
-            )
+            return Learning(backward, rescale)
 
-        repaired, how = steadily(subject, train, least=_LEAST_AGREEMENT)
+        repaired, how = tuned(self, subject, learning, generator=generator, least=_LEAST_AGREEMENT)
         turned = float(functional.cosine_similarity(_layer(repaired, head).weight.flatten(), before.flatten(), dim=0))
         note = (
             f"{self.epochs} epochs over {len(subject.search_set)} clean images with a new layer {head!r}; cosine to the old one "

@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.augmentation import augmentation_of
-from backdoor_audit.repairs.descent import cosine, descend, mixed_targets, moved
+from backdoor_audit.repairs.descent import mixed_targets, moved
 from backdoor_audit.repairs.outcome import RepairResult, reported
-from backdoor_audit.repairs.steady import steadily
+from backdoor_audit.repairs.steady import Learning, tuned
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 PUBLISHED_WEIGHTS = 11_172_170
@@ -53,31 +52,16 @@ class FTSAM:
 
     def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A fine-tuned copy, scored on held-out images; the trigger serves for the scores alone."""
-        rho, augmentation = scaled_rho(self.rho, subject.classifier), augmentation_of(self, subject)
+        rho = scaled_rho(self.rho, subject.classifier)
 
-        def train(copy: Classifier, longest: float) -> None:
-            descend(
-                copy,
-                subject.search_set,
-                lambda images, labels: sharp_backward(
-                    copy,
-                    images,
-                    mixed_targets(subject.classifier, images, labels, self.own_answers),
-                    rho=rho,
-                    label_smoothing=self.label_smoothing,
-                ),
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                factor=cosine,
-                batch_size=self.batch_size,
-                weight_decay=self.weight_decay,
-                nesterov=False,
-                augmentation=augmentation,
-                generator=generator,
-                longest=longest,
-            )
+        def learning(copy: Classifier) -> Learning:
+            def backward(images: Tensor, labels: Tensor) -> None:
+                wanted = mixed_targets(subject.classifier, images, labels, self.own_answers)
+                sharp_backward(copy, images, wanted, rho=rho, label_smoothing=self.label_smoothing)
 
-        repaired, how = steadily(subject, train)
+            return Learning(backward)
+
+        repaired, how = tuned(self, subject, learning, generator=generator, weight_decay=self.weight_decay)
         note = f"{self.epochs} epochs over {len(subject.search_set)} clean images, two gradients per step, rho {rho:.3g}{how}"
         return reported(self, subject, repaired, trigger, note=note)
 

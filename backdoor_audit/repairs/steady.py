@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.repairs.augmentation import Augmenting, augmentation_of
+from backdoor_audit.repairs.descent import Backward, cosine, descend
 
 LONGEST = (math.inf, 1.0, 0.3)
 """L2 norms over all weights to which gradients are shortened, one after the other."""
@@ -36,3 +42,61 @@ def steadily(subject: Subject, train: Train, *, least: float = LEAST_AGREEMENT) 
             break
     _, best, longest = found[-1] if found[-1][0] >= least else max(found, key=lambda entry: entry[0])
     return best, "" if longest == math.inf else f", gradients shortened to {longest:g}"
+
+
+class Tuning(Augmenting, Protocol):
+    """What a repair by descent is made of."""
+
+    @property
+    def epochs(self) -> int:
+        """Over the search set."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first step."""
+
+    @property
+    def batch_size(self) -> int:
+        """At the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What one copy learns by: gradients, and what is done to its weights after each step."""
+
+    backward: Backward
+    after_step: Callable[[], None] | None = None
+
+
+def tuned(
+    method: Tuning,
+    subject: Subject,
+    learning: Callable[[Classifier], Learning],
+    *,
+    generator: torch.Generator,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    least: float = LEAST_AGREEMENT,
+) -> tuple[Classifier, str]:
+    """`steadily`, by `descend` on the search set with half a cosine of learning rates, by the settings of a method."""
+    augmentation = augmentation_of(method, subject)
+
+    def train(copy: Classifier, longest: float) -> None:
+        how = learning(copy)
+        descend(
+            copy,
+            subject.search_set,
+            how.backward,
+            epochs=method.epochs,
+            learning_rate=method.learning_rate,
+            factor=cosine,
+            batch_size=method.batch_size,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            augmentation=augmentation,
+            generator=generator,
+            after_step=how.after_step,
+            longest=longest,
+        )
+
+    return steadily(subject, train, least=least)
