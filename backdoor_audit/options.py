@@ -145,9 +145,9 @@ def _spread(text: str) -> tuple[float, ...]:
 
 
 def _size(text: str) -> tuple[int, ...]:
-    values = tuple(int(part) for part in text.lower().split("x"))
+    values = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
     if len(values) not in (1, 2) or min(values) < 1:
-        raise ValueError("must be N or HxW")
+        raise ValueError("must be N, HxW or H,W")
     if max(values) > MOST_SIDE:
         raise ValueError(f"must be at most {MOST_SIDE} px along either side")
     return values * 2 if len(values) == 1 else values
@@ -268,7 +268,7 @@ OPTIONS: tuple[Option, ...] = (
         "mean and std by name: none, half, mnist, cifar10, imagenet, ...",
         Role.READING | Role.LOADING,
     ),
-    Option("resize", _size, "N|HxW", "resize clean images; without it their size must suit the model", Role.READING),
+    Option("resize", _size, "N|HxW|H,W", "resize clean images; without it their size must suit the model", Role.READING),
     Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",
