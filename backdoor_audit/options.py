@@ -268,7 +268,9 @@ OPTIONS: tuple[Option, ...] = (
         "mean and std by name: none, half, mnist, cifar10, imagenet, ...",
         Role.READING | Role.LOADING,
     ),
-    Option("resize", _size, "N|HxW|H,W", "resize clean images; without it their size must suit the model", Role.READING),
+    Option(
+        "resize", _size, "N|HxW|H,W", "resize clean images; without it their size must suit the model", Role.READING
+    ),
     Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",

@@ -1,11 +1,11 @@
-"""What repairs do to real backdoors: ``python -m benchmarks.mitigation --data-root DIR [--jobs N] [--only NAME]``.
+"""What repairs do to real backdoors: ``python -m benchmarks.mitigation --data-root DIR [--full-size] [--jobs N] [--only NAME]``.
 
 Every method of `REPAIRS` with its default settings on backdoored PreActResNet-18 models of the zoo (of reduced width), and on
-one clean model. A repair gets half of the clean images that an audit would have (500, 2 % of a training set); those that need a
-trigger get the one that Neural Cleanse finds for the target, not the attacker's. Printed are clean accuracy, success rate and
-robust accuracy of the *attacker's* trigger in percent, on test images that no repair has seen, and DER; the first line is
-before. Finished repairs are kept in ``benchmarks/cache``, so a stopped run goes on where it was. Nothing is tuned on these
-figures; both halves of the zoo are used.
+one clean model; with ``--full-size`` on those of `benchmarks.zoo.full_size`. A repair gets half of the clean images that an
+audit would have (500, 2 % of a training set); those that need a trigger get the one that Neural Cleanse finds for the target,
+not the attacker's. Printed are clean accuracy, success rate and robust accuracy of the *attacker's* trigger in percent, on test
+images that no repair has seen, and DER; the first line is before. Finished repairs are kept in ``benchmarks/cache``, so a stopped
+run goes on where it was. Nothing is tuned on these figures; both halves of the zoo are used.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ from backdoor_audit.repairs import FTSAM, NAD, REPAIRS, BenignSalience, Distille
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
+from benchmarks.zoo.build import FULL_SIZE as FULL_SIZE_ZOO
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.data import audited_and_held_out
+from benchmarks.zoo.full_size import FULL_SIZE
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import EVERY
 
@@ -74,8 +76,11 @@ class Row:
     refused: str = ""
 
 
-def chosen_subjects() -> list[Subject]:
+def chosen_subjects(*, full_size: bool = False) -> list[Subject]:
     """The backdoored subjects of the one architecture with one trigger for one class, and a clean one."""
+    if full_size:
+        there = read_table(FULL_SIZE_ZOO)
+        return [entry for entry in FULL_SIZE if entry.name in there and entry.file.exists()]
     known = read_table()
     found = [
         entry
@@ -186,8 +191,8 @@ def rating(before: Row, after: Row) -> float | None:
 
 
 def table(found: dict[str, dict[str, Row]]) -> list[str]:
-    """Methods down, subjects across: Acc / ASR / RA in percent, then the means over the backdoored subjects."""
-    names = list(next(iter(found.values())))
+    """Methods that all have down, subjects across: Acc / ASR / RA in percent, then the means over the backdoored subjects."""
+    names = [name for name in next(iter(found.values())) if all(name in rows for rows in found.values())]
     short = {subject: "-".join(subject.split("-")[:1] + subject.split("-")[2:]) for subject in found}
     lines = [
         f"{'method':16} "
@@ -230,42 +235,48 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this")
-    parser.add_argument("--methods", default="", help="only these, separated by commas; nothing is written")
+    parser.add_argument("--methods", default="", help="only these, separated by commas")
+    parser.add_argument("--full-size", action="store_true", help="on networks of ordinary size")
     options = parser.parse_args()
     torch.set_num_threads(1)
     methods = [name for name in VARIANTS if not options.methods or name in options.methods.split(",")]
-    subjects = [entry for entry in chosen_subjects() if options.only in entry.name]
+    subjects = [entry for entry in chosen_subjects(full_size=options.full_size) if options.only in entry.name]
     done = {}
     for subject, result in finished(partial(repaired, methods=methods, root=options.data_root), subjects, options.jobs):
         done[subject.name] = result()
         print(f"{subject.name}: done", flush=True)
-    found = {subject.name: done[subject.name] for subject in subjects}
-    taken = {name: chosen(rows) for name, rows in found.items()}
-    for name, rows in found.items():
-        rows[AUTO] = rows[taken[name]]
+    file = RESULTS / ("mitigation_full_size.json" if options.full_size else "mitigation.json")
+    found = stored(file, {subject.name: done[subject.name] for subject in subjects})
     print(
         f"\naccuracy / success rate / robust accuracy in percent, n = {MEASURED} test images\n"
         + "\n".join(table(found))
     )
-    print("\nauto took: " + ", ".join(f"{method} on {name}" for name, method in taken.items()))
-    if not options.methods:
-        _store(found, taken)
+    print("\nauto took: " + ", ".join(f"{chosen(rows)} on {name}" for name, rows in found.items()))
 
 
-def _store(found: dict[str, dict[str, Row]], taken: dict[str, str]) -> None:
-    """Put these subjects into the result file, beside those of earlier runs with the same settings."""
-    file, settings = RESULTS / "mitigation.json", {name: repr(method) for name, method in VARIANTS.items()}
-    known = json.loads(file.read_text()) if file.exists() else {}
-    same = known if known.get("settings") == settings else {"subjects": {}, "auto": {}}
-    rows = {name: {method: asdict(row) for method, row in each.items()} for name, each in found.items()}
-    stored = {
+def stored(file: Path, found: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:
+    """These rows and those of earlier runs that have the same settings, of these subjects; all are in the file afterwards."""
+    settings = {BEFORE: "", **{name: repr(method) for name, method in VARIANTS.items()}}
+    known = json.loads(file.read_text()) if file.exists() else {"subjects": {}, "settings": {}}
+    valid = {name for name, text in settings.items() if known["settings"].get(name, "") == text}
+    rows = {
+        subject: {name: Row(**row) for name, row in each.items() if name in valid}
+        for subject, each in known["subjects"].items()
+    }
+    for subject, each in found.items():
+        together = {**rows.get(subject, {}), **each}
+        rows[subject] = {name: together[name] for name in settings if name in together}
+    for each in rows.values():
+        each[AUTO] = each[chosen(each)]
+    content = {
         "command": "python -m benchmarks.mitigation",
         "settings": settings,
-        "auto": {**same["auto"], **taken},
-        "subjects": {**same["subjects"], **rows},
+        "auto": {subject: chosen(each) for subject, each in rows.items()},
+        "subjects": {subject: {name: asdict(row) for name, row in each.items()} for subject, each in rows.items()},
     }
     RESULTS.mkdir(exist_ok=True)
-    file.write_text(json.dumps(stored, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n")
+    return {subject: rows[subject] for subject in found}
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def build_one(subject: Subject, root: Path) -> dict[str, Any]:
     """Train one subject, write its files, and measure what was written. Raises `AttackError` if the attack is not in it."""
     began = time.perf_counter()
     clean = training_images(subject.data, subject.training_images, root)
-    if subject.attack is None:
+    if subject.published:
+        classifier = subject.adopted(root)
+    elif subject.attack is None:
         classifier = subject.train_clean(clean, progress=False)
     else:
         classifier, attack = _attacked(subject, clean, root)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.model.loading.model_file import NORMALIZATIONS
 from backdoor_audit.model.training import Recipe, build_optimizer, own_dropout
 from benchmarks.zoo.data import NORMALIZATION
 
@@ -26,7 +27,8 @@ from benchmarks.zoo.data import NORMALIZATION
 class Habits:
     """``stopped_at`` is the share of the schedule after which training ends; ``dropout`` the rate of every dropout layer.
 
-    ``normalization``: ``data``, the mean and spread of the data set; ``half``, 0.5 and 0.5; ``none``, pixels as they are.
+    ``normalization``: ``data``, the mean and spread of the data set; ``half``, 0.5 and 0.5; ``none``, pixels as they are;
+    ``imagenet``, the usual figures for colour images.
     """
 
     schedule: str = "one_cycle"
@@ -38,7 +40,8 @@ class Habits:
 
     def mean_and_std(self, data: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What the network's owner subtracts and divides by."""
-        return {"half": ((0.5,), (0.5,)), "none": ((0.0,), (1.0,))}.get(self.normalization, NORMALIZATION[data])
+        known = {"half": ((0.5,), (0.5,)), "none": ((0.0,), (1.0,)), "imagenet": NORMALIZATIONS["imagenet"]}
+        return known.get(self.normalization, NORMALIZATION[data])
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

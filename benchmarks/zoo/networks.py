@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from backdoor_audit.model.networks import ResNet, SmallViT
 from benchmarks.zoo.data import CLASSES, SHAPES
@@ -157,10 +158,11 @@ def resnet20(num_classes: int, in_channels: int, side: int) -> nn.Module:
 
 
 class WideResNet(nn.Module):
-    """WRN-16-1 at ``width`` 16: three groups of two pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
+    """WRN-16-1 at half width: three groups of two pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
 
-    def __init__(self, num_classes: int, in_channels: int, width: int = 8) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
+        width = 8
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         blocks, channels = [], width
         for group in range(3):
@@ -200,15 +202,55 @@ class _WideBlock(nn.Module):
 
 
 def wrn_16_1(num_classes: int, in_channels: int, side: int) -> nn.Module:
-    """`WideResNet` with 8 channels in its first group."""
+    """`WideResNet`, half as wide as its paper's."""
     del side
     return WideResNet(num_classes, in_channels)
 
 
-def wrn_16_1_full(num_classes: int, in_channels: int, side: int) -> nn.Module:
-    """`WideResNet` with all 16 channels in its first group."""
+class PlainShortcutResNet(nn.Module):
+    """ResNet-20 as its paper has it for CIFAR-10: shortcuts drop pixels and add empty channels (He et al., CVPR 2016, option A).
+
+    Its layers bear the names of the weights at github.com/akamaster/pytorch_resnet_cifar10.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = (
+            nn.Conv2d(in_channels, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
+        self.layer1 = nn.Sequential(*(_PlainShortcutBlock(16, 16) for _ in range(3)))
+        self.layer2 = nn.Sequential(*(_PlainShortcutBlock(16 if number == 0 else 32, 32) for number in range(3)))
+        self.layer3 = nn.Sequential(*(_PlainShortcutBlock(32 if number == 0 else 64, 64) for number in range(3)))
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of normalised images (n, c, h, w)."""
+        features = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(images))))))
+        logits: Tensor = self.linear(features.mean(dim=(2, 3)))
+        return logits
+
+
+class _PlainShortcutBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stride, self.added = (1, 0) if in_channels == out_channels else (2, (out_channels - in_channels) // 2)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=self.stride, padding=1, bias=False)
+        self.bn1, self.relu1 = nn.BatchNorm2d(out_channels), nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2, self.relu2 = nn.BatchNorm2d(out_channels), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added, self.added))
+        summed: Tensor = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))) + kept)
+        return summed
+
+
+def resnet20_full(num_classes: int, in_channels: int, side: int) -> nn.Module:
+    """`PlainShortcutResNet`, with the 270,000 weights of the paper."""
     del side
-    return WideResNet(num_classes, in_channels, 16)
+    return PlainShortcutResNet(num_classes, in_channels)
 
 
 def mobile(num_classes: int, in_channels: int, side: int) -> nn.Module:
@@ -247,7 +289,7 @@ FACTORIES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "vgg_bn": vgg_bn,
     "resnet20": resnet20,
     "wrn_16_1": wrn_16_1,
-    "wrn_16_1_full": wrn_16_1_full,
+    "resnet20_full": resnet20_full,
     "mobile": mobile,
     "vit": vit,
 }

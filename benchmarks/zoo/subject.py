@@ -36,8 +36,8 @@ class Subject:
 
     ``tag`` tells subjects of the same data and architecture apart in their names; ``twin`` is the clean subject on which
     the natural rate of the trigger is measured. Subjects with ``habits`` are of the population: trained as strangers do,
-    with networks of `benchmarks.zoo.networks`, and kept in a folder that is not committed; those of ``full_size`` are trained
-    for longer, and their twin is a committed subject.
+    with networks of `benchmarks.zoo.networks`, and kept in a folder that is not committed; so are those of ``full_size``.
+    ``published`` names the file with somebody else's weights that a clean subject is; it is not trained.
     """
 
     data: str
@@ -52,6 +52,7 @@ class Subject:
     twin: str = ""
     habits: Habits | None = None
     full_size: bool = False
+    published: str = ""
 
     @property
     def name(self) -> str:
@@ -96,9 +97,7 @@ class Subject:
         return load_classifier(self.file, arch=self.arch)
 
     def load_clean(self, name: str, device: torch.device | str = "cpu") -> Classifier:
-        """The clean subject of that name: its twin, or what it starts from. It has the same network, but at full size."""
-        if self.full_size:
-            return load_classifier(MODELS / f"{name}.safetensors", device=device)
+        """The clean subject of that name, with the same network: its twin, or what it starts from."""
         return load_classifier(self.folder / f"{name}.safetensors", arch=self._plain_arch, device=device)
 
     def settings(self) -> dict[str, Any]:
@@ -113,6 +112,7 @@ class Subject:
             "recipe": asdict(self.recipe),
             "training_images": self.training_images,
             "warm_start": self.warm_start,
+            **({"published": self.published} if self.published else {}),
             **how,
         }
 
@@ -136,6 +136,14 @@ class Subject:
             std=std,
             architecture=self.architecture,
             device=choose_device("auto"),
+        )
+
+    def adopted(self, root: Path) -> Classifier:
+        """The network that somebody else published, from the file in ``root``."""
+        assert self.habits is not None
+        mean, std = self.habits.mean_and_std(self.data)
+        return load_classifier(
+            root / self.published, image_shape=SHAPES[self.data], arch=self._plain_arch, mean=mean, std=std
         )
 
     def train_clean(self, clean: CleanSet, *, progress: bool) -> Classifier:

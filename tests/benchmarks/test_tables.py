@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.mitigation import Row, rating, table
+from backdoor_audit.repairs import FeatureShiftTuning
+from benchmarks.mitigation import VARIANTS, Row, rating, stored, table
 from benchmarks.properties import beside_detectors
 from benchmarks.verdicts import area_under_curve
 
@@ -84,3 +85,15 @@ def test_detectors_and_properties_stop_a_model_together():
         "either (fail)": ("0/1", "2/2"),
         "either": ("1/1", "2/2"),
     }
+
+
+def test_rows_of_several_runs_stand_in_one_file_while_a_methods_settings_are_the_same(tmp_path, monkeypatch):
+    file = tmp_path / "rows.json"
+    before, first, second = row(0.9, 1.0, 0.0), row(0.8, 0.2, 0.6), row(0.7, 0.1, 0.7)
+    assert set(stored(file, {"a": {"before": before, "fst": first}})["a"]) == {"before", "fst", "auto"}
+    assert stored(file, {"b": {"before": before, "fst": second}}).keys() == {"b"}
+    both = stored(file, {"a": {"before": before, "ft_sam": second}})["a"]
+    assert both["fst"] == first
+    assert both["ft_sam"] == second
+    monkeypatch.setitem(VARIANTS, "fst", FeatureShiftTuning(epochs=99))
+    assert set(stored(file, {"a": {"before": before}})["a"]) == {"before", "ft_sam", "auto"}

@@ -39,7 +39,7 @@ def test_there_are_enough_subjects_of_every_kind():
     for subjects in (CLEAN, ATTACKED):
         assert share(subjects, lambda subject: subject.data == "fmnist") == pytest.approx(0.47, abs=0.05)
         assert {subject.data for subject in subjects} == set(SHAPES)
-        assert {subject.architecture for subject in subjects} == set(networks.FACTORIES) - {"wrn_16_1_full"}
+        assert {subject.architecture for subject in subjects} == set(networks.FACTORIES) - {"resnet20_full"}
     assert {subject.variant for subject in CLEAN} == set(VARIANTS)
 
 
