@@ -104,9 +104,10 @@ class Detection(StoredDetection):
 
     def flagged(self, limits: Limits, *, index: str = "calibrated") -> tuple[AnyTrigger, ...]:
         """The triggers of the classes that `judge` fails, the most extreme first."""
-        failing = [
-            row for row in self.scores if self.judge(row.target_class, limits, index=index).verdict is Verdict.FAIL
-        ]
+        if self.inconclusive:
+            return ()
+        # by its rule alone: nothing else that `judge` weighs makes a class fail
+        failing = [row for row in self.scores if row.judge(self, limits, index=index, name="").verdict is Verdict.FAIL]
         found = [self.trigger(row.target_class) for row in sorted(failing, key=lambda row: row.place)]
         return tuple(trigger for trigger in found if trigger is not None)
 

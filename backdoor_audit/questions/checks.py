@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def items_of(question: Question, run: Run) -> list[Item]:
             raise OptionError(
                 f"{question.name}: {_shown(item)} cannot be told by its node id; plain ASCII is accepted, and a row as Row(...)"
             )
-    twice = next((item for item in items if items.count(item) > 1), None)
+    twice = next((item for item, count in Counter(items).items() if count > 1), None)
     if twice is not None:
         raise OptionError(f"{question.name}: {_shown(twice)} is listed twice; give every item a name of its own")
     return items

@@ -187,9 +187,10 @@ def _measured(finding: Finding) -> str:
 
 def _lead(record: Record) -> list[str]:
     """What was found, in the words of the findings: the most suspicious search, and a counterexample that a person can read."""
-    worst = [entry for entry in record.findings if entry.verdict is record.verdict is not Verdict.PASS]
-    if record.verdict is Verdict.PASS:
+    verdict = record.verdict
+    if verdict is Verdict.PASS:
         return []
+    worst = [entry for entry in record.findings if entry.verdict is verdict]
     top = most_suspicious(record)
     refuted = [entry for entry in worst if entry.statistic == STEERED]
     ordered = [*refuted[:1], *([top] if top in worst else []), *worst]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -178,5 +179,4 @@ def _number(finding: Finding) -> str:
 
 def skipped(record: Record) -> Sequence[tuple[str, int]]:
     """Why items were skipped, and how many for each reason."""
-    reasons = list(record.skipped.values())
-    return [(reason, reasons.count(reason)) for reason in dict.fromkeys(reasons)]
+    return list(Counter(record.skipped.values()).items())

@@ -12,7 +12,7 @@ import torch
 
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Finding, Verdict
-from backdoor_audit.item import Item
+from backdoor_audit.item import Item, Row
 from backdoor_audit.questions import Answer, Question, Words, judge
 from backdoor_audit.questions.checks import ask, items_of, question_problem, section_of
 from backdoor_audit.questions.record import build_record
@@ -162,3 +162,16 @@ def test_a_record_without_an_answer_about_the_model_is_not_a_pass(about: str, ve
     assert whole.verdict is verdict
     assert whole.passes_gate == (about == "model")
     assert replace(whole, questions={}).verdict is Verdict.PASS  # of a version without questions
+
+
+def test_looking_for_items_listed_twice_compares_each_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+
+    def equal(one: Item, other: object) -> bool:
+        compared.append(other)
+        return isinstance(other, Item) and one.node_id == other.node_id
+
+    monkeypatch.setattr(Item, "__eq__", equal)
+    many = [Item("own", "model", Row(number)) for number in range(300)]
+    assert len(items_of(Own(listed=many), RUN)) == 300
+    assert len(compared) < 2 * 300

@@ -499,3 +499,19 @@ def test_a_picture_is_shown_as_it_was_recorded(parsed: Page, record: Record) -> 
     shown = {picture.attributes["src"] for picture in parsed.all("img")}
     assert f"data:image/png;base64,{record.exhibits['neural_cleanse-class_3']['pictures']['mask']}" in shown
     assert f"data:image/png;base64,{png((1, 32, 32), 99)}" not in shown
+
+
+def test_the_verdict_is_not_made_anew_for_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    verdict = Record.verdict.fget
+    assert verdict is not None
+
+    def counted(record: Record) -> Verdict:
+        made.append(len(record.findings))
+        return verdict(record)
+
+    few, many = whole_record(3), whole_record(12)
+    monkeypatch.setattr(Record, "verdict", property(counted))
+    for record in (few, many):
+        page({"audit.json": record})
+    assert 0 < made.count(len(many.findings)) <= made.count(len(few.findings)) + 1
