@@ -20,12 +20,16 @@ _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 @dataclass
 class Meter:
-    """What a process has done so far. ``tell`` is called at every pass and at both ends of a piece, and must be quick."""
+    """What a process has done so far. ``tell`` is called at every pass and at both ends of a piece, and must be quick.
+
+    ``again`` says how often a piece was begun for as long again as planned.
+    """
 
     tell: Callable[[Meter], None] = lambda meter: None
     passes: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    again: dict[str, int] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
     _since: float = field(default_factory=time.perf_counter)
 
@@ -80,6 +84,14 @@ def piece(name: str) -> Iterator[None]:
         yield
     finally:
         meter.end()
+
+
+def again() -> None:
+    """The piece at work goes on for as long again as was planned."""
+    meter = _meter.get()
+    if meter is not None:
+        meter.again[meter.piece] = meter.again.get(meter.piece, 0) + 1
+        meter.tell(meter)
 
 
 def count(images: int, *, backward: bool) -> None:

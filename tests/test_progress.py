@@ -36,10 +36,21 @@ def test_whoever_watches_is_told_at_every_pass_and_at_both_ends_of_a_piece():
     assert [entry for entry in told if entry[0]] == [("one", {}), ("one", {"one": pytest.approx(1)})]
 
 
+def test_a_piece_says_how_often_it_was_begun_again():
+    meter = progress.Meter()
+    with progress.watched_by(meter), progress.piece("one"):
+        progress.again()
+        progress.again()
+        with progress.piece("two"):
+            progress.again()
+    assert meter.again == {"one": 2, "two": 1}
+
+
 def test_nobody_counts_where_nobody_watches():
     meter = progress.Meter()
     with progress.watched_by(meter):
         pass
     with progress.piece("one"):
         by_brightness().logits(grey_images([0.1]))
-    assert meter.passes == {}
+        progress.again()
+    assert meter.passes == meter.again == {}

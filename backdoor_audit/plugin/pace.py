@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class Pace:
         now = time.monotonic()
         if self.shared is not None and now >= self._share_due:
             self._share_due = now + _SHARED
-            state = {"passes": meter.passes, "finished": sorted(meter.finished)}
+            state = {"passes": meter.passes, "finished": sorted(meter.finished), "again": meter.again}
             with suppress(OSError):
                 self.shared.mkdir(exist_ok=True)
                 write_text(self.shared / f"{self.worker}.json", json.dumps(state))
@@ -137,19 +137,21 @@ class Pace:
         if bar:
             full = round(share * _BAR)
             return f"{share:4.0%} |{'#' * full}{'.' * (_BAR - full)}| {piece}, about {span(seconds)} left"
+        piece += ", which has not converged and goes on" if piece in self.meter.again else ""
         return f"{span(time.monotonic() - self.began)}: {piece}; {share:.0%} of the run is done, about {span(seconds)} left"
 
-    def _together(self) -> tuple[dict[str, float], set[str]]:
-        """Passes and finished pieces of all workers."""
-        passes, finished = dict(self.meter.passes), set(self.meter.finished)
+    def _together(self) -> tuple[dict[str, float], set[str], dict[str, int]]:
+        """Passes and finished pieces of all workers, and what goes on for as long again."""
+        passes, finished, again = dict(self.meter.passes), set(self.meter.finished), dict(self.meter.again)
         for file in self.shared.glob("*.json") if self.shared is not None else ():
             if file.stem != self.worker:
                 with suppress(OSError, ValueError, KeyError, AttributeError):
                     state = json.loads(file.read_text())
                     finished.update(state["finished"])
+                    again.update(state["again"])
                     for name, count in state["passes"].items():
                         passes[name] = max(count, passes.get(name, 0.0))
-        return passes, finished
+        return passes, finished, again
 
     def _is_first(self) -> bool:
         """Whether no other worker has told the plan."""
@@ -177,18 +179,21 @@ class Pace:
         return self.config.pluginmanager.getplugin("terminalreporter") if self.shared is None else None
 
 
-def left(plan: Plan, passes: dict[str, float], finished: set[str], elapsed: float) -> tuple[float, float]:
+def left(
+    plan: Plan, passes: Mapping[str, float], finished: Set[str], again: Mapping[str, int], elapsed: float
+) -> tuple[float, float]:
     """Share done, and seconds left, by what the plan says of the rest and how right it was so far."""
     from backdoor_audit.run.effort import CANARIES
 
     made = {CANARIES: sum(count for name, count in passes.items() if name.startswith(_CANARY)), **passes}
     flagged = any(piece.on_demand and made.get(piece.name) for piece in plan.pieces)
     due = [piece for piece in plan.pieces if not piece.kept and (flagged or not piece.on_demand)]
-    done = 0.0
+    done = total = 0.0
     for piece in due:
-        share = min(_NEARLY, made.get(piece.name, 0.0) / piece.passes) if piece.passes else 0.0
-        done += piece.seconds * (1.0 if piece.name in finished else share)
-    total = sum(piece.seconds for piece in due)
+        times = 1 + again.get(piece.name, 0)
+        share = min(_NEARLY, made.get(piece.name, 0.0) / (times * piece.passes)) if piece.passes else 0.0
+        done += times * piece.seconds * (1.0 if piece.name in finished else share)
+        total += times * piece.seconds
     prior = _PRIOR * total
     slower = (elapsed + prior) / (done + prior) if total else 1.0
     return (done / total if total else 1.0), (total - done) * slower

@@ -11,6 +11,7 @@ from typing import TypeVar
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis import strategies as st
 
+from backdoor_audit import progress
 from backdoor_audit.errors import AuditError
 
 Example = TypeVar("Example")
@@ -102,6 +103,7 @@ def explore_on(
     for again in range(1, MOST_AGAIN + 1):
         if not unfinished(asked):
             break
+        progress.again()
         tried += explore(strategy, look, examples=examples, random_seed=random_seed + again)
         asked += examples
     return tried, asked

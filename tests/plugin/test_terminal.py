@@ -83,22 +83,29 @@ def test_with_workers_the_cost_is_told_once_the_verdict_is_last_and_junit_cases_
 
 
 def test_the_rest_is_reckoned_from_the_plan_and_from_how_right_it_was() -> None:
-    assert pace.left(PLAN, {}, set(), 0.0) == (0.0, pytest.approx(40))
-    share, seconds = pace.left(PLAN, {"b": 150.0}, {"a"}, 25.0)  # as fast as planned: 10 s of a, half of b
+    assert pace.left(PLAN, {}, set(), {}, 0.0) == (0.0, pytest.approx(40))
+    share, seconds = pace.left(PLAN, {"b": 150.0}, {"a"}, {}, 25.0)  # as fast as planned: 10 s of a, half of b
     assert (share, seconds) == (pytest.approx(25 / 40), pytest.approx(15))
-    slow = pace.left(PLAN, {"b": 150.0}, {"a"}, 50.0)[1]
+    slow = pace.left(PLAN, {"b": 150.0}, {"a"}, {}, 50.0)[1]
     assert 25 < slow < 30  # twice as slow
-    assert pace.left(PLAN, {}, {"a", "b"}, 40.0) == (1.0, 0.0)
+    assert pace.left(PLAN, {}, {"a", "b"}, {}, 40.0) == (1.0, 0.0)
+
+
+def test_a_search_that_goes_on_as_it_has_not_converged_makes_the_rest_longer() -> None:
+    share, seconds = pace.left(PLAN, {"b": 300.0}, {"a"}, {"b": 1}, 40.0)  # all of b that was planned, and once more
+    assert share == pytest.approx(40 / 70)
+    assert seconds == pytest.approx(30)
+    assert pace.left(PLAN, {}, {"a", "b"}, {"b": 2}, 100.0) == (1.0, 0.0)
 
 
 def test_repairs_count_once_the_first_of_them_begins() -> None:
-    assert pace.left(PLAN, {"the repair by c": 50.0}, {"a", "b"}, 50.0)[1] == pytest.approx(10, rel=0.05)
+    assert pace.left(PLAN, {"the repair by c": 50.0}, {"a", "b"}, {}, 50.0)[1] == pytest.approx(10, rel=0.05)
 
 
 def test_canaries_are_told_by_their_number_of_passes() -> None:
     plan = Plan((Piece(name=CANARIES, passes=100, seconds=10),), 0.1)
     passes = {"the search for a 3 px patch for class 1": 30.0, "the search for a 4 px patch for class 1": 20.0}
-    assert pace.left(plan, passes, set(passes), 5.0)[0] == pytest.approx(0.5)
+    assert pace.left(plan, passes, set(passes), {}, 5.0)[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

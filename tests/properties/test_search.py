@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backdoor_audit import progress
 from backdoor_audit.errors import BudgetSpentError
 from backdoor_audit.properties.exploring import MOST_AGAIN, choice, explore, explore_on, number, scaled, still_climbing
 from tests.subjects import quick
@@ -191,8 +192,11 @@ def test_a_search_that_has_not_ended_goes_on_by_other_random_numbers(rounds, ask
         told.append(count)
         return len(told) <= rounds
 
-    found = explore_on(number(0, 10**6), look, examples=10, random_seed=5, unfinished=unfinished)
+    meter = progress.Meter()
+    with progress.watched_by(meter), progress.piece("it"):
+        found = explore_on(number(0, 10**6), look, examples=10, random_seed=5, unfinished=unfinished)
     assert found == (len(seen), asked)
+    assert meter.again.get("it", 0) == asked // 10 - 1
     assert told == [10 * (entry + 1) for entry in range(min(rounds + 1, MOST_AGAIN))]
     once = []
     explore(number(0, 10**6), lambda example: (once.append(example), ({}, False))[1], examples=10, random_seed=5)
