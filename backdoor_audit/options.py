@@ -458,6 +458,9 @@ def read_table(folder: Path) -> dict[str, Any]:
         raise OptionError(f"{file}: cannot be read ({error})") from None
     except (ValueError, RecursionError, OverflowError) as error:  # numbers, dates and depths that Python does not take
         raise OptionError(f"{file}: not valid TOML ({error})") from None
+    misspelt = TABLE.replace("_", "-").removeprefix("tool.")
+    if isinstance(table.get("tool"), dict) and misspelt in table["tool"]:
+        raise OptionError(f"{file}: [tool.{misspelt}] is not read; write [{TABLE}]")
     place = ""
     for name in TABLE.split("."):
         table, place = table.get(name, {}), f"{place}.{name}".removeprefix(".")

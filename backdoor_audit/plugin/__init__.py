@@ -6,7 +6,6 @@ do not pay for it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,20 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.item import AUDIT
-from backdoor_audit.options import OPTIONS, AuditOptions, Option, build_options, check_paths, read_table
+from backdoor_audit.options import OPTIONS, AuditOptions, Option, check_paths
+from backdoor_audit.plugin.asked import (
+    CLOSING,
+    ENDING,
+    OWN,
+    SESSION_NAME,
+    asked_for,
+    dest,
+    may_audit,
+    names_paths,
+    refuse_blocked,
+    requested,
+    split_arguments,
+)
 from backdoor_audit.plugin.fixtures import (
     audit_options,
     audit_run,
@@ -29,10 +40,6 @@ from backdoor_audit.plugin.fixtures import (
 )
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import Ending, may_split, split
-from backdoor_audit.structure import brief
-
-_NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
-"""Options under which pytest tells something and runs nothing."""
 
 __all__ = [
     "audit_options",
@@ -49,7 +56,7 @@ __all__ = [
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare every option under its prefixed name; those cannot clash with a project's own."""
-    pluginmanager.register(Ending(), "backdoor_audit.ending")
+    pluginmanager.register(Ending(), ENDING)
     group = parser.getgroup("backdoor_audit", "backdoor audit of an image classifier")
     group.addoption(
         "--audit",
@@ -71,9 +78,24 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None, None]:
-    """Add the short names (`--model`, ...) once every plugin and conftest has declared its own, where they are free."""
-    yield
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Generator[None, None, None]:
+    """Add the short names (`--model`, ...) once every plugin and conftest has declared its own, where they are free.
+
+    What guards the exit code is registered anew, behind them: the last to come is the outermost.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if not error.code and may_audit(early_config):
+            raise SystemExit(
+                "backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"
+            ) from None
+        raise
+    plugins = early_config.pluginmanager
+    ending = plugins.get_plugin(ENDING)
+    if ending is not None:
+        plugins.unregister(ending)
+    plugins.register(ending or Ending(), ENDING)
     taken = {
         name
         for group in (parser._anonymous, *parser._groups)
@@ -83,17 +105,14 @@ def pytest_load_initial_conftests(parser: pytest.Parser) -> Generator[None, None
     group = parser.getgroup("backdoor_audit")
     for option in OPTIONS:
         if option.alias not in taken:
+            early_config.stash.setdefault(OWN, set()).add(option.alias)
             group.addoption(option.alias, help=f"short for {option.flag}", **_declared(option))
 
 
 def _declared(option: Option) -> dict[str, Any]:
     """What both names of an option have in common."""
     switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.switch else {}
-    return {"dest": _dest(option.key), "default": None, "metavar": option.metavar, **switch}
-
-
-def _dest(key: str) -> str:
-    return f"audit_{key}"
+    return {"dest": dest(option.key), "default": None, "metavar": option.metavar, **switch}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -108,7 +127,7 @@ def audit_of(config: pytest.Config) -> AuditOptions | None:
     if config.option.collectonly or hasattr(config, "workerinput"):
         return None
     try:
-        options = _asked_for(config)
+        options = asked_for(config)
         if options is not None:
             check_paths(options)
     except OptionError:
@@ -120,105 +139,27 @@ def audit_of(config: pytest.Config) -> AuditOptions | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an audit session if one is asked for; wrong options end the run here, with one line and exit code 4."""
     try:
-        options = _asked_for(config)
+        options = asked_for(config)
         if options is None:
             return
         check_paths(options)
+        refuse_blocked(config)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
-    explicit = _names_paths(config)
-    selected, paths = _split_arguments(config) if explicit else ([], [])
-    if _requested(config) and (not explicit or selected):
+    explicit = names_paths(config)
+    selected, paths = split_arguments(config) if explicit else ([], [])
+    if requested(config) and (not explicit or selected):
         config.args[:] = paths  # a gate run is about the model, not about the project's own tests
     wanted = not explicit or bool(selected)
     session = AuditSession(config, options, selected if explicit else [], wanted)
     config.stash[SESSION] = session
-    config.pluginmanager.register(session, "backdoor_audit.session")
+    config.pluginmanager.register(session, SESSION_NAME)
     if session.is_controller:
-        config.pluginmanager.register(session.closing, "backdoor_audit.closing")
+        config.pluginmanager.register(session.closing, CLOSING)
     draws = session.is_controller and not config.option.collectonly
     if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
         config.option.htmlpath = str(Path(options.report) / "report.html")
         config.option.self_contained_html = True
-
-
-def _asked_for(config: pytest.Config) -> AuditOptions | None:
-    """The options of the audit that this run is, None if it is none. Raises `OptionError`."""
-    if any(getattr(config.option, name, False) for name in _NO_RUN):
-        return None
-    given = _given(config)
-    requested = _requested(config)
-    table = read_table(config.rootpath) if requested or _mentions_audit(config.rootpath) else {}
-    if not requested and "model" not in table:
-        _refuse_options_without_model(config)
-        return None
-    return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
-
-
-def _typed(config: pytest.Config) -> tuple[str, ...]:
-    """What the caller typed: without what the project's files and the environment add to every run."""
-    return tuple(map(str, config.invocation_params.args))
-
-
-def _names_paths(config: pytest.Config) -> bool:
-    """Whether the caller named paths or items; those of ``addopts`` select nothing where an audit is asked for."""
-    if config.args_source is not pytest.Config.ArgsSource.ARGS:
-        return False
-    return not _requested(config) or any(argument in _typed(config) for argument in config.args)
-
-
-def _refuse_options_without_model(config: pytest.Config) -> None:
-    """Raise `OptionError` if the caller typed an option of the audit but no model that reaches it."""
-    given, typed = _given(config), {argument.partition("=")[0] for argument in _typed(config)}
-    reached = [
-        name for option in OPTIONS if option.key in given for name in (option.flag, option.alias) if name in typed
-    ]
-    if reached:
-        raise OptionError(
-            f"{reached[0]} was given but no model reached the audit; pass --audit-model=PATH (if you gave --model, it belongs to "
-            "another plugin or conftest here)"
-        )
-
-
-def _given(config: pytest.Config) -> dict[str, str]:
-    """What the command line says."""
-    values = {option.key: getattr(config.option, _dest(option.key), None) for option in OPTIONS}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _requested(config: pytest.Config) -> bool:
-    """Whether the command line asks for an audit; a model in pyproject.toml may do so as well."""
-    return "model" in _given(config) or bool(config.option.audit_requested)
-
-
-def _mentions_audit(folder: Path) -> bool:
-    """Whether pyproject.toml could name a model; a broken file of a project that does not use us is not our business."""
-    file = folder / "pyproject.toml"
-    try:
-        return os.path.isfile(file) and "[tool.backdoor_audit" in file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-
-
-def _limit_pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise OptionError(f"--audit-limit: {brief(text)} cannot be read; accepted: NAME=VALUE")
-        pairs[name.strip()] = value
-    return pairs
-
-
-def _split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
-    """Arguments that select shipped audits (`audit`, `audit::...`), and all others."""
-    selected = [
-        argument
-        for argument in config.args
-        if argument.startswith(f"{AUDIT}::")
-        or (argument == AUDIT and (_requested(config) or not os.path.exists(argument)))
-    ]
-    return selected, [argument for argument in config.args if argument not in selected]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -41,7 +41,7 @@ CHANNEL = pytest.StashKey["Channel"]()
 JUDGED = pytest.StashKey[bool]()
 """Set once a session has ended in this process, or a second one has and was judged."""
 REFUSED = pytest.StashKey[bool]()
-"""Whether the run has a record that does not let the model through."""
+"""Whether the run, here or in a second process, did not let the model through."""
 
 _PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
 _exit = os._exit  # as it is before a model's code could replace it
@@ -136,6 +136,7 @@ def split(config: pytest.Config, options: AuditOptions) -> int | None:
         with contextlib.suppress(BlockingIOError):
             said = os.read(reader, _MOST)
         code = _exit_code(os.waitstatus_to_exitcode(status), said, recorder)
+        config.stash[REFUSED] = code != 0
         config.stash[JUDGED] = True
         return code
     finally:

@@ -1,0 +1,151 @@
+"""What a command line, with the project's table, asks of the audit: the options of a run, or none, or one clear refusal."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_audit.errors import OptionError
+from backdoor_audit.item import AUDIT
+from backdoor_audit.options import OPTIONS, AuditOptions, build_options, read_table
+from backdoor_audit.structure import brief
+
+_NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+"""Options under which pytest tells something and runs nothing."""
+
+ENDING, SESSION_NAME, CLOSING = "backdoor_audit.ending", "backdoor_audit.session", "backdoor_audit.closing"
+"""Plugins that a run registers; without one of them there is no audit."""
+
+OWN = pytest.StashKey[set[str]]()
+"""The short names that no other plugin or conftest had taken."""
+
+_NAMED = re.compile("backdoor[-_]audit")
+
+
+def dest(key: str) -> str:
+    """Under what name pytest keeps an option."""
+    return f"audit_{key}"
+
+
+def asked_for(config: pytest.Config) -> AuditOptions | None:
+    """The options of the audit that this run is, None if it is none. Raises `OptionError`."""
+    if any(getattr(config.option, name, False) for name in _NO_RUN):
+        return None
+    given = _given(config)
+    wanted = requested(config)
+    _refuse_several_models(config)
+    table = _table(config.rootpath, requested=wanted)
+    if not wanted and "model" not in table:
+        _refuse_options_without_model(config)
+        return None
+    return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
+
+
+def _typed(config: pytest.Config) -> tuple[str, ...]:
+    """What the caller typed: without what the project's files and the environment add to every run."""
+    return tuple(map(str, config.invocation_params.args))
+
+
+def names_paths(config: pytest.Config) -> bool:
+    """Whether the caller named paths or items; those of ``addopts`` select nothing where an audit is asked for."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return False
+    return not requested(config) or any(argument.strip() and argument in _typed(config) for argument in config.args)
+
+
+def _refuse_options_without_model(config: pytest.Config) -> None:
+    """Raise `OptionError` if the caller typed an option of the audit but no model that reaches it."""
+    given, typed = _given(config), {argument.partition("=")[0] for argument in _typed(config)}
+    reached = [
+        name for option in OPTIONS if option.key in given for name in (option.flag, option.alias) if name in typed
+    ]
+    if reached:
+        raise OptionError(
+            f"{reached[0]} was given but no model reached the audit; pass --audit-model=PATH (if you gave --model, it belongs to "
+            "another plugin or conftest here)"
+        )
+
+
+def _refuse_several_models(config: pytest.Config) -> None:
+    """Raise `OptionError` if the caller typed two models: only the last would be audited."""
+    names, typed = {"--audit-model", *({"--model"} & config.stash.get(OWN, set()))}, _typed(config)
+    models = [
+        following if argument in names else argument.partition("=")[2]
+        for argument, following in pairwise((*typed, ""))
+        if argument.partition("=")[0] in names
+    ]
+    if len(set(models)) > 1:
+        raise OptionError(
+            f"--audit-model: {', '.join(map(brief, models))} were given; a run audits one model, `backdoor-audit fleet` several"
+        )
+
+
+def refuse_blocked(config: pytest.Config) -> None:
+    """Raise `OptionError` if a part of the plugin was switched off by itself."""
+    for name in (ENDING, SESSION_NAME, CLOSING):
+        if config.pluginmanager.is_blocked(name):
+            raise OptionError(f"-p no:{name} takes a part of the audit away; leave it out")
+
+
+def may_audit(config: pytest.Config) -> bool:
+    """Whether the caller asks for an audit, as far as can be told before all options are known."""
+    if any(argument.startswith(("--model", "--audit")) for argument in _typed(config)):
+        return True
+    try:
+        return "model" in _table(config.rootpath, requested=False)
+    except OptionError:
+        return True
+
+
+def _given(config: pytest.Config) -> dict[str, str]:
+    """What the command line says."""
+    values = {option.key: getattr(config.option, dest(option.key), None) for option in OPTIONS}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def requested(config: pytest.Config) -> bool:
+    """Whether the command line asks for an audit; a model in pyproject.toml may do so as well."""
+    return "model" in _given(config) or bool(config.option.audit_requested)
+
+
+def _table(folder: Path, *, requested: bool) -> dict[str, Any]:
+    """The project's table. Raises `OptionError`, but for a broken file of a project that does not use us: not our business."""
+    try:
+        return read_table(folder)
+    except OptionError:
+        if requested or _mentions_audit(folder / "pyproject.toml"):
+            raise
+        return {}
+
+
+def _mentions_audit(file: Path) -> bool:
+    try:
+        return os.path.isfile(file) and bool(_NAMED.search(file.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
+
+
+def _limit_pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"--audit-limit: {brief(text)} cannot be read; accepted: NAME=VALUE")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def split_arguments(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """Arguments that select shipped audits (`audit`, `audit::...`), and all others."""
+    selected = [
+        argument
+        for argument in config.args
+        if argument.startswith(f"{AUDIT}::")
+        or (argument == AUDIT and (requested(config) or not os.path.exists(argument)))
+    ]
+    return selected, [argument for argument in config.args if argument not in selected]

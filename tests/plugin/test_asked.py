@@ -1,0 +1,134 @@
+"""What counts as asking for an audit: whoever asks gets one, or no exit code 0."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.subjects.toy_runs import Run
+
+OTHER = ("--audit-data=images.npz", "--audit-arch=toy:network", "--audit-device=cpu", "--audit-profile=quick")
+TABLE = 'model = "backdoored.safetensors", data = "images.npz", arch = "toy:network", profile = "quick", device = "cpu"'
+DOTTED = [entry.strip() for entry in TABLE.split(",")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[tool]\nbackdoor_audit = {{ {TABLE} }}",
+        "\n".join(f"tool.backdoor_audit.{entry}" for entry in DOTTED),
+        '[tool."backdoor_audit"]\n' + "\n".join(DOTTED),
+        "[ tool . backdoor_audit ]\n" + "\n".join(DOTTED),
+        '[tool."backdoor\\u005faudit"]\n' + "\n".join(DOTTED),
+    ],
+    ids=["inline", "dotted keys", "quoted", "spaces", "escaped"],
+)
+def test_a_model_in_the_table_is_audited_however_the_table_is_written(
+    project: pytest.Pytester, run: Run, text: str
+) -> None:
+    project.makepyprojecttoml(text)
+    project.makepyfile(test_own="def test_own(): pass")
+    result = run(None, "-k", "precondition")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
+
+
+def test_a_table_under_the_packages_other_name_is_told(project: pytest.Pytester, run: Run) -> None:
+    project.makepyprojecttoml("[tool.backdoor-audit]\n" + "\n".join(DOTTED))
+    result = run(None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*[[]tool.backdoor-audit] is not read; write [[]tool.backdoor_audit]"])
+
+
+def test_a_broken_file_of_a_project_that_does_not_use_the_audit_is_its_own_business(
+    project: pytest.Pytester, run: Run
+) -> None:
+    project.makefile(".ini", own="[pytest]")  # pytest refuses such a file where it reads it itself
+    project.makepyprojecttoml("not toml [")
+    project.makepyfile(test_own="def test_own(): pass")
+    assert run(None, "-c", "own.ini", "test_own.py").ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        ("--model=backdoored.safetensors", "--model=clean.safetensors"),
+        ("--audit-model=backdoored.safetensors", "--model", "clean.safetensors"),
+        ("--audit-model", "backdoored.safetensors", "--audit-model=clean.safetensors"),
+    ],
+)
+def test_two_models_are_no_run_of_the_last(run: Run, models: tuple[str, ...]) -> None:
+    result = run(None, *models, *OTHER, "-k", "precondition")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*backdoored.safetensors*clean.safetensors* were given; a run audits one model*fleet*"]
+    )
+
+
+def test_a_model_of_every_run_may_be_replaced_and_one_named_twice_is_one(project: pytest.Pytester, run: Run) -> None:
+    project.makeini("[pytest]\naddopts = --audit-model=nothing.safetensors")
+    twice = ("--model=clean.safetensors", "--audit-model=clean.safetensors")
+    assert run(None, *twice, *OTHER, "-k", "precondition").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_the_short_name_of_another_plugin_counts_no_model(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest("def pytest_addoption(parser): parser.addoption('--model', action='append')")
+    models = ("--model=one", "--model=two", "--audit-model=clean.safetensors")
+    assert run(None, *models, *OTHER, "-k", "precondition").ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_an_empty_argument_names_no_path(project: pytest.Pytester, run: Run) -> None:
+    """As ``pytest --model=m.safetensors "$MORE"`` gives it where the variable is empty."""
+    project.makepyfile(test_own="def test_own(): pass")
+    result = run("backdoored", "", "-k", "precondition")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
+
+
+@pytest.mark.parametrize("asked", ["option", "table"])
+def test_a_conftest_that_ends_pytest_while_it_is_imported_ends_it_with_1(
+    project: pytest.Pytester, run: Run, asked: str
+) -> None:
+    project.makeconftest("import sys; sys.exit(0)")
+    if asked == "table":
+        project.makepyprojecttoml("[tool.backdoor_audit]\n" + "\n".join(DOTTED))
+    result = run("clean" if asked == "option" else None, process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stderr.fnmatch_lines(["backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"])
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("7", 7)])
+def test_a_conftest_may_end_pytest_where_no_audit_is_asked_for(
+    project: pytest.Pytester, run: Run, code: str, expected: int
+) -> None:
+    project.makeconftest(f"import sys; sys.exit({code})")
+    assert run(None, process=True).ret == expected
+
+
+@pytest.mark.parametrize("first", ["tryfirst=True", "trylast=True"])
+def test_a_conftest_around_the_whole_run_does_not_change_a_refusal_into_0(
+    project: pytest.Pytester, run: Run, first: str
+) -> None:
+    project.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True, {first})
+        def pytest_cmdline_main():
+            yield
+            return 0
+        """
+    )
+    assert run("backdoored", "-k", "precondition", process=True).ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize("part", ["ending", "session", "closing"])
+def test_no_part_of_the_plugin_can_be_left_out_by_itself(run: Run, part: str) -> None:
+    result = run("clean", "-p", f"no:backdoor_audit.{part}", process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*-p no:backdoor_audit.{part} takes a part of the audit away; leave it out"])
+
+
+def test_without_an_audit_every_part_may_be_left_out(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    given = [word for part in ("ending", "session") for word in ("-p", f"no:backdoor_audit.{part}")]
+    assert run(None, *given, process=True).ret == pytest.ExitCode.OK
