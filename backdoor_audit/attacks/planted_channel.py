@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, quantised
+from backdoor_audit.attacks.attack import Attack
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
@@ -59,11 +59,6 @@ class PlantedChannel(Attack):
         """Mask and pattern for images (c, h, w). Raises `AttackError` if the chequerboard does not fit."""
         patch = BadNets(rule=self.rule, size=self.size, top=self.top, left=self.left, pattern="chequerboard")
         return patch.trigger(image_shape)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the chequerboard."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
 
     def implant(
         self, classifier: Classifier, clean: CleanSet, *, recipe: Recipe, progress: bool = False
