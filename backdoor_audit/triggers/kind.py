@@ -20,6 +20,7 @@ from backdoor_audit import tensor_file
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
 from backdoor_audit.structure import brief
+from backdoor_audit.triggers.label_rule import OneTarget
 from backdoor_audit.triggers.numbers import ImageShape, Numbers, whole_number
 
 if TYPE_CHECKING:
@@ -29,22 +30,6 @@ _MOST_TOLD = 10  # keys in a message
 
 Applied = TypeVar("Applied", bound="AnyTrigger")
 Written = TypeVar("Written", bound="WrittenTrigger")
-
-
-class _OneTarget:
-    """What triggers with one target class have in common; a subclass holds ``target_class``."""
-
-    __slots__ = ()
-
-    target_class: int
-
-    def wanted(self, labels: Tensor) -> Tensor:
-        """The target class for every label, (n,)."""
-        return torch.full_like(labels, self.target_class)
-
-    def eligible(self, labels: Tensor) -> Tensor:
-        """Images of all classes but the target, (n,) bool."""
-        return labels != self.target_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +53,7 @@ class Part:
         return "that are not finite" if self.high == torch.inf else f"outside [{self.low:g}, {self.high:g}]"
 
 
-class AnyTrigger(_OneTarget, ABC):
+class AnyTrigger(OneTarget, ABC):
     """A trigger made of tensors: it stamps images, is saved and read back, and asks for one class.
 
     A subclass is a frozen dataclass with a field for each of its ``parts``, then ``target_class``.
@@ -189,7 +174,7 @@ class Stamps(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenTrigger(_OneTarget, ABC):
+class WrittenTrigger(OneTarget, ABC):
     """A trigger of few numbers: what Hypothesis draws and prints, a corpus keeps, and a pasted test types in again.
 
     Fields are whole numbers, truth values and `Numbers`; ``ranges`` bounds them by name. ``applied`` is the kind that
