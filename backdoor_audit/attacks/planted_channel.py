@@ -18,6 +18,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.training import Recipe
+from backdoor_audit.printable import first_line
 from backdoor_audit.triggers.label_rule import AllToOne
 from backdoor_audit.triggers.trigger import Trigger
 
@@ -135,8 +136,7 @@ def _form(classifier: Classifier, name: str) -> _Form:
     try:
         graph = fx.Tracer().trace(classifier.module)
     except Exception as error:  # a stranger's forward may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AttackError(f"{refusal}torch.fx cannot read it ({reason})") from None
+        raise AttackError(f"{refusal}torch.fx cannot read it ({first_line(error)})") from None
     reading = _Reading(classifier.module, refusal)
     values: dict[fx.Node, _Value] = {}
     for node in graph.nodes:

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose, shown_names
-from backdoor_audit.data.conversion import Wish, decode, listed
+from backdoor_audit.data.conversion import Wish, decode
 from backdoor_audit.data.naming import labels_of
 from backdoor_audit.data.pictures import IMAGE_SUFFIXES, begins_as_picture, opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.printable import listed
 
 _DEEPEST = 32  # folders inside each other
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}

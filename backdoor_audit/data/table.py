@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 
 from backdoor_audit.data.clean_set import CleanSet, choose, shown_names
-from backdoor_audit.data.conversion import Wish, brief, decode, listed
+from backdoor_audit.data.conversion import Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
 from backdoor_audit.data.naming import labels_of
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.printable import listed
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _METADATA = ("metadata.csv", "metadata.jsonl")

@@ -12,6 +12,7 @@ from typing import Any
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.printable import listed
 from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.structure import brief, misfit
 from backdoor_audit.triggers.written import ImageShape, WrittenTrigger, trigger_from_spec
@@ -117,10 +118,8 @@ def load_corpus(folder: Path | None) -> tuple[Counterexample, ...]:
         except (UnreadableError, DataFormatError) as error:
             problems.append(f"{name} ({error})")
     if problems:
-        more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
-        raise DataFormatError(
-            f"{folder}: {len(problems)} files cannot be read: {'; '.join(problems[:_MOST_TOLD])}{more}; {_ACCEPTED}"
-        )
+        told = listed(problems, _MOST_TOLD, "; ")
+        raise DataFormatError(f"{folder}: {len(problems)} files cannot be read: {told}; {_ACCEPTED}")
     return tuple(found)
 
 
