@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -24,7 +24,7 @@ from backdoor_audit.baseline.signature import Baseline
 from backdoor_audit.item import Item
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.comparison_chart import paired_charts
-from backdoor_audit.report.html import policy, style_sheet
+from backdoor_audit.report.html import policy, style_sheet, templates
 from backdoor_audit.report.svg import Ink, figure, inline
 
 _LABELLED = 12  # classes named in the chart, the greatest changes first
@@ -52,16 +52,11 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return templates(
+        Path(__file__).parent,
+        number=lambda value: number_text(value, 3, none="\u2013"),
+        arrows=lambda text: str(text).replace("->", "\u2192"),
     )
-    environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
-    environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
-    return environment
 
 
 def _limit(model: Baseline) -> float:
