@@ -23,17 +23,14 @@ class FineTuned(Augmenting, Protocol):
     @property
     def epochs(self) -> int:
         """Over the search set: how often each image is seen."""
-        ...
 
     @property
     def learning_rate(self) -> float:
         """The highest of the schedule."""
-        ...
 
     @property
     def batch_size(self) -> int:
         """Images a step, at the least."""
-        ...
 
 
 def fine_tune(

@@ -166,11 +166,9 @@ class Stamps(Protocol):
 
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the trigger."""
-        ...
 
     def pictures(self) -> dict[str, Tensor]:
         """What to show of it: images (c, h, w) in [0, 1] by title."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
