@@ -26,6 +26,7 @@ from backdoor_audit.triggers.numbers import ImageShape, Numbers, whole_number
 if TYPE_CHECKING:
     from backdoor_audit.triggers.drawing import Strategies
 
+REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
 _MOST_TOLD = 10  # keys in a message
 
 Applied = TypeVar("Applied", bound="AnyTrigger")
@@ -296,3 +297,14 @@ class Family(ABC):
         """The same family that many pixels up, down, left and right; none for changes of the whole image."""
         del pixels, image_shape
         return ()
+
+
+def length(values: Tensor) -> Tensor:
+    """L2 norm of each row, shaped to divide it; never 0."""
+    norm: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return norm.view(-1, *[1] * (values.ndim - 1))
+
+
+def unit(values: Tensor) -> Tensor:
+    """Each row at an L2 norm of 1."""
+    return values / length(values)
