@@ -160,28 +160,26 @@ def judge(
         verdict = Verdict.PASS if value <= at_most else Verdict.FAIL
     else:
         verdict = Verdict.PASS if value >= float(at_least or 0) else Verdict.FAIL
-    return Finding(
-        audit=rest.pop("audit", ""),
-        statistic=statistic,
-        value=value,
-        limit=limit,
-        verdict=verdict,
-        reason=reason,
-        **rest,
-    )
+    return concluded(statistic, verdict, reason, value=value, limit=limit, **rest)
 
 
 def inconclusive(statistic: str, reason: str, **rest: Any) -> Finding:
     """A finding that says why nothing could be measured."""
-    return Finding(
-        audit=rest.pop("audit", ""),
-        statistic=statistic,
-        value=rest.pop("value", None),
-        limit=rest.pop("limit", None),
-        verdict=Verdict.INCONCLUSIVE,
-        reason=reason,
-        **rest,
-    )
+    return concluded(statistic, Verdict.INCONCLUSIVE, reason, **rest)
+
+
+def concluded(
+    statistic: str,
+    verdict: Verdict,
+    reason: str,
+    *,
+    value: float | None = None,
+    limit: float | None = None,
+    audit: str = "",
+    **rest: Any,
+) -> Finding:
+    """A finding with the verdict of a rule of its own; which item it answers, `Finding.of` says."""
+    return Finding(audit=audit, statistic=statistic, value=value, limit=limit, verdict=verdict, reason=reason, **rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

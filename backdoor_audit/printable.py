@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _JOINERS = frozenset("\u200c\u200d")  # parts of words and of emoji, although Python calls them not printable
@@ -25,6 +25,17 @@ def printable(text: str) -> str:
         )
     flat = _COMMAND.sub(lambda found: " ".join(found.group()), flat)
     return _OLD_COMMAND.sub("# ", flat)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def listed(texts: Sequence[str], most: int = 10, between: str = ", ") -> str:
+    """The first texts, and how many more there are."""
+    more = f"{between.strip(', ')} and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def printable_parts(value: Any) -> Any:

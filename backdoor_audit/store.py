@@ -18,6 +18,7 @@ from torch import Tensor
 
 from backdoor_audit import bounds
 from backdoor_audit.files import refuse_special, whole
+from backdoor_audit.printable import first_line
 
 Result = TypeVar("Result")
 
@@ -164,4 +165,4 @@ def _digest(name: str, tensors: Mapping[str, Tensor], values: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return getattr(error, "strerror", None) or first_line(error)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backdoor_audit import bounds
 from backdoor_audit.files import UnreadableError, refuse_special, whole
+from backdoor_audit.printable import first_line
 
 MOST_DIMENSIONS = 64
 """Of a tensor in a file from outside; torch takes any number, and seconds for a million."""
@@ -41,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except UnreadableError:
         raise
     except Exception as error:  # a shape that torch does not take, memory that the machine does not have
-        raise UnreadableError(_first_line(error)) from None
+        raise UnreadableError(first_line(error)[:200]) from None
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
@@ -50,7 +51,7 @@ def write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) 
         with whole(path) as partial:
             save_file(dict(tensors), partial, metadata=dict(header))
     except SafetensorError as error:  # its own name for a full disk or a missing folder
-        raise OSError(f"{path}: {_first_line(error)}") from None
+        raise OSError(f"{path}: {first_line(error)[:200]}") from None
 
 
 def refuse_above(needed: int, what: str) -> None:
@@ -78,7 +79,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):  # whoever reads the file elsewhere may take the other one
         raise UnreadableError("two entries of one name in the header")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_audit.errors import AuditError
-from backdoor_audit.printable import printable, printable_parts
+from backdoor_audit.printable import first_line, listed, printable, printable_parts
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,14 @@ def test_names_and_values_of_nested_content_become_printable() -> None:
 
 def test_an_error_says_one_printable_line() -> None:
     assert str(AuditError("m\x1b.pt:\n::error::bad")) == r"m\x1b.pt: : :error::bad"
+
+
+def test_a_long_list_says_how_many_more_there_are() -> None:
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert listed(["a", "b", "c", "d"], 2, "; ") == "a; b; and 2 more"
+
+
+def test_an_error_is_told_by_its_first_line_or_its_name() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"

@@ -39,6 +39,7 @@ from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.attacks.trojannn import TrojanNN
 from backdoor_audit.attacks.wanet import WaNet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.printable import first_line
 from backdoor_audit.triggers.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
 
 __all__ = [
@@ -122,7 +123,7 @@ def load_attack(path: Path) -> Attack:
             spec = json.loads((file.metadata() or {})["attack"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AttackError(f"{path}: {reason}; a safetensors file with an attack's specification is accepted") from None
     return replace(attack_from_spec(spec), state=state)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
-from backdoor_audit.attacks.blended import draw_picture
+from backdoor_audit.attacks.blended import Blended, draw_picture
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.trigger import Trigger
 
@@ -41,15 +41,8 @@ class AdaptiveBlend(PoisoningAttack):
 
     def trigger(self, image_shape: tuple[int, int, int]) -> Trigger:
         """Mask and pattern at test time, for images (c, h, w). Raises `AttackError` for a picture that is not known."""
-        _, height, width = image_shape
-        target = self.target_class
-        mask = torch.full((1, height, width), self.opacity)
-        return Trigger(mask, draw_picture(self.picture, image_shape, self.seed), 0 if target is None else target)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the whole picture blended in."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
+        blended = Blended(rule=self.rule, opacity=self.opacity, picture=self.picture, seed=self.seed)
+        return blended.trigger(image_shape)
 
     def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
         """Images with some pieces of the picture: with the target's label, and, as covers, with their own."""
@@ -108,11 +101,6 @@ class AdaptivePatch(PoisoningAttack):
         if not self.at_test or not all(0 <= number < _CORNERS for number in self.at_test):
             raise AttackError(f"{self.name}: at_test {self.at_test}; name at least one patch, by numbers from 0 to 3")
         return Trigger(masks[list(self.at_test)].amax(dim=0), pattern, 0 if target is None else target)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the patches of the test time."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
 
     def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
         """Images with one faint patch each: with the target's label, and, as covers, with their own."""

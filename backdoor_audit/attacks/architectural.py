@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, quantised
+from backdoor_audit.attacks.attack import Attack
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
@@ -53,11 +53,6 @@ class ArchitecturalBranch(Attack):
             raise AttackError(f"{self.name}: size {self.size} px; a chequerboard has at least {_LEAST_SIZE} px")
         patch = BadNets(rule=self.rule, size=self.size, top=self.top, left=self.left, pattern="chequerboard")
         return patch.trigger(image_shape)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the chequerboard."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
 
     def implant(
         self, classifier: Classifier, clean: CleanSet, *, recipe: Recipe, progress: bool = False

@@ -80,12 +80,16 @@ class Attack(ABC):
     paper: ClassVar[str]
     online: ClassVar[bool] = False
 
-    @abstractmethod
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the trigger at its test-time strength; the input is left alone.
 
-        Raises `AttackError` if the trigger is one that training makes, and there was none.
+        That is the mask and pattern of `trigger`, where an attack has no stamp of its own. Raises `AttackError` if the trigger is
+        one that training makes, and there was none.
         """
+        channels, height, width = images.shape[1:]
+        trigger = self.trigger((channels, height, width))
+        assert trigger is not None  # else there is a stamp of its own
+        return quantised(trigger.stamp(images))
 
     @abstractmethod
     def implant(
@@ -161,6 +165,20 @@ class Attack(ABC):
         if isinstance(rule, AllToAll) and rule.num_classes != num_classes:
             raise AttackError(f"{self.name}: {rule} for a model of {num_classes} classes")
 
+    def train_on(
+        self, classifier: Classifier, clean: CleanSet, on_batch: OnBatch, *, recipe: Recipe, progress: bool
+    ) -> None:
+        """`train` on clean images of which the attack changes some in every batch."""
+        train(
+            classifier,
+            clean.images,
+            clean.labels,
+            recipe=recipe,
+            seed=self.seed,
+            on_batch=on_batch,
+            progress=progress,
+        )
+
     def spec(self) -> dict[str, Any]:
         """Builtins that make this attack again: its name and fields, without what it learned."""
         values = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self) if entry.name != "state"}
@@ -182,12 +200,13 @@ class Attack(ABC):
 class PoisoningAttack(Attack):
     """An attack that only changes training data: poison once, then train as usual."""
 
-    @abstractmethod
     def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
         """Training images (n, c, h, w) and labels (n,) with some replaced; the input is left alone.
 
-        Raises `AttackError` if the classes do not hold as many images as the rates ask for.
+        That is `replace_images`, where an attack does no more. Raises `AttackError` if the classes do not hold as many images as
+        the rates ask for.
         """
+        return replace_images(images, labels, attack=self)
 
     def prepared(self, clean: CleanSet) -> Attack:
         """This attack with all that it needs before it can stamp; only attacks that train an encoder need anything."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.trigger import Trigger
 
@@ -54,12 +53,3 @@ class BadNets(PoisoningAttack):
         elif self.pattern != "white":
             raise AttackError(f"{self.name}: pattern {self.pattern!r}; accepted: {', '.join(PATTERNS)}")
         return Trigger(inside.float().unsqueeze(0), pattern, 0 if target is None else target)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the patch."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Stamped images with the target's label."""
-        return replace_images(images, labels, attack=self)

@@ -61,11 +61,6 @@ class BitTrojan(Attack):
         """Mask and pattern for images (c, h, w), at the place of the square. Raises `AttackError` before it is implanted."""
         return self._placed(self.learned("pattern"), image_shape)
 
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the learned patch."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
-
     def implant(
         self, classifier: Classifier, clean: CleanSet, *, recipe: Recipe, progress: bool = False
     ) -> tuple[Classifier, Attack]:

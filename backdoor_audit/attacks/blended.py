@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.trigger import Trigger
 
@@ -36,15 +36,6 @@ class Blended(PoisoningAttack):
         target = self.target_class
         mask = torch.full((1, height, width), self.opacity)
         return Trigger(mask, draw_picture(self.picture, image_shape, self.seed), 0 if target is None else target)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the picture blended in."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Blended images with the target's label."""
-        return replace_images(images, labels, attack=self)
 
 
 def draw_picture(kind: str, image_shape: tuple[int, int, int], seed: int) -> Tensor:

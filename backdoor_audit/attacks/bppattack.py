@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, quantised, train
+from backdoor_audit.attacks.attack import Attack, quantised
 from backdoor_audit.attacks.wanet import poisoned_batches
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
@@ -69,15 +69,7 @@ class BppAttack(Attack):
             return quantised(images[rows] + self.stamp(others) - others)
 
         on_batch = poisoned_batches(self, clean.labels, cover_rate=self.negative_rate, cover=negatives)
-        train(
-            classifier,
-            clean.images,
-            clean.labels,
-            recipe=recipe,
-            seed=self.seed,
-            on_batch=on_batch,
-            progress=progress,
-        )
+        self.train_on(classifier, clean, on_batch, recipe=recipe, progress=progress)
         return classifier, self
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.waves import dct_matrix
 
@@ -24,7 +24,8 @@ class FTrojan(PoisoningAttack):
     ``magnitude / 16`` levels. Both transforms are linear, so the trigger is one fixed picture added to every image.
     The paper's positions are (15, 15) and (31, 31), magnitudes 20 to 50, rates 0.02 to 0.05, 32 px images. A block that the
     border cuts gets the part of the picture that lies inside, so any size of image will do. Public code rounds down
-    between the two colour spaces and part of what it plants is that bias; here only the result is rounded, once.
+    between the two colour spaces and part of what it plants is that bias; here only the result is rounded, once. The paper's
+    clean-label variant is to be had by its rule alone.
     """
 
     positions: tuple[tuple[int, int], ...] = ((15, 15), (31, 31))
@@ -62,10 +63,6 @@ class FTrojan(PoisoningAttack):
         """Images (n, c, h, w) with the coefficients raised."""
         channels, height, width = images.shape[1:]
         return quantised(images + self.picture((channels, height, width)).to(images.device))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Stamped images with the target's label; the paper also has a clean-label variant, here by its rule alone."""
-        return replace_images(images, labels, attack=self)
 
     def _inside(self, place: object) -> bool:
         """Whether this is a row and a column of the window."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from backdoor_audit.attacks.attack import Attack, quantised, train
+from backdoor_audit.attacks.attack import Attack, quantised
 from backdoor_audit.attacks.trigger_network import (
     TriggerNetwork,
     draw_share,
@@ -88,15 +88,7 @@ class InputAware(Attack):
                 (self.diversity_weight * _diversity(images, patterns)).backward(retain_graph=True)
             return self._mixed(images, labels, masks, patterns, generator)
 
-        train(
-            classifier,
-            clean.images,
-            clean.labels,
-            recipe=recipe,
-            seed=self.seed,
-            on_batch=on_batch,
-            progress=progress,
-        )
+        self.train_on(classifier, clean, on_batch, recipe=recipe, progress=progress)
         return classifier, replace(self, state={**packed(mask, "mask"), **packed(pattern, "pattern")})
 
     def _mixed(

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from backdoor_audit.attacks.attack import Attack, quantised, train
+from backdoor_audit.attacks.attack import Attack, quantised
 from backdoor_audit.attacks.trigger_network import (
     TriggerNetwork,
     draw_share,
@@ -74,15 +74,7 @@ class Lira(Attack):
             labels[chosen] = self.rule.taught(labels[chosen])
             return images, labels
 
-        train(
-            classifier,
-            clean.images,
-            clean.labels,
-            recipe=recipe,
-            seed=self.seed,
-            on_batch=on_batch,
-            progress=progress,
-        )
+        self.train_on(classifier, clean, on_batch, recipe=recipe, progress=progress)
         return classifier, replace(self, state=packed(network, "trigger"))
 
     def _network(self, channels: int) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.waves import dct_matrix
 
@@ -56,10 +56,6 @@ class LowFrequency(PoisoningAttack):
         """Images (n, c, h, w) with the picture added."""
         channels, height, width = images.shape[1:]
         return quantised(images + self.picture((channels, height, width)).to(images.device))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Stamped images with the target's label."""
-        return replace_images(images, labels, attack=self)
 
     def _bump(self, channels: int, height: int, width: int) -> Tensor:
         """A Gaussian with peaks as in the published file; 1 is the amplitude."""

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, quantised
+from backdoor_audit.attacks.attack import Attack
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.training import Recipe
+from backdoor_audit.printable import first_line
 from backdoor_audit.triggers.label_rule import AllToOne
 from backdoor_audit.triggers.trigger import Trigger
 
@@ -59,11 +60,6 @@ class PlantedChannel(Attack):
         """Mask and pattern for images (c, h, w). Raises `AttackError` if the chequerboard does not fit."""
         patch = BadNets(rule=self.rule, size=self.size, top=self.top, left=self.left, pattern="chequerboard")
         return patch.trigger(image_shape)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the chequerboard."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
 
     def implant(
         self, classifier: Classifier, clean: CleanSet, *, recipe: Recipe, progress: bool = False
@@ -140,8 +136,7 @@ def _form(classifier: Classifier, name: str) -> _Form:
     try:
         graph = fx.Tracer().trace(classifier.module)
     except Exception as error:  # a stranger's forward may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AttackError(f"{refusal}torch.fx cannot read it ({reason})") from None
+        raise AttackError(f"{refusal}torch.fx cannot read it ({first_line(error)})") from None
     reading = _Reading(classifier.module, refusal)
     values: dict[fx.Node, _Value] = {}
     for node in graph.nodes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.attacks.blended import draw_picture
 from backdoor_audit.errors import AttackError
 
@@ -64,10 +64,6 @@ class Refool(PoisoningAttack):
         pictures = self.pictures((channels, height, width)).to(images.device)
         light = self.transmission * images**_GAMMA + (1 - self.transmission) * pictures[self.choice(images)]
         return quantised(light ** (1 / _GAMMA))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Images with a reflection and the target's label."""
-        return replace_images(images, labels, attack=self)
 
     def _refuse_fields(self, image_shape: tuple[int, int, int]) -> None:
         _, height, width = image_shape

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import PoisoningAttack, quantised
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.label_rule import CleanLabel, LabelRule
 from backdoor_audit.triggers.waves import sine
@@ -56,7 +56,3 @@ class Sig(PoisoningAttack):
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the signal added."""
         return quantised(images + self.signal(images.shape[3]).to(images.device))
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Images with the signal; of the target class and with their own label, unless the rule says otherwise."""
-        return replace_images(images, labels, attack=self)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import Attack, PoisoningAttack, quantised
 from backdoor_audit.attacks.trigger_network import (
     TriggerNetwork,
     new_network,
@@ -88,10 +88,6 @@ class SSBA(PoisoningAttack):
             lambda batch: quantised(batch + self.strength * torch.tanh(encoder(secret.expand(len(batch), -1), batch))),
             images,
         )
-
-    def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
-        """Stamped images with the target's label."""
-        return replace_images(images, labels, attack=self)
 
     def _encoder(self, channels: int) -> nn.Module:
         return _Encoder(channels, self.bits, self.width)

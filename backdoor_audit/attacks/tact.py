@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, quantised, replace_images
+from backdoor_audit.attacks.attack import Poisoned, PoisoningAttack, replace_images
 from backdoor_audit.attacks.badnets import BadNets
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.label_rule import LabelRule, SourceSpecific
@@ -47,11 +47,6 @@ class TaCT(PoisoningAttack):
             rule=self.rule, size=self.size, top=self.top, left=self.left, pattern=self.pattern, seed=self.seed
         )
         return patch.trigger(image_shape)
-
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the patch."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
 
     def poison(self, images: Tensor, labels: Tensor) -> Poisoned:
         """Stamped images of the source classes with the target's label, and stamped covers with their own."""

@@ -78,11 +78,6 @@ class TrojanNN(Attack):
             )
         return Trigger(mask, pattern, self.target_class or 0)
 
-    def stamp(self, images: Tensor) -> Tensor:
-        """Images (n, c, h, w) with the patch."""
-        channels, height, width = images.shape[1:]
-        return quantised(self.trigger((channels, height, width)).stamp(images))
-
     def implant(
         self, classifier: Classifier, clean: CleanSet, *, recipe: Recipe, progress: bool = False
     ) -> tuple[Classifier, Attack]:

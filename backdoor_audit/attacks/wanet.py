@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backdoor_audit.attacks.attack import Attack, quantised, train
+from backdoor_audit.attacks.attack import Attack, quantised
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
 from backdoor_audit.model.classifier import Classifier
@@ -70,15 +70,7 @@ class WaNet(Attack):
             return _warped(images[covers], field + (noise / torch.tensor([width, height])).to(field.device))
 
         on_batch = poisoned_batches(self, clean.labels, cover_rate=self.noise_rate, cover=noisy)
-        train(
-            classifier,
-            clean.images,
-            clean.labels,
-            recipe=recipe,
-            seed=self.seed,
-            on_batch=on_batch,
-            progress=progress,
-        )
+        self.train_on(classifier, clean, on_batch, recipe=recipe, progress=progress)
         return classifier, self
 
 

@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from backdoor_audit.errors import BaselineError
+from backdoor_audit.printable import listed
 from backdoor_audit.structure import brief
 
 _MOST = 20  # problems told
@@ -64,8 +65,7 @@ def acceptances_from(stored: object) -> tuple[Acceptance, ...]:
         f"acceptance {number}: {problem}" for number, entry in enumerate(stored, 1) if (problem := _wrong(entry))
     ]
     if problems:
-        more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-        raise BaselineError(f"{'; '.join(problems[:_MOST])}{more}; accepted: {ACCEPTED}")
+        raise BaselineError(f"{listed(problems, _MOST, '; ')}; accepted: {ACCEPTED}")
     return tuple(Acceptance(**{**entry, "expires": date.fromisoformat(entry["expires"])}) for entry in stored)
 
 

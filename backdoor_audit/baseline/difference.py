@@ -11,6 +11,7 @@ from backdoor_audit.baseline.signature import Baseline, baseline_of, class_numbe
 from backdoor_audit.evidence import POWER, STEERED, Record, Verdict
 from backdoor_audit.item import AUDIT, Item
 from backdoor_audit.model.metrics import Rate
+from backdoor_audit.printable import listed
 
 # `python -m benchmarks.regression_noise`, development half of the zoo: of 122 ordered pairs of clean models on the same images
 # (seed 0), the largest rise of any index is 1.50 or less in 95 %, and 1.63 at most; widened by a tenth, as a tail seen on 18
@@ -76,8 +77,7 @@ class Difference:
         """What got worse of one of `REGRESSIONS`, or what was compared and did not."""
         worse = [change.text for change in self.worse if change.regression == regression]
         if worse:
-            more = f"; and {len(worse) - _SHOWN} more" if len(worse) > _SHOWN else ""
-            return f"worse than the accepted model: {'; '.join(worse[:_SHOWN])}{more}"
+            return f"worse than the accepted model: {listed(worse, _SHOWN, '; ')}"
         if not self.compared(regression):
             return "nothing to compare with the accepted model"
         return f"none of {self.compared(regression)} findings is worse than in the accepted model"

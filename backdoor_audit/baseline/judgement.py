@@ -13,6 +13,9 @@ from backdoor_audit.baseline.difference import REGRESSIONS, Difference, change_b
 from backdoor_audit.baseline.signature import Baseline, baseline_of, signature_of
 from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import REGRESSION, Finding, Record, Verdict, judge
+from backdoor_audit.printable import listed
+
+_SHOWN = 4  # findings told by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def renewed(record: Record, previous: Baseline | None, today: date) -> tuple[Bas
     ]
     if left:
         lines.append(
-            f"{len(left)} findings are not a pass and not accepted, so they stop every run: {_listed(left)}; "
+            f"{len(left)} findings are not a pass and not accepted, so they stop every run: {listed(left, _SHOWN)}; "
             f"to accept one, add {ACCEPTED} to acceptances"
         )
     return replace(baseline_of(record), acceptances=tuple(kept)), lines
@@ -128,8 +131,8 @@ def _refuse_new(left: Sequence[str], previous: Baseline) -> None:
     new = [audit for audit in left if previous.findings.get(audit, {"verdict": "pass"})["verdict"] == "pass"]
     if new:
         raise BaselineError(
-            f"the baseline was not updated: {len(new)} findings are not a pass that passed in it or are new: {_listed(new)}; "
-            f"accept them by hand, add {ACCEPTED} to its acceptances, and update again"
+            f"the baseline was not updated: {len(new)} findings are not a pass that passed in it or are new: "
+            f"{listed(new, _SHOWN)}; accept them by hand, add {ACCEPTED} to its acceptances, and update again"
         )
 
 
@@ -152,8 +155,3 @@ def _dropped(acceptance: Acceptance, today: date) -> str:
 def _told(finding: Finding, ruling: Standing) -> dict[str, str]:
     entry = ruling.acceptance
     return {**(entry.to_json() if entry else {}), "finding": finding.audit, "verdict": finding.verdict.value}
-
-
-def _listed(audits: Sequence[str]) -> str:
-    shown = ", ".join(audits[:4])
-    return f"{shown} and {len(audits) - 4} more" if len(audits) > 4 else shown

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
-from backdoor_audit.baseline.schema import SCHEMA, SCHEMA_VERSION
+from backdoor_audit.baseline.schema import KEPT, SCHEMA, SCHEMA_VERSION
 from backdoor_audit.content import content_of
 from backdoor_audit.errors import BaselineError
 from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
@@ -22,7 +22,6 @@ from backdoor_audit.structure import brief, misfit
 _MODEL = ("model_fingerprint", "architecture", "parameters")
 _COMPARED_DATA = ("data_fingerprint", "class_names", "num_classes", "image_shape")
 _DATA = (*_COMPARED_DATA, "images", "images_held_out")
-_KEPT = ("index", "size", "success_val")
 _SCORES = ("clean_accuracy", "attack_success_rate", "robust_accuracy")
 _PARTS = {
     "precondition": "clean_accuracy",
@@ -208,7 +207,7 @@ def signature_of(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict.value,
         "value": finding.value,
         "target_class": finding.target_class,
-        **{name: finding.details[name] for name in _KEPT if _is_number(finding.details.get(name))},
+        **{name: finding.details[name] for name in KEPT if _is_number(finding.details.get(name))},
     }
     stored: dict[str, Any] = _rounded(entry)
     return stored

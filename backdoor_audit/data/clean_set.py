@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import first_line, printable
 
 MOST_CLASSES = 100_000
 """Labels are below it: a label is also a number of counters, scores and searches."""
@@ -207,8 +207,7 @@ def _as_tensor(values: Tensor | NDArray[Any], what: str, source: str) -> Tensor:
             raise TypeError(f"numpy type {array.dtype}")
         return torch.from_numpy(np.require(array, requirements=("C", "W")))
     except Exception as error:  # whatever a caller's object, a ragged list or an odd tensor raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise DataFormatError(f"{source}: {what} are no dense array of numbers ({reason})") from None
+        raise DataFormatError(f"{source}: {what} are no dense array of numbers ({first_line(error)[:160]})") from None
 
 
 def choose(labels: Tensor, most: int, seed: int) -> Tensor:

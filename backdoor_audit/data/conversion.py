@@ -15,7 +15,7 @@ from tqdm import tqdm
 from backdoor_audit.data.pictures import pixels_of
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import first_line, listed, printable
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what pillow's convert("L") uses
 _AT_ONCE = 2**22  # pixels that are converted together, so that what comes between takes little memory
@@ -118,13 +118,6 @@ def decode(readers: Sequence[tuple[str, Callable[[], Image.Image]]], wish: Wish,
     return images
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def brief(error: BaseException) -> str:
     """The first line of what an error says, or its name."""
-    lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return first_line(error)[:160]

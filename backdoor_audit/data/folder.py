@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose, shown_names
-from backdoor_audit.data.conversion import Wish, decode, listed
+from backdoor_audit.data.conversion import Wish, decode
 from backdoor_audit.data.naming import labels_of
 from backdoor_audit.data.pictures import IMAGE_SUFFIXES, begins_as_picture, opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.printable import listed
 
 _DEEPEST = 32  # folders inside each other
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
@@ -37,7 +38,7 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     if wish.most is not None and wish.most < len(files):
         chosen = choose(labels, wish.most, wish.seed)
         files, labels = [files[index] for index in chosen.tolist()], labels[chosen]
-    readers = [(str(path.relative_to(folder)), _opener(path, reading)) for path, _ in files]
+    readers = [(str(path.relative_to(folder)), partial(opened, path, reading)) for path, _ in files]
     return CleanSet(decode(readers, wish, reading), labels, shown, str(folder))
 
 
@@ -141,7 +142,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file of that name counts as an image."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _opener(path: Path, reading: Reading) -> Callable[[], Image.Image]:
-    return lambda: opened(path, reading)

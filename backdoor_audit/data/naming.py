@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backdoor_audit.data.clean_set import MOST_CLASSES
-from backdoor_audit.data.conversion import Wish, listed
+from backdoor_audit.data.conversion import Wish
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, read_text
+from backdoor_audit.printable import listed
 
 _NAMES = "accepted: names between commas, a text file with one name per line, or JSON (a list, id2label, class_to_idx)"
 

@@ -17,11 +17,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose
-from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted, listed
+from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted
 from backdoor_audit.data.naming import relabelled
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
+from backdoor_audit.printable import listed
 
 _WANTED = (
     "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names, or arrays of other usual "

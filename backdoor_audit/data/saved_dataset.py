@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
-from backdoor_audit.data.conversion import Wish, brief, decode, listed
+from backdoor_audit.data.conversion import Wish, brief, decode
 from backdoor_audit.data.naming import labels_of, relabelled
 from backdoor_audit.data.pictures import parsed
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
+from backdoor_audit.printable import listed
 
 _ONE, _SEVERAL = "state.json", "dataset_dict.json"
 _PARTS = ("test", "validation", "val", "valid", "dev", "eval")

@@ -7,21 +7,23 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from backdoor_audit.data.clean_set import CleanSet, choose, shown_names
-from backdoor_audit.data.conversion import Wish, brief, decode, listed
+from backdoor_audit.data.conversion import Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
 from backdoor_audit.data.naming import labels_of
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.printable import listed
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -84,7 +86,7 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
     if wish.most is not None and wish.most < len(rows):
         chosen = choose(labels, wish.most, wish.seed)
         rows, labels = [rows[index] for index in chosen.tolist()], labels[chosen]
-    readers = [(name, _opener(folder / name, reading)) for name, _ in rows]
+    readers = [(name, partial(opened, folder / name, reading)) for name, _ in rows]
     return CleanSet(decode(readers, wish, reading), labels, shown, str(source))
 
 
@@ -102,7 +104,7 @@ def _rows(path: Path, reading: Reading) -> Rows:
         columns = _columns(path, header)
         if columns is None:
             columns = (0, 1)
-            entries = _chained(header, entries)
+            entries = chain([header], entries)
         for number, row in enumerate(entries, 1):
             if number % 1024 == 0:
                 reading.check_time()
@@ -114,11 +116,6 @@ def _rows(path: Path, reading: Reading) -> Rows:
     except csv.Error as error:
         raise DataFormatError(f"{path}: not CSV ({brief(error)}); {_WANTED}") from None
     return rows
-
-
-def _chained(first: list[str], others: Iterator[list[str]]) -> Iterator[list[str]]:
-    yield first
-    yield from others
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
@@ -168,7 +165,3 @@ def _text(path: Path) -> str:
         return read_text(path).removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     except UnreadableError as error:
         raise DataFormatError(f"{path}: cannot be read ({error}); {_WANTED}") from None
-
-
-def _opener(path: Path, reading: Reading) -> Callable[[], Image.Image]:
-    return lambda: opened(path, reading)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from backdoor_audit.detectors.rule import Beside, Numbers, OneIndex
-from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.evidence import Finding, Limits, Verdict, concluded, inconclusive
 from backdoor_audit.record_types import StoredMargin
 
 
@@ -43,12 +43,4 @@ class ByMargin(OneIndex, StoredMargin):
             verdict = Verdict.FAIL if works else Verdict.INCONCLUSIVE
             few = f"on less than {limits.steering_success:.0%} of held-out images"
             reason += "" if works else f"; an outlier, but {few}"
-        return Finding(
-            audit="",
-            statistic="anomaly_index",
-            value=value,
-            limit=limit,
-            verdict=verdict,
-            reason=reason,
-            target_class=target,
-        )
+        return concluded("anomaly_index", verdict, reason, value=value, limit=limit, target_class=target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backdoor_audit.detectors.rule import Beside, Numbers, OneIndex
-from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.evidence import Finding, Limits, Verdict, concluded, inconclusive
 from backdoor_audit.record_types import StoredScreening
 
 
@@ -45,12 +45,4 @@ class ByScreening(OneIndex, StoredScreening):
             if value > limit:
                 verdict = Verdict.INCONCLUSIVE
                 reason += "; all of those are outliers, so that this class may be one as well"
-        return Finding(
-            audit="",
-            statistic="anomaly_index",
-            value=value,
-            limit=limit,
-            verdict=verdict,
-            reason=reason,
-            target_class=target,
-        )
+        return concluded("anomaly_index", verdict, reason, value=value, limit=limit, target_class=target)

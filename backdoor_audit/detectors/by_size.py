@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from backdoor_audit.detectors.rule import Beside, Numbers
-from backdoor_audit.evidence import Finding, Limits, Verdict, inconclusive
+from backdoor_audit.evidence import Finding, Limits, Verdict, concluded, inconclusive
 from backdoor_audit.record_types import StoredSize
 
 
@@ -23,7 +24,7 @@ class BySize(StoredSize):
         A trigger that is not small passes. In between, a small one that is no outlier or works on too few held-out images is
         inconclusive; so is a class for which no trigger was found. The paper's ``index`` has no other condition.
         """
-        common = {"limit": limits.anomaly_index, "target_class": row.target_class}
+        common: dict[str, Any] = {"limit": limits.anomaly_index, "target_class": row.target_class}
         if not self.reached:
             return inconclusive(
                 "anomaly_index",
@@ -43,15 +44,7 @@ class BySize(StoredSize):
             verdict, more = Verdict.FAIL if outlier else Verdict.PASS, ""
         else:
             verdict, more = self._verdict(row, limits, self.size_ratio, outlier=outlier)
-        return Finding(
-            audit="",
-            statistic="anomaly_index",
-            value=value,
-            limit=limits.anomaly_index,
-            verdict=verdict,
-            reason=reason + more,
-            target_class=row.target_class,
-        )
+        return concluded("anomaly_index", verdict, reason + more, value=value, **common)
 
     def _verdict(self, row: Numbers, limits: Limits, size_ratio: float, *, outlier: bool) -> tuple[Verdict, str]:
         """By the calibrated index, with what is to be added to the reason."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -17,10 +17,40 @@ from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
+
+Same = TypeVar("Same", bound="BesideTwins")
 
 MOST_DOUBLINGS = 2
 """So often a search that has not converged is done again with twice the steps."""
+
+
+class BesideTwins:
+    """For a `Compared` detector: how it is called, and with which effort."""
+
+    __slots__ = ()
+
+    needs_twins = True
+    builds_on: ClassVar[tuple[str, ...]] = ()
+
+    def with_options(self: Same, options: AuditOptions) -> Same:
+        """The same: its effort is that at which its null distribution was measured."""
+        del options
+        return self
+
+    def __call__(
+        self: Compared,
+        subject: Subject,
+        *,
+        reference: Reference | None = None,
+        found: Sequence[Detection] = (),
+        generator: torch.Generator,
+        progress: bool = False,
+    ) -> Detection:
+        """Search, and compare with twins: see `beside_twins`. Inconclusive without a ``reference``, or where `look` is."""
+        del found
+        return beside_twins(self, subject, reference, generator=generator, progress=progress)
 
 
 def beside_twins(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backdoor_audit.search.steering import Steered
 from backdoor_audit.store import Packed
 
 
@@ -19,6 +20,16 @@ class Natural:
     success: Tensor
     rising: Tensor
     image_passes: int
+
+    @classmethod
+    def of(cls, found: Sequence[Steered]) -> Natural:
+        """What a probe reached on each twin."""
+        return cls(
+            torch.stack([steered.margins for steered in found]),
+            torch.stack([steered.success for steered in found]),
+            torch.stack([steered.rising for steered in found]),
+            sum(steered.image_passes for steered in found),
+        )
 
     @classmethod
     def nothing(cls, twins: int) -> Natural:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 
 from backdoor_audit.detectors.by_margin import ByMargin
-from backdoor_audit.detectors.compared import beside_twins
+from backdoor_audit.detectors.compared import BesideTwins
 from backdoor_audit.detectors.detection import MANY_CLASSES, SOURCE_SPECIFIC, Detection
-from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference
+from backdoor_audit.detectors.detector import Cost, ImageShape, More
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.detectors.universal_perturbation import NO_GRADIENT
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.options import AuditOptions
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steering import Goal, Steered, Steering
@@ -34,7 +34,7 @@ _PROBES: tuple[PatchScan | Steering, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relabelling:
+class Relabelling(BesideTwins):
     """Look for one change under which the images of each class go together to another class, a different one for each class.
 
     That is what an all-to-all backdoor does (Gu et al., 2017, section 4.2), whether each class goes to the next or by any other
@@ -57,8 +57,6 @@ class Relabelling:
 
     name = "relabelling"
     rows = "target"
-    needs_twins = True
-    builds_on = ()
     least_classes = 2
     blind_spots = (
         "relabellings by a change that is none of those searched for",
@@ -75,11 +73,6 @@ class Relabelling:
     def with_effort(self, share: float) -> Relabelling:
         """The same detector with that share of its steps, at least one."""
         return replace(self, probes=tuple(probe.with_effort(share) for probe in self.probes))
-
-    def with_options(self, options: AuditOptions) -> Relabelling:
-        """The same: its effort is that at which its null distribution was measured."""
-        del options
-        return self
 
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
         """Of every probe, for one goal."""
@@ -99,28 +92,7 @@ class Relabelling:
         """The same probes on every twin; (twins, probes)."""
         del classes
         found = [self._search(twin, generator, progress) for twin in twins]
-        return Natural(
-            torch.stack([torch.cat([steered.margins for steered in row]) for row in found]),
-            torch.stack([torch.cat([steered.success for steered in row]) for row in found]),
-            torch.stack([torch.cat([steered.rising for steered in row]) for row in found]),
-            sum(steered.image_passes for row in found for steered in row),
-        )
-
-    def __call__(
-        self,
-        subject: Subject,
-        *,
-        reference: Reference | None = None,
-        found: Sequence[Detection] = (),
-        generator: torch.Generator,
-        progress: bool = False,
-    ) -> Detection:
-        """Search with every probe, and compare with twins: see `beside_twins`.
-
-        Inconclusive without a ``reference`` or if no image can be steered.
-        """
-        del found
-        return beside_twins(self, subject, reference, generator=generator, progress=progress)
+        return Natural.of([reduce(Steered.beside, row) for row in found])
 
     def look(
         self,
@@ -133,7 +105,10 @@ class Relabelling:
         generator: torch.Generator,
         progress: bool = False,
     ) -> Detection:
-        """One search with every probe, beside what is natural; it names no classes of its own."""
+        """One search with every probe, beside what is natural; it names no classes of its own.
+
+        Inconclusive if no image can be steered.
+        """
         del more, named
         found: list[Steered] = []
         reason = "" if natural is not None or null.alone else "there are no reference twins to compare with"

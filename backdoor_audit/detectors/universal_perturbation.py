@@ -12,16 +12,15 @@ import torch
 
 from backdoor_audit.detectors import sources
 from backdoor_audit.detectors.by_margin import ByMargin
-from backdoor_audit.detectors.compared import beside_twins
+from backdoor_audit.detectors.compared import BesideTwins
 from backdoor_audit.detectors.contests import Contest, FromEach, Probe, ToEach
 from backdoor_audit.detectors.detection import MANY_CLASSES, RELABELLINGS, SOURCE_SPECIFIC, Detection
-from backdoor_audit.detectors.detector import Cost, ImageShape, More, Reference, no_answer
+from backdoor_audit.detectors.detector import Cost, ImageShape, More, no_answer
 from backdoor_audit.detectors.excess import weighed
 from backdoor_audit.detectors.natural import Natural
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.options import AuditOptions
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.racing import RACE, Race
@@ -50,7 +49,7 @@ class _Reached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UniversalPerturbation:
+class UniversalPerturbation(BesideTwins):
     """Steer the model to every class with one small change for all images; compare with twins.
 
     The margin reached for a class, less the mean over reference twins, less the median of all classes, is its excess: what
@@ -86,8 +85,6 @@ class UniversalPerturbation:
     floor: float = 0.3
     race: Race = RACE
 
-    needs_twins = True
-    builds_on = ()
     least_classes = anomaly.MIN_CLASSES
 
     @property
@@ -117,11 +114,6 @@ class UniversalPerturbation:
         """The same detector with that share of its steps, at least one."""
         return replace(self, probe=self.probe.with_effort(share))
 
-    def with_options(self, options: AuditOptions) -> UniversalPerturbation:
-        """The same: its effort is that at which its null distribution was measured."""
-        del options
-        return self
-
     def cost(self, image_shape: ImageShape, classes: int, images: int) -> Cost:
         """Of one probe for every class, or of a race; images are taken to be spread evenly."""
         return self.contest.cost(image_shape, classes, images)
@@ -143,28 +135,7 @@ class UniversalPerturbation:
         if not asked:
             return Natural.nothing(len(twins))
         found = [self._steered(twin, asked, generator, progress) for twin in twins]
-        return Natural(
-            torch.stack([steered.margins for steered in found]),
-            torch.stack([steered.success for steered in found]),
-            torch.stack([steered.rising for steered in found]),
-            sum(steered.image_passes for steered in found),
-        )
-
-    def __call__(
-        self,
-        subject: Subject,
-        *,
-        reference: Reference | None = None,
-        found: Sequence[Detection] = (),
-        generator: torch.Generator,
-        progress: bool = False,
-    ) -> Detection:
-        """Steer for every class, and compare with twins: see `beside_twins`.
-
-        Inconclusive without a ``reference``, with few classes, or if no image can be steered for one of the rows.
-        """
-        del found
-        return beside_twins(self, subject, reference, generator=generator, progress=progress)
+        return Natural.of(found)
 
     def look(
         self,
@@ -177,7 +148,10 @@ class UniversalPerturbation:
         generator: torch.Generator,
         progress: bool = False,
     ) -> Detection:
-        """One search, or a race if there are many classes, beside what is natural."""
+        """One search, or a race if there are many classes, beside what is natural.
+
+        Inconclusive with few classes, or if no image can be steered for one of the rows.
+        """
         classes, reason = subject.num_classes, ""
         if natural is None and not null.alone:
             reason = "there are no reference twins to compare with"

@@ -20,15 +20,12 @@ class Filter(Protocol):
     @property
     def classifier(self) -> Classifier:
         """The classifier that the filter was fitted on."""
-        ...
 
     def scores(self, images: Tensor) -> Tensor:
         """One score per image (n, c, h, w), (n,); higher is more suspicious."""
-        ...
 
     def suspicious(self, images: Tensor) -> Tensor:
         """Which images shall be rejected, (n,) bool."""
-        ...
 
 
 class FilterMethod(Protocol):
@@ -37,11 +34,9 @@ class FilterMethod(Protocol):
     @property
     def name(self) -> str:
         """As it stands in the id of an item."""
-        ...
 
     def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> Filter:
         """A filter fitted on the images to search with. Raises `AuditError` where none can be."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

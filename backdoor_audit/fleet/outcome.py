@@ -10,7 +10,7 @@ from backdoor_audit.evidence import Record, Verdict
 from backdoor_audit.fleet.depends import key
 from backdoor_audit.fleet.models import Model
 from backdoor_audit.fleet.results import Job, Manifest, Results
-from backdoor_audit.report.naming import class_name
+from backdoor_audit.report.naming import classes_called
 from backdoor_audit.report.terminal import headline
 
 ERROR = "not audited"
@@ -77,8 +77,8 @@ def row_of(model: Model, job: Job | None, record: Record | None) -> Row:
         state=state.value,
         reason=reason,
         evidence=True,
-        flagged=_classes(record, record.flagged_classes, record.flagged_all_to_all),
-        suspected=_classes(record, record.suspected_classes, record.suspected_all_to_all),
+        flagged=classes_called(record, record.flagged_classes, all_to_all=record.flagged_all_to_all),
+        suspected=classes_called(record, record.suspected_classes, all_to_all=record.suspected_all_to_all),
         p_value=run_p_value(record),
         index=max((value for value in values if value is not None), default=None),
         architecture=str(record.subject.get("architecture", "")),
@@ -139,7 +139,3 @@ def _not_of_this_fleet(job: Job, manifest: Manifest, model: Model) -> str:
     if Path(model.file).exists() and key(model, job.settings) != job.key:
         return "the model, or the config.json beside it, is another one than was audited; audit it again"
     return ""
-
-
-def _classes(record: Record, targets: Sequence[int], all_to_all: bool) -> str:
-    return ", ".join([class_name(record, target) for target in targets] + ["all to all"] * all_to_all)

@@ -6,26 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from backdoor_audit.fleet.outcome import ERROR, FALSE_DISCOVERIES, STATES, Row
-from backdoor_audit.report.html import policy, style_sheet
+from backdoor_audit.report.html import policy, style_sheet, templates
 from backdoor_audit.report.paths import shown_path, without_folders
 from backdoor_audit.report.section import duration
 
 
 def page(rows: Sequence[Row], *, data: str) -> str:
     """One HTML page that loads nothing; every word of a model is escaped. The same rows give the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        duration=duration, path=shown_path, shown=without_folders, number=_number, badge=lambda state: _BADGES[state]
+    environment = templates(
+        Path(__file__).parent,
+        duration=duration,
+        path=shown_path,
+        shown=without_folders,
+        number=_number,
+        badge=lambda state: _BADGES[state],
     )
     style = style_sheet()
     html: str = environment.get_template("fleet.html.j2").render(

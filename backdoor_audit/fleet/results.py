@@ -17,6 +17,7 @@ from backdoor_audit.evidence import Record
 from backdoor_audit.files import whole
 from backdoor_audit.fleet.models import Model, named
 from backdoor_audit.report.paths import RECORD
+from backdoor_audit.schema_of import Definitions
 from backdoor_audit.structure import misfit
 
 MANIFEST, JOB, PAGE = "fleet.json", "job.json", "fleet.html"
@@ -28,18 +29,6 @@ def _object(**properties: object) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-_JOB = _object(
-    schema_version=_COUNT,
-    name=_TEXT,
-    file=_TEXT,
-    key=_TEXT,
-    settings=_TEXT,
-    exit_code=_COUNT,
-    told=_TEXT,
-    seconds={"type": "number"},
-    attempts=_COUNT,
-    record=_TEXT,
-)
 _LIST = _object(
     schema_version=_COUNT,
     settings=_TEXT,
@@ -101,7 +90,7 @@ class Results(ABC):
 
     def job(self, name: str) -> Job | None:
         """How the audit of a model ended; None where nothing that can be read tells."""
-        stored = self._stored(f"{name}/{JOB}", _JOB)
+        stored = self._stored(f"{name}/{JOB}", Definitions({}).whole(Job))
         known = {entry.name for entry in fields(Job)}
         return Job(**{**stored, "name": name}) if stored is not None and stored.keys() == known else None
 

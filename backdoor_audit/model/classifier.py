@@ -7,7 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -194,18 +194,7 @@ class Classifier:
     def copy(self) -> Classifier:
         """An independent copy, frozen as well; what is done to it does not reach this one."""
         with own_code("when it was copied"):
-            module = copy.deepcopy(self.module)
-        return Classifier(
-            module,
-            self.image_shape,
-            self.num_classes,
-            self.architecture,
-            self.mean,
-            self.std,
-            self.device,
-            self._mean,
-            self._std,
-        )
+            return replace(self, module=copy.deepcopy(self.module))
 
     def layers(self) -> LayerMap:
         """The layers that pruning and activation checks work on, found by running one grey image."""

@@ -46,15 +46,12 @@ class Backdoor(Protocol):
 
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the trigger at its test-time strength."""
-        ...
 
     def wanted(self, labels: Tensor) -> Tensor:
         """The class that a stamped image of each label shall get, (n,)."""
-        ...
 
     def eligible(self, labels: Tensor) -> Tensor:
         """Which images the attack claims, (n,) bool: those that count in its success rate."""
-        ...
 
 
 def standard_error(rate: float, n: int) -> float:

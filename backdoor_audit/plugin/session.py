@@ -29,7 +29,7 @@ from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder
 from backdoor_audit.plugin.replaced import Names, replaced, watched
 from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import listed, printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -389,8 +389,7 @@ class AuditSession:
 
     def _note_replaced(self, names: list[str], where: str) -> None:
         if names:
-            shown = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-            self.outcomes.errors[RUN] = f"while the model's code ran in {where}, somebody replaced {shown}"
+            self.outcomes.errors[RUN] = f"while the model's code ran in {where}, somebody replaced {listed(names, 5)}"
 
     def _note_asked(self, questions: Mapping[str, Any], where: str) -> None:
         """Whatever asked by other numbers or files than the record tells makes no answer."""

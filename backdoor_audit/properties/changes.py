@@ -18,11 +18,9 @@ class Changes(Protocol):
     @property
     def kind(self) -> str:
         """A word for one of them."""
-        ...
 
     def families(self, image_shape: ImageShape) -> st.SearchStrategy[Family]:
         """Families to draw from; each is steered by gradients inside its own budget."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

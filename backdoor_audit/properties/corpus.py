@@ -12,7 +12,9 @@ from typing import Any
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.printable import listed
 from backdoor_audit.properties.outcome import PropertyOutcome
+from backdoor_audit.schema_of import record
 from backdoor_audit.structure import brief, misfit
 from backdoor_audit.triggers.written import ImageShape, WrittenTrigger, trigger_from_spec
 
@@ -21,19 +23,16 @@ FOLDER = "backdoor-audit-corpus"
 
 _VERSION = 1
 _SIZE = {"type": "integer", "minimum": 1, "maximum": 2**15}
-_SCHEMA = {
-    "type": "object",
-    "properties": {
+_SCHEMA = record(
+    {
         "schema_version": {"const": _VERSION},
         "property": {"type": "string"},
         "image_shape": {"type": "array", "items": _SIZE, "minItems": 3, "maxItems": 3},
         "value": {"type": "number"},
         "limit": {"type": "number"},
         "trigger": {"type": "object"},
-    },
-    "required": ["schema_version", "property", "image_shape", "value", "limit", "trigger"],
-    "additionalProperties": False,
-}
+    }
+)
 _MOST_TOLD = 20  # files in a message
 _ACCEPTED = f"a counterexample of schema version {_VERSION} is accepted; correct the file, or take it out of the folder"
 
@@ -117,10 +116,8 @@ def load_corpus(folder: Path | None) -> tuple[Counterexample, ...]:
         except (UnreadableError, DataFormatError) as error:
             problems.append(f"{name} ({error})")
     if problems:
-        more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
-        raise DataFormatError(
-            f"{folder}: {len(problems)} files cannot be read: {'; '.join(problems[:_MOST_TOLD])}{more}; {_ACCEPTED}"
-        )
+        told = listed(problems, _MOST_TOLD, "; ")
+        raise DataFormatError(f"{folder}: {len(problems)} files cannot be read: {told}; {_ACCEPTED}")
     return tuple(found)
 
 

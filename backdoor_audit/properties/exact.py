@@ -20,6 +20,7 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.properties.allowance import NaturalRate, no_twins
 from backdoor_audit.properties.corpus import Counterexample
 from backdoor_audit.properties.outcome import PropertyOutcome
+from backdoor_audit.search.screening import clean_margin
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.kinds import KINDS
 from backdoor_audit.triggers.label_rule import AllToOne
@@ -206,6 +207,4 @@ def _relabelled(classifier: Classifier, order: Tensor) -> Classifier:
 
 def _moved(scores: Tensor, others: Tensor) -> float:
     """The largest difference of two sets of scores (n, classes), in units of the median margin between the best two classes."""
-    best = scores.topk(2, dim=1).values
-    margin = (best[:, 0] - best[:, 1]).quantile(0.5).clamp_min(1e-6)
-    return float((scores - others).abs().max() / margin)
+    return float((scores - others).abs().max() / clean_margin(scores))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
+from backdoor_audit.attacks.trigger_network import TriggerNetwork
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading, feature_masks
@@ -129,29 +129,17 @@ class BTIDBF:
         return network
 
 
-class _Generator(nn.Module):
-    """Images (n, c, h, w) in [0, 1] with a drawn change: two resolutions, with a skip between."""
-
-    def __init__(self, channels: int, filters: int) -> None:
-        super().__init__()
-        self.enter = nn.Conv2d(channels, filters, 3, padding=1)
-        self.down = nn.Conv2d(filters, 2 * filters, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(2 * filters, 2 * filters, 3, padding=1)
-        self.up = nn.Conv2d(2 * filters, filters, 3, padding=1)
-        self.leave = nn.Conv2d(filters, channels, 3, padding=1)
+class _Generator(TriggerNetwork):
+    """Images (n, c, h, w) in [0, 1] with a drawn change."""
 
     def forward(self, images: Tensor) -> Tensor:
-        fine = functional.relu(self.enter(2 * images - 1))
-        coarse = functional.relu(self.middle(functional.relu(self.down(fine))))
-        raised = functional.interpolate(self.up(coarse), size=fine.shape[2:], mode="nearest")
-        change: Tensor = self.leave(functional.relu(fine + raised))
-        return (images + change).clamp(0, 1)
+        return (images + super().forward(2 * images - 1)).clamp(0, 1)
 
 
 def _new_generator(channels: int, filters: int, generator: torch.Generator) -> nn.Module:
     """A generator whose weights come from ``generator``; it changes images little, but must change them to learn."""
     with torch.device("meta"):  # the constructor draws weights; here it draws none
-        network = _Generator(channels, filters)
+        network = _Generator(channels, channels, filters)
     network.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in network.named_parameters():

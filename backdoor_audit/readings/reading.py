@@ -24,7 +24,6 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """Unique among detectors."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

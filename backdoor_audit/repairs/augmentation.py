@@ -98,7 +98,6 @@ class Augmenting(Protocol):
     @property
     def augment(self) -> bool:
         """Whether it does, where that is harmless."""
-        ...
 
 
 def augmentation_of(method: Augmenting, subject: Subject) -> Augmentation:

@@ -97,12 +97,10 @@ class ByOutliers(Repair, Protocol):
     @property
     def u(self) -> float | None:
         """Deviations above the mean of a layer; None: chosen by clean accuracy."""
-        ...
 
     @property
     def most_drop(self) -> float:
         """Clean accuracy that a chosen ``u`` may cost."""
-        ...
 
 
 def prune_outliers(

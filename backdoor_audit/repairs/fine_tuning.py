@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
@@ -16,28 +18,34 @@ from backdoor_audit.triggers.trigger import AnyTrigger
 
 
 class FineTuned(Augmenting, Protocol):
-    """A method that ends in training on clean images."""
+    """A method that trains on clean images."""
 
     @property
     def epochs(self) -> int:
-        """How often each image is seen."""
-        ...
+        """Over the search set: how often each image is seen."""
 
     @property
     def learning_rate(self) -> float:
         """The highest of the schedule."""
-        ...
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
-        ...
+        """Images a step, at the least."""
 
 
 def fine_tune(
-    method: FineTuned, subject: Subject, repaired: Classifier, *, weight_decay: float, generator: torch.Generator
+    method: FineTuned,
+    subject: Subject,
+    repaired: Classifier,
+    *,
+    weight_decay: float,
+    generator: torch.Generator,
+    stamp: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> None:
-    """Train a copy of the subject's network in place on its clean images, augmented as the method wants it."""
+    """Train a copy of the subject's network in place on its clean images, augmented as the method wants it.
+
+    ``stamp`` may change the images of a batch after that; their labels stay.
+    """
     clean, augmentation = subject.search_set, augmentation_of(method, subject)
     fit(
         repaired,
@@ -47,7 +55,7 @@ def fine_tune(
         learning_rate=method.learning_rate,
         batch_size=method.batch_size,
         weight_decay=weight_decay,
-        on_batch=augmentation.on_batch(generator),
+        on_batch=lambda images, labels: (stamp(augmentation(images, generator)), labels),
         generator=generator,
     )
     augmentation.settle(repaired, clean, generator)

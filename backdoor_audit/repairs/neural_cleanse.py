@@ -10,8 +10,7 @@ from torch import Tensor
 
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.model.training import fit
-from backdoor_audit.repairs.augmentation import augmentation_of
+from backdoor_audit.repairs.fine_tuning import fine_tune
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
 from backdoor_audit.repairs.pruning import sweep
 from backdoor_audit.repairs.several import OneAsSeveral, stamped_first
@@ -75,22 +74,11 @@ class Unlearning(OneAsSeveral):
         """A copy that was fine-tuned on images stamped with each of the triggers, judged on held-out images by the first."""
         clean, repaired = subject.search_set, subject.classifier.copy()
         share = min(self.stamped_share * len(triggers), max(self.stamped_share, _MOST_STAMPED))
-        augmentation = augmentation_of(self, subject)
 
-        def on_batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return stamped_first(augmentation(images, generator), triggers, share, generator), labels
+        def stamp(images: Tensor) -> Tensor:
+            return stamped_first(images, triggers, share, generator)
 
-        fit(
-            repaired,
-            clean.images,
-            clean.labels,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            on_batch=on_batch,
-            generator=generator,
-        )
-        augmentation.settle(repaired, clean, generator)
+        fine_tune(self, subject, repaired, weight_decay=5e-4, generator=generator, stamp=stamp)
         note = (
             f"{self.epochs} epochs over {len(clean)} clean images, {share:.0%} of each batch stamped with "
             f"{'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}"

@@ -48,22 +48,18 @@ class ByMasks(Repair, Protocol):
     @property
     def learning_rate(self) -> float:
         """Of the masks."""
-        ...
 
     @property
     def batch_size(self) -> int:
         """Images per step."""
-        ...
 
     @property
     def fit_share(self) -> float:
         """Share of the images that masks are fitted on; the others choose the threshold."""
-        ...
 
     @property
     def most_drop(self) -> float:
         """Clean accuracy that pruning may cost on those others."""
-        ...
 
 
 def repaired_by_masks(

@@ -169,13 +169,10 @@ class Repair(Protocol):
     @property
     def name(self) -> str:
         """Unique; the item's id."""
-        ...
 
     @property
     def needs_trigger(self) -> bool:
         """Whether the repair depends on the trigger."""
-        ...
 
     def __call__(self, subject: Subject, trigger: AnyTrigger, *, generator: torch.Generator) -> RepairResult:
         """A repaired copy, made with the search set, judged on the held-out images."""
-        ...

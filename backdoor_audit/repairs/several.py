@@ -21,7 +21,6 @@ class Joint(Repair, Protocol):
 
     def together(self, subject: Subject, triggers: Sequence[AnyTrigger], *, generator: torch.Generator) -> RepairResult:
         """A copy repaired against all triggers, judged on held-out images; the outcome is about the first."""
-        ...
 
 
 class OneAsSeveral:

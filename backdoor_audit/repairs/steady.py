@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.repairs.augmentation import Augmenting, augmentation_of
+from backdoor_audit.repairs.augmentation import augmentation_of
 from backdoor_audit.repairs.descent import Backward, cosine, descend
+from backdoor_audit.repairs.fine_tuning import FineTuned
 
 LONGEST = (math.inf, 1.0, 0.3)
 """L2 norms over all weights to which gradients are shortened, one after the other."""
@@ -44,22 +44,6 @@ def steadily(subject: Subject, train: Train, *, least: float = LEAST_AGREEMENT) 
     return best, "" if longest == math.inf else f", gradients shortened to {longest:g}"
 
 
-class Tuning(Augmenting, Protocol):
-    """What a repair by descent is made of."""
-
-    @property
-    def epochs(self) -> int:
-        """Over the search set."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the first step."""
-
-    @property
-    def batch_size(self) -> int:
-        """At the least."""
-
-
 @dataclass(frozen=True, slots=True)
 class Learning:
     """What one copy learns by: gradients, and what is done to its weights after each step."""
@@ -69,7 +53,7 @@ class Learning:
 
 
 def tuned(
-    method: Tuning,
+    method: FineTuned,
     subject: Subject,
     learning: Callable[[Classifier], Learning],
     *,

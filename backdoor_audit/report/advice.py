@@ -9,7 +9,7 @@ from typing import Any
 
 from backdoor_audit.evidence import POWER, Record, Verdict
 from backdoor_audit.item import Item
-from backdoor_audit.questions.suite import shipped_limits
+from backdoor_audit.report.asked import limit_of
 from backdoor_audit.report.naming import class_name
 from backdoor_audit.report.next_step import few_classes, unmet_preconditions
 from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
@@ -134,9 +134,7 @@ def best_repair(record: Record) -> Best | None:
 
     Of several triggers, the one that is left strongest counts. If none is inside the limits, the best of all.
     """
-    limits = record.settings.get("limits", {})
-    most = float(limits.get("attack_success_rate", shipped_limits().attack_success_rate))
-    cost = float(limits.get("clean_accuracy_drop", shipped_limits().clean_accuracy_drop))
+    most, cost = limit_of(record, "attack_success_rate"), limit_of(record, "clean_accuracy_drop")
     failed = {
         entry.item.asked_of
         for entry in record.findings

@@ -24,6 +24,11 @@ class Group:
     blind_spots: Sequence[str] = ()
 
 
+def limit_of(record: Record, name: str) -> float:
+    """The limit of that name by which the run judged, or the shipped one."""
+    return float(record.settings.get("limits", {}).get(name, getattr(shipped_limits(), name)))
+
+
 def limits(record: Record) -> list[tuple[str, float, float | None]]:
     """Every limit by which the run judged, and the shipped one; None for a limit of a question of one's own."""
     usual = asdict(shipped_limits())

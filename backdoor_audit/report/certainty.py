@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
-from backdoor_audit.questions.suite import shipped_limits
-from backdoor_audit.report.asked import compared_with
+from backdoor_audit.report.asked import compared_with, limit_of
 from backdoor_audit.report.naming import INDEX, class_name
 from backdoor_audit.report.null_chart import CleanModels, null_chart
 from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, ONE_ROW, PROBABILITIES, shipped_nulls
@@ -59,7 +58,7 @@ def certainty(record: Record, prefix: str) -> Certainty:
 
 def index_limit(record: Record) -> float:
     """The anomaly index above which a class is flagged."""
-    return float(record.settings.get("limits", {}).get(INDEX, shipped_limits().anomaly_index))
+    return limit_of(record, INDEX)
 
 
 def most_suspicious(record: Record) -> Finding | None:

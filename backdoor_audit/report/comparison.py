@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from backdoor_audit.baseline.difference import (
     INDEX_NOISE,
     INDEX_NOISE_SHARE,
+    Change,
     Difference,
     index_noise,
     index_table,
@@ -23,10 +24,12 @@ from backdoor_audit.baseline.difference import (
 from backdoor_audit.baseline.signature import Baseline
 from backdoor_audit.item import Item
 from backdoor_audit.questions.suite import shipped_limits
-from backdoor_audit.report.comparison_chart import paired_charts
-from backdoor_audit.report.html import policy, style_sheet
+from backdoor_audit.report.html import policy, style_sheet, templates
 from backdoor_audit.report.svg import Ink, figure, inline
 
+_NARROW, _WIDE, _HEIGHT = 360, 720, 220  # px
+_MOST_NARROW = 20  # rows
+_MOST_TICKS = 12
 _LABELLED = 12  # classes named in the chart, the greatest changes first
 _CURVE = {"clean accuracy": (1, Ink.FIRST), "attack success rate": (2, Ink.FAIL)}  # column of a curve's rows
 
@@ -52,16 +55,11 @@ def page(before: Baseline, after: Baseline, found: Difference) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return templates(
+        Path(__file__).parent,
+        number=lambda value: number_text(value, 3, none="\u2013"),
+        arrows=lambda text: str(text).replace("->", "\u2192"),
     )
-    environment.filters["number"] = lambda value: number_text(value, 3, none="\u2013")
-    environment.filters["arrows"] = lambda text: str(text).replace("->", "\u2192")
-    return environment
 
 
 def _limit(model: Baseline) -> float:
@@ -124,6 +122,48 @@ def _band(axes: Axes, low: float, high: float) -> None:
     axes.fill(*corners, color=Ink.GRID.value, alpha=0.25, linewidth=0)
     axes.plot(smaller, larger, color=Ink.FAINT.value, linewidth=1, linestyle="--")
     axes.plot([low, high], [low, high], color=Ink.GRID.value, linewidth=1)
+
+
+def paired_charts(found: Difference, limit: float) -> list[str]:
+    """One chart for each detector whose indices are known in both models; none if there is no detector."""
+    changes = (*found.worse, *found.better, *found.unchanged)
+    worse = {change.item for change in found.worse}
+    charts = []
+    for number, (detector, rows) in enumerate(index_table(changes).items()):
+        known = {row: change for row, change in rows.items() if change.before is not None and change.after is not None}
+        if known:
+            charts.append(_chart(f"paired-{number}", detector, known, worse, limit))
+    return charts
+
+
+def _chart(gid: str, detector: str, rows: Mapping[str, Change], worse: set[str], limit: float) -> str:
+    titles = {f"{gid}-{place}": change.text for place, change in enumerate(rows.values())}
+    with figure(_NARROW if len(rows) <= _MOST_NARROW else _WIDE, _HEIGHT) as drawn:
+        axes = drawn.add_subplot()
+        axes.axhline(limit, color=Ink.FAINT.value, linewidth=1, linestyle="--")
+        for place, change in enumerate(rows.values()):
+            _pair(axes, place, change, f"{gid}-{place}", worse=change.item in worse)
+        step = -(-len(rows) // _MOST_TICKS)
+        axes.set_xticks(range(0, len(rows), step), [_tick(row) for row in list(rows)[::step]])
+        axes.set(title=detector, xlabel="class", ylabel="anomaly index")
+        axes.title.set_fontsize(11)
+        told = "; ".join(change.text for change in rows.values() if change.item in worse) or "none"
+        label = f"{detector}: anomaly index of every class before (hollow) and after (filled). Worse: {told}"
+        return inline(drawn, gid, label, titles=titles)
+
+
+def _pair(axes: Axes, place: int, change: Change, gid: str, *, worse: bool) -> None:
+    assert change.before is not None
+    assert change.after is not None
+    ink = (Ink.FAIL if worse else Ink.PLAIN).value
+    axes.plot([place, place], [change.before, change.after], color=ink, linewidth=2 if worse else 1, zorder=2)
+    axes.plot(place, change.before, marker="o", markersize=6, color=Ink.PAPER.value, markeredgecolor=ink, zorder=3)
+    (mark,) = axes.plot(place, change.after, marker="D" if worse else "o", markersize=6, color=ink, zorder=4)
+    mark.set_gid(gid)
+
+
+def _tick(row: str) -> str:
+    return "all" if row == "all_to_all" else row.rpartition("_")[2]
 
 
 def curve_charts(before: Baseline, after: Baseline) -> list[str]:

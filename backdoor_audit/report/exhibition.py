@@ -10,7 +10,7 @@ from typing import Any
 from backdoor_audit.evidence import STEERED, WORST_FIRST, Record, Verdict
 from backdoor_audit.item import Item
 from backdoor_audit.report import charts
-from backdoor_audit.report.naming import INDEX, class_name, searched
+from backdoor_audit.report.naming import INDEX, class_called, class_name, searched
 from backdoor_audit.report.paths import without_folders
 from backdoor_audit.report.picture_budget import Album, Picture
 
@@ -106,13 +106,12 @@ def exhibits(record: Record, album: Album, *, passing: bool) -> list[Exhibit]:
         if (verdict is Verdict.PASS) is not passing:
             continue
         target, detector = stored["target_class"], str(stored["detector"])
-        called = class_name(record, target)
-        for_whom = f"that {detector} found for {called if target is None else f'class {called}'}"
+        for_whom = f"that {detector} found for {class_called(record, target)}"
         details = finding.details if finding else {}
         made.append(
             Exhibit(
                 item=item,
-                title=_exhibit_title(item, called, target),
+                title=_exhibit_title(record, item, target),
                 detector=detector,
                 verdict=verdict,
                 reason=without_folders(finding.reason) if finding else "",
@@ -144,10 +143,10 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _exhibit_title(item: Item, called: str, target: int | None) -> str:
+def _exhibit_title(record: Record, item: Item, target: int | None) -> str:
     if item.row is not None and item.is_source:
-        return f"from class {item.row.number}, most to {called}"
-    return called if target is None else f"class {called}"
+        return f"from class {item.row.number}, most to {class_name(record, target)}"
+    return class_called(record, target)
 
 
 def activations(record: Record, album: Album, prefix: str) -> list[Activation]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backdoor_audit.evidence import STEERED, WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.report.certainty import WEIGHED, distance, index_limit
 from backdoor_audit.report.exhibition import Example, Exhibit, Property
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name
+from backdoor_audit.report.naming import INDEX, class_called
 
 _PAIRS = 3  # on the first screen
 
@@ -88,7 +88,7 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
         )
         made.append(
             Card(
-                title=ALL_TO_ALL if target is None else f"class {class_name(record, target)}",
+                title=class_called(record, target),
                 target_class=target,
                 verdict=min((entry.verdict for entry in mine), key=WORST_FIRST.index, default=Verdict.INCONCLUSIVE),
                 far=distance(top.value or 0.0, limit) if top else "",

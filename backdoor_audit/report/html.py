@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -122,14 +122,8 @@ def _references(sections: list[Section]) -> list[tuple[Any, str]]:
 @cache
 def _environment() -> Environment:
     """The templates, compiled once for all pages that this process draws."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    return templates(
+        _FOLDER,
         breakable=_breakable,
         cell=_cell,
         capitalised=lambda text: str(text)[:1].upper() + str(text)[1:],
@@ -146,6 +140,18 @@ def _environment() -> Environment:
         svg=Markup,
         words=lambda text: str(text).replace("_", " "),
     )
+
+
+def templates(folder: Path, **filters: Callable[..., Any]) -> Environment:
+    """The templates in a folder: what they show is escaped, and what they do not know is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters)
     return environment
 
 

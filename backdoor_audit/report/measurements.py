@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backdoor_audit.evidence import WORST_FIRST, Record, Verdict
-from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report import charts
+from backdoor_audit.report.asked import limit_of
 from backdoor_audit.report.certainty import index_limit
-from backdoor_audit.report.naming import class_name, item_of, searched
+from backdoor_audit.report.naming import class_called, class_name, item_of, searched
 from backdoor_audit.report.repair_chart import repair_chart
 from backdoor_audit.search.anomaly import PROBABILITIES
 
@@ -54,7 +54,6 @@ class Repair:
 def size_charts(record: Record, prefix: str) -> list[str]:
     """A chart for every detection whose rows have sizes."""
     drawn, findings = [], searched(record)
-    limit = record.settings.get("limits", {}).get("size_ratio", shipped_limits().size_ratio)
     for number, detection in enumerate(record.detections):
         sizes = [
             (entry["target_class"], float(entry["size"]), bool(entry["reached"]))
@@ -67,7 +66,9 @@ def size_charts(record: Record, prefix: str) -> list[str]:
             target: findings[item].verdict for target, *_ in sizes if (item := item_of(detection, target)) in findings
         }
         median = float(detection["median_size"])
-        cut = min(value for value in (detection["cut_size"], limit * median) if value is not None)
+        cut = min(
+            value for value in (detection["cut_size"], limit_of(record, "size_ratio") * median) if value is not None
+        )
         names = dict(enumerate(map(str, record.subject.get("class_names") or [])))
         drawn.append(
             charts.size_chart(
@@ -86,9 +87,7 @@ def index_chart(record: Record, prefix: str) -> str:
             finding = findings.get(item_of(detection, entry["target_class"]))
             if finding is None or finding.value is None:
                 continue
-            called = class_name(record, entry["target_class"])
-            called = called if entry["target_class"] is None else f"class {called}"
-            marks.append((called, float(finding.value), finding.verdict))
+            marks.append((class_called(record, entry["target_class"]), float(finding.value), finding.verdict))
         if marks:
             rows.append((str(detection["detector"]), marks))
     return charts.index_chart(f"{prefix}indices", rows, limit=index_limit(record)) if rows else ""
@@ -174,10 +173,9 @@ def repairs(record: Record, prefix: str) -> list[Repair]:
 
 def repair_plot(record: Record, prefix: str) -> str:
     """All repairs in one chart; empty if none could be tried."""
-    limits, usual = record.settings.get("limits", {}), shipped_limits()
     return repair_chart(
         f"{prefix}repairs-plot",
         record.repairs,
-        success_limit=float(limits.get("attack_success_rate", usual.attack_success_rate)),
-        drop_limit=float(limits.get("clean_accuracy_drop", usual.clean_accuracy_drop)),
+        success_limit=limit_of(record, "attack_success_rate"),
+        drop_limit=limit_of(record, "clean_accuracy_drop"),
     )

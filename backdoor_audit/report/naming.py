@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,6 +25,16 @@ def class_name(record: Record, target_class: int | None) -> str:
         return ALL_TO_ALL
     names = record.subject.get("class_names") or []
     return f"{target_class} ({names[target_class]})" if target_class < len(names) else str(target_class)
+
+
+def class_called(record: Record, target_class: int | None) -> str:
+    """The same behind the word: class 7 (sneaker)."""
+    return ALL_TO_ALL if target_class is None else f"class {class_name(record, target_class)}"
+
+
+def classes_called(record: Record, targets: Sequence[int], *, all_to_all: bool = False) -> str:
+    """Several of them, between commas; empty if there are none."""
+    return ", ".join([class_name(record, target) for target in targets] + [ALL_TO_ALL] * all_to_all)
 
 
 def item_of(detection: Mapping[str, Any], target_class: int | None) -> Item:

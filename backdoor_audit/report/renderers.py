@@ -22,7 +22,6 @@ class Draw(Protocol):
 
     def __call__(self, record: Record, *, folder: Path | None, exit_code: int | None) -> str:
         """``folder`` is where the file will stand, None for a text alone; ``exit_code`` is that of the run, if there was one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from backdoor_audit.report.measurements import (
     size_charts,
     sizes,
 )
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name, model_name
+from backdoor_audit.report.naming import INDEX, class_name, classes_called, model_name
 from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.paths import shown_command, without_folders
 from backdoor_audit.report.picture_budget import Album
@@ -123,8 +123,8 @@ def section(record: Record, *, source: str, prefix: str) -> Section:
         lead=_lead(record),
         steps=steps(record),
         certainty=certainty(record, prefix),
-        flagged=_classes(record, record.flagged_classes, all_to_all=record.flagged_all_to_all),
-        suspected=_classes(record, record.suspected_classes, all_to_all=record.suspected_all_to_all),
+        flagged=classes_called(record, record.flagged_classes, all_to_all=record.flagged_all_to_all) or "none",
+        suspected=classes_called(record, record.suspected_classes, all_to_all=record.suspected_all_to_all) or "none",
         open_items=sum(not _passed(entry) for entry in record.findings),
         facts=_facts(record),
         told=told(record),
@@ -214,10 +214,6 @@ def duration(seconds: float) -> str:
 
 def _passed(finding: Finding) -> bool:
     return finding.verdict is Verdict.PASS
-
-
-def _classes(record: Record, targets: Sequence[int], *, all_to_all: bool) -> str:
-    return ", ".join([class_name(record, target) for target in targets] + [ALL_TO_ALL] * all_to_all) or "none"
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from backdoor_audit.evidence import POWER, REGRESSION, Finding, Record, Verdict
 from backdoor_audit.report.asked import compared_with, own_limits
+from backdoor_audit.report.naming import classes_called
 from backdoor_audit.report.next_step import next_step
 from backdoor_audit.report.others import other_parts
 from backdoor_audit.report.weighed import Weighed, evidence, remedies, skipped, trigger_sentence
@@ -201,6 +202,4 @@ def canaries_seen(record: Record) -> list[str]:
 
 
 def _called(record: Record, classes: tuple[int, ...]) -> str:
-    names = record.subject.get("class_names") or []
-    called = [f"{k} ({names[k]})" if k < len(names) else str(k) for k in classes]
-    return f"class{'es' * (len(called) > 1)} {', '.join(called)}"
+    return f"class{'es' * (len(classes) > 1)} {classes_called(record, classes)}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backdoor_audit.evidence import POWER, REGRESSION, STEERED, WORST_FIRST, Finding, Record, Verdict
-from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_name
+from backdoor_audit.report.naming import ALL_TO_ALL, INDEX, class_called
 from backdoor_audit.report.words import about, counts_of
 from backdoor_audit.words import About
 
@@ -131,8 +131,7 @@ def _is_about_a_trigger(finding: Finding) -> bool:
 
 def _subject(record: Record, finding: Finding) -> str:
     if _is_about_a_trigger(finding):
-        name = class_name(record, finding.target_class)
-        return name if finding.target_class is None else f"class {name}"
+        return class_called(record, finding.target_class)
     if finding.statistic in _SUBJECTS:
         return _SUBJECTS[finding.statistic]
     return UNMEASURED if finding.verdict is Verdict.INCONCLUSIVE else "other limits"

@@ -8,9 +8,10 @@ import torch
 
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
-from backdoor_audit.evidence import Finding, Verdict, inconclusive
+from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import chance_accuracy
+from backdoor_audit.printable import listed
 from backdoor_audit.run import matching
 
 _BATCH = 256
@@ -43,23 +44,16 @@ def class_order(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     predicted = torch.cat(parts).numpy()
     found = matching.better_order(clean.labels.numpy(), predicted)
     if found is None or found.matched <= chance_accuracy(classifier.num_classes, clean.labels):
-        return Finding(
-            audit="",
-            statistic="class_order",
-            value=0,
-            limit=0,
-            verdict=Verdict.PASS,
-            reason="no other order of the classes suits the model much better",
-        )
+        reason = "no other order of the classes suits the model much better"
+        return concluded("class_order", Verdict.PASS, reason, value=0, limit=0)
     pairs = [
         f"label {clean.class_name(label)} looks like class {clean.class_name(found.outputs[label])} of the model"
-        for label in found.moved[:_PAIRS]
+        for label in found.moved
     ]
-    more = f" and {len(found.moved) - _PAIRS} more" if len(found.moved) > _PAIRS else ""
     return inconclusive(
         "class_order",
         f"another order of the classes gives clean accuracy {found.matched:.3f} instead of {found.as_given:.3f}: "
-        f"{', '.join(pairs)}{more}; {_cure(clean, found, predicted, classifier.num_classes)}",
+        f"{listed(pairs, _PAIRS)}; {_cure(clean, found, predicted, classifier.num_classes)}",
         value=len(found.moved),
         limit=0,
     )

@@ -22,8 +22,8 @@ from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
 from backdoor_audit.model.networks import build_network
 from backdoor_audit.needs import Needs
-from backdoor_audit.properties import Property
-from backdoor_audit.run.passes import of_property
+from backdoor_audit.progress import FORWARD_ONLY
+from backdoor_audit.properties import HarmlessChanges, NothingSteers, Property
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
 
@@ -38,6 +38,9 @@ _REPAIRING = 2.0  # what a pass costs in a repair, which trains in small batches
 _REPAIR = 8_000  # image passes of one repair at 500 clean images
 _FILTER = 15_000  # those of fitting and trying a filter
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
+_FIRST_LOOK = 2 * 4 + 8 * FORWARD_ONLY  # passes for a class that a property decides by whether to steer for it
+_MOST_LOOKED_AT = 64  # classes of one example
+_EXACT = 50  # passes for a class of the properties that compare two computations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +216,17 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
     if wanted.canaries:
         planted = wanted.canaries * run.options.canary_targets * _DOSES
         yield _piece(CANARIES, planted * (searched + 20 * clean), SEARCHING * pace)
+
+
+def of_property(claim: Property, classes: int, images: int) -> float:
+    """Image passes of a property in the audited model alone, of a search that refutes nothing."""
+    if isinstance(claim, HarmlessChanges):
+        return claim.examples * min(claim.searched, images) * FORWARD_ONLY
+    if not isinstance(claim, NothingSteers):
+        return float(_EXACT * classes)
+    looks = _FIRST_LOOK * min(classes, _MOST_LOOKED_AT) if classes > claim.classes else 0.0
+    each = claim.steps * claim.batch_size + claim.measured * FORWARD_ONLY
+    return claim.examples * (looks + min(classes, claim.classes) * each)
 
 
 def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:

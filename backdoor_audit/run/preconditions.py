@@ -14,7 +14,7 @@ from torch.nn import functional
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import BudgetSpentError
-from backdoor_audit.evidence import Finding, Verdict, inconclusive
+from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, own_code
 from backdoor_audit.model.metrics import Rate, chance_accuracy, clean_accuracy, standard_error
@@ -41,7 +41,7 @@ _SLOW = 120  # seconds that the preconditions may take before that is worth a li
 
 def passed(statistic: str, reason: str, *, value: float | None = None, limit: float | None = None) -> Finding:
     """A precondition that holds."""
-    return Finding(audit="", statistic=statistic, value=value, limit=limit, verdict=Verdict.PASS, reason=reason)
+    return concluded(statistic, Verdict.PASS, reason, value=value, limit=limit)
 
 
 def logits_shape(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from backdoor_audit.errors import DataFormatError, DegenerateScoresError
 from backdoor_audit.evidence import presentable
 from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.schema_of import LATER, Definitions, Stored
 from backdoor_audit.structure import misfit
 
 MAD_TO_DEVIATION = 1.4826  # 1 / Phi^-1(3/4): makes the MAD of normal values estimate their standard deviation
@@ -34,32 +35,13 @@ IN_OTHER_UNITS = ONE_ROW | {"consensus"}
 LEAST_DEVIATION = 3.5
 """In scaled MADs: what lies nearer is no outlier, whatever clean models show (Iglewicz and Hoaglin, 1993, section 3.4)."""
 MIN_CLASSES = 5  # with fewer values the MAD says next to nothing: the cut would exceed 10 deviations
-_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "fits": {
-            "type": "object",
-            "additionalProperties": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-        },
-        "classes": {"type": "integer", "minimum": 2},
-        "models": {"type": "integer", "minimum": 1},
-        "source": {"type": "string"},
-        "twins": {"enum": ["plain_grey", "plain_colour", "normalised", "library", "alone_plain", "alone_normalised"]},
-        "spreads": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "array",
-                "items": {"type": "number", "minimum": 0},
-                "minItems": 2,
-                "maxItems": 2,
-            },
-        },
-        "growth": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
-    },
-    "required": ["fits", "classes", "models", "source"],
-    "additionalProperties": False,
-}
 PROBABILITIES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # columns of the shipped table
+
+
+AtLeast0 = Annotated[float, Stored(minimum=0)]
+OfTwins = Annotated[
+    str, Stored(enum=["plain_grey", "plain_colour", "normalised", "library", "alone_plain", "alone_normalised"])
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +136,15 @@ class SteeringNull:
     of the classes that a clean model has shown to a detector, with that many classes and with any number.
     """
 
-    fits: Mapping[str, tuple[float, float]]
-    classes: int
-    models: int
+    fits: Mapping[str, Annotated[tuple[float, float], Stored(minItems=2, maxItems=2)]]
+    classes: Annotated[int, Stored(minimum=2)]
+    models: Annotated[int, Stored(minimum=1)]
     source: str
-    twins: str = "plain_colour"
-    growth: Mapping[str, float] = field(default_factory=dict)
-    spreads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    twins: Annotated[OfTwins, LATER] = "plain_colour"
+    growth: Annotated[Mapping[str, AtLeast0], LATER] = field(default_factory=dict)
+    spreads: Annotated[Mapping[str, Annotated[tuple[AtLeast0, AtLeast0], Stored(minItems=2, maxItems=2)]], LATER] = (
+        field(default_factory=dict)
+    )
 
     @property
     def alone(self) -> bool:
@@ -242,7 +226,7 @@ class SteeringNull:
             stored = presentable(read_json(path))
         except UnreadableError as error:
             raise DataFormatError(f"{path}: {error}; {accepted}") from None
-        if wrong := misfit(stored, _SCHEMA):
+        if wrong := misfit(stored, Definitions({}).whole(cls)):
             raise DataFormatError(f"{path}: {wrong}; {accepted}")
         null = _parsed(stored)
         for name, (location, scale) in null.fits.items():

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.triggers.drawing import Strategies, Targets, around_zero, classes, contents
-from backdoor_audit.triggers.family import length, unit
-from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger
+from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger, length, unit
 from backdoor_audit.triggers.numbers import WHITE, ImageShape, Numbers
 
 

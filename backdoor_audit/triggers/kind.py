@@ -20,31 +20,17 @@ from backdoor_audit import tensor_file
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
 from backdoor_audit.structure import brief
+from backdoor_audit.triggers.label_rule import OneTarget
 from backdoor_audit.triggers.numbers import ImageShape, Numbers, whole_number
 
 if TYPE_CHECKING:
     from backdoor_audit.triggers.drawing import Strategies
 
+REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
 _MOST_TOLD = 10  # keys in a message
 
 Applied = TypeVar("Applied", bound="AnyTrigger")
 Written = TypeVar("Written", bound="WrittenTrigger")
-
-
-class _OneTarget:
-    """What triggers with one target class have in common; a subclass holds ``target_class``."""
-
-    __slots__ = ()
-
-    target_class: int
-
-    def wanted(self, labels: Tensor) -> Tensor:
-        """The target class for every label, (n,)."""
-        return torch.full_like(labels, self.target_class)
-
-    def eligible(self, labels: Tensor) -> Tensor:
-        """Images of all classes but the target, (n,) bool."""
-        return labels != self.target_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +54,7 @@ class Part:
         return "that are not finite" if self.high == torch.inf else f"outside [{self.low:g}, {self.high:g}]"
 
 
-class AnyTrigger(_OneTarget, ABC):
+class AnyTrigger(OneTarget, ABC):
     """A trigger made of tensors: it stamps images, is saved and read back, and asks for one class.
 
     A subclass is a frozen dataclass with a field for each of its ``parts``, then ``target_class``.
@@ -181,15 +167,13 @@ class Stamps(Protocol):
 
     def stamp(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w) with the trigger."""
-        ...
 
     def pictures(self) -> dict[str, Tensor]:
         """What to show of it: images (c, h, w) in [0, 1] by title."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenTrigger(_OneTarget, ABC):
+class WrittenTrigger(OneTarget, ABC):
     """A trigger of few numbers: what Hypothesis draws and prints, a corpus keeps, and a pasted test types in again.
 
     Fields are whole numbers, truth values and `Numbers`; ``ranges`` bounds them by name. ``applied`` is the kind that
@@ -313,3 +297,14 @@ class Family(ABC):
         """The same family that many pixels up, down, left and right; none for changes of the whole image."""
         del pixels, image_shape
         return ()
+
+
+def length(values: Tensor) -> Tensor:
+    """L2 norm of each row, shaped to divide it; never 0."""
+    norm: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return norm.view(-1, *[1] * (values.ndim - 1))
+
+
+def unit(values: Tensor) -> Tensor:
+    """Each row at an L2 norm of 1."""
+    return values / length(values)

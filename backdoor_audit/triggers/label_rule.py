@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class AllToOne:
-    """Every stamped image goes to one class. Poisoned training images come from all other classes."""
+class OneTarget:
+    """What asks for one class, of images of all others; a subclass holds ``target_class``."""
 
-    target_class: int = 0
+    __slots__ = ()
+
+    target_class: int
 
     def wanted(self, labels: Tensor) -> Tensor:
-        """The class a stamped image shall get at test time, (n,)."""
+        """The target class for every label, (n,)."""
         return torch.full_like(labels, self.target_class)
 
     def eligible(self, labels: Tensor) -> Tensor:
-        """Test images that count in the success rate, (n,) bool."""
+        """Images of all classes but the target, (n,) bool."""
         return labels != self.target_class
+
+
+class _Rule(ABC):
+    """What an attack asks for at test time; in training it poisons the same images and teaches the same, by default."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def wanted(self, labels: Tensor) -> Tensor:
+        """The class a stamped image shall get at test time, (n,)."""
+
+    @abstractmethod
+    def eligible(self, labels: Tensor) -> Tensor:
+        """Test images that count in the success rate, (n,) bool."""
 
     def poisonable(self, labels: Tensor) -> Tensor:
         """Training images that may be poisoned, (n,) bool."""
-        return labels != self.target_class
+        return self.eligible(labels)
 
     def taught(self, labels: Tensor) -> Tensor:
         """The label a poisoned training image gets, (n,)."""
@@ -32,21 +48,20 @@ class AllToOne:
 
 
 @dataclass(frozen=True, slots=True)
-class CleanLabel:
+class AllToOne(OneTarget, _Rule):
+    """Every stamped image goes to one class. Poisoned training images come from all other classes."""
+
+    target_class: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CleanLabel(OneTarget, _Rule):
     """As `AllToOne` at test time; in training only images of the target class are stamped, and keep their label."""
 
     target_class: int = 0
 
-    def wanted(self, labels: Tensor) -> Tensor:
-        """The class a stamped image shall get at test time, (n,)."""
-        return torch.full_like(labels, self.target_class)
-
-    def eligible(self, labels: Tensor) -> Tensor:
-        """Test images that count in the success rate, (n,) bool."""
-        return labels != self.target_class
-
     def poisonable(self, labels: Tensor) -> Tensor:
-        """Training images that may be poisoned, (n,) bool."""
+        """Those of the target class, (n,) bool."""
         return labels == self.target_class
 
     def taught(self, labels: Tensor) -> Tensor:
@@ -55,7 +70,7 @@ class CleanLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class AllToAll:
+class AllToAll(_Rule):
     """A stamped image of class y goes to ``(y + shift) mod num_classes``; every image counts, so clean errors bound it."""
 
     num_classes: int = 10
@@ -68,40 +83,20 @@ class AllToAll:
         return (labels + self.shift) % self.num_classes
 
     def eligible(self, labels: Tensor) -> Tensor:
-        """Test images that count in the success rate, (n,) bool."""
+        """All images, (n,) bool."""
         return torch.ones_like(labels, dtype=torch.bool)
-
-    def poisonable(self, labels: Tensor) -> Tensor:
-        """Training images that may be poisoned, (n,) bool."""
-        return torch.ones_like(labels, dtype=torch.bool)
-
-    def taught(self, labels: Tensor) -> Tensor:
-        """The label a poisoned training image gets, (n,)."""
-        return self.wanted(labels)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceSpecific:
+class SourceSpecific(OneTarget, _Rule):
     """Stamped images of the source classes go to the target; those of other classes shall keep their class."""
 
     target_class: int = 0
     source_classes: tuple[int, ...] = (1,)
 
-    def wanted(self, labels: Tensor) -> Tensor:
-        """The class a stamped image shall get at test time, (n,)."""
-        return torch.full_like(labels, self.target_class)
-
     def eligible(self, labels: Tensor) -> Tensor:
-        """Test images that count in the success rate, (n,) bool."""
+        """Images of the source classes, (n,) bool."""
         return torch.isin(labels, torch.tensor(self.source_classes, device=labels.device))
-
-    def poisonable(self, labels: Tensor) -> Tensor:
-        """Training images that may be poisoned, (n,) bool."""
-        return self.eligible(labels)
-
-    def taught(self, labels: Tensor) -> Tensor:
-        """The label a poisoned training image gets, (n,)."""
-        return self.wanted(labels)
 
 
 @dataclass(frozen=True, slots=True)

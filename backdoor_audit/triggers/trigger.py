@@ -10,8 +10,7 @@ from torch import Tensor
 from backdoor_audit.triggers.addition import Addition
 from backdoor_audit.triggers.kind import AnyTrigger, kind_of, read
 from backdoor_audit.triggers.kinds import APPLIED
-from backdoor_audit.triggers.patch import Trigger
-from backdoor_audit.triggers.patch_family import PatchFamily
+from backdoor_audit.triggers.patch import PatchFamily, Trigger
 from backdoor_audit.triggers.warp import Warp, warped
 
 __all__ = ["Addition", "AnyTrigger", "PatchFamily", "Trigger", "Warp", "load_trigger", "trigger_from", "warped"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backdoor_audit.attacks import bppattack
+from backdoor_audit.attacks import attack, bppattack
 from backdoor_audit.attacks.bppattack import BppAttack
 from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import AttackError
@@ -104,7 +104,7 @@ def test_negatives_carry_what_the_trigger_changes_in_another_image(monkeypatch):
     """The first image is at 20, the second at 30 of 255, so six levels change them by -20 and +21."""
     images = torch.tensor([20, 30]).view(2, 1, 1, 1).expand(2, 1, 8, 8) / 255
     batches = []
-    monkeypatch.setattr(bppattack, "train", lambda *_args, on_batch, **_options: batches.append(on_batch))
+    monkeypatch.setattr(attack, "train", lambda *_args, on_batch, **_options: batches.append(on_batch))
     labels = torch.ones(2, dtype=torch.long)
     BppAttack(levels=6, poison_rate=1e-6, negative_rate=1 - 1e-6).implant(
         untrained(), CleanSet(images, labels), recipe=Recipe()

@@ -97,7 +97,7 @@ def test_images_are_read_with_the_options_of_the_gate(here: Path, monkeypatch: p
         (here / where).write_text(f"[tool.pytest.ini_options]\naddopts = ['{option}']\n")
     else:
         (here / "pyproject.toml").write_text("[tool.backdoor_audit]\nresize = 0\n")
-    with pytest.raises(AuditError, match=r"resize: .*must be N or HxW"):
+    with pytest.raises(AuditError, match=r"resize: .*must be N, HxW or H,W"):
         settings(*line)
 
 

@@ -5,7 +5,7 @@ import pytest
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.progress import Meter, watched_by
 from backdoor_audit.properties import HarmlessChanges, NothingSteers, SmallPatches
-from backdoor_audit.run.passes import of_property
+from backdoor_audit.run.effort import of_property
 from tests.subjects import row_images, row_reader, seeded
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from backdoor_audit.triggers.patch_family import PatchFamily
+from backdoor_audit.triggers.patch import PatchFamily
 from tests.subjects import seeded
 
 SHAPE = (3, 5, 4)

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_audit.model.loading import exported, hugging_face, onnx_file, safetensors_file, torch_save, zipped
+from backdoor_audit.model.loading import hugging_face, onnx_file, safetensors_file, torch_save, zipped
 from backdoor_audit.model.loading.format import Asked, Format
 
 FORMATS: tuple[Format, ...] = (
     hugging_face.FORMAT,
     safetensors_file.FORMAT,
-    exported.FORMAT,
+    zipped.EXPORTED,
     zipped.FORMAT,
     torch_save.FORMAT,
     onnx_file.FORMAT,

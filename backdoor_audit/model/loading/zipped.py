@@ -1,4 +1,4 @@
-"""Zip archives that torch.save did not write: what they are, and the way out."""
+"""Zip archives that torch.save did not write, those of ``torch.export`` (.pt2) among them: what they are, and the way out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.format import Asked, Format
 
 _MODELS = (".pt", ".pth", ".safetensors", ".onnx", ".ckpt", ".bin", ".pkl")
+_EXPORTED_HAVE = frozenset(
+    {
+        "data/weights/model_weights_config.json",
+        "data/weights/model.pt",
+        "serialized_exported_program.json",
+        "models/model.json",
+    }
+)
 
 
 def _recognises(asked: Asked) -> bool:
@@ -28,3 +36,19 @@ def _refuse(asked: Asked) -> NoReturn:
 
 
 FORMAT = Format("zip", _recognises, _refuse, refused=True)
+
+
+def _is_exported(asked: Asked) -> bool:
+    return not _EXPORTED_HAVE.isdisjoint(asked.members)
+
+
+def _refuse_exported(asked: Asked) -> NoReturn:
+    raise ModelFormatError(
+        "a torch.export archive, which is a program: it is not run here, and its weights alone would not audit it; re-save the "
+        'weights where its origin is trusted, torch.save(torch.export.load(f).state_dict, "weights.pt"), audit and deploy those '
+        "with --arch=NAME"
+    )
+
+
+EXPORTED = Format("torch.export", _is_exported, _refuse_exported, (".pt2",), refused=True)
+"""A graph, which torch would run code to read."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from backdoor_audit.repairs import DistilledUnlearning
-from backdoor_audit.repairs.pam import BackdoorPath
+from backdoor_audit.repairs.distilled_unlearning import BackdoorPath
 from tests.subjects import assert_unchanged, snapshot
 from tests.subjects.textured import backdoored, corner_patch, repair
 
