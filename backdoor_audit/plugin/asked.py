@@ -73,7 +73,8 @@ def _refuse_options_without_model(config: pytest.Config) -> None:
 
 def _refuse_several_models(config: pytest.Config) -> None:
     """Raise `OptionError` if the caller typed two models: only the last would be audited."""
-    names, typed = {"--audit-model", *({"--model"} & config.stash.get(OWN, set()))}, _typed(config)
+    own: set[str] = config.stash.get(OWN, set[str]())
+    names, typed = {"--audit-model", *({"--model"} & own)}, _typed(config)
     models = [
         following if argument in names else argument.partition("=")[2]
         for argument, following in pairwise((*typed, ""))
