@@ -25,6 +25,7 @@ from backdoor_audit.plugin.asked import (
     names_paths,
     refuse_blocked,
     requested,
+    shadowed,
     split_arguments,
 )
 from backdoor_audit.plugin.fixtures import (
@@ -160,6 +161,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
         config.option.htmlpath = str(Path(options.report) / "report.html")
         config.option.self_contained_html = True
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say so if ``--model`` asks for no audit in a project that has set one up."""
+    return shadowed(config) or None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -86,6 +86,15 @@ def _refuse_several_models(config: pytest.Config) -> None:
         )
 
 
+def shadowed(config: pytest.Config) -> str:
+    """That a typed ``--model`` is not ours, where the project has a table for the audit; an empty string otherwise."""
+    typed = any(argument.partition("=")[0] == "--model" for argument in _typed(config))
+    own: set[str] = config.stash.get(OWN, set[str]())
+    if not typed or "--model" in own or requested(config) or not _table(config.rootpath, requested=False):
+        return ""
+    return "backdoor_audit: --model belongs to another plugin or conftest here; for an audit pass --audit-model=PATH"
+
+
 def refuse_blocked(config: pytest.Config) -> None:
     """Raise `OptionError` if a part of the plugin was switched off by itself."""
     for name in (ENDING, SESSION_NAME, CLOSING):

@@ -76,6 +76,18 @@ def test_the_short_name_of_another_plugin_counts_no_model(project: pytest.Pytest
     assert run(None, *models, *OTHER, "-k", "precondition").ret == pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.mark.parametrize(("table", "told"), [("[tool.backdoor_audit]\nprofile = 'quick'", 1), ("[tool.other]", 0)])
+def test_a_project_that_owns_the_short_name_is_told_once_it_has_set_up_an_audit(
+    project: pytest.Pytester, run: Run, table: str, told: int
+) -> None:
+    project.makepyprojecttoml(table)
+    project.makeconftest("def pytest_addoption(parser): parser.addoption('--model')")
+    project.makepyfile(test_own="def test_own(): pass")
+    lines = run(None, "--model=clean.safetensors").outlines
+    assert sum("for an audit pass --audit-model=PATH" in line for line in lines) == told
+    assert not [line for line in run(None).outlines if "--audit-model" in line]
+
+
 def test_an_empty_argument_names_no_path(project: pytest.Pytester, run: Run) -> None:
     """As ``pytest --model=m.safetensors "$MORE"`` gives it where the variable is empty."""
     project.makepyfile(test_own="def test_own(): pass")
