@@ -63,7 +63,9 @@ FULL_SIZE: tuple[Subject, ...] = (
     _attacked(SSBA(rule=AllToOne(4), poison_rate=0.1), 903),
     _attacked(LowFrequency(rule=AllToOne(1), amplitude=76.0, poison_rate=0.1), 904),
     _attacked(WaNet(rule=AllToOne(6), strength=1.0, least_success=0.8), 905, epochs=6),
-    _attacked(Sig(rule=CleanLabel(5), poison_rate=0.08, amplitude=60.0), 906, epochs=8, learning_rate=0.05),
+    _attacked(
+        Sig(rule=CleanLabel(5), poison_rate=0.08, amplitude=60.0, least_success=0.8), 906, epochs=8, learning_rate=0.05
+    ),
     _attacked(TrojanNN(rule=AllToOne(9)), 907, epochs=2, learning_rate=0.01),
     _attacked(InputAware(rule=AllToOne(0), least_success=0.8), 908, epochs=8, learning_rate=0.05),
 )
