@@ -16,7 +16,7 @@ from typing import Any
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import OptionError
-from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.files import UnreadableError, obstacle, read_text
 from backdoor_audit.structure import brief
 
 if sys.version_info >= (3, 11):
@@ -541,8 +541,10 @@ def check_paths(options: AuditOptions) -> None:
         )
     for name in ("report", "corpus"):
         folder = getattr(options, name)
-        if folder and (found := _absence(folder)) not in (_IS_FOLDER, _IS_ABSENT):
-            problems.append(f"--audit-{name}: {_named(folder)} {found or 'is a file'}; give a folder")
+        if folder and (found := _no_folder(folder)):
+            problems.append(
+                f"--audit-{name}: {_named(folder)} {found}; give a folder that exists, or a new one in a folder"
+            )
     if problems:
         raise OptionError("; ".join(problems))
 
@@ -554,8 +556,10 @@ def _baseline_problems(options: AuditOptions) -> list[str]:
     absence = _absence(file)
     if absence and not options.update_baseline:
         return [f"--audit-baseline: {_named(file)} {absence}; make it with --audit-update-baseline"]
-    if absence not in ("", _IS_ABSENT) or not os.path.isdir(os.path.dirname(file) or "."):
-        return [f"--audit-baseline: {_named(file)} cannot be written; give a file in a folder that exists"]
+    dangling = absence == _IS_ABSENT and os.path.islink(file)
+    if absence not in ("", _IS_ABSENT) or dangling or not os.path.isdir(os.path.dirname(file) or "."):
+        why = " (a link that leads to nothing)" if dangling else ""
+        return [f"--audit-baseline: {_named(file)} cannot be written{why}; give a file in a folder that exists"]
     return []
 
 
@@ -609,6 +613,14 @@ def _absence(path: str) -> str:
     if stat.S_ISDIR(mode):
         return _IS_FOLDER
     return "" if stat.S_ISREG(mode) else "is a pipe, device or socket"
+
+
+def _no_folder(path: str) -> str:
+    """Why a path is neither a folder nor a place where one can be made, or an empty string."""
+    found = _absence(path)
+    if found == _IS_ABSENT:
+        return obstacle(Path(path))
+    return "" if found == _IS_FOLDER else found or "is a file"
 
 
 def _named(path: str) -> str:

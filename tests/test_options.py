@@ -248,6 +248,21 @@ def test_paths_that_nothing_can_have_and_pipes_are_told_in_one_line(
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"), [("report", {}), ("corpus", {}), ("baseline", {"update_baseline": True})], ids=lambda value: value
+)
+def test_a_place_to_write_that_is_a_link_to_nothing_is_told_in_one_line(
+    tmp_path: Path, name: str, more: dict[str, Any]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nothing")
+    with pytest.raises(OptionError, match=f"--audit-{name}: .*link.*a link that leads to nothing.*; give a f"):
+        check_paths(AuditOptions(data=str(tmp_path), **{name: str(link)}, **more))
+    (tmp_path / "nothing").mkdir()
+    if name != "baseline":
+        check_paths(AuditOptions(model=str(Path(__file__)), data=str(tmp_path), **{name: str(link)}))
+
+
 def test_an_option_says_itself_what_it_is_to_the_rest_of_the_package() -> None:
     paths = {option.key for option in OPTIONS if option.metavar.split("|")[0] in ("PATH", "FILE", "DIR", "SOURCE")}
     assert set(options_with(Role.PATH)) == paths

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from backdoor_audit.commands.arguments import argument, help_of
 from backdoor_audit.errors import OptionError
+from backdoor_audit.files import obstacle
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
     refused = [text for text in expanded(options.passed_on) if _ITS_OWN.match(text)]
     if refused:
         raise OptionError(f"{refused[0]} behind --: the fleet gives model, data and report to every gate itself")
+    if "://" not in options.out and (found := obstacle(Path(options.out))):
+        raise OptionError(f"--out: {options.out} {found}; give a folder that exists, or a new one in a folder")
     results = results_at(options.out)
     manifest, mine, own_code = _planned(options, results)
     with _ended_by_signals():
