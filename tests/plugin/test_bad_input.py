@@ -109,6 +109,16 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] =
     "an unknown limit": (None, (MODEL, DATA, ARCH, "--audit-limit", "anomaly=2"), "anomaly_index"),
     "a limit without value": (None, (MODEL, DATA, ARCH, "--audit-limit", "anomaly_index"), "NAME=VALUE"),
     "a mean alone": (None, (MODEL, DATA, ARCH, "--mean=0.5"), "belong together"),
+    "fewer names than classes": (
+        None,
+        (MODEL, DATA, ARCH, "--class-names=a,b"),
+        "--audit-class-names: 2 names in a,b, the model scores 8 classes; accepted: the names of all 8",
+    ),
+    "another number of classes": (
+        None,
+        (MODEL, DATA, ARCH, "--classes=9"),
+        "clean.safetensors: scores 8 classes, --classes=9 says 9; correct --classes, or leave it out",
+    ),
     "an unknown normalization": (None, (MODEL, DATA, ARCH, "--normalization=imagnet"), "imagenet"),
     "a report folder that is a file": (None, (MODEL, DATA, ARCH, "--report=images.npz"), "is a file"),
     "a report folder that is a link to nothing": (

@@ -47,7 +47,8 @@ class LoadedModel:
 
     ``image_shape`` (c, h, w) is None where nobody gave it. ``mean`` and ``std`` are empty where nobody gave them.
     ``fingerprint`` is the SHA-256 of the file, or of a folder's files. ``notes`` tell what was assumed or taken off on the way.
-    ``class_names`` are those in the file, in the order of the scores; empty where it has none.
+    ``class_names`` are those in the file, in the order of the scores; empty where it has none. ``num_classes`` is what the
+    user said.
     """
 
     module: nn.Module
@@ -58,13 +59,15 @@ class LoadedModel:
     fingerprint: str
     notes: tuple[str, ...]
     class_names: tuple[str, ...] = ()
+    num_classes: int | None = None
 
     def classifier(
         self, image_shape: tuple[int, int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Classifier:
         """The network as a classifier of images of ``image_shape`` (c, h, w), or of the shape in the file's header.
 
-        Raises `ModelFormatError` if nobody gave a shape, the header says another one, or the network does not take it.
+        Raises `ModelFormatError` if nobody gave a shape, the header says another one, the network does not take it, or it
+        scores another number of classes than the user said.
         """
         shape = image_shape or self.image_shape
         if shape is None:
@@ -75,13 +78,23 @@ class LoadedModel:
                 f"takes {wanted} images (its header says), the clean images are {found}; convert them with --audit-resize "
                 "or --audit-channels"
             )
-        return Classifier.wrap(
+        built = Classifier.wrap(
             self.module,
             image_shape=shape,
             mean=self.mean,
             std=self.std,
             architecture=self.architecture,
             device=device,
+        )
+        refuse_other_classes(self.num_classes, built)
+        return built
+
+
+def refuse_other_classes(said: int | None, classifier: Classifier) -> None:
+    """Raise `ModelFormatError` if somebody said another number of classes than the network scores."""
+    if said and said != classifier.num_classes:
+        raise ModelFormatError(
+            f"scores {classifier.num_classes} classes, --classes={said} says {said}; correct --classes, or leave it out"
         )
 
 
@@ -131,7 +144,15 @@ def load_model(
         more = " and more" if len(hints.class_names) > 5 else ""
         notes += (f"class names in the file: {', '.join(hints.class_names[:5])}{more}",)
     return LoadedModel(
-        module, network.architecture, image_shape, final_mean, final_std, fingerprint, notes, hints.class_names
+        module,
+        network.architecture,
+        image_shape,
+        final_mean,
+        final_std,
+        fingerprint,
+        notes,
+        hints.class_names,
+        num_classes,
     )
 
 
