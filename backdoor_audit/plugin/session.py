@@ -434,7 +434,7 @@ class AuditSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
         """Name the page after the model."""
-        report.title = f"Backdoor audit of {Path(self.options.model).name or 'a module'}"
+        report.title = f"Backdoor audit of {printable(Path(self.options.model).name) or 'a module'}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:

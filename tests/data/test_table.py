@@ -61,7 +61,10 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ('file_name,label\n"1.png,0\n', "not CSV ("),
         (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16);"),
         ("file_name,label\n1.png,99999999999\n", "labels 99999999999 are numbers and so the labels;"),
-        ("file_name,label\n1.png,0\na/0.png,-1\n", "label -1; labels count from 0, in whole numbers; correct these rows"),
+        (
+            "file_name,label\n1.png,0\na/0.png,-1\n",
+            "label -1; labels count from 0, in whole numbers; correct these rows",
+        ),
         ("file_name,label\n1.png,0\na/0.png,0.5\n", "label 0.5; labels count from 0"),
         ("file_name,label\n1.png,0\na/0.png,nan\n", "label nan; labels count from 0"),
         ("file_name,label\n1.png,cat\na/0.png,\n", "1 rows without a label: a/0.png; label them or leave them out"),

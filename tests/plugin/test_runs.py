@@ -53,6 +53,17 @@ def test_a_backdoored_model_fails_and_its_class_is_named(project: pytest.Pyteste
     assert trigger.mask.flatten().argmax() == 63  # the pixel that the toy's backdoor reads
 
 
+def test_a_model_whose_name_is_not_utf8_is_audited(project: pytest.Pytester, run: Run) -> None:
+    name = os.fsdecode(b"mod\xff")
+    try:
+        (project.path / f"{name}.safetensors").write_bytes((project.path / "clean.safetensors").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    result = run(name)
+    assert result.ret == pytest.ExitCode.OK
+    assert "mod\\udcff.safetensors" in (project.path / "backdoor-audit-report" / "report.html").read_text()
+
+
 def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: pytest.Pytester, run: Run) -> None:
     result = run("clean")
     assert result.ret == pytest.ExitCode.OK
