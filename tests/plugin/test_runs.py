@@ -253,6 +253,26 @@ def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> No
     assert INDEX.format(0) in stored(project)["not_run"]
 
 
+@pytest.mark.parametrize(
+    ("options", "process", "code"),
+    [
+        (("--stepwise",), False, pytest.ExitCode.INTERRUPTED),
+        (("--maxfail=1",), False, pytest.ExitCode.TESTS_FAILED),
+        (("--maxfail=1", "-n", "2"), True, pytest.ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_run_that_pytest_stops_early_ends_as_pytest_does_and_never_in_0(
+    run: Run, options: tuple[str, ...], *, process: bool, code: int
+) -> None:
+    assert run("backdoored", *options, process=process).ret == code
+
+
+@pytest.mark.parametrize("option", ["--fixtures", "--markers", "--help", "--collect-only"])
+def test_lists_and_help_end_in_0_and_audit_nothing(project: pytest.Pytester, run: Run, option: str) -> None:
+    assert run("backdoored", option).ret == pytest.ExitCode.OK
+    assert not (project.path / "backdoor-audit-report").exists()
+
+
 def test_last_failed_runs_the_failed_items_only(run: Run) -> None:
     failed = run("backdoored").parseoutcomes()["failed"]
     again = run("backdoored", "--lf").parseoutcomes()
