@@ -7,6 +7,7 @@ import enum
 import itertools
 import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
@@ -122,6 +123,12 @@ class Option:
         return "--" + self.key.replace("_", "-")
 
 
+_BETWEEN = re.compile(r"\s*,\s*|\s+")
+_NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
+_TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s(?:ec)?)?")
+_SIZE = re.compile(rf"{_NUMBER}(?:([kmgt])(i?b)?|b)?")
+
+
 def _word(text: str) -> str:
     if not text:
         raise ValueError("must not be empty")
@@ -131,7 +138,7 @@ def _word(text: str) -> str:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
+    values = tuple(float(part) for part in _BETWEEN.split(text.strip()))
     if not all(map(math.isfinite, values)):
         raise ValueError("not finite")
     return values
@@ -145,7 +152,7 @@ def _spread(text: str) -> tuple[float, ...]:
 
 
 def _size(text: str) -> tuple[int, ...]:
-    values = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    values = tuple(int(part) for part in _BETWEEN.split(text.strip().lower().replace("x", ",")))
     if len(values) not in (1, 2) or min(values) < 1:
         raise ValueError("must be N, HxW or H,W")
     if max(values) > MOST_SIDE:
@@ -157,6 +164,9 @@ def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
     """A function that reads such a number, and raises `ValueError` for any other text."""
 
     def parse(text: str) -> int:
+        plain = re.sub(r"(?<=[0-9])[,'\s](?=[0-9]{3}(?![0-9]))", "", text.strip())
+        if plain != text.strip() and plain.isdecimal():
+            raise ValueError(f"must be written without separators: {plain[:_LONGEST]}")
         value = int(text)
         if value < least:
             raise ValueError(f"must be at least {least}")
@@ -168,28 +178,42 @@ def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError("must lie in [0, 1] (rates are fractions, not percent)")
+    percent = text.strip().endswith("%")
+    value = float(text.strip().removesuffix("%"))
+    if percent or not 0 <= value <= 1:
+        instead = f"; write {value / 100:g}" if 0 <= value <= 100 else ""
+        raise ValueError(f"must lie in [0, 1] (rates are fractions, not percent){instead}")
     return value
 
 
+def _most_images(text: str) -> int:
+    if text.strip().lower() in ("all", "max", "none", "unlimited"):
+        raise ValueError(f"must be a number; for all images write one that is large enough, such as {10**6}")
+    return whole_number(1)(text)
+
+
 def duration(text: str) -> float:
-    """A time in seconds: ``90s``, ``10m`` or ``1h``. Raises `ValueError` for any other text."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number = text[:-1] if text[-1:] in units else text
-    value = float(number) * units.get(text[-1:], 1.0)
+    """A time in seconds: ``90s``, ``10min``, ``1h30m``, or a number of seconds. Raises `ValueError` for any other text."""
+    parts = _TIME.fullmatch("".join(text.lower().split()))
+    if parts is not None and any(parts.groups()):
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+        value = 3600 * hours + 60 * minutes + seconds
+    else:
+        value = float(text)
     if not 0 < value <= MOST_SECONDS:
-        raise ValueError(f"must be a time above 0: 90s, 10m or 1h (at most {MOST_SECONDS} s)")
+        raise ValueError(f"must be a time above 0: 90s, 10m or 1h30m (at most {MOST_SECONDS} s)")
     return value
 
 
 def _bytes(text: str) -> int:
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    number = text[:-1] if text[-1:].upper() in units else text
-    value = float(number) * units.get(text[-1:].upper(), 1)
+    """A number of bytes: ``8G`` and ``8GiB`` count in powers of 1024, ``8GB`` in powers of 1000."""
+    parts = _SIZE.fullmatch("".join(text.lower().split()))
+    number, unit, tail = parts.groups() if parts is not None else (text, "", None)
+    value = float(number) * (1000 if tail == "b" else 1024) ** " kmgt".index(unit or " ")
     if not LEAST_MEMORY <= value <= MOST_MEMORY:
-        raise ValueError("must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T")
+        raise ValueError(
+            "must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T (1024) or KB, MB, GB, TB (1000)"
+        )
     return int(value)
 
 
@@ -274,7 +298,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",
-        whole_number(1),
+        _most_images,
         "N",
         "use at most this many clean images, evenly from all classes (default: 1000)",
     ),
@@ -374,7 +398,7 @@ OPTIONS: tuple[Option, ...] = (
         "budget",
         duration,
         "TIME",
-        "stop searching after this time (90s, 10m, 1h); what was not covered is inconclusive (default: no bound)",
+        "stop searching after this time (90s, 10m, 1h30m); what was not covered is inconclusive (default: no bound)",
     ),
     Option(
         "index",
@@ -428,7 +452,7 @@ OPTIONS: tuple[Option, ...] = (
         "memory",
         _bytes,
         "SIZE",
-        "most memory that reading one input (model, images, record) may take, as in 8G or 500M (default: 8G)",
+        "most memory that reading one input (model, images, record) may take, as in 8G, 8GB or 500M (default: 8G)",
     ),
     Option(
         "reading_time",

@@ -149,7 +149,7 @@ class Inputs:
         if names and len(names) != classifier.num_classes:
             raise OptionError(
                 f"--audit-class-names: {len(names)} names in {self.options.class_names[:200]}, the model scores "
-                f"{classifier.num_classes} classes; accepted: the names of all {classifier.num_classes}, in the order of its scores"
+                f"{classifier.num_classes} classes; accepted: the names of all {classifier.num_classes}, in that order"
             )
         return classifier
 
