@@ -137,6 +137,11 @@ def _word(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    """A path, with the home folder in place of ``~`` where it begins so: shells leave it alone behind ``=``."""
+    return os.path.expanduser(_word(text))
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in _BETWEEN.split(text.strip()))
     if not all(map(math.isfinite, values)):
@@ -250,14 +255,14 @@ def _switch(text: str) -> bool:
 OPTIONS: tuple[Option, ...] = (
     Option(
         "model",
-        _word,
+        _path,
         "PATH",
         "model file (safetensors, torch.save, ONNX) or Hugging Face folder to audit; runs the shipped audits",
         Role.PATH | Role.MACHINE,
     ),
     Option(
         "data",
-        _word,
+        _path,
         "SOURCE",
         "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
         Role.PATH | Role.MACHINE,
@@ -304,7 +309,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "class_names",
-        _word,
+        _path,
         "FILE|A,B,...",
         "names of the classes in the order of the model's scores; class folders get their labels by them",
         Role.PATH,
@@ -318,7 +323,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "trigger",
-        _word,
+        _path,
         "FILE",
         "also judge repairs against this known trigger (safetensors: mask, pattern)",
         Role.PATH | Role.CONFIGURATION,
@@ -327,7 +332,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)", Role.CONFIGURATION),
     Option(
         "report",
-        _word,
+        _path,
         "DIR",
         "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)",
         Role.PATH | Role.MACHINE,
@@ -352,14 +357,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "reference",
-        _word,
+        _path,
         "FILE",
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
         Role.PATH | Role.CONFIGURATION,
     ),
     Option(
         "twins",
-        _word,
+        _path,
         "FILE",
         "reference networks made beforehand by backdoor-audit references, and what detectors find in them (default: trained in "
         "the run)",
@@ -367,7 +372,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "baseline",
-        _word,
+        _path,
         "FILE",
         "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
         Role.PATH,
@@ -381,14 +386,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "corpus",
-        _word,
+        _path,
         "DIR",
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
         Role.PATH,
     ),
     Option(
         "suite",
-        _word,
+        _path,
         "DIR",
         "ask the questions of this folder, a copy of the shipped audits with your own numbers and files (default: the shipped "
         "ones)",
@@ -623,7 +628,7 @@ def _given(option: Option, command_line: Mapping[str, str], table: Mapping[str, 
 
 
 def _beside(folder: Path, text: str) -> str:
-    return text if text.startswith("torchvision:") else str(folder / text)
+    return text if text.startswith("torchvision:") else str(folder / os.path.expanduser(text))
 
 
 def _absence(path: str) -> str:

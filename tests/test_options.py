@@ -318,6 +318,14 @@ def test_a_place_to_write_that_is_a_link_to_nothing_is_told_in_one_line(
         check_paths(AuditOptions(model=str(Path(__file__)), data=str(tmp_path), **{name: str(link)}))
 
 
+@pytest.mark.parametrize("key", options_with(Role.PATH))
+def test_a_path_may_begin_with_the_home_folder(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(build({key: "~/x"}), key) == "/home/me/x"
+    assert getattr(build(table={key: "~/x"}), key) == "/home/me/x"
+    assert getattr(build({key: "a~/x"}), key) == "a~/x"
+
+
 def test_an_option_says_itself_what_it_is_to_the_rest_of_the_package() -> None:
     paths = {option.key for option in OPTIONS if option.metavar.split("|")[0] in ("PATH", "FILE", "DIR", "SOURCE")}
     assert set(options_with(Role.PATH)) == paths

@@ -97,7 +97,7 @@ def test_images_are_read_with_the_options_of_the_gate(here: Path, monkeypatch: p
         (here / where).write_text(f"[tool.pytest.ini_options]\naddopts = ['{option}']\n")
     else:
         (here / "pyproject.toml").write_text("[tool.backdoor_audit]\nresize = 0\n")
-    with pytest.raises(AuditError, match=r"resize: .*must be N or HxW"):
+    with pytest.raises(AuditError, match=r"resize: .*must be N, HxW or H,W"):
         settings(*line)
 
 
@@ -124,3 +124,15 @@ def test_options_in_a_file_are_seen(here: Path) -> None:
     assert expanded(["-x", "@more.txt"]) == ["-x", "--audit-model=x", "-q"]
     with pytest.raises(AuditError, match="behind --: "):
         expanded(["@gone.txt"])
+
+
+@pytest.mark.parametrize("name", ["reference.json", "trigger.safetensors"])
+def test_files_that_are_named_from_the_home_folder_count(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(here / "elsewhere"))
+    (here / "pyproject.toml").write_text("[tool.backdoor_audit]\ntrigger = '~/trigger.safetensors'\n")
+    (here / "elsewhere" / name).write_text("1")
+    before = common("images.npz", ["--audit-reference=~/reference.json"], "code").settings
+    (here / "elsewhere" / name).write_text("2")
+    assert common("images.npz", ["--audit-reference=~/reference.json"], "code").settings != before
