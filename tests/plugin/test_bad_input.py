@@ -119,6 +119,11 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] =
         (MODEL, DATA, ARCH, "--classes=9"),
         "clean.safetensors: scores 8 classes, --classes=9 says 9; correct --classes, or leave it out",
     ),
+    "a mean of pixels up to 255": (
+        None,
+        (MODEL, DATA, ARCH, "--mean=127.5", "--std=127.5"),
+        "--mean=127.5: pixels lie in [0, 1] here; divide",
+    ),
     "an unknown normalization": (None, (MODEL, DATA, ARCH, "--normalization=imagnet"), "imagenet"),
     "a report folder that is a file": (None, (MODEL, DATA, ARCH, "--report=images.npz"), "is a file"),
     "a report folder that is a link to nothing": (

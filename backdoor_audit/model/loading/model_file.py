@@ -40,6 +40,9 @@ The two of CIFAR-10 differ in how the spread was averaged, and both are in wide 
 takes GTSRB as it is and uses ``half`` for MNIST.
 """
 
+_LARGEST_NUMBER = 2.0
+"""Of a mean or a standard deviation for pixels in [0, 1]; those for pixels in 0 to 255 are far above it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
@@ -222,19 +225,31 @@ def normalization_of(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and std from numbers or from the name of a preset; None if neither is given.
 
-    Raises `OptionError` for an unknown name, for one number without the other, and for both kinds at once.
+    Case, hyphens and underscores of a name do not matter. Raises `OptionError` for an unknown name, for one number without the
+    other, for both kinds at once, and for numbers that are those of pixels in 0 to 255.
     """
     if bool(mean) != bool(std):
         raise OptionError(f"--{'std' if mean else 'mean'} is missing; give --mean and --std together")
     if mean and preset:
         raise OptionError(f"--normalization={preset} and --mean, --std contradict each other; give one of them")
-    if preset and preset not in NORMALIZATIONS:
-        raise OptionError(
-            f"--normalization={preset} is unknown (known: {', '.join(NORMALIZATIONS)}); or give --mean, --std"
-        )
     if preset:
-        return NORMALIZATIONS[preset]
+        known = {_folded(name): numbers for name, numbers in NORMALIZATIONS.items()}
+        if _folded(preset) not in known:
+            raise OptionError(
+                f"--normalization={preset} is unknown (known: {', '.join(NORMALIZATIONS)}); or give --mean, --std"
+            )
+        return known[_folded(preset)]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if any(abs(number) > _LARGEST_NUMBER for number in numbers):
+            raise OptionError(
+                f"--{name}={','.join(f'{number:g}' for number in numbers[:4])}: pixels lie in [0, 1] here; divide --mean and "
+                "--std for pixels in 0 to 255 by 255"
+            )
     return (tuple(mean), tuple(std)) if mean else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "").strip()
 
 
 def _shown(numbers: Sequence[float]) -> str:
