@@ -60,6 +60,17 @@ def _runs(process: int) -> bool:
     return True
 
 
+def obstacle(folder: Path) -> str:
+    """Why no folder can be made at a path, in words that follow its name; empty if one is there or nothing is in the way."""
+    for place in (folder, *folder.parents):
+        if os.path.isdir(place):
+            return ""
+        if os.path.lexists(place):
+            found = "is no folder" if os.path.exists(place) else "is a link that leads to nothing"
+            return found if place == folder else f"lies below {place}, which {found}"
+    return ""
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8, whole or not at all; what UTF-8 cannot hold is escaped. Raises `OSError`."""
     with whole(path) as partial:

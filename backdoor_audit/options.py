@@ -7,6 +7,7 @@ import enum
 import itertools
 import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import OptionError
-from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.files import UnreadableError, obstacle, read_text
 from backdoor_audit.structure import brief
 
 if sys.version_info >= (3, 11):
@@ -122,6 +123,12 @@ class Option:
         return "--" + self.key.replace("_", "-")
 
 
+_BETWEEN = re.compile(r"\s*,\s*|\s+")
+_NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
+_TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s(?:ec)?)?")
+_SIZE = re.compile(rf"{_NUMBER}(?:([kmgt])(i?b)?|b)?")
+
+
 def _word(text: str) -> str:
     if not text:
         raise ValueError("must not be empty")
@@ -130,8 +137,13 @@ def _word(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    """A path, with the home folder in place of ``~`` where it begins so: shells leave it alone behind ``=``."""
+    return os.path.expanduser(_word(text))
+
+
 def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
+    values = tuple(float(part) for part in _BETWEEN.split(text.strip()))
     if not all(map(math.isfinite, values)):
         raise ValueError("not finite")
     return values
@@ -145,7 +157,7 @@ def _spread(text: str) -> tuple[float, ...]:
 
 
 def _size(text: str) -> tuple[int, ...]:
-    values = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    values = tuple(int(part) for part in _BETWEEN.split(text.strip().lower().replace("x", ",")))
     if len(values) not in (1, 2) or min(values) < 1:
         raise ValueError("must be N, HxW or H,W")
     if max(values) > MOST_SIDE:
@@ -157,6 +169,9 @@ def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
     """A function that reads such a number, and raises `ValueError` for any other text."""
 
     def parse(text: str) -> int:
+        plain = re.sub(r"(?<=[0-9])[,'\s](?=[0-9]{3}(?![0-9]))", "", text.strip())
+        if plain != text.strip() and plain.isdecimal():
+            raise ValueError(f"must be written without separators: {plain[:_LONGEST]}")
         value = int(text)
         if value < least:
             raise ValueError(f"must be at least {least}")
@@ -168,28 +183,42 @@ def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError("must lie in [0, 1] (rates are fractions, not percent)")
+    percent = text.strip().endswith("%")
+    value = float(text.strip().removesuffix("%"))
+    if percent or not 0 <= value <= 1:
+        instead = f"; write {value / 100:g}" if 0 <= value <= 100 else ""
+        raise ValueError(f"must lie in [0, 1] (rates are fractions, not percent){instead}")
     return value
 
 
+def _most_images(text: str) -> int:
+    if text.strip().lower() in ("all", "max", "none", "unlimited"):
+        raise ValueError(f"must be a number; for all images write one that is large enough, such as {10**6}")
+    return whole_number(1)(text)
+
+
 def duration(text: str) -> float:
-    """A time in seconds: ``90s``, ``10m`` or ``1h``. Raises `ValueError` for any other text."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number = text[:-1] if text[-1:] in units else text
-    value = float(number) * units.get(text[-1:], 1.0)
+    """A time in seconds: ``90s``, ``10min``, ``1h30m``, or a number of seconds. Raises `ValueError` for any other text."""
+    parts = _TIME.fullmatch("".join(text.lower().split()))
+    if parts is not None and any(parts.groups()):
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+        value = 3600 * hours + 60 * minutes + seconds
+    else:
+        value = float(text)
     if not 0 < value <= MOST_SECONDS:
-        raise ValueError(f"must be a time above 0: 90s, 10m or 1h (at most {MOST_SECONDS} s)")
+        raise ValueError(f"must be a time above 0: 90s, 10m or 1h30m (at most {MOST_SECONDS} s)")
     return value
 
 
 def _bytes(text: str) -> int:
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    number = text[:-1] if text[-1:].upper() in units else text
-    value = float(number) * units.get(text[-1:].upper(), 1)
+    """A number of bytes: ``8G`` and ``8GiB`` count in powers of 1024, ``8GB`` in powers of 1000."""
+    parts = _SIZE.fullmatch("".join(text.lower().split()))
+    number, unit, tail = parts.groups() if parts is not None else (text, "", None)
+    value = float(number) * (1000 if tail == "b" else 1024) ** " kmgt".index(unit or " ")
     if not LEAST_MEMORY <= value <= MOST_MEMORY:
-        raise ValueError("must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T")
+        raise ValueError(
+            "must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T (1024) or KB, MB, GB, TB (1000)"
+        )
     return int(value)
 
 
@@ -226,14 +255,14 @@ def _switch(text: str) -> bool:
 OPTIONS: tuple[Option, ...] = (
     Option(
         "model",
-        _word,
+        _path,
         "PATH",
         "model file (safetensors, torch.save, ONNX) or Hugging Face folder to audit; runs the shipped audits",
         Role.PATH | Role.MACHINE,
     ),
     Option(
         "data",
-        _word,
+        _path,
         "SOURCE",
         "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
         Role.PATH | Role.MACHINE,
@@ -274,13 +303,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",
-        whole_number(1),
+        _most_images,
         "N",
         "use at most this many clean images, evenly from all classes (default: 1000)",
     ),
     Option(
         "class_names",
-        _word,
+        _path,
         "FILE|A,B,...",
         "names of the classes in the order of the model's scores; class folders get their labels by them",
         Role.PATH,
@@ -294,7 +323,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "trigger",
-        _word,
+        _path,
         "FILE",
         "also judge repairs against this known trigger (safetensors: mask, pattern)",
         Role.PATH | Role.CONFIGURATION,
@@ -303,7 +332,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)", Role.CONFIGURATION),
     Option(
         "report",
-        _word,
+        _path,
         "DIR",
         "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)",
         Role.PATH | Role.MACHINE,
@@ -328,14 +357,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "reference",
-        _word,
+        _path,
         "FILE",
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
         Role.PATH | Role.CONFIGURATION,
     ),
     Option(
         "twins",
-        _word,
+        _path,
         "FILE",
         "reference networks made beforehand by backdoor-audit references, and what detectors find in them (default: trained in "
         "the run)",
@@ -343,7 +372,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "baseline",
-        _word,
+        _path,
         "FILE",
         "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
         Role.PATH,
@@ -357,14 +386,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "corpus",
-        _word,
+        _path,
         "DIR",
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
         Role.PATH,
     ),
     Option(
         "suite",
-        _word,
+        _path,
         "DIR",
         "ask the questions of this folder, a copy of the shipped audits with your own numbers and files (default: the shipped "
         "ones)",
@@ -374,7 +403,7 @@ OPTIONS: tuple[Option, ...] = (
         "budget",
         duration,
         "TIME",
-        "stop searching after this time (90s, 10m, 1h); what was not covered is inconclusive (default: no bound)",
+        "stop searching after this time (90s, 10m, 1h30m); what was not covered is inconclusive (default: no bound)",
     ),
     Option(
         "index",
@@ -428,7 +457,7 @@ OPTIONS: tuple[Option, ...] = (
         "memory",
         _bytes,
         "SIZE",
-        "most memory that reading one input (model, images, record) may take, as in 8G or 500M (default: 8G)",
+        "most memory that reading one input (model, images, record) may take, as in 8G, 8GB or 500M (default: 8G)",
     ),
     Option(
         "reading_time",
@@ -544,8 +573,10 @@ def check_paths(options: AuditOptions) -> None:
         )
     for name in ("report", "corpus"):
         folder = getattr(options, name)
-        if folder and (found := _absence(folder)) not in (_IS_FOLDER, _IS_ABSENT):
-            problems.append(f"--audit-{name}: {_named(folder)} {found or 'is a file'}; give a folder")
+        if folder and (found := _no_folder(folder)):
+            problems.append(
+                f"--audit-{name}: {_named(folder)} {found}; give a folder that exists, or a new one in a folder"
+            )
     if problems:
         raise OptionError("; ".join(problems))
 
@@ -557,8 +588,10 @@ def _baseline_problems(options: AuditOptions) -> list[str]:
     absence = _absence(file)
     if absence and not options.update_baseline:
         return [f"--audit-baseline: {_named(file)} {absence}; make it with --audit-update-baseline"]
-    if absence not in ("", _IS_ABSENT) or not os.path.isdir(os.path.dirname(file) or "."):
-        return [f"--audit-baseline: {_named(file)} cannot be written; give a file in a folder that exists"]
+    dangling = absence == _IS_ABSENT and os.path.islink(file)
+    if absence not in ("", _IS_ABSENT) or dangling or not os.path.isdir(os.path.dirname(file) or "."):
+        why = " (a link that leads to nothing)" if dangling else ""
+        return [f"--audit-baseline: {_named(file)} cannot be written{why}; give a file in a folder that exists"]
     return []
 
 
@@ -598,7 +631,7 @@ def _given(option: Option, command_line: Mapping[str, str], table: Mapping[str, 
 
 
 def _beside(folder: Path, text: str) -> str:
-    return text if text.startswith("torchvision:") else str(folder / text)
+    return text if text.startswith("torchvision:") else str(folder / os.path.expanduser(text))
 
 
 def _absence(path: str) -> str:
@@ -612,6 +645,14 @@ def _absence(path: str) -> str:
     if stat.S_ISDIR(mode):
         return _IS_FOLDER
     return "" if stat.S_ISREG(mode) else "is a pipe, device or socket"
+
+
+def _no_folder(path: str) -> str:
+    """Why a path is neither a folder nor a place where one can be made, or an empty string."""
+    found = _absence(path)
+    if found == _IS_ABSENT:
+        return obstacle(Path(path))
+    return "" if found == _IS_FOLDER else found or "is a file"
 
 
 def _named(path: str) -> str:

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from backdoor_audit import bounds
+from backdoor_audit import bounds, tensor_file
 from backdoor_audit.files import refuse_special, whole
 from backdoor_audit.printable import first_line
 
@@ -138,7 +137,7 @@ def checked(file: Path, name: str) -> tuple[Packed, str]:
     """What `write` wrote under this name, and its digest. Raises `ValueError` or `OSError` for anything else."""
     if refuse_special(file) > bounds.current().memory:
         raise _AlteredError(f"too large; {bounds.current().raised_by('memory')}")
-    with safe_open(file, framework="pt") as stored:
+    with tensor_file.opened(file) as stored:
         metadata = stored.metadata() or {}
         tensors = {entry: stored.get_tensor(entry) for entry in stored.keys()}  # noqa: SIM118 - not a mapping
     if set(metadata) != {"values", "digest"} or metadata["digest"] != _digest(name, tensors, metadata["values"]):

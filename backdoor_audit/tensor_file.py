@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from backdoor_audit import bounds
@@ -35,7 +36,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             length = min(int.from_bytes(file.read(8), "little"), size)
             refuse_above(length * _PER_HEADER_BYTE, f"a header of {length / 1e6:.1f} MB")
             header = file.read(length)
-        with safe_open(path, framework="pt") as content:
+        with opened(path) as content:
             _refuse_odd(header, size)
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
             return tensors, dict(content.metadata() or {})
@@ -45,11 +46,33 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UnreadableError(first_line(error)[:200]) from None
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file as safetensors opens it, which takes no path that is not UTF-8: such a file is opened here. Raises anything."""
+    if _is_utf8(path):
+        with safe_open(path, framework="pt") as content:
+            yield content
+        return
+    with path.open("rb") as file, safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as content:
+        yield content
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
     """Write the tensors and a header, whole or not at all. Raises `OSError`."""
     try:
         with whole(path) as partial:
-            save_file(dict(tensors), partial, metadata=dict(header))
+            if _is_utf8(partial):
+                save_file(dict(tensors), partial, metadata=dict(header))
+            else:
+                partial.write_bytes(save(dict(tensors), metadata=dict(header)))
     except SafetensorError as error:  # its own name for a full disk or a missing folder
         raise OSError(f"{path}: {first_line(error)[:200]}") from None
 

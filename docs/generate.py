@@ -30,7 +30,8 @@ min_accuracy = 0.9
 limits = { clean_accuracy_drop = 0.05 }
 ```
 
-Paths in the table are relative to the folder of `pyproject.toml`, those on the command line to the folder you are in.
+Paths in the table are relative to the folder of `pyproject.toml`, those on the command line to the folder you are in;
+`~` at their beginning is your home folder.
 All of pytest's own options work beside them: `-k`, `--lf`, `-n 2`, `--collect-only`, `--junitxml` and the rest.
 `pytest --help` lists the options under "backdoor audit".
 

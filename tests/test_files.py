@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit import bounds
-from backdoor_audit.files import UnreadableError, abandoned, read_json, read_text, whole, write_text
+from backdoor_audit.files import UnreadableError, abandoned, obstacle, read_json, read_text, whole, write_text
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -15,6 +15,18 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     write_text(file, "caf\udce9\n")
     assert file.read_text(encoding="utf-8") == "caf\\udce9\n"
     assert os.listdir(tmp_path) == ["audit.md"]
+
+
+def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "to folder").symlink_to(tmp_path)
+    for free in (tmp_path, tmp_path / "new" / "newer", tmp_path / "to folder", tmp_path / "to folder" / "new"):
+        assert obstacle(free) == ""
+    assert obstacle(tmp_path / "file") == "is no folder"
+    assert obstacle(tmp_path / "file" / "a" / "b") == f"lies below {tmp_path / 'file'}, which is no folder"
+    assert obstacle(tmp_path / "link") == "is a link that leads to nothing"
+    assert obstacle(tmp_path / "link" / "a") == f"lies below {tmp_path / 'link'}, which is a link that leads to nothing"
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

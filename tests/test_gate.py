@@ -308,6 +308,7 @@ def test_what_no_detector_of_the_profile_sees_is_told(standard: Callable[..., Au
         (toy.images()[:1], {}, "images and labels together"),
         (toy.images(), {"colour": 3}, "no option 'colour'"),
         (toy.images(), {"normalization": "imagnet"}, "imagenet"),
+        (toy.images(), {"classes": 9}, "Sequential: scores 8 classes, --classes=9 says 9"),
         ((np.zeros((160, 9, 9, 1), np.uint8), toy.images()[1]), {}, "does not accept 1x9x9 images"),
     ],
 )

@@ -66,6 +66,15 @@ def test_toml_values_are_read_like_their_texts(table: dict[str, Any], attribute:
         ({"seed": "one"}, "--audit-seed: 'one' cannot be read; accepted: N"),
         ({"min_accuracy": "90"}, "fractions, not percent"),
         ({"min_accuracy": "nan"}, "--audit-min-accuracy"),
+        ({"min_accuracy": "50%"}, "'50%' must lie in [0, 1] (rates are fractions, not percent); write 0.5"),
+        ({"min_accuracy": "0.5 %"}, "write 0.005"),
+        ({"max_images": "1,000"}, "--audit-max-images: '1,000' must be written without separators: 1000"),
+        ({"max_images": "1 000"}, "must be written without separators: 1000"),
+        ({"max_images": "1,00"}, "'1,00' cannot be read; accepted: N"),
+        (
+            {"max_images": "all"},
+            "'all' must be a number; for all images write one that is large enough, such as 1000000",
+        ),
         ({"std": "0", "mean": "0"}, "--audit-std: '0' must be above 0"),
         ({"mean": "inf", "std": "1"}, "--audit-mean"),
         ({"mean": "0.5"}, "belong together"),
@@ -101,9 +110,55 @@ def test_all_problems_are_told_at_once() -> None:
         assert told in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("30", 30)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1.5h", 5400),
+        ("30", 30),
+        ("10min", 600),
+        ("1h30m", 5400),
+        ("1H 30 min 5 sec", 5405),
+        ("1e3", 1000),
+    ],
+)
 def test_a_budget_is_a_time_with_its_unit(text: str, seconds: float) -> None:
     assert build({"budget": text}).budget == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8G", 2**33),
+        ("8g", 2**33),
+        ("8GiB", 2**33),
+        ("8GB", 8 * 10**9),
+        ("0.5 tb", 5 * 10**11),
+        ("512MiB", 2**29),
+        ("1073741824", 2**30),
+        ("1073741824B", 2**30),
+    ],
+)
+def test_a_size_counts_in_1024_or_with_b_behind_it_in_1000(text: str, size: int) -> None:
+    assert build({"memory": text}).memory == size
+
+
+@pytest.mark.parametrize("text", ["1h30", "10x", "m", "1m1h", "8GG", "8iB", "1.2.3"])
+def test_times_and_sizes_that_are_none_are_told_with_what_is_accepted(text: str) -> None:
+    for key, accepted in (("budget", "TIME"), ("memory", "SIZE")):
+        with pytest.raises(OptionError, match=f"--audit-{key}: '{text}' cannot be read; accepted: {accepted}"):
+            build({key: text})
+
+
+@pytest.mark.parametrize(("text", "size"), [("30 30", (30, 30)), ("24, 32", (24, 32)), (" 24 x 32 ", (24, 32))])
+def test_a_size_of_images_may_have_spaces(text: str, size: tuple[int, int]) -> None:
+    assert build({"resize": text}).resize == size
+
+
+def test_numbers_may_have_spaces_between_them() -> None:
+    options = build({"mean": "0.5 0.25 0.5", "std": "0.5, 0.5,0.5"})
+    assert (options.mean, options.std) == ((0.5, 0.25, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_limits_come_from_table_and_command_line() -> None:
@@ -219,7 +274,7 @@ def test_limits_and_unknown_keys_are_told_in_a_few_words(table: dict[str, Any], 
         ({"device": "cuda:\u00b2"}, "must be auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99999999999"}, "must be auto, cpu, cuda or cuda:N"),
         ({"resize": "99999x5"}, "must be at most 32768 px along either side"),
-        ({"budget": "1e300h"}, "must be a time above 0: 90s, 10m or 1h (at most 1000000000 s)"),
+        ({"budget": "1e300h"}, "must be a time above 0: 90s, 10m or 1h30m (at most 1000000000 s)"),
         ({"memory": "1e300T"}, "must be at least 256M and at most 1024T"),
         ({"memory": "1"}, "must be at least 256M"),
         ({"reading_time": "inf"}, "must be a time above 0"),
@@ -246,6 +301,29 @@ def test_paths_that_nothing_can_have_and_pipes_are_told_in_one_line(
         check_paths(AuditOptions(**given))
     assert f"--audit-{name}: " in str(caught.value)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("report", {}), ("corpus", {}), ("baseline", {"update_baseline": True})], ids=lambda value: value
+)
+def test_a_place_to_write_that_is_a_link_to_nothing_is_told_in_one_line(
+    tmp_path: Path, name: str, more: dict[str, Any]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nothing")
+    with pytest.raises(OptionError, match=f"--audit-{name}: .*link.*a link that leads to nothing.*; give a f"):
+        check_paths(AuditOptions(data=str(tmp_path), **{name: str(link)}, **more))
+    (tmp_path / "nothing").mkdir()
+    if name != "baseline":
+        check_paths(AuditOptions(model=str(Path(__file__)), data=str(tmp_path), **{name: str(link)}))
+
+
+@pytest.mark.parametrize("key", options_with(Role.PATH))
+def test_a_path_may_begin_with_the_home_folder(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(build({key: "~/x"}), key) == "/home/me/x"
+    assert getattr(build(table={key: "~/x"}), key) == "/home/me/x"
+    assert getattr(build({key: "a~/x"}), key) == "a~/x"
 
 
 def test_an_option_says_itself_what_it_is_to_the_rest_of_the_package() -> None:

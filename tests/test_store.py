@@ -31,6 +31,15 @@ def test_work_is_done_once(tmp_path):
     assert counted(Store(tmp_path / "new" / "folder"), value=99) == (7, True, 0)
 
 
+def test_work_is_kept_in_a_folder_whose_name_is_not_utf8(tmp_path):
+    store = Store(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert counted(store) == (7, False, 1)
+    if store.told:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert counted(store, value=99) == (7, True, 0)
+    assert store.told == []
+
+
 @pytest.mark.parametrize(
     "parts", [{"model": "abd", "seed": 3}, {"model": "abc", "seed": 4}, {**PARTS, "steps": 10}, {}]
 )

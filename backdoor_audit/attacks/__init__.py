@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from backdoor_audit import tensor_file
 from backdoor_audit.attacks.adaptive import AdaptiveBlend, AdaptivePatch
 from backdoor_audit.attacks.architectural import ArchitecturalBranch
 from backdoor_audit.attacks.attack import (
@@ -119,7 +120,7 @@ def attack_from_spec(spec: Mapping[str, Any]) -> Attack:
 def load_attack(path: Path) -> Attack:
     """The attack in a file that `Attack.save` wrote. Raises `AttackError` for a file that is not one."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with tensor_file.opened(path) as file:
             spec = json.loads((file.metadata() or {})["attack"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -60,7 +60,7 @@ def bounds_of(options: argparse.Namespace) -> Bounds:
 
 def declare_data(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``, the clean images, which must be given."""
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=help_of("data"))
+    parser.add_argument("--data", required=True, type=os.path.expanduser, metavar="SOURCE", help=help_of("data"))
 
 
 def declare_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -97,7 +97,7 @@ def declare_making(parser: argparse.ArgumentParser, what: str) -> None:
 
 def declare_store(parser: argparse.ArgumentParser) -> None:
     """Add ``--store``, the folder of finished work."""
-    parser.add_argument("--store", type=Path, metavar="DIR", help="keep finished work here, to go on after a stop")
+    parser.add_argument("--store", type=path, metavar="DIR", help="keep finished work here, to go on after a stop")
 
 
 def help_of(key: str) -> str:
@@ -156,7 +156,12 @@ def output_file(text: str) -> Path:
     """The path of a file to write. Raises `ValueError` for one that names none."""
     if not Path(text).name or "\0" in text:
         raise ValueError("must name a file")
-    return Path(text)
+    return path(text)
+
+
+def path(text: str) -> Path:
+    """The path, with the home folder in place of ``~`` where it begins so: shells leave it alone behind ``=``."""
+    return Path(os.path.expanduser(text))
 
 
 def _option(key: str) -> Option:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from pathlib import Path
 
+from backdoor_audit.commands.arguments import path
 from backdoor_audit.errors import OptionError
 from backdoor_audit.printable import printable
 
@@ -19,7 +19,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "List what a run asks, with the numbers that answers are judged by. With --out the files are copied: change a number, "
         "leave a file out, add one, and pass the folder as --audit-suite."
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="copy the audits to this folder, which must not exist")
+    parser.add_argument("--out", type=path, metavar="DIR", help="copy the audits to this folder, which must not exist")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backdoor_audit.commands.arguments import (
     declare_making,
+    path,
     reading,
     refuse_to_replace,
     writing,
@@ -27,7 +28,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "Measure every detector that needs reference models on each clean model file in a folder, and write the "
         "distribution that --audit-reference reads. At least ten models with the same classes."
     )
-    parser.add_argument("--clean-models", required=True, type=Path, metavar="DIR", help="folder of clean model files")
+    parser.add_argument("--clean-models", required=True, type=path, metavar="DIR", help="folder of clean model files")
     declare_making(parser, "where to write it (JSON)")
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from backdoor_audit.commands.arguments import argument, help_of
+from backdoor_audit.commands.arguments import argument, help_of, path
 from backdoor_audit.errors import OptionError
+from backdoor_audit.files import obstacle
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:
@@ -48,16 +49,25 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "options are not done again, unless --arch names code of your own. Exit code 0 only if every model passed."
     )
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model, or a folder of them")
-    parser.add_argument("--data", metavar="SOURCE", help=help_of("data"))
+    parser.add_argument("--data", type=os.path.expanduser, metavar="SOURCE", help=help_of("data"))
     parser.add_argument(
-        "--out", metavar="PLACE", help="where to keep the evidence: a folder, or an address as s3://..."
+        "--out",
+        type=os.path.expanduser,
+        metavar="PLACE",
+        help="where to keep the evidence: a folder, or an address as s3://...",
     )
-    parser.add_argument("--from", dest="source", metavar="PLACE", help="audit nothing: draw the page of what is there")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=os.path.expanduser,
+        metavar="PLACE",
+        help="audit nothing: draw the page of what is there",
+    )
     parser.add_argument("--jobs", type=count, metavar="N", help="models at once (default: 1; with --address all)")
     parser.add_argument("--shard", type=argument(_shard), metavar="I/N", help="the I-th of N shares of the models only")
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=path,
         default=Path(".pytest_cache"),
         metavar="DIR",
         help="finished work that all share, above all reference models (default: %(default)s)",
@@ -113,6 +123,8 @@ def run(options: argparse.Namespace) -> int:
     refused = [text for text in expanded(options.passed_on) if _ITS_OWN.match(text)]
     if refused:
         raise OptionError(f"{refused[0]} behind --: the fleet gives model, data and report to every gate itself")
+    if "://" not in options.out and (found := obstacle(Path(options.out))):
+        raise OptionError(f"--out: {options.out} {found}; give a folder that exists, or a new one in a folder")
     results = results_at(options.out)
     manifest, mine, own_code = _planned(options, results)
     with _ended_by_signals():

@@ -43,7 +43,10 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
 
 
 def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:
-    """The image files of each class folder, in order; one that cannot be read to its end is an error, not a smaller class."""
+    """The image files of each class folder, which may be a link, in order.
+
+    One that cannot be read to its end is an error, not a smaller class.
+    """
     try:
         entries = _entries(folder)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,8 @@ def labels_of(
     numbers = all(name.isascii() and name.isdigit() for name in found)
     if place := places(found, given):
         return place, given
+    if what == "labels" and not (numbers or wish.order or places(found, wish.model_names)):
+        _refuse_odd_numbers(source, found)
     if given and not numbers:
         strange = [name for name in found if name not in given]
         raise DataFormatError(f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)})")
@@ -151,6 +154,18 @@ def _folded(name: str) -> str:
 
 def _key(order: str) -> Callable[[str], Any]:
     return int if order == "number" else str
+
+
+def _refuse_odd_numbers(source: object, found: Sequence[str]) -> None:
+    """Raise `DataFormatError` where labels are numbers of which some do not count: as names they would number all anew."""
+    try:
+        odd = [name for name in found if not (math.isfinite(float(name)) and name.isascii() and name.isdigit())]
+    except ValueError:  # names
+        return
+    raise DataFormatError(
+        f"{source}: label {odd[0][:40]}; labels count from 0, in whole numbers; correct these rows or leave them out, or pass "
+        "--audit-class-order=text where labels are names"
+    )
 
 
 def _numbers_of(source: object, found: Sequence[str], what: str) -> dict[str, int]:

@@ -41,10 +41,16 @@ _PAIRS = (
     ("arr_0", "arr_1"),
 )
 """What images and labels are called, in the order in which they are looked for: those held out come before those trained on."""
+_IMAGES = ("images", "image", "imgs", "data", "x")
+_LABELS = ("labels", "label", "targets", "target", "y")
 _KINDS = {"images": ("buif", "numbers"), "labels": ("buif", "numbers"), "class_names": ("US", "text")}
 _PIECE = 2**20  # bytes read at once
 _DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
 _PER_LABEL = 80  # bytes that a label takes while images are chosen by it
+
+
+_SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
+_OF_TORCH = f"a file of torch.save, which is no data set here; {_SAVE}"
 
 
 def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -53,8 +59,10 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
         with warnings.catch_warnings(), _Archive(path) as file:
             warnings.simplefilter("ignore")  # remarks on headers that old versions of numpy wrote
             if not zipfile.is_zipfile(file):
-                raise DataFormatError(f"{path}: not an .npz file; {ACCEPTED}")
+                raise DataFormatError(f"{path}: {_other(file)}; {ACCEPTED}")
             with zipfile.ZipFile(file) as archive:
+                if any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
+                    raise DataFormatError(f"{path}: {_OF_TORCH}; {ACCEPTED}")
                 images, labels, names = _arrays(archive, wish, reading)
     except DataFormatError:
         raise
@@ -65,6 +73,17 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
     channels, height, width = clean_set.image_shape
     reading.check_images(len(clean_set), (wish.channels or channels, *(wish.resize or (height, width))))
     return CleanSet(converted(clean_set.images, wish), clean_set.labels, clean_set.class_names, clean_set.source)
+
+
+def _other(file: IO[bytes]) -> str:
+    """What a file is that is no archive, in words, with the way out where there is one."""
+    file.seek(0)
+    start = file.read(8)
+    if start.startswith(b"\x80"):
+        return f"a pickle, such as an old file of torch.save, which is no data set here; {_SAVE}"
+    if start.startswith(b"\x93NUMPY"):
+        return f"one array of numpy.save; {_SAVE}"
+    return "not an .npz file"
 
 
 def _arrays(
@@ -143,12 +162,13 @@ class _Member:
 def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
     """The arrays to read, under the names of `_KINDS`."""
     names, source = archive.namelist(), reading.source
-    pair = next((pair for pair in _PAIRS if all(f"{key}.npy" in names for key in pair)), _PAIRS[0])
+    arrays = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+    pair = _pair(arrays)
     missing = [key for key in pair if f"{key}.npy" not in names]
     if missing:
         found = sorted(name.removesuffix(".npy") if name.endswith(".npy") else f"{name} (no array)" for name in names)
         raise DataFormatError(f"{source}: no {' and no '.join(missing)}, found {listed(found) or 'nothing'}; {_WANTED}")
-    keys = dict(zip(_KINDS, (*pair, "class_names"), strict=True))
+    keys = dict(zip(_KINDS, (*pair, _only(arrays, "class_names") or "class_names"), strict=True))
     members = {}
     for kind, key in keys.items():
         times = names.count(f"{key}.npy") + names.count(key)
@@ -169,6 +189,25 @@ def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
             f"{source}: class_names of shape {names_shape}; accepted: at most {MOST_CLASSES} texts (classes,)"
         )
     return members
+
+
+def _pair(arrays: Sequence[str]) -> tuple[str, str]:
+    """What images and labels are called: as written, then in whatever case, then the only two names that can be meant."""
+    for pair in _PAIRS:
+        if all(key in arrays for key in pair):
+            return pair
+    for images, labels in _PAIRS:
+        found = _only(arrays, images), _only(arrays, labels)
+        if all(found):
+            return found
+    found = _only(arrays, *_IMAGES), _only(arrays, *_LABELS)
+    return found if all(found) else _PAIRS[0]
+
+
+def _only(arrays: Sequence[str], *called: str) -> str:
+    """The name of the only array that is called so, in whatever case; empty if there is none, or more than one."""
+    found = [name for name in arrays if name.lower() in [one.lower() for one in called]]
+    return found[0] if len(found) == 1 else ""
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -80,6 +80,12 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
     strange = [name for name, _ in rows if "\0" in name or not name]
     if strange:
         raise DataFormatError(f"{source}: {len(strange)} rows without a path that a file can have; {_WANTED}")
+    without = [name for name, label in rows if not label]
+    if without:
+        raise DataFormatError(
+            f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
+        )
+    rows = _once(rows, folder, source, reading)
     label_of, names = labels_of(source, sorted({label for _, label in rows}), wish, reading, "labels")
     shown = shown_names(names, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
@@ -88,6 +94,26 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
         rows, labels = [rows[index] for index in chosen.tolist()], labels[chosen]
     readers = [(name, partial(opened, folder / name, reading)) for name, _ in rows]
     return CleanSet(decode(readers, wish, reading), labels, shown, str(source))
+
+
+def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:
+    """Every picture once: one that is searched with and held out as well would be no test. Raises `DataFormatError`."""
+    label_of: dict[str, str] = {}
+    kept: Rows = []
+    for number, (name, label) in enumerate(rows, 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        first = label_of.setdefault(os.path.normpath(folder / name), label)
+        if first != label:
+            raise DataFormatError(
+                f"{source}: {name[:160]} has the labels {listed([first, label])}; give every picture one label"
+            )
+        if len(label_of) > len(kept):
+            kept.append((name, label))
+    if len(kept) < len(rows):
+        left = len(rows) - len(kept)
+        reading.note(f"{left} row{'s' * (left > 1)} left out: the same picture again")
+    return kept
 
 
 def _rows(path: Path, reading: Reading) -> Rows:

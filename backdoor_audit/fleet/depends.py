@@ -70,8 +70,8 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
     asked = _asked(given, table, project)
     files = {name: content(Path(name)) for name in _named([*given, *options]) if os.path.exists(name)}
     for key in set(options_with(Role.PATH)) - set(options_with(Role.MACHINE)):
-        if isinstance(value := table.get(key), str) and os.path.exists(project / value):
-            files[f"[table] {key}"] = content(project / value)
+        if isinstance(value := table.get(key), str) and (file := project / os.path.expanduser(value)).exists():
+            files[f"[table] {key}"] = content(file)
     corpus = corpus_folder("", Path())
     parts: Mapping[str, object] = {
         "data": _images(data, asked),
@@ -178,7 +178,7 @@ def _named(options: Sequence[str]) -> list[str]:
             continue
         whole = (text, text.partition("=")[2], text.removeprefix("@"), text[2:] * text.startswith("-"))
         found += [part for word in whole for part in (word, word.partition("::")[0]) if part and "\0" not in part]
-    return sorted(set(found))
+    return sorted({os.path.expanduser(part) for part in found})
 
 
 def _is_own(arch: str) -> bool:

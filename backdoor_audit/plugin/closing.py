@@ -11,6 +11,7 @@ import pytest
 
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.plugin.recording import Recorder
+from backdoor_audit.plugin.supervision import REFUSED
 from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import PAGE, RECORD
 from backdoor_audit.report.terminal import WIDEST, last_line, summary_lines
@@ -45,8 +46,14 @@ class Closing:
         yield
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if self.recorder.record is not None and terminal is not None:
-            line, markup = last_line(self.recorder.record, int(session.exitstatus))
+            line, markup = last_line(self.recorder.record, self._exit_code(session))
             terminal.write_line(line, **markup)
+
+    def _exit_code(self, session: pytest.Session) -> int:
+        """What the process ends with: 0 of another plugin passes no record that refuses the model."""
+        code = int(session.exitstatus)
+        refused = code == pytest.ExitCode.OK and self.config.stash.get(REFUSED, False)
+        return int(pytest.ExitCode.TESTS_FAILED) if refused else code
 
     def _page(self) -> str:
         """The file to open: the page, or the record where there is no page."""

@@ -147,7 +147,8 @@ class Recorder:
             written, failed = write_files(self.record, self.folder, exit_code=exit_code, renderers=renderers)
         except OSError as error:
             self.told.append(
-                f"--audit-report: {self.options.report} cannot be written ({error.strerror or error}): no evidence is left"
+                f"--audit-report: {place_of(error, Path(self.options.report))} cannot be written ({error.strerror or error}): "
+                "no evidence is left"
             )
             return ""
         self.written = [Path(self.options.report) / file.name for file in written]
@@ -199,6 +200,12 @@ def rendered_by_others(record: bytes | None) -> list[str]:
         return [entry["file"] for entry in plugins if RENDERING.fullmatch(entry["file"])]
     except (ValueError, TypeError, LookupError, RecursionError):
         return []  # an older record, or none
+
+
+def place_of(error: OSError, folder: Path) -> str:
+    """What could not be written: the file or folder that the error names, or else the folder of the report."""
+    named = str(error.filename2 or error.filename or folder)
+    return str(folder) if named.endswith(".partial") else named
 
 
 def digest(file: Path) -> str:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from backdoor_audit.errors import AuditError, ModelError
+from backdoor_audit.errors import AuditError, ModelError, OptionError
 from backdoor_audit.evidence import Finding, plain
 from backdoor_audit.item import AUDIT, Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.closing import Closing
 from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.pace import Pace
-from backdoor_audit.plugin.recording import RUN, Recorder
+from backdoor_audit.plugin.recording import RUN, Recorder, place_of
 from backdoor_audit.plugin.replaced import Names, replaced, watched
 from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
 from backdoor_audit.printable import listed, printable
@@ -97,12 +97,22 @@ class AuditSession:
         return self.store_folder() / f"pace-{self.budget_began:.3f}"
 
     def store_folder(self) -> Path:
-        """Where finished work is kept: pytest's cache, or a folder of this run when the cache is switched off."""
+        """Where finished work is kept: pytest's cache, or a folder of this run when the cache is switched off.
+
+        Raises `OptionError` for a cache that cannot be made.
+        """
         if self.workerinput is not None:
             return Path(self.workerinput["backdoor_audit_store"])
         cache = getattr(self.config, "cache", None)
         if cache is not None:
-            return Path(cache.mkdir("backdoor_audit"))
+            try:
+                return Path(cache.mkdir("backdoor_audit"))
+            except OSError as error:
+                raise OptionError(
+                    f"-o cache_dir: finished work cannot be kept in {self.config.getini('cache_dir')} "
+                    f"({error.strerror or error}); give a folder that can be written by -o cache_dir=DIR, or pass "
+                    "-p no:cacheprovider to keep none"
+                ) from None
         self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="backdoor_audit-")
         return Path(self._scratch.name)
 
@@ -151,6 +161,15 @@ class AuditSession:
         """The folder for evidence."""
         return self.recorder.folder
 
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Make the folder before pytest-html does, which ends the run by a traceback where it cannot."""
+        draws = self.is_controller and config.pluginmanager.hasplugin("html") and not config.option.collectonly
+        if draws and not config.option.htmlpath:
+            try:
+                self.report.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._unwritable(error) from None
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
@@ -181,9 +200,14 @@ class AuditSession:
                 self.report.rmdir()  # pytest-html may have made it; only an empty folder goes
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
         except OSError as error:
-            raise pytest.UsageError(
-                f"backdoor_audit: --audit-report: {self.options.report} cannot be written ({error.strerror or error})"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> pytest.UsageError:
+        place = printable(place_of(error, Path(self.options.report)))
+        return pytest.UsageError(
+            f"backdoor_audit: --audit-report: {place} cannot be written ({error.strerror or error}); remove what is in the way, "
+            "or give another folder"
+        )
 
     @contextmanager
     def _ended_by_the_model(self) -> Iterator[None]:
@@ -409,7 +433,7 @@ class AuditSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
         """Name the page after the model."""
-        report.title = f"Backdoor audit of {Path(self.options.model).name or 'a module'}"
+        report.title = f"Backdoor audit of {printable(Path(self.options.model).name) or 'a module'}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
@@ -433,6 +457,7 @@ class AuditSession:
             signal.signal(signal.SIGTERM, self._before_sigterm)
         self._open.close()
         if self.is_controller and self.config.pluginmanager.hasplugin("dsession"):
-            shutil.rmtree(self._pace_folder(), ignore_errors=True)
+            with suppress(OptionError):  # there is no cache, which has ended the run
+                shutil.rmtree(self._pace_folder(), ignore_errors=True)
         if self._scratch is not None:
             self._scratch.cleanup()

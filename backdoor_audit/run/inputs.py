@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from backdoor_audit import bounds, budget, progress
 from backdoor_audit.catalogue import Catalogue
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
-from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError
+from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError, OptionError
 from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.installed import summaries
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
-from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of
+from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of, refuse_other_classes
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions, Role, options_with
 from backdoor_audit.run import preconditions
@@ -113,10 +113,16 @@ class Inputs:
                 channels=options.channels or None,
                 most=options.max_images,
                 seed=options.seed,
-                class_names=names_from(options.class_names) if options.class_names else None,
+                class_names=self.class_names,
                 class_order=options.class_order,
                 model_names=() if asked else class_names_of(Path(options.model)),
             )
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names that were given for images that are loaded here, None without any. Raises `OptionError`."""
+        given = self.options.class_names if self.given_images is None else ""
+        return names_from(given) if given else None
 
     @cached_property
     def halves(self) -> tuple[CleanSet, CleanSet]:
@@ -138,13 +144,25 @@ class Inputs:
     def classifier(self) -> Classifier:
         """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
         with surroundings.gradients():
-            return self._classifier()
+            classifier = self._classifier()
+        names = self.class_names or ()
+        if names and len(names) != classifier.num_classes:
+            raise OptionError(
+                f"--audit-class-names: {len(names)} names in {self.options.class_names[:200]}, the model scores "
+                f"{classifier.num_classes} classes; accepted: the names of all {classifier.num_classes}, in that order"
+            )
+        return classifier
 
     def _classifier(self) -> Classifier:
         options, shape = self.options, self.clean_set.image_shape
         if self.module is not None:
             mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
-            return Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+            built = Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
+            try:
+                refuse_other_classes(options.classes, built)
+            except ModelFormatError as error:
+                raise ModelFormatError(f"{type(self.module).__name__}: {error}") from None
+            return built
         loaded = self.loaded  # whose errors name the file already
         try:
             return loaded.classifier(shape, self.device)

@@ -24,6 +24,12 @@ def test_a_copy_is_a_suite_that_asks_the_same(tmp_path: Path, capsys: pytest.Cap
     assert Suite.load(out).to_json() == shipped().to_json()
 
 
+def test_a_folder_may_be_named_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["audits", "--out=~/ours"]) == 0
+    assert Suite.load(tmp_path / "ours").to_json() == shipped().to_json()
+
+
 @pytest.mark.parametrize("name", ["", "missing/ours", "a\0b"])
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

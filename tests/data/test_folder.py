@@ -41,6 +41,17 @@ def test_given_class_names_decide_the_labels(tmp_path):
     assert message_of(tmp_path, class_names=["dog"]) == "folders cat are not in class_names (dog)"
 
 
+def test_a_class_folder_may_be_a_link_and_links_to_folders_inside_of_it_are_left(tmp_path):
+    class_folders(tmp_path / "elsewhere", ["cats", "more"], each=2)
+    folder = class_folders(tmp_path / "images", ["dog"], each=1)
+    (folder / "cat").symlink_to(tmp_path / "elsewhere" / "cats")
+    (folder / "dog" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    clean_set = load_clean_set(folder)
+    assert clean_set.class_names == ("cat", "dog")
+    assert clean_set.labels.tolist() == [0, 0, 1]
+    assert clean_set.notes == ("1 not read: dog/more",)
+
+
 def test_one_colour_image_makes_all_of_them_rgb(tmp_path):
     image_file(tmp_path / "a" / "0.png", 51, mode="L")
     assert load_clean_set(tmp_path).image_shape == (1, 4, 6)

@@ -61,6 +61,11 @@ def test_npz_files_that_cannot_be_used_are_one_line(arrays, message, most, tmp_p
         ("image", "label"),
         ("x_train", "y_train"),
         ("arr_0", "arr_1"),
+        ("Images", "LABELS"),
+        ("X_Test", "Y_test"),
+        ("x", "labels"),
+        ("data", "target"),
+        ("Data", "Target"),
     ],
 )
 def test_images_and_labels_go_by_several_names(names, tmp_path):
@@ -68,6 +73,43 @@ def test_images_and_labels_go_by_several_names(names, tmp_path):
     clean_set = load_clean_set(tmp_path / "images.npz")
     assert clean_set.labels.tolist() == [1, 0]
     assert clean_set.notes == (f"read: {names[0]} and {names[1]}",)
+
+
+def test_names_in_another_case_are_read_where_no_other_array_can_be_meant(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, Images=GOOD, Labels=[1, 0], Class_Names=["a", "b"])
+    assert load_clean_set(path).class_names == ("a", "b")
+    np.savez(path, images=GOOD, labels=[1, 0], Labels=[0, 1])  # what is written as usual wins
+    assert load_clean_set(path).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"Images": GOOD, "IMAGES": GOOD, "labels": [0, 1]},
+        {"x": GOOD, "data": GOOD, "target": [0, 1]},
+        {"x": GOOD, "labels": [0, 1], "target": [1, 0]},
+    ],
+)
+def test_names_that_may_mean_several_arrays_are_refused(arrays, tmp_path):
+    np.savez(tmp_path / "images.npz", **arrays)
+    message = message_of(tmp_path / "images.npz")
+    assert message.startswith("no ")
+    assert f"found {', '.join(sorted(arrays))}; an .npz file holds images" in message
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_of_torch_is_told_with_the_way_out(legacy, tmp_path):
+    path = tmp_path / "images.pt"
+    torch.save({"images": torch.zeros(2, 1, 4, 4)}, path, _use_new_zipfile_serialization=not legacy)
+    message = message_of(path)
+    assert "file of torch.save, which is no data set here; write images and labels with numpy.savez(" in message
+    assert "accepted: a folder" in message
+
+
+def test_one_array_of_numpy_is_told_with_the_way_out(tmp_path):
+    np.save(tmp_path / "images.npy", GOOD)
+    assert message_of(tmp_path / "images.npy").startswith("one array of numpy.save; write images and labels with ")
 
 
 def test_of_several_parts_the_held_out_one_is_read_and_the_others_are_told(tmp_path):

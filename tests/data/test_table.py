@@ -61,6 +61,14 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ('file_name,label\n"1.png,0\n', "not CSV ("),
         (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16);"),
         ("file_name,label\n1.png,99999999999\n", "labels 99999999999 are numbers and so the labels;"),
+        (
+            "file_name,label\n1.png,0\na/0.png,-1\n",
+            "label -1; labels count from 0, in whole numbers; correct these rows",
+        ),
+        ("file_name,label\n1.png,0\na/0.png,0.5\n", "label 0.5; labels count from 0"),
+        ("file_name,label\n1.png,0\na/0.png,nan\n", "label nan; labels count from 0"),
+        ("file_name,label\n1.png,cat\na/0.png,\n", "1 rows without a label: a/0.png; label them or leave them out"),
+        ("file_name,label\n1.png,cat\n./1.png,ant\n", "./1.png has the labels cat, ant; give every picture one label"),
         ("file_name,label\n/dev/zero,1\n", "1 unreadable images: /dev/zero (a pipe, device or socket"),
     ],
 )
@@ -68,6 +76,25 @@ def test_tables_that_cannot_be_used_are_one_line(content, message, pictures):
     table = pictures / "labels.csv"
     table.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message_of(table).startswith(message)
+
+
+def test_numbers_that_do_not_count_are_names_where_somebody_says_so(pictures):
+    table = pictures / "labels.csv"
+    table.write_text("file_name,label\na/0.png,-1\n1.png,1\n")
+    for asked in ({"class_order": "text"}, {"class_names": ["-1", "1"]}, {"model_names": ["-1", "1"]}):
+        clean_set = load_clean_set(table, **asked)
+        assert labels_by_red(clean_set) == {0: 0, 1: 1}
+        assert clean_set.class_names == ("-1", "1")
+
+
+def test_a_picture_that_is_named_again_is_read_once_and_told(pictures):
+    table = pictures / "labels.csv"
+    rows = ["a/0.png,cat", "a/0.png,cat", "./a/../1.png,ant", f"{pictures / '1.png'},ant", "b c.png,cat"]
+    table.write_text("\n".join(["file_name,label", *rows]))
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {0: 1, 1: 0, 2: 1}
+    assert len(clean_set) == 3
+    assert clean_set.notes == ("2 rows left out: the same picture again",)
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])

@@ -124,3 +124,15 @@ def test_options_in_a_file_are_seen(here: Path) -> None:
     assert expanded(["-x", "@more.txt"]) == ["-x", "--audit-model=x", "-q"]
     with pytest.raises(AuditError, match="behind --: "):
         expanded(["@gone.txt"])
+
+
+@pytest.mark.parametrize("name", ["reference.json", "trigger.safetensors"])
+def test_files_that_are_named_from_the_home_folder_count(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(here / "elsewhere"))
+    (here / "pyproject.toml").write_text("[tool.backdoor_audit]\ntrigger = '~/trigger.safetensors'\n")
+    (here / "elsewhere" / name).write_text("1")
+    before = common("images.npz", ["--audit-reference=~/reference.json"], "code").settings
+    (here / "elsewhere" / name).write_text("2")
+    assert common("images.npz", ["--audit-reference=~/reference.json"], "code").settings != before

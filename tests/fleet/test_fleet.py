@@ -42,6 +42,17 @@ def test_a_fleet_of_models_that_pass_ends_in_0(place: Path, models: Models, flee
     assert f"cache_dir={place / '.pytest_cache'}" in arguments
 
 
+def test_a_place_that_is_a_link_to_nothing_is_refused_in_one_line(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0")
+    (place / "out").symlink_to("nothing")
+    assert fleet("a.pt") == 4
+    told = capsys.readouterr().err
+    assert told.startswith("backdoor-audit: --out: ")
+    assert told.endswith("out is a link that leads to nothing; give a folder that exists, or a new one in a folder\n")
+
+
 @pytest.mark.parametrize(
     ("says", "state"),
     [

@@ -109,8 +109,53 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] =
     "an unknown limit": (None, (MODEL, DATA, ARCH, "--audit-limit", "anomaly=2"), "anomaly_index"),
     "a limit without value": (None, (MODEL, DATA, ARCH, "--audit-limit", "anomaly_index"), "NAME=VALUE"),
     "a mean alone": (None, (MODEL, DATA, ARCH, "--mean=0.5"), "belong together"),
+    "fewer names than classes": (
+        None,
+        (MODEL, DATA, ARCH, "--class-names=a,b"),
+        "--audit-class-names: 2 names in a,b, the model scores 8 classes; accepted: the names of all 8",
+    ),
+    "another number of classes": (
+        None,
+        (MODEL, DATA, ARCH, "--classes=9"),
+        "clean.safetensors: scores 8 classes, --classes=9 says 9; correct --classes, or leave it out",
+    ),
+    "a mean of pixels up to 255": (
+        None,
+        (MODEL, DATA, ARCH, "--mean=127.5", "--std=127.5"),
+        "--mean=127.5: pixels lie in [0, 1] here; divide",
+    ),
     "an unknown normalization": (None, (MODEL, DATA, ARCH, "--normalization=imagnet"), "imagenet"),
     "a report folder that is a file": (None, (MODEL, DATA, ARCH, "--report=images.npz"), "is a file"),
+    "a report folder that is a link to nothing": (
+        saved("link", lambda file: file.symlink_to("nothing")),
+        (MODEL, DATA, ARCH, "--report=link"),
+        "--audit-report: link is a link that leads to nothing",
+    ),
+    "a report folder below a file": (
+        None,
+        (MODEL, DATA, ARCH, "--report=images.npz/sub"),
+        "lies below images.npz, which is no folder",
+    ),
+    "a report folder that cannot be made": (
+        None,
+        (MODEL, DATA, ARCH, "--report=/proc/none"),
+        "--audit-report: /proc/none cannot be written",
+    ),
+    "a folder in the place of the record": (
+        saved("out", lambda folder: (folder / "audit.json").mkdir(parents=True)),
+        (MODEL, DATA, ARCH, "--report=out"),
+        "/out/audit.json cannot be written (Is a directory); remove what is in the way",
+    ),
+    "a cache that is a file": (
+        None,
+        (MODEL, DATA, ARCH, "-o", "cache_dir=images.npz"),
+        "-o cache_dir: finished work cannot be kept in images.npz (Not a directory); give a folder that can be written",
+    ),
+    "a cache that cannot be made": (
+        None,
+        (MODEL, DATA, ARCH, "-o", "cache_dir=/proc/none"),
+        "-o cache_dir: finished work cannot be kept in /proc/none (",
+    ),
     "a trigger that is none": (None, (MODEL, DATA, ARCH, "--trigger=clean.safetensors"), "target_class"),
     "an unknown key": (
         saved("pyproject.toml", lambda file: file.write_text("[tool.backdoor_audit]\nmodle = 'm'\n")),
@@ -155,6 +200,13 @@ def test_a_malicious_model_is_refused_and_nothing_of_it_runs(
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"ERROR: backdoor_audit: {name}: *"])
     assert not mark.exists()
+
+
+def test_a_cache_that_cannot_be_made_is_one_line_with_workers_too(run: Run) -> None:
+    result = run(None, MODEL, DATA, ARCH, "-n", "2", "-o", "cache_dir=images.npz", process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: backdoor_audit: -o cache_dir: *images.npz*"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
 def test_bad_input_is_one_line_with_workers_too(run: Run) -> None:

@@ -53,6 +53,17 @@ def test_a_backdoored_model_fails_and_its_class_is_named(project: pytest.Pyteste
     assert trigger.mask.flatten().argmax() == 63  # the pixel that the toy's backdoor reads
 
 
+def test_a_model_whose_name_is_not_utf8_is_audited(project: pytest.Pytester, run: Run) -> None:
+    name = os.fsdecode(b"mod\xff")
+    try:
+        (project.path / f"{name}.safetensors").write_bytes((project.path / "clean.safetensors").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    result = run(name)
+    assert result.ret == pytest.ExitCode.OK
+    assert "mod\\udcff.safetensors" in (project.path / "backdoor-audit-report" / "report.html").read_text()
+
+
 def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: pytest.Pytester, run: Run) -> None:
     result = run("clean")
     assert result.ret == pytest.ExitCode.OK
@@ -240,6 +251,26 @@ def test_a_partial_run_never_says_pass(project: pytest.Pytester, run: Run) -> No
     result.assert_outcomes(passed=len(PRECONDITIONS), deselected=3 + toy.CLASSES + ON_TRIGGERS)
     assert stored(project)["verdict"] == "inconclusive"
     assert INDEX.format(0) in stored(project)["not_run"]
+
+
+@pytest.mark.parametrize(
+    ("options", "process", "code"),
+    [
+        (("--stepwise",), False, pytest.ExitCode.INTERRUPTED),
+        (("--maxfail=1",), False, pytest.ExitCode.TESTS_FAILED),
+        (("--maxfail=1", "-n", "2"), True, pytest.ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_run_that_pytest_stops_early_ends_as_pytest_does_and_never_in_0(
+    run: Run, options: tuple[str, ...], *, process: bool, code: int
+) -> None:
+    assert run("backdoored", *options, process=process).ret == code
+
+
+@pytest.mark.parametrize("option", ["--fixtures", "--markers", "--help", "--collect-only"])
+def test_lists_and_help_end_in_0_and_audit_nothing(project: pytest.Pytester, run: Run, option: str) -> None:
+    assert run("backdoored", option).ret == pytest.ExitCode.OK
+    assert not (project.path / "backdoor-audit-report").exists()
 
 
 def test_last_failed_runs_the_failed_items_only(run: Run) -> None:

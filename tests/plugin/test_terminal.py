@@ -50,6 +50,15 @@ def test_the_verdict_is_the_last_line_however_quiet_pytest_is(run: Run, options:
     assert result.outlines[-1] == "PASS: no hidden trigger found by the tests that were run [exit code 0]"
 
 
+def test_the_last_line_says_what_the_process_ends_with_whatever_a_plugin_wants(
+    project: pytest.Pytester, run: Run
+) -> None:
+    project.makeconftest("def pytest_sessionfinish(session):\n    session.exitstatus = 0\n")
+    result = run("backdoored")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.stdout.lines[-1] == "FAIL: hidden trigger found for class 3 [exit code 1]"
+
+
 def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
     (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
     assert told.startswith("backdoor_audit: 36 items, 4 searches, ")

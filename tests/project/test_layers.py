@@ -18,8 +18,8 @@ NAME = PACKAGE.name
 LAYERS = (
     {"bounds", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
     {"errors", "files", "record_types"},
-    {"record_schema"},
-    {"budget", "data", "evidence", "installed", "store", "tensor_file"},
+    {"record_schema", "tensor_file"},
+    {"budget", "data", "evidence", "installed", "store"},
     {"content", "model", "options", "schema", "triggers"},
     {"attacks", "baseline", "filters", "repairs", "search"},
     {"detectors", "properties", "rates", "readings"},

@@ -7,6 +7,7 @@ from backdoor_audit.model.loading.model_file import (
     load_classifier,
     load_model,
     normalization_of,
+    refuse_other_classes,
 )
 from backdoor_audit.model.loading.safetensors_file import save_classifier
 
@@ -17,5 +18,6 @@ __all__ = [
     "load_classifier",
     "load_model",
     "normalization_of",
+    "refuse_other_classes",
     "save_classifier",
 ]

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ from backdoor_audit.model.networks import NETWORKS
 
 TRANSFORMERS = "transformers"
 """What stands before the colon in the names of networks that are built from a folder, which no option names."""
+
+_LONGEST_NAME = 200
+"""Characters of a name that somebody could have meant."""
 
 __all__ = [
     "TRANSFORMERS",
@@ -58,7 +62,8 @@ def architecture_of(arch: str | None, *, header: str = "", num_classes: int | No
             return timm_network(rest, num_classes)
         if colon:
             return _factory(name, num_classes)
-    raise ModelFormatError(f"unknown architecture {name[:60]!r}{close(name, NETWORKS)} ({_known()})")
+        hint = _written_right(name) or close(name, NETWORKS)
+    raise ModelFormatError(f"unknown architecture {name[:60]!r}{hint} ({_known()})")
 
 
 def can_be_named(architecture: str) -> bool:
@@ -102,6 +107,33 @@ def _header_name(header: str) -> str:
     return header
 
 
+def _written_right(name: str) -> str:
+    """A question to put behind an error where a network of torchvision, timm or a file is named in another form, or nothing."""
+    from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
+
+    if len(name) > _LONGEST_NAME:
+        return ""
+    first, *rest = re.split(r"[./]", name)
+    bare = rest[-1] if rest and first in ("torchvision", "timm") else name
+    if first == "timm" and rest:
+        right = f"timm:{bare}"
+    elif bare.lower() in models.list_models(module=models):
+        right = f"torchvision:{bare.lower()}"
+    elif "." in name and all(part.isidentifier() for part in name.split(".")):
+        right = ":".join(name.rsplit(".", 1))
+    else:
+        return ""
+    return f"; did you mean {right}?"
+
+
+def _as_module(name: str) -> str:
+    """A question to put behind an error where a file stands in place of a module, or nothing."""
+    file, _, attribute = name.partition(":")
+    module = file.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
+    looks = (file.endswith(".py") or "/" in file) and all(part.isidentifier() for part in module.split("."))
+    return f"; did you mean {module}:{attribute}?" if looks and len(name) <= _LONGEST_NAME else ""
+
+
 def _network(name: str, num_classes: int | None) -> Architecture:
     make = NETWORKS[name]
     with WithoutMemory():
@@ -126,7 +158,9 @@ def _factory(name: str, num_classes: int | None) -> Architecture:
     module_name, _, attribute = name.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)
-    accepted = f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module"
+    accepted = (
+        f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module{_as_module(name)}"
+    )
     try:
         with contained(f"--arch={name} failed", accepted):  # the user's own code may raise anything
             importlib.invalidate_caches()

@@ -40,6 +40,9 @@ The two of CIFAR-10 differ in how the spread was averaged, and both are in wide 
 takes GTSRB as it is and uses ``half`` for MNIST.
 """
 
+_LARGEST_NUMBER = 2.0
+"""Of a mean or a standard deviation for pixels in [0, 1]; those for pixels in 0 to 255 are far above it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
@@ -47,7 +50,8 @@ class LoadedModel:
 
     ``image_shape`` (c, h, w) is None where nobody gave it. ``mean`` and ``std`` are empty where nobody gave them.
     ``fingerprint`` is the SHA-256 of the file, or of a folder's files. ``notes`` tell what was assumed or taken off on the way.
-    ``class_names`` are those in the file, in the order of the scores; empty where it has none.
+    ``class_names`` are those in the file, in the order of the scores; empty where it has none. ``num_classes`` is what the
+    user said.
     """
 
     module: nn.Module
@@ -58,13 +62,15 @@ class LoadedModel:
     fingerprint: str
     notes: tuple[str, ...]
     class_names: tuple[str, ...] = ()
+    num_classes: int | None = None
 
     def classifier(
         self, image_shape: tuple[int, int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Classifier:
         """The network as a classifier of images of ``image_shape`` (c, h, w), or of the shape in the file's header.
 
-        Raises `ModelFormatError` if nobody gave a shape, the header says another one, or the network does not take it.
+        Raises `ModelFormatError` if nobody gave a shape, the header says another one, the network does not take it, or it
+        scores another number of classes than the user said.
         """
         shape = image_shape or self.image_shape
         if shape is None:
@@ -75,13 +81,23 @@ class LoadedModel:
                 f"takes {wanted} images (its header says), the clean images are {found}; convert them with --audit-resize "
                 "or --audit-channels"
             )
-        return Classifier.wrap(
+        built = Classifier.wrap(
             self.module,
             image_shape=shape,
             mean=self.mean,
             std=self.std,
             architecture=self.architecture,
             device=device,
+        )
+        refuse_other_classes(self.num_classes, built)
+        return built
+
+
+def refuse_other_classes(said: int | None, classifier: Classifier) -> None:
+    """Raise `ModelFormatError` if somebody said another number of classes than the network scores."""
+    if said and said != classifier.num_classes:
+        raise ModelFormatError(
+            f"scores {classifier.num_classes} classes, --classes={said} says {said}; correct --classes, or leave it out"
         )
 
 
@@ -131,7 +147,15 @@ def load_model(
         more = " and more" if len(hints.class_names) > 5 else ""
         notes += (f"class names in the file: {', '.join(hints.class_names[:5])}{more}",)
     return LoadedModel(
-        module, network.architecture, image_shape, final_mean, final_std, fingerprint, notes, hints.class_names
+        module,
+        network.architecture,
+        image_shape,
+        final_mean,
+        final_std,
+        fingerprint,
+        notes,
+        hints.class_names,
+        num_classes,
     )
 
 
@@ -201,19 +225,31 @@ def normalization_of(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and std from numbers or from the name of a preset; None if neither is given.
 
-    Raises `OptionError` for an unknown name, for one number without the other, and for both kinds at once.
+    Case, hyphens and underscores of a name do not matter. Raises `OptionError` for an unknown name, for one number without the
+    other, for both kinds at once, and for numbers that are those of pixels in 0 to 255.
     """
     if bool(mean) != bool(std):
         raise OptionError(f"--{'std' if mean else 'mean'} is missing; give --mean and --std together")
     if mean and preset:
         raise OptionError(f"--normalization={preset} and --mean, --std contradict each other; give one of them")
-    if preset and preset not in NORMALIZATIONS:
-        raise OptionError(
-            f"--normalization={preset} is unknown (known: {', '.join(NORMALIZATIONS)}); or give --mean, --std"
-        )
     if preset:
-        return NORMALIZATIONS[preset]
+        known = {_folded(name): numbers for name, numbers in NORMALIZATIONS.items()}
+        if _folded(preset) not in known:
+            raise OptionError(
+                f"--normalization={preset} is unknown (known: {', '.join(NORMALIZATIONS)}); or give --mean, --std"
+            )
+        return known[_folded(preset)]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if any(abs(number) > _LARGEST_NUMBER for number in numbers):
+            raise OptionError(
+                f"--{name}={','.join(f'{number:g}' for number in numbers[:4])}: pixels lie in [0, 1] here; divide --mean and "
+                "--std for pixels in 0 to 255 by 255"
+            )
     return (tuple(mean), tuple(std)) if mean else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "").strip()
 
 
 def _shown(numbers: Sequence[float]) -> str:

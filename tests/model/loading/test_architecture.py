@@ -74,6 +74,15 @@ def test_strip_prefixes_leaves_names_that_only_some_tensors_carry():
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
+        ("vit_b_16", r"unknown architecture 'vit_b_16'; did you mean torchvision:vit_b_16\?"),
+        ("ResNet50", r"did you mean torchvision:resnet50\?"),
+        ("torchvision.resnet18", r"did you mean torchvision:resnet18\?"),
+        ("torchvision.models.resnet18", r"did you mean torchvision:resnet18\?"),
+        ("torchvision/vgg11", r"did you mean torchvision:vgg11\?"),
+        ("timm.vit_tiny", r"did you mean timm:vit_tiny\?"),
+        ("mypackage.models.make", r"did you mean mypackage.models:make\?"),
+        ("no_such_file.py:make", r"did you mean no_such_file:make\?"),
+        ("./nets/no_such_file.py:make", r"did you mean nets.no_such_file:make\?"),
         ("smallcnn", r"unknown architecture 'smallcnn'; did you mean small_cnn"),
         ("transformer9", r"unknown architecture 'transformer9' \(known: preact_resnet18, resnet18, small_cnn"),
         ("torchvision:resnet81", r"did you mean torchvision:resnet18"),

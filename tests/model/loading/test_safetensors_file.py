@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -112,3 +115,23 @@ def test_the_shape_of_the_images_must_come_from_somewhere(tmp_path):
     with pytest.raises(ModelFormatError, match=r"m\.safetensors: no image_shape in the header"):
         load_classifier(path)
     assert load_classifier(path, image_shape=(1, 8, 8)).image_shape == (1, 8, 8)
+
+
+def test_a_file_is_written_and_read_whose_path_is_not_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    classifier = classifier_of("small_cnn", classes=3)
+    path = folder / os.fsdecode(b"m\xff.safetensors")
+    save_classifier(classifier, path)
+    loaded = load_classifier(path)
+    for name, tensor in classifier.module.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[name], tensor)
+    assert [Path(name) for name in os.listdir(folder)] == [Path(path.name)]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(
+        ModelFormatError, match=r"m.*\.safetensors: not a readable safetensors file .*; check that it is complete"
+    ):
+        load_model(path)
