@@ -30,7 +30,16 @@ from backdoor_audit.model.metrics import clean_accuracy, defense_effectiveness_r
 from backdoor_audit.model.subject import Subject as Repaired
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repair import AIM, PREFERRED
-from backdoor_audit.repairs import FTSAM, NAD, REPAIRS, BenignSalience, DistilledUnlearning, FeatureShiftTuning, Repair
+from backdoor_audit.repairs import (
+    FTSAM,
+    NAD,
+    REPAIRS,
+    BenignSalience,
+    DistilledUnlearning,
+    FeatureShiftTuning,
+    Repair,
+    Unlearning,
+)
 from backdoor_audit.store import Packed, generator_for
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
@@ -53,6 +62,10 @@ VARIANTS: dict[str, Repair] = {
     "ft_sam_labels": FTSAM(own_answers=0.0, label_smoothing=0.1),
     "fst_labels": FeatureShiftTuning(own_answers=0.0),
     "unlearning_pam": DistilledUnlearning(path_rho=0.5),
+    "ft_sam_gentle": FTSAM(learning_rate=0.005),
+    "nc_unlearning_gentle": Unlearning(learning_rate=0.003),
+    "nc_unlearning_128": Unlearning(batch_size=128, epochs=20),
+    "distilled_unlearning_128": DistilledUnlearning(batch_size=128, epochs=20),
 }
 """What is measured, by the name of its line."""
 CLEAN = "fmnist-preact_resnet18-clean-130"

@@ -23,7 +23,7 @@ from backdoor_audit.model.classifier import Classifier, autocast, from_outside, 
 from backdoor_audit.model.networks import build_network
 from backdoor_audit.needs import Needs
 from backdoor_audit.progress import FORWARD_ONLY
-from backdoor_audit.properties import HarmlessChanges, NothingSteers, Property
+from backdoor_audit.properties import HarmlessChanges, NothingSteers, Property, Relabelling
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
 
@@ -222,6 +222,8 @@ def of_property(claim: Property, classes: int, images: int) -> float:
     """Image passes of a property in the audited model alone, of a search that refutes nothing."""
     if isinstance(claim, HarmlessChanges):
         return claim.examples * min(claim.searched, images) * FORWARD_ONLY
+    if isinstance(claim, Relabelling):
+        return float(_EXACT * min(classes, claim.classes))
     if not isinstance(claim, NothingSteers):
         return float(_EXACT * classes)
     looks = _FIRST_LOOK * min(classes, _MOST_LOOKED_AT) if classes > claim.classes else 0.0

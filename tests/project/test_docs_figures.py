@@ -20,7 +20,7 @@ DETECTION = text_of(DOCS / "detection.md")
 COST = text_of(DOCS / "explanation" / "cost.md")
 PROPERTIES = text_of(DOCS / "how-to" / "properties.md")
 BASELINE = text_of(DOCS / "how-to" / "baseline.md")
-REPAIRS = text_of(DOCS / "explanation" / "repairs.md")
+REPAIRS, FULL_SIZE = text_of(DOCS / "explanation" / "repairs.md").split("## Networks of ordinary accuracy")
 NORMS = text_of(DOCS / "explanation" / "norms.md")
 ZOO = text_of(DOCS / "explanation" / "zoo.md")
 
@@ -163,6 +163,26 @@ def test_the_table_of_repairs_is_that_of_its_file() -> None:
     assert len(methods) > 10
     for name, rows in methods.items():
         assert " | ".join([*map(cell, rows), cell(*rows)]) in found[name], name
+
+
+def test_the_table_of_networks_of_ordinary_accuracy_is_that_of_its_file() -> None:
+    subjects = stored(RESULTS / "mitigation_full_size.json")["subjects"]
+    hidden = [rows for name, rows in subjects.items() if "clean" not in name]
+    lines = [line for line in FULL_SIZE.splitlines() if line.count(" / ") > 6]
+    assert len(lines) >= 6
+    for line in lines:
+        rows = [rows[line.split(" | ")[0].strip("|` ")] for rows in hidden]
+        assert line.endswith("| " + " | ".join([*map(cell, rows), cell(*rows)]) + " |"), line
+    (clean,) = (rows for name, rows in subjects.items() if "clean" in name)
+    lost = {name: f"{100 * (clean['before']['accuracy'] - row['accuracy']):.1f}" for name, row in clean.items()}
+    for name in ("nc_unlearning", "distilled_unlearning", "fine_tuning", "fst", "ft_sam"):
+        assert f"`{name}` {lost[name]}" in FULL_SIZE
+    assert f"{lost['nc_unlearning_128']} and {lost['distilled_unlearning_128']} points" in FULL_SIZE
+    blended = next(rows for name, rows in subjects.items() if "blended" in name)
+    for name in ("ft_sam_gentle", "nc_unlearning_gentle"):
+        row = blended[name]
+        lost_there = blended["before"]["accuracy"] - row["accuracy"]
+        assert f"{100 * row['success']:.1f} % for {100 * lost_there:.1f} points" in FULL_SIZE
 
 
 def test_the_table_of_norms_is_that_of_its_file() -> None:

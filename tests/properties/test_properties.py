@@ -497,6 +497,24 @@ def test_a_detector_that_prefers_a_number_is_caught_by_relabelling(monkeypatch):
     assert outcome.value > 0.1
 
 
+def test_of_many_classes_relabelling_steers_for_some_and_for_the_same_under_other_names(monkeypatch):
+    wanted = []
+
+    class Seen(Steering):
+        def __call__(self, classifier, opt, val, goals, **known):
+            wanted.append([goal.target_class for goal in goals])
+            return super().__call__(classifier, opt, val, goals, **known)
+
+    monkeypatch.setattr(exact_module, "Steering", Seen)
+    outcome = asked(Relabelling(classes=3), row_reader())
+    assert outcome.verdict is Verdict.PASS
+    assert "margins of 3 classes" in outcome.reason
+    assert [len(set(goals)) for goals in wanted] == [3, 3]
+    wanted.clear()
+    asked(Relabelling(classes=8), row_reader())
+    assert wanted[0] == list(range(8))
+
+
 def test_relabelling_compares_margins_that_do_differ_between_classes():
     opt, val = row_images().split(0)
     goals = [exact_module.AllToOne(target) for target in range(8)]
