@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import enum
 import itertools
-import math
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_audit import bounds
+from backdoor_audit import option_texts as read
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import UnreadableError, obstacle, read_text
 from backdoor_audit.structure import brief
@@ -26,13 +25,6 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-LEAST_MEMORY = 256 * 2**20
-MOST_MEMORY = 2**50
-MOST_COUNT = 10**9
-"""Of classes, images, steps: more is a slip, and numbers of any size break what counts with them."""
-MOST_SIDE = 2**15
-"""px that an image may be resized to, along either side."""
-MOST_SECONDS = 10**9
 _IS_FOLDER, _IS_ABSENT = "is a folder", "does not exist"
 _MOST_TOLD = 20  # unknown keys
 _LONGEST = 300  # characters of a path in a message
@@ -123,226 +115,102 @@ class Option:
         return "--" + self.key.replace("_", "-")
 
 
-_BETWEEN = re.compile(r"\s*,\s*|\s+")
-_NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
-_TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s(?:ec)?)?")
-_SIZE = re.compile(rf"{_NUMBER}(?:([kmgt])(i?b)?|b)?")
-
-
-def _word(text: str) -> str:
-    if not text:
-        raise ValueError("must not be empty")
-    if "\0" in text:
-        raise ValueError("must not hold a null character")
-    return text
-
-
-def _path(text: str) -> str:
-    """A path, with the home folder in place of ``~`` where it begins so: shells leave it alone behind ``=``."""
-    return os.path.expanduser(_word(text))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in _BETWEEN.split(text.strip()))
-    if not all(map(math.isfinite, values)):
-        raise ValueError("not finite")
-    return values
-
-
-def _spread(text: str) -> tuple[float, ...]:
-    values = _numbers(text)
-    if min(values) <= 0:
-        raise ValueError("must be above 0")
-    return values
-
-
-def _size(text: str) -> tuple[int, ...]:
-    values = tuple(int(part) for part in _BETWEEN.split(text.strip().lower().replace("x", ",")))
-    if len(values) not in (1, 2) or min(values) < 1:
-        raise ValueError("must be N, HxW or H,W")
-    if max(values) > MOST_SIDE:
-        raise ValueError(f"must be at most {MOST_SIDE} px along either side")
-    return values * 2 if len(values) == 1 else values
-
-
-def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
-    """A function that reads such a number, and raises `ValueError` for any other text."""
-
-    def parse(text: str) -> int:
-        plain = re.sub(r"(?<=[0-9])[,'\s](?=[0-9]{3}(?![0-9]))", "", text.strip())
-        if plain != text.strip() and plain.isdecimal():
-            raise ValueError(f"must be written without separators: {plain[:_LONGEST]}")
-        value = int(text)
-        if value < least:
-            raise ValueError(f"must be at least {least}")
-        if value > most:
-            raise ValueError(f"must be at most {most}")
-        return value
-
-    return parse
-
-
-def _rate(text: str) -> float:
-    percent = text.strip().endswith("%")
-    value = float(text.strip().removesuffix("%"))
-    if percent or not 0 <= value <= 1:
-        instead = f"; write {value / 100:g}" if 0 <= value <= 100 else ""
-        raise ValueError(f"must lie in [0, 1] (rates are fractions, not percent){instead}")
-    return value
-
-
-def _most_images(text: str) -> int:
-    if text.strip().lower() in ("all", "max", "none", "unlimited"):
-        raise ValueError(f"must be a number; for all images write one that is large enough, such as {10**6}")
-    return whole_number(1)(text)
-
-
-def duration(text: str) -> float:
-    """A time in seconds: ``90s``, ``10min``, ``1h30m``, or a number of seconds. Raises `ValueError` for any other text."""
-    parts = _TIME.fullmatch("".join(text.lower().split()))
-    if parts is not None and any(parts.groups()):
-        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-        value = 3600 * hours + 60 * minutes + seconds
-    else:
-        value = float(text)
-    if not 0 < value <= MOST_SECONDS:
-        raise ValueError(f"must be a time above 0: 90s, 10m or 1h30m (at most {MOST_SECONDS} s)")
-    return value
-
-
-def _bytes(text: str) -> int:
-    """A number of bytes: ``8G`` and ``8GiB`` count in powers of 1024, ``8GB`` in powers of 1000."""
-    parts = _SIZE.fullmatch("".join(text.lower().split()))
-    number, unit, tail = parts.groups() if parts is not None else (text, "", None)
-    value = float(number) * (1000 if tail == "b" else 1024) ** " kmgt".index(unit or " ")
-    if not LEAST_MEMORY <= value <= MOST_MEMORY:
-        raise ValueError(
-            "must be at least 256M and at most 1024T: a number of bytes, or of K, M, G, T (1024) or KB, MB, GB, TB (1000)"
-        )
-    return int(value)
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _device(text: str) -> str:
-    kind, _, number = text.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (
-        number and not (kind == "cuda" and number.isdecimal() and len(number) < 4)
-    ):
-        raise ValueError("must be auto, cpu, cuda or cuda:N")
-    return text
-
-
-def _channels(text: str) -> int:
-    if text not in ("1", "3"):
-        raise ValueError("must be 1 (grey) or 3 (RGB)")
-    return int(text)
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return text.lower() == "true"
-
-
 OPTIONS: tuple[Option, ...] = (
     Option(
         "model",
-        _path,
+        read.path,
         "PATH",
         "model file (safetensors, torch.save, ONNX) or Hugging Face folder to audit; runs the shipped audits",
         Role.PATH | Role.MACHINE,
     ),
     Option(
         "data",
-        _path,
+        read.path,
         "SOURCE",
         "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
         Role.PATH | Role.MACHINE,
     ),
     Option(
         "arch",
-        _word,
+        read.word,
         "NAME",
         "architecture: small_cnn, resnet18, preact_resnet18, ..., torchvision:NAME, timm:NAME, "
         "package.module:factory (your own code); default: the file's header",
         Role.READING | Role.LOADING,
     ),
-    Option("classes", whole_number(2), "N", "number of classes, where the file does not tell", Role.READING),
+    Option("classes", read.whole_number(2), "N", "number of classes, where the file does not tell", Role.READING),
     Option(
         "mean",
-        _numbers,
+        read.numbers,
         "M[,M,M]",
         "mean that the model's training subtracted, for pixels in [0, 1]",
         Role.READING | Role.LOADING,
     ),
     Option(
         "std",
-        _spread,
+        read.spread,
         "S[,S,S]",
         "standard deviation that the model's training divided by",
         Role.READING | Role.LOADING,
     ),
     Option(
         "normalization",
-        _word,
+        read.word,
         "NAME",
         "mean and std by name: none, half, mnist, cifar10, imagenet, ...",
         Role.READING | Role.LOADING,
     ),
     Option(
-        "resize", _size, "N|HxW|H,W", "resize clean images; without it their size must suit the model", Role.READING
+        "resize", read.size, "N|HxW|H,W", "resize clean images; without it their size must suit the model", Role.READING
     ),
-    Option("channels", _channels, "1|3", "convert clean images to grey or RGB", Role.READING),
+    Option("channels", read.channels, "1|3", "convert clean images to grey or RGB", Role.READING),
     Option(
         "max_images",
-        _most_images,
+        read.most_images,
         "N",
         "use at most this many clean images, evenly from all classes (default: 1000)",
     ),
     Option(
         "class_names",
-        _path,
+        read.path,
         "FILE|A,B,...",
         "names of the classes in the order of the model's scores; class folders get their labels by them",
         Role.PATH,
     ),
     Option(
         "class_order",
-        _one_of("text", "number"),
+        read.one_of("text", "number"),
         "text|number",
         "order of the model's classes: of their names as text (as torchvision's ImageFolder: 0, 1, 10, 2) or as numbers, counted "
         "from 0; default: folders that are numbers are the labels",
     ),
     Option(
         "trigger",
-        _path,
+        read.path,
         "FILE",
         "also judge repairs against this known trigger (safetensors: mask, pattern)",
         Role.PATH | Role.CONFIGURATION,
     ),
-    Option("device", _device, "auto|cpu|cuda[:N]", "where to compute (default: auto)", Role.READING | Role.MACHINE),
-    Option("seed", whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)", Role.CONFIGURATION),
+    Option("device", read.device, "auto|cpu|cuda[:N]", "where to compute (default: auto)", Role.READING | Role.MACHINE),
+    Option(
+        "seed", read.whole_number(0, 2**63 - 1), "N", "seed of every random choice (default: 0)", Role.CONFIGURATION
+    ),
     Option(
         "report",
-        _path,
+        read.path,
         "DIR",
         "folder for audit.json, the HTML page and triggers (default: backdoor-audit-report)",
         Role.PATH | Role.MACHINE,
     ),
     Option(
-        "min_accuracy", _rate, "RATE", "clean accuracy below this makes the audit inconclusive (default: above chance)"
+        "min_accuracy",
+        read.rate,
+        "RATE",
+        "clean accuracy below this makes the audit inconclusive (default: above chance)",
     ),
     Option(
         "profile",
-        _one_of("quick", "standard", "thorough"),
+        read.one_of("quick", "standard", "thorough"),
         "quick|standard|thorough",
         "how much is searched (default: standard): quick leaves out all that needs reference models; thorough searches every "
         "class in full, from two starts",
@@ -350,21 +218,21 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "repairs",
-        _one_of("flagged", "always"),
+        read.one_of("flagged", "always"),
         "flagged|always",
         "when to try repairs on a copy (default: flagged): always also does where no trigger was flagged, and asks that they do "
         "no harm to clean accuracy",
     ),
     Option(
         "reference",
-        _path,
+        read.path,
         "FILE",
         "calibrate indices on your own clean models: a file written by backdoor-audit calibrate (default: shipped)",
         Role.PATH | Role.CONFIGURATION,
     ),
     Option(
         "twins",
-        _path,
+        read.path,
         "FILE",
         "reference networks made beforehand by backdoor-audit references, and what detectors find in them (default: trained in "
         "the run)",
@@ -372,28 +240,28 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "baseline",
-        _path,
+        read.path,
         "FILE",
         "compare with the accepted model whose baseline this is: what got worse fails, accepted findings do not",
         Role.PATH,
     ),
     Option(
         "update_baseline",
-        _switch,
+        read.switch,
         "true|false",
         "write the file of --audit-baseline from this run, in place of comparing with it (default: false)",
         switch=True,
     ),
     Option(
         "corpus",
-        _path,
+        read.path,
         "DIR",
         "keep counterexamples of properties here and replay them first later on (default: backdoor-audit-corpus, if it exists)",
         Role.PATH,
     ),
     Option(
         "suite",
-        _path,
+        read.path,
         "DIR",
         "ask the questions of this folder, a copy of the shipped audits with your own numbers and files (default: the shipped "
         "ones)",
@@ -401,67 +269,67 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "budget",
-        duration,
+        read.duration,
         "TIME",
         "stop searching after this time (90s, 10m, 1h30m); what was not covered is inconclusive (default: no bound)",
     ),
     Option(
         "index",
-        _one_of("calibrated", "paper"),
+        read.one_of("calibrated", "paper"),
         "calibrated|paper",
         "which anomaly index is compared with the limit",
         Role.CONFIGURATION,
     ),
     Option(
         "inconclusive",
-        _one_of("fail", "allow"),
+        read.one_of("fail", "allow"),
         "fail|allow",
         "whether an inconclusive item fails the run (default: fail)",
     ),
-    Option("steps", whole_number(1), "N", "optimisation steps per trigger (default: 100)", Role.CONFIGURATION),
+    Option("steps", read.whole_number(1), "N", "optimisation steps per trigger (default: 100)", Role.CONFIGURATION),
     Option(
         "restarts",
-        whole_number(1),
+        read.whole_number(1),
         "N",
         "independent searches per trigger, the smallest result counts (default: 1)",
         Role.CONFIGURATION,
     ),
     Option(
         "canary",
-        _switch,
+        read.switch,
         "true|false",
         "plant known backdoors of several kinds in copies of the model and show which of them this audit finds (default: false)",
         switch=True,
     ),
     Option(
         "canary_targets",
-        whole_number(1),
+        read.whole_number(1),
         "N",
         "plant every kind of canary for this many classes, one after the other (default: 1)",
     ),
     Option(
         "allow_pickle",
-        _switch,
+        read.switch,
         "true|false",
         "EXECUTE THE CODE in the model file if it is a pickle (default: false)",
         switch=True,
     ),
     Option(
         "plugins",
-        _one_of("on", "off"),
+        read.one_of("on", "off"),
         "on|off",
         "whether parts that other installed packages bring (detectors, repairs, properties, formats, renderers) take part "
         "(default: on)",
     ),
     Option(
         "memory",
-        _bytes,
+        read.size_in_bytes,
         "SIZE",
         "most memory that reading one input (model, images, record) may take, as in 8G, 8GB or 500M (default: 8G)",
     ),
     Option(
         "reading_time",
-        duration,
+        read.duration,
         "TIME",
         "most time that reading one input may take (default: 10m)",
     ),

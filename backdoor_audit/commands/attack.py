@@ -20,7 +20,7 @@ HELP = "make a backdoored copy of a model, or train one from scratch, for trying
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
     from backdoor_audit.model.networks import NETWORKS
-    from backdoor_audit.options import whole_number
+    from backdoor_audit.option_texts import whole_number
     from backdoor_audit.triggers.label_rule import RULES
 
     parser.description = (

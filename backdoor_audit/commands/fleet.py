@@ -35,7 +35,7 @@ _ITS_OWN = re.compile(r"--(?:audit-)?(?:model|data|report|update[-_]baseline)(?:
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add its arguments."""
-    from backdoor_audit.options import duration, whole_number
+    from backdoor_audit.option_texts import duration, whole_number
 
     count = argument(whole_number(1))
     parser.usage = (
@@ -103,8 +103,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Audit the fleet and draw its page; 0 only if every model passed. Raises `AuditError` for wrong input."""
-    from backdoor_audit.fleet.depends import expanded
+    from backdoor_audit.fleet.depends import BEHIND
     from backdoor_audit.fleet.results import PAGE, results_at
+    from backdoor_audit.option_texts import expanded
 
     if options.source is not None:
         if options.models or options.data or options.out or options.shard:
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             "fleet: models, --data=SOURCE and --out=PLACE are needed; or --from=PLACE to draw the page again"
         )
-    refused = [text for text in expanded(options.passed_on) if _ITS_OWN.match(text)]
+    refused = [text for text in expanded(options.passed_on, BEHIND) if _ITS_OWN.match(text)]
     if refused:
         raise OptionError(f"{refused[0]} behind --: the fleet gives model, data and report to every gate itself")
     if "://" not in options.out and (found := obstacle(Path(options.out))):

@@ -21,7 +21,7 @@ from backdoor_audit.model.loading import load_classifier, normalization_of, save
 from backdoor_audit.model.metrics import Rate, attack_success_rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS, build_network
 from backdoor_audit.model.training import Recipe
-from backdoor_audit.options import MOST_COUNT
+from backdoor_audit.option_texts import MOST_COUNT
 from backdoor_audit.printable import printable
 from backdoor_audit.structure import brief
 from backdoor_audit.triggers.label_rule import RULES, AllToAll, LabelRule, SourceSpecific

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import hashlib
 import json
@@ -12,16 +11,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from backdoor_audit.data import load_clean_set, names_from
 from backdoor_audit.data.folder import files_within
 from backdoor_audit.data.reading import Reading
-from backdoor_audit.errors import OptionError
 from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.fleet.models import Model
 from backdoor_audit.installed import listed
 from backdoor_audit.model.networks import NETWORKS
+from backdoor_audit.option_texts import RaisingParser, expanded
 from backdoor_audit.options import OPTIONS, AuditOptions, Role, build_options, options_with, read_table
 from backdoor_audit.properties import corpus_folder
 
@@ -29,6 +28,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
+
+BEHIND = "behind --: "
+"""Where the options of the gate stand."""
 
 _CHUNK = 2**20  # bytes
 _PROJECT = ("conftest.py", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
@@ -48,25 +50,12 @@ class Common:
     own_code: str
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"behind --: {message}")
-
-
-def expanded(options: Sequence[str]) -> list[str]:
-    """The options with those in files that ``@FILE`` names, as pytest reads them. Raises `OptionError`."""
-    parser = _Parser(fromfile_prefix_chars="@", add_help=False, allow_abbrev=False, prefix_chars="\0")
-    parser.add_argument("all", nargs="*")
-    found: list[str] = parser.parse_args(list(options)).all
-    return found
-
-
 def common(data: str, options: Sequence[str], code: str) -> Common:
     """Read what all audits have in common: images, options, and files that these name. Raises `AuditError`, `OSError`."""
     here = Path.cwd()
     project = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
     table = read_table(project)
-    given = expanded([*_project_options(here), *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options])
+    given = expanded([*_project_options(here), *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *options], BEHIND)
     asked = _asked(given, table, project)
     files = {name: content(Path(name)) for name in _named([*given, *options]) if os.path.exists(name)}
     for key in set(options_with(Role.PATH)) - set(options_with(Role.MACHINE)):
@@ -143,7 +132,8 @@ def _images(data: str, asked: AuditOptions) -> list[object]:
 
 def _asked(given: Sequence[str], table: Mapping[str, Any], project: Path) -> AuditOptions:
     """The options that decide how images are read and whose code the network is."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = RaisingParser(add_help=False, allow_abbrev=False)
+    parser.where = BEHIND
     for option in OPTIONS:
         if option.key in _IMAGES:
             parser.add_argument(option.flag, option.alias, dest=option.key)

@@ -79,7 +79,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Generator[None, None, None]:
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, None, None]:
     """Add the short names (`--model`, ...) once every plugin and conftest has declared its own, where they are free.
 
     What guards the exit code is registered anew, behind them: the last to come is the outermost.
@@ -87,7 +89,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     try:
         yield
     except SystemExit as error:
-        if not error.code and may_audit(early_config):
+        if not error.code and may_audit(early_config, args):
             raise SystemExit(
                 "backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"
             ) from None

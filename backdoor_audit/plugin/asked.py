@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
+from backdoor_audit.option_texts import expanded
 from backdoor_audit.options import OPTIONS, AuditOptions, build_options, read_table
 from backdoor_audit.structure import brief
 
@@ -74,7 +76,7 @@ def _refuse_options_without_model(config: pytest.Config) -> None:
 def _refuse_several_models(config: pytest.Config) -> None:
     """Raise `OptionError` if the caller typed two models: only the last would be audited."""
     own: set[str] = config.stash.get(OWN, set[str]())
-    names, typed = {"--audit-model", *({"--model"} & own)}, _typed(config)
+    names, typed = {"--audit-model", *({"--model"} & own)}, expanded(_typed(config))
     models = [
         following if argument in names else argument.partition("=")[2]
         for argument, following in pairwise((*typed, ""))
@@ -102,11 +104,14 @@ def refuse_blocked(config: pytest.Config) -> None:
             raise OptionError(f"-p no:{name} takes a part of the audit away; leave it out")
 
 
-def may_audit(config: pytest.Config) -> bool:
-    """Whether the caller asks for an audit, as far as can be told before all options are known."""
-    if any(argument.startswith(("--model", "--audit")) for argument in _typed(config)):
-        return True
+def may_audit(config: pytest.Config, arguments: Sequence[str]) -> bool:
+    """Whether an audit is asked for, as far as can be told before all options are known.
+
+    ``arguments`` are all that pytest has: what was typed, and what the project's files and the environment add.
+    """
     try:
+        if any(argument.startswith(("--model", "--audit")) for argument in expanded(arguments)):
+            return True
         return "model" in _table(config.rootpath, requested=False)
     except OptionError:
         return True

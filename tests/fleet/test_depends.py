@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.errors import AuditError
-from backdoor_audit.fleet.depends import common, content, expanded, key
+from backdoor_audit.fleet.depends import BEHIND, common, content, key
 from backdoor_audit.fleet.models import Model
+from backdoor_audit.option_texts import expanded
 from tests.subjects.clean_images import image_file
 from tests.subjects.fleets import write_images
 from tests.subjects.packages import install
@@ -123,7 +124,7 @@ def test_options_in_a_file_are_seen(here: Path) -> None:
     (here / "more.txt").write_text("--audit-model=x\n-q\n")
     assert expanded(["-x", "@more.txt"]) == ["-x", "--audit-model=x", "-q"]
     with pytest.raises(AuditError, match="behind --: "):
-        expanded(["@gone.txt"])
+        expanded(["@gone.txt"], BEHIND)
 
 
 @pytest.mark.parametrize("name", ["reference.json", "trigger.safetensors"])

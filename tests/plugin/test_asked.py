@@ -64,6 +64,13 @@ def test_two_models_are_no_run_of_the_last(run: Run, models: tuple[str, ...]) ->
     )
 
 
+def test_two_models_are_seen_in_a_file_of_arguments_as_well(project: pytest.Pytester, run: Run) -> None:
+    (project.path / "more.txt").write_text("--model=clean.safetensors\n")
+    result = run(None, "--model=backdoored.safetensors", "@more.txt", *OTHER, "-k", "precondition")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*a run audits one model*"])
+
+
 def test_a_model_of_every_run_may_be_replaced_and_one_named_twice_is_one(project: pytest.Pytester, run: Run) -> None:
     project.makeini("[pytest]\naddopts = --audit-model=nothing.safetensors")
     twice = ("--model=clean.safetensors", "--audit-model=clean.safetensors")
@@ -96,14 +103,18 @@ def test_an_empty_argument_names_no_path(project: pytest.Pytester, run: Run) -> 
     result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
 
 
-@pytest.mark.parametrize("asked", ["option", "table"])
+@pytest.mark.parametrize("asked", ["option", "table", "file of arguments", "addopts"])
 def test_a_conftest_that_ends_pytest_while_it_is_imported_ends_it_with_1(
     project: pytest.Pytester, run: Run, asked: str
 ) -> None:
     project.makeconftest("import sys; sys.exit(0)")
     if asked == "table":
         project.makepyprojecttoml("[tool.backdoor_audit]\n" + "\n".join(DOTTED))
-    result = run("clean" if asked == "option" else None, process=True)
+    if asked == "addopts":
+        project.makeini("[pytest]\naddopts = --audit-model=clean.safetensors")
+    (project.path / "more.txt").write_text("--model=clean.safetensors\n")
+    given = ["@more.txt"] if asked == "file of arguments" else []
+    result = run("clean" if asked == "option" else None, *given, process=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stderr.fnmatch_lines(["backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"])
 

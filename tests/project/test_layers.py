@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 LAYERS = (
     {"bounds", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
     {"errors", "files", "record_types"},
-    {"record_schema", "tensor_file"},
+    {"option_texts", "record_schema", "tensor_file"},
     {"budget", "data", "evidence", "installed", "store"},
     {"content", "model", "options", "schema", "triggers"},
     {"attacks", "baseline", "filters", "repairs", "search"},
