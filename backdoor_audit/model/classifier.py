@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from backdoor_audit import budget, progress
 from backdoor_audit.errors import AuditError, ModelError, ModelFormatError, OptionError
 from backdoor_audit.model import surroundings
+from backdoor_audit.model.chunks import TooManyAtOnceError, in_chunks, is_out_of_memory
 from backdoor_audit.printable import printable
 
 _BATCH = 256
@@ -139,7 +140,16 @@ class Classifier:
         except BaseException as error:
             if from_outside(error):
                 raise
+            if is_out_of_memory(error):
+                raise self._too_many(len(inputs)) from None
             raise _ended(error, "in its forward pass") from None
+
+    def _too_many(self, count: int) -> TooManyAtOnceError:
+        pixels = " x ".join(map(str, self.image_shape))
+        return TooManyAtOnceError(
+            f"{self.architecture} takes more memory than there is on {self.device} for {count} images of {pixels} at once; "
+            "give it more memory, or run it on another device (--device)"
+        )
 
     def _normalised(self, images: Tensor) -> Tensor:
         """What the network sees, a new tensor even at mean 0 and std 1: networks may work in place."""
@@ -178,18 +188,19 @@ class Classifier:
         least, most = images.amin(), images.amax()
         if not (images.is_floating_point() and least >= -1e-4 and most <= 1 + 1e-4):
             raise ValueError(f"images must be floats in [0, 1], got {images.dtype} in [{least}, {most}]; divide by 255")
-        parts = []
+
+        def part(rows: Tensor) -> Tensor:
+            budget.check_memory()
+            scores = self(images[int(rows[0]) : int(rows[-1]) + 1].to(self.device))
+            if len(scores) != len(rows):
+                raise ModelError(
+                    f"{self.architecture} gives {len(scores)} rows of scores for {len(rows)} images; an image "
+                    "classifier gives one per image"
+                )
+            return of(scores)
+
         with torch.no_grad():
-            for batch in images.split(_BATCH):
-                budget.check_memory()
-                scores = self(batch.to(self.device))
-                if len(scores) != len(batch):
-                    raise ModelError(
-                        f"{self.architecture} gives {len(scores)} rows of scores for {len(batch)} images; an image "
-                        "classifier gives one per image"
-                    )
-                parts.append(of(scores))
-        return torch.cat(parts)
+            return torch.cat(in_chunks(torch.arange(len(images)), _BATCH, self.device, part))
 
     def copy(self) -> Classifier:
         """An independent copy, frozen as well; what is done to it does not reach this one."""

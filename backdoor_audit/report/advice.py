@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,8 @@ from backdoor_audit.item import Item
 from backdoor_audit.report.asked import limit_of
 from backdoor_audit.report.naming import class_name
 from backdoor_audit.report.next_step import few_classes, unmet_preconditions
-from backdoor_audit.report.paths import shown_command, shown_files, shown_path, without_folders
-
-_AS_READ = ("arch", "classes", "mean", "std", "normalization", "resize", "channels", "device")
-_UNSET: tuple[object, ...] = ("", 0, "auto", None)
+from backdoor_audit.report.paths import shown_command, shown_files, without_folders
+from backdoor_audit.report.reproduction import repair_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,7 @@ def _after_fail(record: Record) -> list[Step]:
     if best is not None and not best.holds:
         note = f"The best of those tried: {best.told}. {filters}"
         return [*made, Step(text="No repair that was tried holds the limits, so do not count on one.", note=note)]
-    command = repair_command(record, best.method if best else "")
+    command = repair_command(shown_files(record), best.method if best else "")
     words = "Or repair a copy, which is audited again before it is written:" if command else "Or repair a copy."
     note = f"{best.told}. {filters}" if best else f"Tries all repairs, the cheapest first. {filters}"
     return [*made, Step(text=words, command=command, note=note.strip())]
@@ -156,33 +153,6 @@ def best_repair(record: Record) -> Best | None:
         holds = success[1] <= most and accuracy[0] - accuracy[1] <= cost and method not in failed
         tried.append(Best(method=method, success=success, accuracy=accuracy, holds=holds))
     return min(tried, key=lambda one: (not one.holds, one.success[1] + one.accuracy[0] - one.accuracy[1]), default=None)
-
-
-def repair_command(record: Record, method: str) -> str:
-    """The command that repairs this model by that method, or by all if it is empty; an empty string where none can."""
-    settings = record.settings
-    if not settings.get("model") or not settings.get("data"):
-        return ""
-    words = [
-        "backdoor-audit",
-        "repair",
-        shown_path(str(settings["model"])),
-        f"--data={shown_path(str(settings['data']))}",
-    ]
-    words += [f"--method={method}"] if method else []
-    words += ["--out=repaired.safetensors"]
-    if settings.get("trigger"):
-        words.append(f"--trigger={shown_path(str(settings['trigger']))}")
-    if settings.get("profile", "standard") != "standard":
-        words.append(f"--profile={settings['profile']}")
-    words += [f"--seed={settings['seed']}"] if settings.get("seed") else []
-    for key in _AS_READ:
-        value = settings.get(key)
-        if isinstance(value, (list, tuple)):
-            value = ("x" if key == "resize" else ",").join(f"{entry:g}" for entry in value)
-        if value not in _UNSET:
-            words.append(f"--{key.replace('_', '-')}={value}")
-    return shlex.join(words)
 
 
 def _again(record: Record, **other: object) -> str:

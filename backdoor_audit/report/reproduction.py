@@ -14,7 +14,7 @@ from backdoor_audit.questions.suite import shipped_limits
 _NAMED_FIRST = ("model", "data")
 _READ_BY_REPAIR = (
     *("data", "arch", "classes", "mean", "std", "normalization", "resize", "channels", "device"),
-    *("profile", "seed", "trigger"),
+    *("profile", "seed", "trigger", "twins"),
 )
 
 
@@ -40,14 +40,20 @@ def reproduction_command(record: Record) -> str:
     return shlex.join(words)
 
 
-def repair_command(record: Record) -> str:
-    """``backdoor-audit repair`` for the model of a record, read as it was read there; a model must be named in its settings."""
+def repair_command(record: Record, method: str = "") -> str:
+    """``backdoor-audit repair`` for the model of a record, read as it was read there, by a method or the one that it chooses.
+
+    Empty where no command line can name model and images.
+    """
     settings, usual = record.settings, AuditOptions()
+    if not all(settings.get(key) for key in _NAMED_FIRST):
+        return ""
     words = ["backdoor-audit", "repair", str(settings["model"])]
     for key in _READ_BY_REPAIR:
         value = _builtin(settings.get(key, getattr(usual, key)))
         if value != getattr(usual, key):
             words.append(f"--{key}={_text(key, value)}")
+    words += [f"--method={method}"] if method else []
     return shlex.join([*words, f"--out={PurePosixPath(str(settings['model'])).stem}-repaired.safetensors"])
 
 

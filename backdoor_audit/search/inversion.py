@@ -19,6 +19,7 @@ from tqdm import tqdm
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
+from backdoor_audit.model.chunks import in_chunks
 from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.search.row_adam import RowAdam
@@ -295,15 +296,12 @@ class TriggerInversion:
         parameters: dict[str, Tensor],
         active: Tensor,
         cost: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fill the parameters' gradients for one step; success rate, size, loss of every active class, on the CPU."""
-        for tensor in parameters.values():
-            tensor.grad = None
-        per_chunk = max(1, _CHUNK_PIXELS.get(classifier.device.type, 2**21) // (batches.shape[1] * images[0].numel()))
-        told = []
-        for chunk in torch.arange(len(active)).split(per_chunk):
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Success rate, size and loss of every active class, on the CPU, and the gradients of their parameters, for one step."""
+
+        def slope(chunk: Tensor) -> tuple[Tensor, ...]:
             rows = active[chunk].to(images.device)
-            chosen = {name: tensor[rows] for name, tensor in parameters.items()}
+            chosen = {name: tensor[rows].requires_grad_() for name, tensor in parameters.items()}
             batch = images[batches[chunk].to(images.device)]
             stamped = self.family.stamp(chosen, batch).flatten(0, 1)
             target = targets[chunk].to(images.device).repeat_interleave(batches.shape[1])
@@ -311,12 +309,18 @@ class TriggerInversion:
                 logits = classifier(stamped)
             size = self.family.size(chosen)
             loss = functional.cross_entropy(logits, target, reduction="sum") / batches.shape[1]
-            (loss + (cost[chunk].to(images.device) * size).sum()).backward()
+            whole = loss + (cost[chunk].to(images.device) * size).sum()
+            gradients = torch.autograd.grad(whole, list(chosen.values()), materialize_grads=True)
             works = (logits.argmax(dim=1) == target).view(len(chunk), -1).float().mean(dim=1)
             each = functional.cross_entropy(logits.detach(), target, reduction="none").view(len(chunk), -1).mean(dim=1)
-            told.append(torch.stack([works, size.detach(), each]))
-        success, sizes, losses = torch.cat(told, dim=1).cpu()  # the one copy that is waited for
-        return success, sizes, losses
+            return (torch.stack([works, size.detach(), each], dim=1), *gradients)
+
+        values = batches.shape[1] * images[0].numel()
+        most = max(1, _CHUNK_PIXELS.get(classifier.device.type, 2**21) // values)
+        parts = in_chunks(torch.arange(len(active)), most, classifier.device, slope)
+        told, *gradients = (torch.cat(column) for column in zip(*parts, strict=True))
+        success, sizes, losses = told.T.cpu()  # the one copy that is waited for
+        return success, sizes, losses, dict(zip(parameters, gradients, strict=True))
 
 
 class _Search:
@@ -335,8 +339,8 @@ class _Search:
         self.images, self.labels = clean.images.to(device), clean.labels
         self.targets = torch.tensor(classes)
         initial = options.family.initial(count, classifier.image_shape, generator)
-        self.parameters = {name: tensor.to(device).requires_grad_() for name, tensor in initial.items()}
-        self.best = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
+        self.parameters = {name: tensor.to(device) for name, tensor in initial.items()}
+        self.best = {name: tensor.clone() for name, tensor in self.parameters.items()}
         self.optimizer = RowAdam(self.parameters, learning_rate=options.learning_rate)
         self.controller = CostController(
             count,
@@ -361,7 +365,7 @@ class _Search:
                 break
             budget.check()
             batches = _batches_without(self.labels, self.targets[active], self.options.batch_size, self.generator)
-            success, size, loss = self.options._gradients(
+            success, size, loss, gradients = self.options._gradients(
                 self.classifier,
                 self.images,
                 batches,
@@ -377,12 +381,7 @@ class _Search:
             self.loss[active] = known.lerp(loss, 1 / self.options.patience)
             improved, settled = self.controller.update(active, success, size)
             for name, tensor in self.parameters.items():
-                self.best[name][active[improved]] = tensor.detach()[active[improved]]
-            gradients = {
-                name: tensor.grad[active.to(tensor.device)]
-                for name, tensor in self.parameters.items()
-                if tensor.grad is not None
-            }
+                self.best[name][active[improved]] = tensor[active[improved]]
             self.optimizer.step(gradients, active)
             self.active = active[~settled]
             bar.update()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.data import CleanSet
+from backdoor_audit.model.chunks import in_chunks
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.triggers.label_rule import Gathered
 
@@ -102,16 +103,18 @@ def reached(
     images = clean.images[some].to(classifier.device)
     scores = classifier.logits(images)
     own, unit = scores.argmax(dim=1), clean_margin(scores)
-    margins, success = [], []
+
+    def shown(chunk: Tensor) -> tuple[Tensor, Tensor]:
+        batch = images.expand(len(chunk), *images.shape)
+        logits = classifier(stamped(chunk, batch).flatten(0, 1)).view(len(chunk), len(images), -1)
+        each = own.expand(len(chunk), -1)
+        arrived = functional.one_hot(logits.argmax(dim=2), logits.shape[2]).float()
+        others = 1 - functional.one_hot(each, logits.shape[2]).float()
+        success = (arrived * others).sum(dim=1) / others.sum(dim=1).clamp_min(1)
+        return (mean_margins(logits, each) / unit).cpu(), success.cpu()
+
     with torch.no_grad():
-        for chunk in torch.arange(rows).split(per_chunk):
-            batch = images.expand(len(chunk), *images.shape)
-            logits = classifier(stamped(chunk, batch).flatten(0, 1)).view(len(chunk), len(images), -1)
-            each = own.expand(len(chunk), -1)
-            margins.append((mean_margins(logits, each) / unit).cpu())
-            arrived = functional.one_hot(logits.argmax(dim=2), logits.shape[2]).float()
-            others = 1 - functional.one_hot(each, logits.shape[2]).float()
-            success.append(((arrived * others).sum(dim=1) / others.sum(dim=1).clamp_min(1)).cpu())
-    found, shares = torch.cat(margins), torch.cat(success)
+        parts = in_chunks(torch.arange(rows), per_chunk, classifier.device, shown)
+    found, shares = (torch.cat(column) for column in zip(*parts, strict=True))
     landed = tuple(found.argmax(dim=1).unique().tolist())
     return Screened(found.amax(dim=0), shares.amax(dim=0), landed, rows * len(images) // 3)

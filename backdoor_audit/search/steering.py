@@ -23,6 +23,7 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.errors import DegenerateScoresError
+from backdoor_audit.model.chunks import in_chunks
 from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.search.screening import SOFTNESS, Screened, clean_margin, gathering, reached
@@ -235,15 +236,17 @@ class Steering:
         for step in bar:
             budget.check()
             batches = draw(counted, self.batch_size, generator)
-            gradient = torch.zeros_like(parameters)
-            for chunk in rows.split(per_chunk(classifier, batches.shape[1])):
+
+            def slope(chunk: Tensor, batches: Tensor = batches, parameters: Tensor = parameters) -> Tensor:
                 free = parameters[chunk].requires_grad_()
                 with autocast(classifier.device, classifier.module):
                     logits = classifier(self.family.stamp(free, images[batches[chunk]]).flatten(0, 1))
                 mine = [wanted[row] for row in chunk]
                 losses = losses_of(logits.float(), targets(mine, scored[batches[chunk]]), mine)
-                (gradient[chunk],) = torch.autograd.grad(losses.sum(), free)
-                passes += batches[chunk].numel()
+                return torch.autograd.grad(losses.sum(), free)[0]
+
+            gradient = torch.cat(in_chunks(rows, per_chunk(classifier, batches.shape[1]), classifier.device, slope))
+            passes += batches.numel()
             sloped |= gradient.flatten(1).any(dim=1)
             pushed = self.momentum * pushed - unit(gradient)
             share = self.step_share * (1 - step / self.steps)
@@ -258,13 +261,16 @@ class Steering:
         """The mean loss of every goal on a few search images, the same ones every time; (goals,)."""
         counted = eligible(wanted, scored.cpu(), search_set.labels)
         batches = draw(counted, self._watched, torch.Generator().manual_seed(0))
-        images, losses = search_set.images.to(classifier.device), []
+        images = search_set.images.to(classifier.device)
+
+        def means(chunk: Tensor) -> Tensor:
+            logits = classifier(self._stamped(parameters, chunk, images[batches[chunk]]).flatten(0, 1))
+            mine = [wanted[row] for row in chunk]
+            return losses_of(logits, targets(mine, scored[batches[chunk]]), mine).mean(dim=1)
+
+        rows, most = torch.arange(len(wanted)), per_chunk(classifier, batches.shape[1])
         with torch.no_grad():
-            for chunk in torch.arange(len(wanted)).split(per_chunk(classifier, batches.shape[1])):
-                logits = classifier(self._stamped(parameters, chunk, images[batches[chunk]]).flatten(0, 1))
-                mine = [wanted[row] for row in chunk]
-                losses.append(losses_of(logits, targets(mine, scored[batches[chunk]]), mine).mean(dim=1))
-        return torch.cat(losses)
+            return torch.cat(in_chunks(rows, most, classifier.device, means))
 
     @property
     def _watched(self) -> int:
@@ -317,25 +323,29 @@ def measure(
     scored = scores.argmax(dim=1)
     batches = draw(eligible(wanted, scored.cpu(), clean.labels), count, generator)
     images = clean.images.to(classifier.device)
-    margins, success, landing = [], [], []
+
+    def shown(chunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = classifier(stamped(chunk, images[batches[chunk]]).flatten(0, 1))
+        mine = [wanted[row] for row in chunk]
+        target = targets(mine, scored[batches[chunk]])
+        margin = margins_of(logits, target, mine)
+        margins = (margin / unit).mean(dim=1).cpu()
+        success = (margin > 0).float().mean(dim=1).cpu()
+        answers = logits.argmax(dim=1).view_as(target)
+        landing = _commonest(answers.cpu(), target.cpu(), mine)
+        for row, goal in enumerate(mine):
+            if isinstance(goal, Scattered):
+                margins[row], success[row] = relabelled(
+                    target[row].cpu(), answers[row].cpu(), goal.num_classes, len(goal.among)
+                )
+                landing[row] = -1
+        return margins, success, landing
+
+    rows, most = torch.arange(len(wanted)), per_chunk(classifier, batches.shape[1])
     with torch.no_grad():
-        for chunk in torch.arange(len(wanted)).split(per_chunk(classifier, batches.shape[1])):
-            logits = classifier(stamped(chunk, images[batches[chunk]]).flatten(0, 1))
-            mine = [wanted[row] for row in chunk]
-            target = targets(mine, scored[batches[chunk]])
-            other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
-            margin = _signs(mine, target) * (logits.gather(1, target.view(-1, 1)).view_as(target) - other)
-            margins.append((margin / unit).mean(dim=1).cpu())
-            success.append((margin > 0).float().mean(dim=1).cpu())
-            answers = logits.argmax(dim=1).view_as(target)
-            landing.append(_commonest(answers.cpu(), target.cpu(), mine))
-            for row, goal in enumerate(mine):
-                if isinstance(goal, Scattered):
-                    margins[-1][row], success[-1][row] = relabelled(
-                        target[row].cpu(), answers[row].cpu(), goal.num_classes, len(goal.among)
-                    )
-                    landing[-1][row] = -1
-    return torch.cat(margins), torch.cat(success), torch.cat(landing)
+        parts = in_chunks(rows, most, classifier.device, shown)
+    margins, success, landing = (torch.cat(column) for column in zip(*parts, strict=True))
+    return margins, success, landing
 
 
 def relabelled(before: Tensor, after: Tensor, num_classes: int, asked: int = 0) -> tuple[float, float]:
@@ -381,6 +391,13 @@ def losses_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
         return -likelihood
     rest = logits.scatter(1, target.view(-1, 1), -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
     return -torch.where(_signs(wanted, target) > 0, likelihood, rest.view_as(target))
+
+
+def margins_of(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
+    """How far the wanted class is ahead of the best other one, (goals, n); behind it, for a class to leave."""
+    own = logits.gather(1, target.view(-1, 1)).view_as(target)
+    other = logits.scatter(1, target.view(-1, 1), -torch.inf).amax(dim=1).view_as(target)
+    return _signs(wanted, target) * (own - other)
 
 
 def _together(shares: Tensor, own: Tensor) -> Tensor:

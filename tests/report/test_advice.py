@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 from typing import Any
 
-import pytest
-
-from backdoor_audit.commands import repair
 from backdoor_audit.evidence import Record, Verdict
-from backdoor_audit.report.advice import best_repair, decision, repair_command, short_hash, steps
+from backdoor_audit.report.advice import best_repair, decision, short_hash, steps
 from tests.subjects.records import finding
 from tests.subjects.whole_records import whole_record
 
@@ -83,39 +78,6 @@ def test_a_filter_that_lets_stamped_images_through_is_no_way_out() -> None:
     missed = finding(audit="audit::test_false_negative_rate[strip]", statistic="false_negative_rate", value=0.88)
     told = steps(flagged(findings=[finding(), missed], repairs=[]))
     assert "strip lets 88% of stamped images through" in told[-1].note
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {
-            "data": "some images",
-            "resize": [32, 40],
-            "mean": [0.5, 0.25],
-            "std": [1.0, 2.0],
-            "arch": "resnet18",
-            "seed": 7,
-        },
-        {"profile": "thorough", "trigger": "t.safetensors", "classes": 10, "channels": 1, "device": "cuda:1"},
-    ],
-)
-def test_the_repair_command_is_one_that_the_command_line_takes(more: dict[str, Any]) -> None:
-    settings = {"model": "models/m.safetensors", "data": "images.npz", **more}
-    words = shlex.split(repair_command(flagged(settings={**flagged().settings, **settings}), "nc_unlearning"))
-    assert words[:2] == ["backdoor-audit", "repair"]
-    parser = argparse.ArgumentParser()
-    repair.declare(parser)
-    options = parser.parse_args(words[2:])
-    assert (options.model, options.data, options.method) == (settings["model"], settings["data"], "nc_unlearning")
-    assert options.resize == ("32x40" if "resize" in more else None)
-    assert options.mean == ("0.5,0.25" if "mean" in more else None)
-    assert options.profile == more.get("profile", "standard")
-    assert options.seed == more.get("seed", 3)
-
-
-def test_no_command_repairs_what_was_handed_over_in_python() -> None:
-    assert repair_command(flagged(settings={**flagged().settings, "model": ""}), "x") == ""
 
 
 def test_after_a_quick_pass_the_standard_profile_is_to_be_run() -> None:

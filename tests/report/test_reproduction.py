@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 
 import pytest
 
-from backdoor_audit.evidence import plain
+from backdoor_audit.commands import repair
+from backdoor_audit.evidence import Record, plain
 from backdoor_audit.options import AuditOptions, build_options
-from backdoor_audit.report.reproduction import reproduction_command
+from backdoor_audit.report.reproduction import repair_command, reproduction_command
 from tests.subjects.records import record
 
 
-def command_for(**given: Any) -> str:
+def recorded(**given: Any) -> Record:
     options = AuditOptions(**{"model": "m.safetensors", "data": "images/", **given})
-    return reproduction_command(replace(record(), settings=plain(asdict(options))))
+    return replace(record(), settings=plain(asdict(options)))
+
+
+def command_for(**given: Any) -> str:
+    return reproduction_command(recorded(**given))
 
 
 def test_options_at_their_default_are_left_out() -> None:
@@ -47,3 +53,44 @@ def test_the_command_means_the_settings_it_was_made_of(given: dict[str, Any]) ->
 @pytest.mark.parametrize("missing", ["model", "data"])
 def test_no_command_names_what_was_handed_over_in_python(missing: str) -> None:
     assert command_for(**{missing: ""}) == ""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {
+            "data": "some images",
+            "resize": [32, 40],
+            "mean": [0.5, 0.25],
+            "std": [1.0, 2.0],
+            "arch": "resnet18",
+            "seed": 7,
+        },
+        {
+            "profile": "thorough",
+            "trigger": "t.safetensors",
+            "twins": "w.safetensors",
+            "classes": 10,
+            "channels": 1,
+            "device": "cuda:1",
+        },
+    ],
+)
+def test_the_repair_command_is_one_that_the_command_line_takes(more: dict[str, Any]) -> None:
+    settings = {"model": "models/m.safetensors", "data": "images.npz", **more}
+    words = shlex.split(repair_command(recorded(**settings), "nc_unlearning"))
+    assert words[:2] == ["backdoor-audit", "repair"]
+    parser = argparse.ArgumentParser()
+    repair.declare(parser)
+    options = parser.parse_args(words[2:])
+    assert (options.model, options.data, options.method) == (settings["model"], settings["data"], "nc_unlearning")
+    assert options.resize == ("32x40" if "resize" in more else None)
+    assert options.mean == ("0.5,0.25" if "mean" in more else None)
+    assert options.twins == more.get("twins", "")
+    assert options.profile == more.get("profile", "standard")
+    assert options.seed == more.get("seed", 0)
+
+
+def test_no_command_repairs_what_was_handed_over_in_python() -> None:
+    assert repair_command(recorded(model=""), "x") == ""
