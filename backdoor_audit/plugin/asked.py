@@ -14,7 +14,7 @@ import pytest
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
 from backdoor_audit.option_texts import expanded
-from backdoor_audit.options import OPTIONS, AuditOptions, build_options, read_table
+from backdoor_audit.options import OPTIONS, TABLE, AuditOptions, build_options, read_table
 from backdoor_audit.structure import brief
 
 _NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
@@ -44,6 +44,7 @@ def asked_for(config: pytest.Config) -> AuditOptions | None:
     table = _table(config.rootpath, requested=wanted)
     if not wanted and "model" not in table:
         _refuse_options_without_model(config)
+        _refuse_another_root(config)
         return None
     return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
 
@@ -71,6 +72,22 @@ def _refuse_options_without_model(config: pytest.Config) -> None:
             f"{reached[0]} was given but no model reached the audit; pass --audit-model=PATH (if you gave --model, it belongs to "
             "another plugin or conftest here)"
         )
+
+
+def _refuse_another_root(config: pytest.Config) -> None:
+    """Raise `OptionError` if a table that asks for an audit lies where pytest was started, and its root is elsewhere.
+
+    A caller that names paths asks for these alone.
+    """
+    if names_paths(config):
+        return
+    started = {config.invocation_params.dir, *([config.inipath.parent] if config.inipath else [])}
+    for folder in sorted(started - {config.rootpath}):
+        if "model" in _table(folder, requested=False):
+            raise OptionError(
+                f"{folder / 'pyproject.toml'}: the model in [{TABLE}] would not be audited, as the root of this run is "
+                f"{config.rootpath}; leave out --rootdir and -c, or pass --audit-model=PATH"
+            )
 
 
 def _refuse_several_models(config: pytest.Config) -> None:

@@ -48,6 +48,21 @@ def test_a_broken_file_of_a_project_that_does_not_use_the_audit_is_its_own_busin
     assert run(None, "-c", "own.ini", "test_own.py").ret == pytest.ExitCode.OK
 
 
+@pytest.mark.parametrize("elsewhere", ["--rootdir=other", "-cother/own.ini"])
+def test_a_table_that_another_root_hides_is_no_run_without_an_audit(
+    project: pytest.Pytester, run: Run, elsewhere: str
+) -> None:
+    project.makepyprojecttoml("[tool.backdoor_audit]\n" + "\n".join(DOTTED))
+    project.makepyfile(test_own="def test_own(): pass")
+    (project.mkdir("other") / "own.ini").write_text("[pytest]\n")
+    result = run(None, elsewhere)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*pyproject.toml: the model in [[]tool.backdoor_audit] would not be audited, as the root*"]
+    )
+    assert run(None, elsewhere, "test_own.py").ret == pytest.ExitCode.OK
+
+
 @pytest.mark.parametrize(
     "models",
     [
