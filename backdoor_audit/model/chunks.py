@@ -23,7 +23,7 @@ class TooManyAtOnceError(ModelError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory could not be had, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | TooManyAtOnceError):
+    if isinstance(error, torch.OutOfMemoryError | TooManyAtOnceError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 

@@ -200,7 +200,7 @@ class Classifier:
             return of(scores)
 
         with torch.no_grad():
-            return torch.cat(in_chunks(torch.arange(len(images)), _BATCH, self.device, part))
+            return torch.cat(in_chunks(torch.arange(len(images), device="cpu"), _BATCH, self.device, part))
 
     def copy(self) -> Classifier:
         """An independent copy, frozen as well; what is done to it does not reach this one."""

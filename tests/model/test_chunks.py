@@ -20,7 +20,6 @@ REFUSALS = (
     RuntimeError(
         "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
     ),
-    MemoryError(),
 )
 PROBES = (
     Steering(family=Additive(), steps=4, batch_size=6, measured=20),
