@@ -260,7 +260,7 @@ class UniversalPerturbation(BesideTwins):
         if not known:
             unknown = [math.nan] * len(margins)
             return unknown, math.nan, unknown
-        return weighed(margins, found.steered.success, natural, controls, floor=self.floor)
+        return weighed(margins, found.steered.success, natural, controls, floor=self.floor, by_lead=not self.by_source)
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.
