@@ -1,9 +1,10 @@
-"""What the same searches say without twins: ``python -m benchmarks.alone --rows FILE --relabelling FILE --out FILE``.
+"""What the same searches say without twins: ``python -m benchmarks.alone --rows FILE --again FILE --out FILE``.
 
 A search on the audited model is the same with twins or without them, and rows of ``benchmarks.verdicts`` hold its margins. So
 what stands out among the classes of the model alone is computed from these; only `relabelling`, whose rows hold no more than
-the best of its probes, is measured again: ``python -m benchmarks.verdicts --alone --detectors relabelling``. Rows of models that
-were measured ``--alone`` in full need none of this. The rows that are written can be told and fitted like all others.
+the best of its probes, and `patch_scan`, which beside twins judges some classes by smaller windows, are measured again:
+``python -m benchmarks.verdicts --alone --detectors relabelling,patch_scan``. Rows of models that were measured ``--alone`` in
+full need none of this. The rows that are written can be told and fitted like all others.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from backdoor_audit.search.twins import ALONE, KINDS
 from benchmarks.verdicts import Row, read_rows
 
 
-def alone(row: Row, relabelling: Row) -> Row:
-    """A row without twins; ``relabelling`` is that detector's part of it."""
+def alone(row: Row, again: Mapping[str, Row]) -> Row:
+    """A row without twins; ``again`` are the parts of those detectors that were measured so."""
     floors = {entry.name: entry.floor for entry in DETECTORS if isinstance(entry, UniversalPerturbation)}
     parts = {
         name: {**part, "scores": _scores(part["scores"], floors[name])} if name in floors else part
         for name, part in row["detectors"].items()
     }
-    kind, found = ALONE[row["twins"] == "normalised"], {**parts, "relabelling": relabelling}
+    kind, found = ALONE[row["twins"] == "normalised"], {**parts, **again}
     return {**row, "twins": kind, "twin_accuracy": [], "detectors": found, "properties": {}}  # those had asked twins
 
 
@@ -50,10 +51,10 @@ def _scores(scores: list[Row], floor: float) -> list[Row]:
     ]
 
 
-def joined(rows: list[Row], relabelling: Mapping[str, Row]) -> list[Row]:
+def joined(rows: list[Row], again: Mapping[str, Row]) -> list[Row]:
     """All rows of models with up to twenty classes that were compared with twins, without them."""
-    told = [row for row in rows if row.get("twins") in KINDS and row["name"] in relabelling]
-    return [alone(row, relabelling[row["name"]]["detectors"]["relabelling"]) for row in told]
+    told = [row for row in rows if row.get("twins") in KINDS and row["name"] in again]
+    return [alone(row, again[row["name"]]["detectors"]) for row in told]
 
 
 def main() -> None:
@@ -61,11 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="what benchmarks.verdicts gathered")
     parser.add_argument(
-        "--relabelling", type=Path, required=True, help="the same models, --alone --detectors relabelling"
+        "--again", type=Path, required=True, help="the same models, --alone --detectors relabelling,patch_scan"
     )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    again = {row["name"]: row for row in read_rows(options.relabelling)}
+    again = {row["name"]: row for row in read_rows(options.again)}
     made = joined(read_rows(options.rows), again)
     options.out.write_text("".join(json.dumps(row) + "\n" for row in made))
     print(f"{len(made)} models without twins")

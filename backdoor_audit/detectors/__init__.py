@@ -12,13 +12,13 @@ from backdoor_audit.detectors.relabelling import Relabelling
 from backdoor_audit.detectors.row import Row
 from backdoor_audit.detectors.universal_perturbation import UniversalPerturbation
 from backdoor_audit.search.racing import Race
-from backdoor_audit.search.scanning import SHRINKING, PatchScan, Stage
+from backdoor_audit.search.scanning import CLOSER, SHRINKING, PatchScan, Stage
 from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 
 DETECTORS: tuple[Detector, ...] = (
     NeuralCleanse(),
-    UniversalPerturbation(probe=PatchScan()),
+    UniversalPerturbation(probe=PatchScan(closer=CLOSER)),
     UniversalPerturbation(probe=Steering(family=Additive())),
     UniversalPerturbation(probe=Steering(family=Smooth())),
     UniversalPerturbation(probe=Steering(family=Stripes())),

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 
@@ -28,6 +28,9 @@ from backdoor_audit.search.steering import Steered
 
 NO_GRADIENT = "the model gave no gradient that a search could follow"
 
+
+_STANDS_OUT = 1.0
+"""The deviation from which a class is judged by the smaller budget if it stands out further there: below, none does."""
 
 NEAR = 0.75
 """The share of an outlier's deviation above which a race is judged beside twice the controls."""
@@ -57,6 +60,9 @@ class UniversalPerturbation(BesideTwins):
     clean models show without any. The deviation divides the excess by how much the classes of this model differ anyway (MAD, not
     below ``floor``), and weighs it by how many images obey: see `excess.weight`. The index is the deviation scaled so that 2 is
     the share of false alarms that this detector is allowed on the null distribution of the reference.
+
+    A probe may try a smaller budget as well (`Steered.closer`). Beside twins a class counts by whichever stands out further: what
+    needs the whole budget may be natural, what works with less of it than clean networks need is not.
 
     ``by_source`` asks instead what takes the images of one class away from it, to whichever class: a trigger made for one
     source class (Tang et al., TaCT, USENIX Security 2021) leaves images of other classes alone, so no search over all of
@@ -176,16 +182,16 @@ class UniversalPerturbation(BesideTwins):
             controls = controls.beside(reached(further)) if further else controls
             ahead = [reached(some) for some in contest.together(runners.finalists)]
             found = reduce(_Reached.beside, ahead, controls)
-            excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
+            counted, excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
             near = known and max(deviations) > NEAR * null.cut(self.name, classes)
             if runners.classes and near and not further:
                 further = contest.further(subject, found.classes)
                 controls = controls.beside(reached(further)) if further else controls
                 runners, found = runners.joined_by(further), reduce(_Reached.beside, ahead, controls)
-                excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
+                counted, excess, spread, deviations = self._weighed(found, len(controls.classes), known=known)
         except DegenerateScoresError as error:
             return replace(no_answer(self, str(error)), means=self.probe.means)
-        steered, natural = found.steered, found.natural
+        steered, natural = counted.steered, counted.natural
         rows = {
             target: self._row(number, target, steered, natural, excess[number], deviations[number], null, classes)
             for number, target in enumerate(found.classes)
@@ -254,13 +260,27 @@ class UniversalPerturbation(BesideTwins):
             progress=progress,
         )
 
-    def _weighed(self, found: _Reached, controls: int, *, known: bool) -> tuple[list[float], float, list[float]]:
-        """Excess of every class, spread over the first so many, and deviations; NaN where that is not known."""
-        margins, natural = found.steered.margins, found.natural
+    def _weighed(
+        self, found: _Reached, controls: int, *, known: bool
+    ) -> tuple[_Reached, list[float], float, list[float]]:
+        """What counts of every class, its excess, the spread over the first so many, and deviations; NaN where that is not known.
+
+        Beside twins a class that stands out further in a smaller budget is judged by that. The spread is that of the larger.
+        """
+        steered, natural = found.steered, found.natural
         if not known:
-            unknown = [math.nan] * len(margins)
-            return unknown, math.nan, unknown
-        return weighed(margins, found.steered.success, natural, controls, floor=self.floor, by_lead=not self.by_source)
+            unknown = [math.nan] * len(steered.margins)
+            return found, unknown, math.nan, unknown
+        shares = partial(weighed, floor=self.floor, by_lead=not self.by_source)
+        excess, spread, deviations = shares(steered.margins, steered.success, natural, controls)
+        if steered.closer is None or natural is None or natural.closer is None:
+            return found, excess, spread, deviations
+        near, _, told = shares(steered.closer.margins, steered.closer.success, natural.closer, controls)
+        which = [small > max(large, _STANDS_OUT) for small, large in zip(told, deviations, strict=True)]
+        found = replace(found, steered=steered.seen_closer(which), natural=natural.seen_closer(which))
+        excess = [small if closer else large for closer, small, large in zip(which, near, excess, strict=True)]
+        deviations = [small if closer else large for closer, small, large in zip(which, told, deviations, strict=True)]
+        return found, excess, spread, deviations
 
     def _unconverged(self, steered: Steered, natural: Natural | None, classes: int, spread: float) -> str:
         """Why no class passes, in words; empty if the searches on the model and on its twins have come to their end.

@@ -68,7 +68,8 @@ class Steered:
     counts forward and backward of one image, over all goals.
 
     ``rising`` says how much each search was still gaining at its end, in the measure of the probe's ``criterion``; infinite where
-    no gradient ever said in which direction to go.
+    no gradient ever said in which direction to go. ``closer`` is what the same goals reached in a smaller budget,
+    if one was tried.
     """
 
     margins: Tensor
@@ -77,9 +78,11 @@ class Steered:
     triggers: tuple[AnyTrigger | None, ...]
     rising: Tensor
     image_passes: int
+    closer: Steered | None = None
 
     def beside(self, other: Steered) -> Steered:
         """The goals of both, these first."""
+        closer = self.closer.beside(other.closer) if self.closer is not None and other.closer is not None else None
         return Steered(
             torch.cat([self.margins, other.margins]),
             torch.cat([self.success, other.success]),
@@ -87,6 +90,21 @@ class Steered:
             (*self.triggers, *other.triggers),
             torch.cat([self.rising, other.rising]),
             self.image_passes + other.image_passes,
+            closer,
+        )
+
+    def seen_closer(self, which: Sequence[bool]) -> Steered:
+        """With what these goals reached in the smaller budget in place of the other."""
+        if self.closer is None:
+            return self
+        here = torch.tensor(which)
+        triggers = zip(which, self.closer.triggers, self.triggers, strict=True)
+        return replace(
+            self,
+            margins=self.margins.where(~here, self.closer.margins),
+            success=self.success.where(~here, self.closer.success),
+            landing=self.landing.where(~here, self.closer.landing),
+            triggers=tuple(small if chosen else large for chosen, small, large in triggers),
         )
 
     @property

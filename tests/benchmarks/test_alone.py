@@ -41,7 +41,7 @@ def row(name: str, twins: str) -> dict[str, object]:
 @pytest.mark.parametrize(("twins", "kind"), [("plain_grey", "alone_plain"), ("normalised", "alone_normalised")])
 def test_what_was_natural_counts_again(twins: str, kind: str) -> None:
     again = {"scores": [{"margin": 0.1}]}
-    told = alone.alone(row("one", twins), again)
+    told = alone.alone(row("one", twins), {"relabelling": again})
     assert (told["twins"], told["twin_accuracy"]) == (kind, [])
     scores = told["detectors"]["smooth"]["scores"]
     assert [score["excess"] for score in scores] == [-2, -1, 0, 1, 27]
@@ -58,7 +58,7 @@ def test_only_models_whose_relabelling_was_measured_again_are_told(
     rows = [row("one", "plain_grey"), row("two", "plain_colour"), row("three", "too few images")]
     (tmp_path / "rows").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     (tmp_path / "again").write_text(json.dumps(row("one", "alone_plain")) + "\n")
-    given = ["--rows", "rows", "--relabelling", "again", "--out", "out"]
+    given = ["--rows", "rows", "--again", "again", "--out", "out"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["alone", *given])
     alone.main()

@@ -253,6 +253,43 @@ def test_what_twins_show_comes_back_from_the_store():
     assert again.image_passes == 1234
 
 
+def test_a_smaller_budget_comes_back_from_the_store_with_the_other():
+    parts = [[torch.rand(3, 5, generator=seeded(10 * row + number)) for number in range(3)] for row in range(2)]
+    packed = Natural(*parts[0], 12, Natural(*parts[1], 5)).pack()
+    again = Natural.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+    assert torch.equal(again.margins, parts[0][0])
+    assert again.closer is not None
+    assert all(
+        torch.equal(getattr(again.closer, name), part)
+        for name, part in zip(("margins", "success", "rising"), parts[1], strict=True)
+    )
+    assert again.closer.closer is None
+
+
+def test_a_class_that_stands_out_in_a_smaller_budget_is_judged_by_that(monkeypatch):
+    """Classes 3 and 4 reach the same by a large window; by a small one class 4 alone is led, and no twin is."""
+    large, small = torch.tensor([0.0, 0.2, 0.1, 4, 4]), torch.tensor([0.0, 0.1, -0.1, 0, 5])
+    everywhere, landing = torch.ones(5), torch.arange(5)
+
+    def reached(margins, side, closer=None):
+        triggers = tuple(Addition(torch.full((1, 4, 4), side), target) for target in range(5))
+        return Steered(margins, everywhere, landing, triggers, torch.zeros(5), 60, closer)
+
+    steered = reached(large, 0.6, reached(small, 0.4))
+    monkeypatch.setattr(Steering, "__call__", lambda *_arguments, **_options: steered)
+    flat = torch.zeros(2, 5)
+    natural = replace(natural_of(torch.tensor([0.0, 0, 0, 3, 0]).expand(2, 5)), closer=natural_of(flat))
+    detection = grey_run(natural=natural)
+    rows = {row.target_class: row.measured for row in detection.scores}
+    assert [rows[target].margin for target in range(5)] == pytest.approx([0, 0.2, 0.1, 4, 5])
+    assert rows[4].excess == pytest.approx(5.0)
+    alone = grey_run(natural=replace(natural, closer=None))
+    assert {row.target_class: row.measured.margin for row in alone.scores}[4] == 4
+    assert rows[4].deviation > {row.target_class: row.measured.deviation for row in alone.scores}[4]
+    found = {trigger.target_class: float(trigger.change.max()) for trigger in detection.triggers}
+    assert found == pytest.approx({0: 0.6, 1: 0.6, 2: 0.6, 3: 0.6, 4: 0.4})
+
+
 def test_twins_of_which_it_was_not_kept_whether_they_converged_let_nothing_pass(probed):
     packed = natural_of(NATURAL).pack()
     old = Packed({name: tensor for name, tensor in packed.tensors.items() if name != "rising"}, packed.values)

@@ -113,6 +113,41 @@ def test_image_passes_of_a_scan_are_counted():
     assert steered.image_passes == 8 * (9 * 3 * 6 + 3 * 18 * 16) + 8 * 3 * 20 // 3 + 2 * (8 * 3 * 32 // 3)
 
 
+CLOSER = replace(
+    SHRINKING,
+    stages=(Stage(4, 2, 6, 6, 0.3), Stage(4, 2, 16, 12, 1.0)),
+    closer=(Stage(2, 1, 5, 8, 0.4), Stage(2, 1, 4, 6, 1.0)),
+)
+
+
+def test_a_closer_look_lies_inside_the_windows_and_changes_nothing_of_theirs():
+    searched = (corner_reader(), dark_corner(), dark_corner(1), goals(CLASSES))
+    plain = replace(CLOSER, closer=())(*searched, generator=seeded(4))
+    both = CLOSER(*searched, generator=seeded(4))
+    assert torch.equal(both.margins, plain.margins)
+    assert plain.closer is None
+    assert both.closer is not None
+    large, small = both.triggers[EASY], both.closer.triggers[EASY]
+    assert isinstance(large, Trigger)
+    assert isinstance(small, Trigger)
+    assert (float(large.mask.sum()), float(small.mask.sum())) == (16, 4)
+    assert bool((small.mask <= large.mask).all())
+    assert both.closer.success[EASY] == 1.0
+    assert torch.equal(small.mask[:, 6:, 6:], torch.ones(1, 2, 2))
+
+
+def test_image_passes_of_a_closer_look_are_counted():
+    """Inside one window of 4x4 of each of 8 goals 9 places of 2x2, of which the 3 best stay; 20 images measured on."""
+    searched = (corner_reader(), dark_corner(), dark_corner(1), goals(CLASSES))
+    both, plain = (
+        probe(*searched, generator=seeded(4)).image_passes
+        for probe in (replace(CLOSER, measured=20), replace(CLOSER, closer=(), measured=20))
+    )
+    assert both - plain == 8 * (9 * 5 * 8 + 3 * 4 * 6) + 8 * 3 * 20 // 3
+    announced = [8 * probe.passes((1, 8, 8), measured=20) for probe in (CLOSER, replace(CLOSER, closer=()))]
+    assert announced[0] - announced[1] == pytest.approx(both - plain, rel=0.01)
+
+
 def test_windows_that_still_gain_are_told_from_those_that_do_not():
     rising = [
         replace(SCAN, stages=tuple(replace(stage, steps=steps) for stage in SCAN.stages))(
