@@ -13,7 +13,7 @@ from backdoor_audit.errors import ModelError
 
 Result = TypeVar("Result")
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch says it by RuntimeError on a CPU
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # of a RuntimeError
 _halved: Counter[str] = Counter()  # how often, for each kind of device; what was too much once is not tried again
 
 

@@ -74,6 +74,12 @@ def _refuse_options_without_model(config: pytest.Config) -> None:
         )
 
 
+def _started_in(config: pytest.Config) -> list[Path]:
+    """Where pytest was started and found its file, if the root of the run is elsewhere."""
+    found = {config.invocation_params.dir, *([config.inipath.parent] if config.inipath else [])}
+    return sorted(found - {config.rootpath})
+
+
 def _refuse_another_root(config: pytest.Config) -> None:
     """Raise `OptionError` if a table that asks for an audit lies where pytest was started, and its root is elsewhere.
 
@@ -81,8 +87,7 @@ def _refuse_another_root(config: pytest.Config) -> None:
     """
     if names_paths(config):
         return
-    started = {config.invocation_params.dir, *([config.inipath.parent] if config.inipath else [])}
-    for folder in sorted(started - {config.rootpath}):
+    for folder in _started_in(config):
         if "model" in _table(folder, requested=False):
             raise OptionError(
                 f"{folder / 'pyproject.toml'}: the model in [{TABLE}] would not be audited, as the root of this run is "
@@ -129,7 +134,7 @@ def may_audit(config: pytest.Config, arguments: Sequence[str]) -> bool:
     try:
         if any(argument.startswith(("--model", "--audit")) for argument in expanded(arguments)):
             return True
-        return "model" in _table(config.rootpath, requested=False)
+        return any("model" in _table(folder, requested=False) for folder in (config.rootpath, *_started_in(config)))
     except OptionError:
         return True
 

@@ -107,48 +107,42 @@ class PatchScan:
         counted = eligible(wanted, scored.cpu(), search_set.labels)
         total = sum(stage.steps for stage in (*self.stages, *self.closer))
         bar = tqdm(total=total, desc="scanning for patches", unit="step", disable=None if progress else True)
-        halfway, fit, last = torch.empty(0), torch.empty(0), self.stages[-1]
-        for stage in self.stages:
+
+        def descend(stage: Stage, steps: range) -> Tensor:
+            """These steps of a stage: how well every window does in its second half, (rows,)."""
+            fit = torch.zeros(len(windows.places))
+            for step in steps:
+                budget.check()
+                losses = windows.step(images, scored, draw(counted, stage.images, generator))
+                fit -= losses if step >= stage.steps // 2 else 0
+                bar.update()
+            return fit
+
+        def lay(stage: Stage) -> None:
             windows.lay(min(stage.side * scale, height, width), stage.stride * scale, generator)
-            before = (lambda: self._reached(windows, search_set)) if stage is last else None
-            halfway, fit = self._narrowed(windows, stage, images, scored, counted, generator, bar, before)
-            fit = windows.keep_best(fit, stage.kept, self.judged)
-        rising = (self._reached(windows, search_set) - halfway) / (last.steps - last.steps // 2)
+
+        *earlier, last = self.stages
+        for stage in earlier:
+            lay(stage)
+            windows.keep_best(descend(stage, range(stage.steps)), stage.kept, self.judged)
+        lay(last)
+        middle = last.steps // 2
+        descend(last, range(middle))
+        halfway = self._reached(windows, search_set)
+        fit = windows.keep_best(descend(last, range(middle, last.steps)), last.kept, self.judged)
+        rising = (self._reached(windows, search_set) - halfway) / (last.steps - middle)
         rising = torch.where(windows.sloped, rising, torch.inf)
         found = self._judged(windows, held_out, generator, rising)
         if self.closer:
             windows.keep_best(fit, 0.0, 1)
             windows.passes = 0
             for stage in self.closer:
-                windows.lay(min(stage.side * scale, height, width), stage.stride * scale, generator)
-                _, fit = self._narrowed(windows, stage, images, scored, counted, generator, bar)
-                windows.keep_best(fit, stage.kept, 1)
+                lay(stage)
+                windows.keep_best(descend(stage, range(stage.steps)), stage.kept, 1)
             inside = self._judged(windows, held_out, generator, rising)
             found = replace(found, closer=inside, image_passes=found.image_passes + inside.image_passes)
         bar.close()
         return found
-
-    @staticmethod
-    def _narrowed(
-        windows: _Windows,
-        stage: Stage,
-        images: Tensor,
-        scored: Tensor,
-        counted: Tensor,
-        generator: torch.Generator,
-        bar: tqdm[None],
-        halfway: Callable[[], Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The steps of a stage: what ``halfway`` gave in its middle, and how well every window does, (rows,)."""
-        fit, middle = torch.zeros(len(windows.places)), torch.empty(0)
-        for step in range(stage.steps):
-            if halfway is not None and step == stage.steps // 2:
-                middle = halfway()
-            budget.check()
-            losses = windows.step(images, scored, draw(counted, stage.images, generator))
-            fit -= losses if step >= stage.steps // 2 else 0
-            bar.update()
-        return middle, fit
 
     def _reached(self, windows: _Windows, search_set: CleanSet) -> Tensor:
         """The margin of every goal's best window on a few search images, the same ones every time; (goals,)."""
@@ -250,46 +244,42 @@ class PatchScan:
 
     def with_effort(self, share: float) -> PatchScan:
         """The same with that share of its steps, at least one in every stage."""
-        stages, closer = (
-            tuple(replace(stage, steps=max(1, round(share * stage.steps))) for stage in part)
-            for part in (self.stages, self.closer)
-        )
-        return replace(self, stages=stages, closer=closer)
+        return self._with_stages(lambda stage: replace(stage, steps=max(1, round(share * stage.steps))))
 
     def with_images(self, least: int, *, measured: int) -> PatchScan:
         """The same with at least so many images in a step, and so many measured on."""
-        stages, closer = (
-            tuple(replace(stage, images=max(stage.images, least)) for stage in part)
-            for part in (self.stages, self.closer)
-        )
-        return replace(self, stages=stages, closer=closer, measured=measured)
+        more = self._with_stages(lambda stage: replace(stage, images=max(stage.images, least)))
+        return replace(more, measured=measured)
+
+    def _with_stages(self, change: Callable[[Stage], Stage]) -> PatchScan:
+        return replace(self, stages=tuple(map(change, self.stages)), closer=tuple(map(change, self.closer)))
 
     def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
         """Image passes for one goal, with ``least`` to ``most`` images in every step."""
         height, width = image_shape[1:]
         scale, watched = _scale(image_shape), min(_WATCHED, most) * FORWARD_ONLY
         places, before, passes = 0, 0, 0.0
-        for number, stage in enumerate(self.stages, start=1):
+
+        def descended(stage: Stage, fewest: int) -> None:
+            nonlocal places, before, passes
             side, stride = min(stage.side * scale, height, width), stage.stride * scale
             if not places:
                 places = len(starts(height, side, stride)) * len(starts(width, side, stride))
             elif side < before:
                 places *= len(starts(before, side, stride)) ** 2
-            before = side
-            passes += places * min(most, max(stage.images, least)) * stage.steps
-            if number == len(self.stages):
-                passes += places * watched
-            places = min(places, max(self.judged, int(stage.kept * places)))
+            watching = places * watched if stage is self.stages[-1] else 0  # half-way
+            passes += places * min(most, max(stage.images, least)) * stage.steps + watching
+            places, before = min(places, max(fewest, int(stage.kept * places))), side
+
+        for stage in self.stages:
+            descended(stage, self.judged)
         passes += places * (watched + measured * FORWARD_ONLY)
-        places = 1
-        for stage in self.closer:
-            side, stride = min(stage.side * scale, height, width), stage.stride * scale
-            if side < before:
-                places *= len(starts(before, side, stride)) ** 2
-            before = side
-            passes += places * min(most, max(stage.images, least)) * stage.steps
-            places = min(places, max(1, int(stage.kept * places)))
-        return passes + (places * measured * FORWARD_ONLY if self.closer else 0)
+        if self.closer:
+            places = 1
+            for stage in self.closer:
+                descended(stage, 1)
+            passes += places * measured * FORWARD_ONLY
+        return passes
 
 
 class _Windows:

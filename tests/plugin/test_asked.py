@@ -118,17 +118,18 @@ def test_an_empty_argument_names_no_path(project: pytest.Pytester, run: Run) -> 
     result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
 
 
-@pytest.mark.parametrize("asked", ["option", "table", "file of arguments", "addopts"])
+@pytest.mark.parametrize("asked", ["option", "table", "table of another root", "file of arguments", "addopts"])
 def test_a_conftest_that_ends_pytest_while_it_is_imported_ends_it_with_1(
     project: pytest.Pytester, run: Run, asked: str
 ) -> None:
     project.makeconftest("import sys; sys.exit(0)")
-    if asked == "table":
+    if asked.startswith("table"):
         project.makepyprojecttoml("[tool.backdoor_audit]\n" + "\n".join(DOTTED))
     if asked == "addopts":
         project.makeini("[pytest]\naddopts = --audit-model=clean.safetensors")
     (project.path / "more.txt").write_text("--model=clean.safetensors\n")
-    given = ["@more.txt"] if asked == "file of arguments" else []
+    project.mkdir("other")
+    given = {"file of arguments": ["@more.txt"], "table of another root": ["--rootdir=other"]}.get(asked, [])
     result = run("clean" if asked == "option" else None, *given, process=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stderr.fnmatch_lines(["backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"])

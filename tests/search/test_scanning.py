@@ -10,7 +10,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.search import scanning as module
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import goals, sources
+from backdoor_audit.search.steering import goals, losses_of, sources
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, Scattered
 from backdoor_audit.triggers.trigger import Trigger
 from tests.subjects import Computed, seeded
@@ -146,6 +146,20 @@ def test_image_passes_of_a_closer_look_are_counted():
     assert both - plain == 8 * (9 * 5 * 8 + 3 * 4 * 6) + 8 * 3 * 20 // 3
     announced = [8 * probe.passes((1, 8, 8), measured=20) for probe in (CLOSER, replace(CLOSER, closer=()))]
     assert announced[0] - announced[1] == pytest.approx(both - plain, rel=0.01)
+
+
+def test_a_window_for_one_class_follows_the_margin_of_images_that_obey_as_well():
+    """Worked by hand: 60 against 10, and 1 against 3. The first has no slope in the cross-entropy, and the same in the margin."""
+    logits = torch.tensor([[60.0, 10, 0], [1, 3, 2]], requires_grad=True)
+    own, one_class = torch.tensor([[0, 0]]), [AllToOne(0)]
+    losses = module._losses(logits, own, one_class)
+    assert losses.tolist() == [[-50.0, 2.0]]
+    (slope,) = torch.autograd.grad(losses.sum(), logits)
+    assert slope.tolist() == [[-1.0, 1, 0], [-1, 1, 0]]
+    (flat,) = torch.autograd.grad(losses_of(logits, own, one_class).sum(), logits)
+    assert float(flat[0].abs().max()) < 1e-6
+    leaving = sources(3)[:1]
+    assert torch.equal(module._losses(logits, own, leaving), losses_of(logits, own, leaving))
 
 
 def test_windows_that_still_gain_are_told_from_those_that_do_not():
