@@ -16,6 +16,7 @@ from backdoor_audit import budget, progress
 from backdoor_audit.errors import AuditError, ModelError, ModelFormatError, OptionError
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.chunks import TooManyAtOnceError, in_chunks, is_out_of_memory
+from backdoor_audit.model.layout import fitting_layout
 from backdoor_audit.printable import printable
 
 _BATCH = 256
@@ -54,6 +55,7 @@ class Classifier:
     device: torch.device
     _mean: Tensor
     _std: Tensor
+    _layout: torch.memory_format = torch.channels_last
 
     @classmethod
     def wrap(
@@ -84,8 +86,9 @@ class Classifier:
             )
         device, view = torch.device(device), (1, channels, 1, 1)
         with surroundings.kept(device):
+            frozen = _frozen(module, device)
             classifier = cls(
-                module=_frozen(module, device),
+                module=frozen,
                 image_shape=image_shape,
                 num_classes=0,
                 architecture=architecture or type(module).__name__,
@@ -94,6 +97,7 @@ class Classifier:
                 device=device,
                 _mean=torch.tensor(mean, device=device).view(view),
                 _std=torch.tensor(std, device=device).view(view),
+                _layout=fitting_layout(frozen, device),
             )
             object.__setattr__(classifier, "num_classes", classifier._probe())
         return classifier
@@ -153,7 +157,7 @@ class Classifier:
 
     def _normalised(self, images: Tensor) -> Tensor:
         """What the network sees, a new tensor even at mean 0 and std 1: networks may work in place."""
-        return (images.contiguous(memory_format=torch.channels_last) - self._mean) / self._std
+        return (images.contiguous(memory_format=self._layout) - self._mean) / self._std
 
     def _scored(self, inputs: Tensor) -> Tensor:
         count = len(inputs)
@@ -256,7 +260,7 @@ def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
         try:
             refuse_bad_weights(module)
             frozen = copy.deepcopy(module).to(device=device).eval().requires_grad_(False)
-            return frozen.float().to(memory_format=torch.channels_last)
+            return frozen.float().to(memory_format=fitting_layout(frozen, device))
         except ModelFormatError:
             raise
         except Exception as error:  # a stranger's module may copy itself in its own way
