@@ -30,6 +30,10 @@ class DistilledUnlearning(OneAsSeveral):
     gradients: see `steady`. In every batch ``stamped_share`` of the images carry a
     trigger, other ones in every epoch; several triggers share them evenly. Labels are not used.
 
+    With ``mixed`` every batch also holds as many images between two clean ones (mixup, Zhang et al., ICLR 2018), with the model's
+    own answers to them, as in distillation on mixed images (Beyer et al., CVPR 2022, "A good teacher is patient and consistent"):
+    the copy has to stay what the model is between the few clean images too, so that it loses less of what it knows.
+
     ``path_rho`` takes gradients that far back towards the audited weights (see `BackdoorPath`). ``augment`` moves and mirrors
     images, before they are stamped, where `harmless_augmentation` finds that harmless.
     """
@@ -40,6 +44,7 @@ class DistilledUnlearning(OneAsSeveral):
     batch_size: int = 32
     path_rho: float = 0.0
     augment: bool = False
+    mixed: bool = True
 
     name = "distilled_unlearning"
     needs_trigger = True
@@ -49,16 +54,20 @@ class DistilledUnlearning(OneAsSeveral):
         path = BackdoorPath(subject.classifier, self.path_rho)
 
         def learning(copy: Classifier) -> Learning:
-            def backward(images: Tensor, _labels: Tensor) -> None:
+            def backward(images: Tensor, labels: Tensor) -> None:
+                shown = stamped_first(images, triggers, self.stamped_share, generator)
+                if self.mixed:
+                    between = _between(images, generator)
+                    images, shown = torch.cat([images, between]), torch.cat([shown, between])
                 with torch.no_grad():
                     wanted = subject.classifier(images).log_softmax(dim=1)
-                stamped = stamped_first(images, triggers, self.stamped_share, generator)
                 if self.path_rho:
                     with torch.no_grad():
-                        copy(stamped)  # for the running statistics, which do not see the weights further on
+                        copy(shown)  # for the running statistics, which do not see the weights further on
                 with path.ahead(copy):
-                    given = copy(stamped).log_softmax(dim=1)
-                    functional.kl_div(given, wanted, log_target=True, reduction="batchmean").backward()
+                    given = copy(shown).log_softmax(dim=1)
+                    divergence = functional.kl_div(given, wanted, log_target=True, reduction="none").sum()
+                    (divergence / len(labels)).backward()
 
             return Learning(backward)
 
@@ -66,9 +75,16 @@ class DistilledUnlearning(OneAsSeveral):
         note = (
             f"{self.epochs} epochs over {len(subject.search_set)} clean images, {self.stamped_share:.0%} of each batch stamped "
             f"with {'the trigger' if len(triggers) == 1 else f'one of {len(triggers)} triggers'}, towards the model's own answers"
-            f"{how}"
+            f"{' and its answers between them' if self.mixed else ''}{how}"
         )
         return reported(self, subject, repaired, triggers[0], note=note)
+
+
+def _between(images: Tensor, generator: torch.Generator) -> Tensor:
+    """As many images (n, c, h, w), each anywhere between one of these and another."""
+    shares = torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
+    others = images[torch.randperm(len(images), generator=generator).to(images.device)]
+    return images.lerp(others, shares)
 
 
 class BackdoorPath:
