@@ -90,19 +90,27 @@ def refuse_special(path: Path) -> int:
     return found.st_size
 
 
-def read_text(path: Path) -> str:
-    """The text of a regular UTF-8 file. Raises `UnreadableError` for any other, and for one above the memory bound."""
-    size, most = refuse_special(path), bounds.current().memory // _PER_BYTE
+def read_bytes(path: Path, *, per_byte: int = 1) -> bytes:
+    """The content of a regular file; a byte of it may take ``per_byte`` bytes of memory once it is understood.
+
+    Raises `UnreadableError` for what is none, cannot be read, or is above the memory bound.
+    """
+    size, most = refuse_special(path), bounds.current().memory // per_byte
     if size > most:
         raise UnreadableError(
             f"{size / 1e6:.0f} MB; at most {most / 1e6:.0f} MB are read, {bounds.current().raised_by('memory')}"
         )
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
-        return content.decode("utf-8")
+            return file.read(most + 1)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular UTF-8 file. Raises `UnreadableError` for any other, and for one above the memory bound."""
+    try:
+        return read_bytes(path, per_byte=_PER_BYTE).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableError(f"not UTF-8 at byte {error.start}") from None
 

@@ -74,6 +74,8 @@ def audit(
             write_baseline(run, record, day)
         if run.baseline is not None:
             record = _with_regressions(run, record, day)
+        if changed := run.inputs.changed():
+            record = replace(record, errors={**record.errors, "audit": changed})
     return replace(record, seconds=time.perf_counter() - began)
 
 

@@ -115,8 +115,9 @@ def repair(
     limits, the weights alone hold the repair, the file gives the same answers once it is loaded, and neither a detector nor a
     property finds anything in it. ``method`` names one; ``auto`` takes the first of `PREFERRED` that reaches `AIM` and cleans a
     planted backdoor of another kind too, else the first of these that reaches `AIM`, else the first of all others, and if none
-    does, of those inside the limits the one that leaves least of the trigger. Where the audit of the file
-    still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each attempt.
+    does, of those inside the limits that cost no more than `AIM` allows the one that leaves least of the trigger. Where the audit
+    of the file still finds triggers, methods that take several run again with these as well. ``tell`` gets a line after each
+    attempt.
     ``out`` is replaced in the end or not touched. Raises `OptionError` for an unknown method or a model that cannot be judged.
     """
     run = Run(options, store, Suite.of(options), progress=progress)
@@ -215,7 +216,8 @@ def _tried(run: Run, method: Repair, aim: Limits, draft: Path, stowaway: Stowawa
             return replace(attempt, refused=outside)
         outside = _outside(attempt, aim)
         if outside:
-            return replace(attempt, refused=f"in reserve, {outside}", reserve=True)
+            payable = attempt.drop <= aim.clean_accuracy_drop
+            return replace(attempt, refused=f"in reserve, {outside}" if payable else outside, reserve=payable)
         if stowaway:
             generator = generator_for(run.options.seed, f"repair:{method.name}")
             left = stowaway.left(method, judged, also=tuple(more), generator=generator)

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit import bounds
-from backdoor_audit.files import UnreadableError, abandoned, obstacle, read_json, read_text, whole, write_text
+from backdoor_audit.files import (
+    UnreadableError,
+    abandoned,
+    obstacle,
+    read_bytes,
+    read_json,
+    read_text,
+    whole,
+    write_text,
+)
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -103,3 +112,26 @@ def test_a_file_above_the_bound_is_refused_with_the_option_that_raises_it(tmp_pa
         pytest.raises(UnreadableError, match="0 MB; at most 0 MB are read, raise it by --audit-memory"),
     ):
         read_json(file)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (os.mkfifo, "a pipe, device or socket"),
+        (lambda file: file.symlink_to("/dev/zero"), "a pipe, device or socket"),
+        (os.mkdir, "a folder, not a file"),
+        (lambda file: os.truncate(os.open(file, os.O_CREAT | os.O_WRONLY), 2**34), "at most"),
+        (lambda file: None, "No such file"),
+    ],
+)
+def test_only_regular_files_of_a_bounded_size_are_opened(tmp_path: Path, make, told: str) -> None:
+    file = tmp_path / "audit.json"
+    make(file)
+    for read in (read_bytes, read_text):
+        with pytest.raises(UnreadableError, match=told):
+            read(file)
+
+
+def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\xff\x00")
+    assert read_bytes(tmp_path / "a") == b"\xff\x00"

@@ -144,6 +144,21 @@ def test_a_method_that_only_meets_the_limits_is_taken_when_none_reaches_the_aim(
     assert out.exists()
 
 
+def test_a_method_that_costs_more_than_is_aimed_at_is_not_taken_unless_it_is_named(
+    folder, store, tmp_path, monkeypatch
+):
+    out = tmp_path / "fixed.safetensors"
+    method = repair(options(folder), out, store=store)[-1].method
+    out.unlink()
+    choose(monkeypatch, repairs=(next(entry for entry in REPAIRS if entry.name == method),))
+    monkeypatch.setattr(module, "AIM", {"clean_accuracy_drop": -1.0})
+    (attempt,) = repair(options(folder), out, store=store)
+    assert attempt.refused.startswith("it costs ")
+    assert (attempt.reserve, out.exists()) == (False, False)
+    assert repair(options(folder), out, method=method, store=store)[-1].refused == ""
+    assert out.exists()
+
+
 class Forgetful(Fake):
     """Takes several triggers; the first time it does nothing, with more of them it does what pruning does."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Record
-from backdoor_audit.files import whole
+from backdoor_audit.files import UnreadableError, read_bytes, whole
 from backdoor_audit.fleet.models import Model, named
 from backdoor_audit.report.paths import RECORD
 from backdoor_audit.schema_of import Definitions
@@ -152,11 +152,14 @@ class Folder(Results):
         return str(self.folder)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file."""
-        try:
-            return (self.folder / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        """The content of a file; None also for what is none."""
+        file = self.folder / name
+        if not file.is_file():
             return None
+        try:
+            return read_bytes(file)
+        except UnreadableError as error:
+            raise OSError(f"{file}: {error}") from None
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file in its place, with the folders above it."""

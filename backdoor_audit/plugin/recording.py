@@ -18,7 +18,7 @@ from _pytest.junitxml import xml_key  # pytest has no public way to say somethin
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record, plain
-from backdoor_audit.files import abandoned, whole
+from backdoor_audit.files import UnreadableError, abandoned, read_bytes, whole
 from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
@@ -51,9 +51,13 @@ class Recorder:
         self._next = 0.0
 
     def set_aside(self) -> None:
-        """Take the record of an earlier run away: until this one has its own, nobody shall read that for its verdict."""
+        """Take the record of an earlier run away: until this one has its own, nobody shall read that for its verdict.
+
+        What cannot be read (a pipe, a device, a folder that is not ours) is not put back.
+        """
+        with suppress(UnreadableError):
+            self._earlier = read_bytes(self.folder / RECORD)
         with suppress(OSError):
-            self._earlier = (self.folder / RECORD).read_bytes()
             (self.folder / RECORD).unlink()
 
     def put_back(self) -> None:
@@ -209,5 +213,8 @@ def place_of(error: OSError, folder: Path) -> str:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file's content. Raises `OSError`."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """SHA-256 of a file's content; empty for one that is not there, or no file."""
+    try:
+        return hashlib.sha256(read_bytes(file)).hexdigest()
+    except UnreadableError:
+        return ""

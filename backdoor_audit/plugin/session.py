@@ -68,6 +68,7 @@ class AuditSession:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._watched: Names = {}
         self._asked: Mapping[str, Any] = {}
+        self._audited: dict[str, str] = {}
         self._before_sigterm: Any = None
 
     @property
@@ -381,7 +382,11 @@ class AuditSession:
         if self._before_sigterm is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is written now is written whole
         if not self.is_controller:
-            said = {"backdoor_audit_replaced": replaced(self._watched), "backdoor_audit_asked": self.suite.to_json()}
+            said = {
+                "backdoor_audit_replaced": replaced(self._watched),
+                "backdoor_audit_asked": self.suite.to_json(),
+                "backdoor_audit_audited": self.run.inputs.identity() if self.run is not None else {},
+            }
             self.config.workeroutput.update(said)  # type: ignore[attr-defined]
             return
         self.config.stash[JUDGED] = True
@@ -393,6 +398,9 @@ class AuditSession:
             self._tell_parent(None)
             return
         run = self.start()
+        self._note_audited(run.inputs.identity(), "the process of this run")
+        if changed := run.inputs.changed():
+            self.outcomes.errors[RUN] = changed
         record = self.recorder.finish(run, self.outcomes, self.expected, self.today)
         self.config.stash[REFUSED] = not record.passes_gate
         updated = not self.options.update_baseline or self.recorder.update_baseline(run, self.today)
@@ -407,9 +415,15 @@ class AuditSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker has to say at its end; one that died has said nothing, and xdist reports its item."""
+        worker = f"worker {node.gateway.id}"
         output = getattr(node, "workeroutput", {})
-        self._note_replaced(output.get("backdoor_audit_replaced", []), f"worker {node.gateway.id}")
-        self._note_asked(output.get("backdoor_audit_asked", self._asked), f"worker {node.gateway.id}")
+        if "backdoor_audit_audited" not in output:
+            if self.collects or self.outcomes.findings:
+                self.outcomes.errors.setdefault(RUN, f"{worker} ended before it told what it had audited")
+            return
+        self._note_replaced(output["backdoor_audit_replaced"], worker)
+        self._note_asked(output["backdoor_audit_asked"], worker)
+        self._note_audited(output["backdoor_audit_audited"], worker)
 
     def _note_replaced(self, names: list[str], where: str) -> None:
         if names:
@@ -423,6 +437,15 @@ class AuditSession:
             self.outcomes.errors[RUN] = (
                 f"{where} asked otherwise than the run at its beginning: {', '.join(others)} changed; leave the files of a suite "
                 "alone while it runs"
+            )
+
+    def _note_audited(self, audited: Mapping[str, str], where: str) -> None:
+        """Two processes that audited different things make no answer about either."""
+        others = sorted(name for name, digest in audited.items() if self._audited.setdefault(name, digest) != digest)
+        if others:
+            self.outcomes.errors[RUN] = (
+                f"{where} audited something else than another process of this run: {listed(others, 3)} changed meanwhile; let "
+                "nobody write what is audited, and run the audit again"
             )
 
     def _tell_parent(self, written: str | None) -> None:

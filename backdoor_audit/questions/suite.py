@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import Finding, Limits
+from backdoor_audit.files import UnreadableError, read_bytes
 from backdoor_audit.item import SUITE_MODULE, Item
 from backdoor_audit.needs import Needs
 from backdoor_audit.options import AuditOptions, limit_problem
@@ -58,10 +59,12 @@ class Suite:
         try:
             files = sorted(folder.glob("test_*.py"))
             for file in files:
-                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                digest = hashlib.sha256(read_bytes(file)).hexdigest()
                 entries += [Entry(question, file, digest) for question in questions_of(_imported(file), str(file))]
         except OSError as error:
             raise OptionError(f"--audit-suite: {folder} cannot be read ({error.strerror or error})") from None
+        except UnreadableError as error:
+            raise OptionError(f"--audit-suite: {file} cannot be read ({error}); {_ACCEPTED}") from None
         if not entries:
             raise OptionError(f"--audit-suite: {folder} holds no file test_*.py; {_ACCEPTED}")
         names = [entry.question.name for entry in entries]

@@ -28,7 +28,9 @@ from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of, refuse_other_classes
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions, Role, options_with
+from backdoor_audit.printable import listed
 from backdoor_audit.run import preconditions
+from backdoor_audit.run.audited_files import digests
 from backdoor_audit.search.references import References
 from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
@@ -225,9 +227,35 @@ class Inputs:
         references.refuse(data=self.clean_set.fingerprint, classes=self.num_classes, seed=self.options.seed)
         return references
 
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each file that decides what is found, as it was when the run began."""
+        with self.reading():
+            return digests(self.options)
+
+    def changed(self) -> str:
+        """Which of these files are not any more what they were, in words: nobody can tell then which of both was audited."""
+        with self.reading():
+            now = digests(self.options)
+        read = dict(self.files)
+        if self.module is None and "loaded" in vars(self):
+            read[f"--audit-model={self.options.model}"] = self.loaded.fingerprint
+        names = [name for name in read if not self.files.get(name) == read[name] == now.get(name)]
+        told = (
+            f"{listed(names, 3)} changed while it was audited; let nobody write it meanwhile, and run the audit again"
+        )
+        return told if names else ""
+
+    def identity(self) -> dict[str, str]:
+        """What this process was asked about, as far as it was loaded: the same in every process of a run."""
+        known = {"the clean images": self.data_fingerprint}
+        if "classifier" in vars(self):
+            known["the weights of the model"] = self.fingerprint
+        return {**self.files, **known}
+
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.device, self.catalogue, self.clean_set
+        _ = self.files, self.device, self.catalogue, self.clean_set
         if self.there:
             _ = self.classifier, self.known_trigger, self.references
 

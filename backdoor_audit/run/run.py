@@ -114,7 +114,7 @@ class Run:
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.properties.corpus, self.reference.own_null
+        _ = self.inputs.files, self.properties.corpus, self.reference.own_null
         self.inputs.check()
         if self.inputs.there:
             _ = self.baseline, self.previous

@@ -4,6 +4,7 @@ from backdoor_audit.model.loading.class_names import class_names_of
 from backdoor_audit.model.loading.model_file import (
     NORMALIZATIONS,
     LoadedModel,
+    fingerprint_of,
     load_classifier,
     load_model,
     normalization_of,
@@ -15,6 +16,7 @@ __all__ = [
     "NORMALIZATIONS",
     "LoadedModel",
     "class_names_of",
+    "fingerprint_of",
     "load_classifier",
     "load_model",
     "normalization_of",

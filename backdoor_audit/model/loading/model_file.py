@@ -133,7 +133,7 @@ def load_model(
             module = network.module.float().eval()
             image_shape = header_shape(network.header) or network.hints.image_shape
             final_mean, final_std = chosen or header_normalization(network.header)
-            fingerprint = _fingerprint(path)
+            fingerprint = fingerprint_of(path)
     except ModelFormatError as error:
         raise ModelFormatError(f"{path}: {error}") from None
     notes, hints = network.notes, network.hints
@@ -256,7 +256,8 @@ def _shown(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:.4g}" for number in numbers)
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint_of(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder that a network is made from. Raises `OSError`."""
     digest = hashlib.sha256()
     for part in hugging_face.files_of(path) if path.is_dir() else (path,):
         with part.open("rb") as file:

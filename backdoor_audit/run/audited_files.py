@@ -1,0 +1,34 @@
+"""Whether the files of a run are at its end what they were at its beginning, and the same for every process of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backdoor_audit import bounds
+from backdoor_audit.files import UnreadableError, refuse_special
+from backdoor_audit.model.loading import fingerprint_of
+from backdoor_audit.options import AuditOptions
+
+OPTIONS = ("model", "trigger", "reference", "twins", "baseline")
+"""Whose files decide what a run finds. Images are held in memory and have a fingerprint of their own."""
+
+
+def digests(options: AuditOptions) -> dict[str, str]:
+    """SHA-256 of each of these files, by what the option calls it; none for one that reading will refuse.
+
+    A baseline that the run is to write is left out.
+    """
+    files = {name: str(getattr(options, name)) for name in OPTIONS}
+    if options.update_baseline:
+        del files["baseline"]
+    found = {f"--audit-{name}={file}": _digest(Path(file)) for name, file in files.items() if file}
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def _digest(path: Path) -> str:
+    try:
+        if path.is_dir() or refuse_special(path) <= bounds.current().memory:
+            return fingerprint_of(path)
+    except (OSError, ValueError, UnreadableError):
+        pass
+    return ""
