@@ -61,11 +61,12 @@ VARIANTS: dict[str, Repair] = {
     "nad_no_distillation": NAD(betas=(0.0, 0.0, 0.0)),
     "ft_sam_labels": FTSAM(own_answers=0.0, label_smoothing=0.1),
     "fst_labels": FeatureShiftTuning(own_answers=0.0),
-    "unlearning_pam": DistilledUnlearning(path_rho=0.5),
+    "unlearning_pam": DistilledUnlearning(path_rho=0.5, mixed=False),
     "ft_sam_gentle": FTSAM(learning_rate=0.005),
     "nc_unlearning_gentle": Unlearning(learning_rate=0.003),
     "nc_unlearning_128": Unlearning(batch_size=128, epochs=20),
-    "distilled_unlearning_128": DistilledUnlearning(batch_size=128, epochs=20),
+    "distilled_unlearning_plain": DistilledUnlearning(mixed=False),
+    "distilled_unlearning_128": DistilledUnlearning(batch_size=128, epochs=20, mixed=False),
 }
 """What is measured, by the name of its line."""
 CLEAN = "fmnist-preact_resnet18-clean-130"

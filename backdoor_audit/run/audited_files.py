@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdoor_audit import bounds
 from backdoor_audit.files import UnreadableError, refuse_special
-from backdoor_audit.model.loading import fingerprint_of
+from backdoor_audit.model.loading import fingerprint_of, parts_of
 from backdoor_audit.options import AuditOptions
 
 OPTIONS = ("model", "trigger", "reference", "twins", "baseline")
@@ -27,7 +27,7 @@ def digests(options: AuditOptions) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
-        if path.is_dir() or refuse_special(path) <= bounds.current().memory:
+        if sum(map(refuse_special, parts_of(path))) <= bounds.current().memory:
             return fingerprint_of(path)
     except (OSError, ValueError, UnreadableError):
         pass

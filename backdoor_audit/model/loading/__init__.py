@@ -8,6 +8,7 @@ from backdoor_audit.model.loading.model_file import (
     load_classifier,
     load_model,
     normalization_of,
+    parts_of,
     refuse_other_classes,
 )
 from backdoor_audit.model.loading.safetensors_file import save_classifier
@@ -20,6 +21,7 @@ __all__ = [
     "load_classifier",
     "load_model",
     "normalization_of",
+    "parts_of",
     "refuse_other_classes",
     "save_classifier",
 ]

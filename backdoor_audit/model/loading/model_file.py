@@ -256,10 +256,15 @@ def _shown(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:.4g}" for number in numbers)
 
 
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """The file itself, or the files of a folder that a network is made from."""
+    return hugging_face.files_of(path) if path.is_dir() else (path,)
+
+
 def fingerprint_of(path: Path) -> str:
     """SHA-256 of a file, or of the files of a folder that a network is made from. Raises `OSError`."""
     digest = hashlib.sha256()
-    for part in hugging_face.files_of(path) if path.is_dir() else (path,):
+    for part in parts_of(path):
         with part.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
