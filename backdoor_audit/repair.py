@@ -18,6 +18,7 @@ from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import save_classifier
 from backdoor_audit.model.loading.architecture import can_be_named
+from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.checks import ask, items_of
@@ -53,6 +54,7 @@ class Attempt:
     class, then what else was found for them. ``rounds`` counts how often the method ran: again with more triggers, where the
     audit of its file still found some. ``canary`` is the success rate of a planted one after the same repair, ``unknown`` what
     it is; ``learnt_again`` that of the trigger after a few stamped images (`backdoor_audit.canary.cleaning`). None: not measured.
+    ``lost_given`` is the accuracy lost on the images that the method was given, which most methods learn.
     """
 
     method: str
@@ -65,6 +67,7 @@ class Attempt:
     canary: float | None = None
     unknown: str = ""
     learnt_again: float | None = None
+    lost_given: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -79,7 +82,12 @@ class Attempt:
 
     @property
     def drop(self) -> float:
-        """Clean accuracy lost."""
+        """Clean accuracy lost: on held-out images, or on those that the method was given if that is more."""
+        return max(self.lost_held_out, self.lost_given)
+
+    @property
+    def lost_held_out(self) -> float:
+        """Clean accuracy lost on held-out images."""
         return self.before[0].clean_accuracy - self.after[0].clean_accuracy
 
     def __str__(self) -> str:
@@ -209,6 +217,7 @@ def _tried(run: Run, method: Repair, aim: Limits, draft: Path, stowaway: Stowawa
             attempt,
             before=tuple(score(run.classifier, subject.held_out, trigger) for trigger in judged),
             after=tuple(score(repaired, subject.held_out, trigger) for trigger in judged),
+            lost_given=_accuracy(run.classifier, subject) - _accuracy(repaired, subject),
             rounds=round_,
         )
         outside = _outside(attempt, run.limits)
@@ -235,12 +244,17 @@ def _tried(run: Run, method: Repair, aim: Limits, draft: Path, stowaway: Stowawa
     return replace(attempt, refused=refused)
 
 
+def _accuracy(classifier: Classifier, subject: Subject) -> float:
+    return float(clean_accuracy(classifier, subject.search_set.images, subject.search_set.labels))
+
+
 def _outside(attempt: Attempt, limits: Limits) -> str:
     """Which limit does not hold, or an empty string."""
     if attempt.success > limits.attack_success_rate:
         return f"the trigger still works (limit {limits.attack_success_rate:.0%})"
     if attempt.drop > limits.clean_accuracy_drop:
-        return f"it costs {attempt.drop:.1%} of clean accuracy (limit {limits.clean_accuracy_drop:.1%})"
+        where = " on the images that it was given" if attempt.drop > attempt.lost_held_out else ""
+        return f"it costs {attempt.drop:.1%} of clean accuracy{where} (limit {limits.clean_accuracy_drop:.1%})"
     return ""
 
 
