@@ -18,7 +18,7 @@ import torch
 from backdoor_audit.data.clean_set import CleanSet, choose, shown_names
 from backdoor_audit.data.conversion import Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
-from backdoor_audit.data.naming import labels_of
+from backdoor_audit.data.naming import labels_of, refuse_many
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
@@ -85,8 +85,10 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
         raise DataFormatError(
             f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
         )
+    found = {label for _, label in rows}
+    refuse_many(source, found, "labels")
     rows = _once(rows, folder, source, reading)
-    label_of, names = labels_of(source, sorted({label for _, label in rows}), wish, reading, "labels")
+    label_of, names = labels_of(source, sorted(found), wish, reading, "labels")
     shown = shown_names(names, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
     if wish.most is not None and wish.most < len(rows):
@@ -146,8 +148,8 @@ def _rows(path: Path, reading: Reading) -> Rows:
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
     """Where path and label stand; None for two columns without a header."""
-    names = [name.strip().lower() for name in header]
-    paths, labels = ([names.index(name) for name in wanted if name in names] for wanted in (_PATHS, _LABELS))
+    places = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
+    paths, labels = ([places[name] for name in wanted if name in places] for wanted in (_PATHS, _LABELS))
     if paths and labels:
         return paths[0], labels[0]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -147,3 +148,27 @@ def test_metadata_may_name_a_file_by_a_path_that_stays_in_the_folder(pictures):
         "file_name,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
     )
     assert len(load_clean_set(pictures)) == 2
+
+
+def test_labels_that_are_not_among_very_many_names_are_told_in_no_time(pictures):
+    table = pictures / "labels.csv"
+    table.write_text("file_name,label\n" + "".join(f"{k}.png,x{k}\n" for k in range(30_000)))
+    since = time.process_time()
+    message = message_of(table, class_names=[f"y{k}" for k in range(30_000)])
+    assert time.process_time() - since < 4
+    assert message.startswith("labels x0, x1, x10, ")
+    assert "and 29990 more are not in class_names (y0, y1, " in message
+
+
+def test_more_labels_than_there_may_be_classes_are_told_before_anything_is_made_of_them(pictures, monkeypatch):
+    monkeypatch.setattr("backdoor_audit.data.table._once", None)
+    table = pictures / "labels.csv"
+    table.write_text("file_name,label\n" + "".join(f"1.png,{k}\n" for k in range(100_001)))
+    assert message_of(table) == "100001 different labels; accepted: at most 100000, one for each class"
+
+
+def test_a_label_of_very_many_zeros_is_the_number_that_it_is(pictures):
+    table = pictures / "labels.csv"
+    table.write_text(f"file_name,label\n1.png,{'0' * 5000}\na/0.png,{'0' * 5000}2\n")
+    assert labels_by_red(load_clean_set(table)) == {0: 2, 1: 0}
+    assert labels_by_red(load_clean_set(table, class_order="number")) == {0: 1, 1: 0}
