@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from backdoor_audit.data.naming import labels_of, refuse_many
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.files import UnreadableError, parsed_json, read_text
 from backdoor_audit.printable import listed
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -32,6 +31,7 @@ _LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "ca
 _WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
 )
+_WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 
 Rows = list[tuple[str, str]]
 
@@ -166,14 +166,12 @@ def _json_rows(path: Path, reading: Reading) -> Rows:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataFormatError(f"{path}: line {number} is not JSON ({brief(error)})") from None
+            entry = parsed_json(line)
+        except UnreadableError as error:
+            raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
         name, label = (_first(entry, keys) for keys in (_PATHS, _LABELS))
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
-            raise DataFormatError(
-                f'{path}: line {number}; accepted: {{"file_name": "a.png", "label": "cat"}} in every line'
-            )
+            raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))
     return rows
 

@@ -112,8 +112,10 @@ def test_a_folder_with_metadata_is_read_by_it(name, pictures):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1 is not JSON ("),
-        ("[" * 100_000, "line 1 is not JSON ("),
+        ("{", "line 1: not JSON (Expecting property name enclosed in double quotes"),
+        ("[" * 100_000, 'line 1: objects or lists more than 100 deep; accepted: {"file_name": '),
+        ('{"file_name": "1.png", "label": 1e999}', "line 1: the number 1e999, too large for a float; accepted: {"),
+        ('{"file_name": "1.png", "label": ' + "9" * 5000 + "}", "line 1: a number of 5000 digits; accepted: {"),
         ("[]", "line 1; accepted: {"),
         ('{"file_name": "1.png"}', "line 1; accepted: {"),
         ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
