@@ -62,11 +62,19 @@ def _refuse_outside(rows: Rows, folder: Path, table: Path, reading: Reading) -> 
     for number, (name, _) in enumerate(rows, 1):
         if number % 1024 == 0:
             reading.check_time()
-        if name and "\0" not in name and not os.path.realpath(folder / name).startswith(top):
+        if _is_path(name) and not os.path.realpath(folder / name).startswith(top):
             raise DataFormatError(
                 f"{folder}: {table.name} row {number} names {name[:160]!r}, which is not below the folder; accepted: names of "
                 "files in it, or give a FILE.csv, whose paths may lie anywhere"
             )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a file can have this path: there is one, without a null byte, and the file system can spell it."""
+    try:
+        return b"\0" not in os.fsencode(name) and bool(name)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
 
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -77,7 +85,7 @@ def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
 def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
     if not rows:
         raise DataFormatError(f"{source}: no rows; {_WANTED}")
-    strange = [name for name, _ in rows if "\0" in name or not name]
+    strange = [name for name, _ in rows if not _is_path(name)]
     if strange:
         raise DataFormatError(f"{source}: {len(strange)} rows without a path that a file can have; {_WANTED}")
     without = [name for name, label in rows if not label]

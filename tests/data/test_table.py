@@ -120,6 +120,8 @@ def test_a_folder_with_metadata_is_read_by_it(name, pictures):
         ('{"file_name": "1.png"}', "line 1; accepted: {"),
         ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
         (r'{"file_name": "a\u0000b", "label": 1}', "1 rows without a path that a file can have"),
+        (r'{"file_name": "\ud800.png", "label": 1}', "1 rows without a path that a file can have"),
+        (r'{"file_name": "\udce9.png", "label": 1}', r"1 unreadable images: \udce9.png (No such file or directory)"),
     ],
 )
 def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictures):
@@ -127,6 +129,16 @@ def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictu
     with pytest.raises(DataFormatError) as caught:
         load_clean_set(pictures)
     assert message in str(caught.value)
+
+
+def test_labels_that_no_file_could_hold_are_shown_by_their_escapes(pictures):
+    rows = [{"file_name": name, "label": label} for name, label in (("a/0.png", "\ud800"), ("1.png", "cat"))]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_clean_set(pictures).class_names == ("cat", r"\ud800")
+    assert load_clean_set(pictures, class_names=["\ud800", "cat"]).class_names == (r"\ud800", "cat")
+    assert message_of(pictures, class_names=["\udfff", "cat"]).startswith(
+        r"labels \ud800 are not in class_names (\udfff, "
+    )
 
 
 @pytest.mark.parametrize("way", ["above", "absolute", "file link", "folder link"])
