@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,9 @@ def class_names_of(model: Path) -> tuple[str, ...]:
 
     Empty where there are none, and for a file that cannot be read: loading tells that.
     """
-    folder = model if model.is_dir() else model.parent
+    folder = model if os.path.isdir(model) else model.parent
     names = _in_config(folder / "config.json")
-    if not names and model.is_file():
+    if not names and os.path.isfile(model):
         try:
             names = _in_checkpoint(checkpoint.content_of(model))
         except (AuditError, OSError):

@@ -5,6 +5,7 @@ import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.model.loading import class_names, class_names_of
+from tests.subjects.forbidden import forbid
 
 WEIGHTS = {"weight": torch.zeros(2, 3)}
 PLACES = {"cat": 1, "ant": 0, "dog": 2}
@@ -95,3 +96,8 @@ def test_names_that_are_not_found_in_time_are_none(tmp_path):
     torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
     with bounds.allowing(bounds.Bounds(seconds=0)):
         assert class_names_of(tmp_path / "m.pth") == ()
+
+
+def test_a_model_in_a_folder_that_cannot_be_entered_has_no_names(tmp_path, monkeypatch):
+    torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
+    assert class_names_of(forbid(monkeypatch, tmp_path) / "m.pth") == ()
