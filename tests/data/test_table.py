@@ -181,6 +181,21 @@ def test_more_labels_than_there_may_be_classes_are_told_before_anything_is_made_
     assert message_of(table) == "100001 different labels; accepted: at most 100000, one for each class"
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "x " * 2500, "9" * 5000])
+def test_paths_and_labels_of_any_length_leave_room_for_what_to_do(text, pictures):
+    table = pictures / "labels.csv"
+    for rows, cure in (
+        (f"{text}.png,cat", "; replace or remove them"),
+        (f"1.png,{text}\n1.png,0", "; give every picture one label"),
+        (f"{text},", "; label them or leave them out"),
+    ):
+        table.write_text(f"file_name,label\n{rows}\n")
+        message = message_of(table)
+        assert len(message) < 400
+        assert " characters) ... " in message
+        assert message.endswith(cure)
+
+
 def test_a_label_of_very_many_zeros_is_the_number_that_it_is(pictures):
     table = pictures / "labels.csv"
     table.write_text(f"file_name,label\n1.png,{'0' * 5000}\na/0.png,{'0' * 5000}2\n")
