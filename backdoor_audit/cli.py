@@ -23,7 +23,7 @@ from backdoor_audit.commands import (
 )
 from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import line_of, shortened
 
 USAGE_ERROR = 4  # as pytest's
 _LONGEST = 2000  # characters of a message about arguments
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE_ERROR, f"{self.prog}: {printable(message[:_LONGEST])}\n")
+        self.exit(USAGE_ERROR, f"{self.prog}: {shortened(line_of(message), _LONGEST)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"backdoor-audit: {error}", file=sys.stderr)
     except OSError as error:
         told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(printable(f"backdoor-audit: {told}"), file=sys.stderr)
+        print(line_of(f"backdoor-audit: {told}"), file=sys.stderr)
     return USAGE_ERROR
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import line_of, shortened
 
 _LONGEST = 4000  # characters of a message
 
@@ -11,8 +11,7 @@ class AuditError(Exception):
     """Anything that stops an audit because of what it was given; its message is one line and printable."""
 
     def __init__(self, message: str = "") -> None:
-        line = printable(message)
-        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
+        super().__init__(shortened(line_of(message), _LONGEST))
 
 
 class OptionError(AuditError):

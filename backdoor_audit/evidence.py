@@ -37,6 +37,7 @@ _WHOLE = frozenset({"pictures", "image", "stamped", "overlay", "picture", "spec"
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 _NAMED = {
+    "item": tuple(entry.name for entry in fields(Item)),
     "detection": ("detector",),
     "exhibit": ("detector",),
     "baseline": ("file", "verdict", "worse", "better", "accepted", "expired"),

@@ -8,6 +8,8 @@ from typing import Any
 
 _JOINERS = frozenset("\u200c\u200d")  # parts of words and of emoji, although Python calls them not printable
 _COMMAND = re.compile(r"(?<!\S):{2,}")  # GitHub: a line that begins with :: is a command to the runner
+_LONGEST_WORD = 400  # characters of a path, a name or a number in a message
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _OLD_COMMAND = re.compile(r"#(?=#\w*\[)")  # GitHub and Azure: ##[ and ##vso[ anywhere in a line
 
 
@@ -33,9 +35,23 @@ def first_line(error: BaseException) -> str:
 
 
 def listed(texts: Sequence[str], most: int = 10, between: str = ", ") -> str:
-    """The first texts, and how many more there are."""
+    """The first texts, long ones without their middle, and how many more there are."""
     more = f"{between.strip(', ')} and {len(texts) - most} more" if len(texts) > most else ""
-    return between.join(texts[:most]) + more
+    return between.join(map(shortened, texts[:most])) + more
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """The text; of one with more characters its beginning and its end, by which names mostly differ, and how long it is."""
+    if len(text) <= most:
+        return text
+    note = f" ... ({len(text)} characters) ... "
+    half = (most - len(note)) // 2
+    return text[:half] + note + text[-half:]
+
+
+def line_of(message: str) -> str:
+    """A message as one printable line in which no path, name or number is so long that the rest is lost."""
+    return _LONG_WORD.sub(lambda word: shortened(word.group(), _LONGEST_WORD), printable(message))
 
 
 def printable_parts(value: Any) -> Any:

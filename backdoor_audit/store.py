@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class Store:
 
     def has(self, parts: Mapping[str, object]) -> bool:
         """Whether there is a result for these parts; whether it can be trusted, `recall` looks."""
-        return (self.folder / f"{key(parts)}.safetensors").is_file()
+        return os.path.isfile(self.folder / f"{key(parts)}.safetensors")
 
     @contextmanager
     def _locked(self, file: Path) -> Iterator[None]:
@@ -102,7 +103,7 @@ class Store:
 
     def _read(self, file: Path, name: str) -> Packed | None:
         """What was stored under this name, or None if there is nothing, or nothing that can be trusted."""
-        if not file.exists():
+        if not os.path.exists(file):  # or it cannot be told, which writing will tell
             return None
         try:
             return checked(file, name)[0]

@@ -235,6 +235,29 @@ DAMAGES = {
         lambda stored: stored["detections"][0].pop("detector"),
         "a key is missing: detections[0].detector",
     ),
+    **{
+        f"an item without its {name}": (
+            lambda stored, name=name: stored["findings"][0]["item"].pop(name),
+            f"a key is missing: findings[0].item.{name}",
+        )
+        for name in ("question", "asked_of", "row")
+    },
+    "an empty item": (
+        lambda stored: stored["findings"][0].update(item={}),
+        "a key is missing: findings[0].item.question",
+    ),
+    "a number for an item": (
+        lambda stored: stored["findings"][0].update(item=3),
+        "findings[0].item: 3 where an object",
+    ),
+    "a row that is no text": (
+        lambda stored: stored["findings"][0]["item"].update(row=7),
+        "findings[0].item.row: 7 where a text",
+    ),
+    "an advisory item without its row": (
+        lambda stored: stored.update(advisory=[{**stored["findings"][0], "item": {"question": "", "asked_of": ""}}]),
+        "a key is missing: advisory[0].item.row",
+    ),
     "nobody who answers": (
         lambda stored: stored.update(baseline=BESIDE | {"accepted": [{"finding": "audit::x"}]}),
         "a key is missing: baseline.accepted[0].reason",

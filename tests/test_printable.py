@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdoor_audit.errors import AuditError
-from backdoor_audit.printable import first_line, listed, printable, printable_parts
+from backdoor_audit.printable import first_line, line_of, listed, printable, printable_parts, shortened
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,26 @@ def test_a_long_list_says_how_many_more_there_are() -> None:
     assert listed(["a", "b"], 2) == "a, b"
     assert listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
     assert listed(["a", "b", "c", "d"], 2, "; ") == "a; b; and 2 more"
+
+
+def test_a_long_text_keeps_its_ends_and_says_its_length() -> None:
+    assert shortened("a" * 200) == "a" * 200
+    assert shortened("a" * 100 + "b" * 101) == f"{'a' * 87} ... (201 characters) ... {'b' * 87}"
+    assert listed(["a" * 500, "b"]) == f"{'a' * 87} ... (500 characters) ... {'a' * 87}, b"
+
+
+@pytest.mark.parametrize("word", ["x" * 5000, "x " * 2500, "9" * 5000, "\x1b" * 5000])
+def test_what_to_do_is_not_lost_behind_a_long_text_from_outside(word: str) -> None:
+    said = str(AuditError(f"{word}: holds {word}; remove {word}"))
+    assert len(said) <= (4000 if " " in word else 1300)
+    assert said.startswith(word.encode("unicode_escape").decode()[:100])
+    assert " characters) ... " in said
+    if " " not in word:
+        assert ": holds " in said
+        assert "; remove " in said
+    kept = "p" * 399
+    assert line_of(f"{kept}: gone") == f"{kept}: gone"
+    assert len(line_of(f"{kept}pp: gone")) < len(f"{kept}pp: gone")
 
 
 def test_an_error_is_told_by_its_first_line_or_its_name() -> None:

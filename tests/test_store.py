@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backdoor_audit.store import Packed, Store, generator_for, key
+from tests.subjects.forbidden import forbid
 
 PARTS = {"model": "abc", "seed": 3}
 
@@ -38,6 +39,13 @@ def test_work_is_kept_in_a_folder_whose_name_is_not_utf8(tmp_path):
         pytest.skip("this file system takes UTF-8 alone")
     assert counted(store, value=99) == (7, True, 0)
     assert store.told == []
+
+
+def test_work_is_done_where_the_folder_cannot_be_entered(tmp_path, monkeypatch):
+    counted(Store(tmp_path))
+    store = Store(forbid(monkeypatch, tmp_path))
+    assert not store.has(PARTS)
+    assert counted(store, value=8) == (8, False, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from backdoor_audit import tensor_file
 from backdoor_audit.attacks.adaptive import AdaptiveBlend, AdaptivePatch
@@ -40,7 +37,9 @@ from backdoor_audit.attacks.tact import TaCT
 from backdoor_audit.attacks.trojannn import TrojanNN
 from backdoor_audit.attacks.wanet import WaNet
 from backdoor_audit.errors import AttackError
+from backdoor_audit.files import UnreadableError, parsed_json
 from backdoor_audit.printable import first_line
+from backdoor_audit.structure import brief
 from backdoor_audit.triggers.label_rule import RULES, AllToAll, AllToOne, CleanLabel, SourceSpecific
 
 __all__ = [
@@ -108,22 +107,23 @@ def attack_from_spec(spec: Mapping[str, Any]) -> Attack:
     """The attack that `Attack.spec` described. Raises `AttackError` for anything else, saying what is not known."""
     kinds = {type(attack).name: type(attack) for attack in ATTACKS}
     name = spec.get("attack")
-    if name not in kinds:
-        raise AttackError(f"attack {name!r} is not known; known: {', '.join(sorted(kinds))}")
+    if not isinstance(name, str) or name not in kinds:
+        raise AttackError(f"attack {brief(name)} is not known; known: {', '.join(sorted(kinds))}")
     known = {entry.name for entry in fields(kinds[name])} - {"state"}
     unknown = sorted(set(spec) - known - {"attack"})
     if unknown:
-        raise AttackError(f"{name}: unknown parameter {unknown[0]!r}; parameters: {', '.join(sorted(known))}")
+        raise AttackError(f"{name}: unknown parameter {brief(unknown[0])}; parameters: {', '.join(sorted(known))}")
     return kinds[name](**{key: _restored(value) for key, value in spec.items() if key != "attack"})
 
 
 def load_attack(path: Path) -> Attack:
     """The attack in a file that `Attack.save` wrote. Raises `AttackError` for a file that is not one."""
     try:
-        with tensor_file.opened(path) as file:
-            spec = json.loads((file.metadata() or {})["attack"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        state, header = tensor_file.read(path)
+        spec = parsed_json(header["attack"])
+        if not isinstance(spec, dict):
+            raise UnreadableError(f"{brief(spec)} where the parameters of an attack belong")
+    except (KeyError, UnreadableError) as error:
         reason = first_line(error)
         raise AttackError(f"{path}: {reason}; a safetensors file with an attack's specification is accepted") from None
     return replace(attack_from_spec(spec), state=state)

@@ -16,6 +16,7 @@ from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_sp
 from backdoor_audit.commands.arguments import reading, refuse_to_replace, writing
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import AttackError, AuditError, OptionError
+from backdoor_audit.files import UnreadableError, parsed_json
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import load_classifier, normalization_of, save_classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate, clean_accuracy
@@ -122,8 +123,8 @@ def attack_of(options: argparse.Namespace, num_classes: int) -> Attack:
         if not equals:
             raise OptionError(f"--set: {brief(text)} cannot be read; accepted: NAME=VALUE")
         try:
-            spec[name] = json.loads(value)
-        except (ValueError, RecursionError):
+            spec[name] = parsed_json(value)
+        except UnreadableError:
             spec[name] = value
         if name in default.spec() and not _fits(kinds[name], spec[name]):
             raise OptionError(

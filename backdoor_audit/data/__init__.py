@@ -81,6 +81,12 @@ def load_clean_set(
         raise DataFormatError(
             f"{name}: cannot be read ({brief(error)}); take fewer or smaller images (--audit-max-images, --resize)"
         ) from None
+    except OSError as error:  # a folder that may be listed and not entered, a disk that fails
+        where = f"{error.filename}: " if error.filename else ""
+        raise DataFormatError(
+            f"{name}: cannot be read ({where}{error.strerror or brief(error)}); make it and all that is in it readable, and its "
+            "folders such that they may be entered (chmod -R u+rX)"
+        ) from None
 
 
 def _read(source: str, wish: Wish, reading: Reading) -> CleanSet:

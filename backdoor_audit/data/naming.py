@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,8 @@ def names_in(content: object) -> tuple[str, ...]:
         return names if len(names) == len(content) and 2 <= len(set(names)) == len(names) else ()
     if not isinstance(content, Mapping):
         return ()
-    for key in ("id2label", "class_to_idx"):
-        if isinstance(content.get(key), Mapping):
-            return names_in(content[key])
+    inner = (content.get(key) for key in ("id2label", "class_to_idx"))
+    content = next((named for named in inner if isinstance(named, Mapping)), content)
     by_number: dict[int, str] = {}
     for key, value in content.items():
         number, name = (value, key) if isinstance(value, int) else (key, value)
@@ -79,18 +78,20 @@ def labels_of(
     Given names that are all there are decide; then the order that is asked for; then the names in the model's file, where
     they have all. Else names that are numbers are the labels, and sorted names give them. Raises `DataFormatError`.
     """
+    refuse_many(source, found, what)
     given = wish.class_names or ()
-    numbers = all(name.isascii() and name.isdigit() for name in found)
+    numbers = all(map(_counts, found))
     if place := places(found, given):
         return place, given
     if what == "labels" and not (numbers or wish.order or places(found, wish.model_names)):
         _refuse_odd_numbers(source, found)
     if given and not numbers:
-        strange = [name for name in found if name not in given]
+        known = frozenset(given)
+        strange = [name for name in found if name not in known]
         raise DataFormatError(f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)})")
     if wish.order:
         if wish.order == "number" and not numbers:
-            strange = [name for name in found if not (name.isascii() and name.isdigit())]
+            strange = [name for name in found if not _counts(name)]
             raise DataFormatError(
                 f"{source}: --audit-class-order=number, but {what} {listed(strange, 3)} are no numbers; pass text, or names by "
                 "--audit-class-names"
@@ -153,13 +154,30 @@ def _folded(name: str) -> str:
 
 
 def _key(order: str) -> Callable[[str], Any]:
-    return int if order == "number" else str
+    return _number if order == "number" else str
+
+
+def _counts(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _number(name: str) -> int:
+    """What a name of digits counts; Python reads no more than 4,300 of them, be they zeros."""
+    return int(name.lstrip("0") or "0")
+
+
+def refuse_many(source: object, found: Collection[str], what: str) -> None:
+    """Raise `DataFormatError` for more names than there may be classes: naming them would take long."""
+    if len(found) > MOST_CLASSES:
+        raise DataFormatError(
+            f"{source}: {len(found)} different {what}; accepted: at most {MOST_CLASSES}, one for each class"
+        )
 
 
 def _refuse_odd_numbers(source: object, found: Sequence[str]) -> None:
     """Raise `DataFormatError` where labels are numbers of which some do not count: as names they would number all anew."""
     try:
-        odd = [name for name in found if not (math.isfinite(float(name)) and name.isascii() and name.isdigit())]
+        odd = [name for name in found if not (math.isfinite(float(name)) and _counts(name))]
     except ValueError:  # names
         return
     raise DataFormatError(
@@ -169,12 +187,12 @@ def _refuse_odd_numbers(source: object, found: Sequence[str]) -> None:
 
 
 def _numbers_of(source: object, found: Sequence[str], what: str) -> dict[str, int]:
-    large = [name for name in found if len(name.lstrip("0")) > 6 or int(name) >= MOST_CLASSES]
+    large = [name for name in found if len(name.lstrip("0")) > 6 or _number(name) >= MOST_CLASSES]
     if large:
         raise DataFormatError(
             f"{source}: {what} {listed(large)} are numbers and so the labels; accepted: 0 to {MOST_CLASSES - 1}; give names"
         )
-    numbers = {name: int(name) for name in found}
+    numbers = {name: _number(name) for name in found}
     counts = Counter(numbers.values())
     twice = [name for name, number in numbers.items() if counts[number] > 1]
     if twice:

@@ -43,6 +43,7 @@ _PAIRS = (
 """What images and labels are called, in the order in which they are looked for: those held out come before those trained on."""
 _IMAGES = ("images", "image", "imgs", "data", "x")
 _LABELS = ("labels", "label", "targets", "target", "y")
+_CALLED = frozenset(name.lower() for name in (*_IMAGES, *_LABELS, *(name for pair in _PAIRS for name in pair)))
 _KINDS = {"images": ("buif", "numbers"), "labels": ("buif", "numbers"), "class_names": ("US", "text")}
 _PIECE = 2**20  # bytes read at once
 _DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
@@ -193,20 +194,23 @@ def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
 
 def _pair(arrays: Sequence[str]) -> tuple[str, str]:
     """What images and labels are called: as written, then in whatever case, then the only two names that can be meant."""
+    written = frozenset(arrays)
     for pair in _PAIRS:
-        if all(key in arrays for key in pair):
+        if written.issuperset(pair):
             return pair
+    usual = [name for name in arrays if name.lower() in _CALLED]
     for images, labels in _PAIRS:
-        found = _only(arrays, images), _only(arrays, labels)
+        found = _only(usual, images), _only(usual, labels)
         if all(found):
             return found
-    found = _only(arrays, *_IMAGES), _only(arrays, *_LABELS)
+    found = _only(usual, *_IMAGES), _only(usual, *_LABELS)
     return found if all(found) else _PAIRS[0]
 
 
 def _only(arrays: Sequence[str], *called: str) -> str:
     """The name of the only array that is called so, in whatever case; empty if there is none, or more than one."""
-    found = [name for name in arrays if name.lower() in [one.lower() for one in called]]
+    wanted = {one.lower() for one in called}
+    found = [name for name in arrays if name.lower() in wanted]
     return found[0] if len(found) == 1 else ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from backdoor_audit import bounds
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import printable, shortened
 
 _NAMED = 5  # of what is not read
 _FEWER = "take fewer images by --audit-max-images=N or smaller ones by --audit-resize=PIXELS"
@@ -48,7 +48,7 @@ class Reading:
         if not self._unread:
             return ""
         more = ", ..." if len(self._unread) > _NAMED else ""
-        return f"{len(self._unread)} not read: {', '.join(self._unread[:_NAMED])}{more}"
+        return f"{len(self._unread)} not read: {', '.join(map(shortened, self._unread[:_NAMED]))}{more}"
 
     @property
     def notes(self) -> tuple[str, ...]:

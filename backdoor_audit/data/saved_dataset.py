@@ -81,7 +81,7 @@ def _part(datasets: Any, folder: Path, reading: Reading) -> Any:
             f"{folder}: parts {listed(parts, 5)}, none of them test or validation; give one, as in --audit-data={folder}/PART"
         )
     if len(parts) > 1:
-        reading.note(f"read: the part {part} of {', '.join(parts[:5])}")
+        reading.note(f"read: the part {part} of {listed(parts, 5)}")
     return saved[part]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,11 @@ import torch
 from backdoor_audit.data.clean_set import CleanSet, choose, shown_names
 from backdoor_audit.data.conversion import Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
-from backdoor_audit.data.naming import labels_of
+from backdoor_audit.data.naming import labels_of, refuse_many
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.files import UnreadableError, read_text
+from backdoor_audit.files import UnreadableError, parsed_json, read_text
 from backdoor_audit.printable import listed
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -32,6 +31,7 @@ _LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "ca
 _WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
 )
+_WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 
 Rows = list[tuple[str, str]]
 
@@ -62,11 +62,19 @@ def _refuse_outside(rows: Rows, folder: Path, table: Path, reading: Reading) -> 
     for number, (name, _) in enumerate(rows, 1):
         if number % 1024 == 0:
             reading.check_time()
-        if name and "\0" not in name and not os.path.realpath(folder / name).startswith(top):
+        if _is_path(name) and not os.path.realpath(folder / name).startswith(top):
             raise DataFormatError(
                 f"{folder}: {table.name} row {number} names {name[:160]!r}, which is not below the folder; accepted: names of "
                 "files in it, or give a FILE.csv, whose paths may lie anywhere"
             )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a file can have this path: there is one, without a null byte, and the file system can spell it."""
+    try:
+        return b"\0" not in os.fsencode(name) and bool(name)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold
+        return False
 
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -77,7 +85,7 @@ def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
 def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
     if not rows:
         raise DataFormatError(f"{source}: no rows; {_WANTED}")
-    strange = [name for name, _ in rows if "\0" in name or not name]
+    strange = [name for name, _ in rows if not _is_path(name)]
     if strange:
         raise DataFormatError(f"{source}: {len(strange)} rows without a path that a file can have; {_WANTED}")
     without = [name for name, label in rows if not label]
@@ -85,8 +93,10 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
         raise DataFormatError(
             f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
         )
+    found = {label for _, label in rows}
+    refuse_many(source, found, "labels")
     rows = _once(rows, folder, source, reading)
-    label_of, names = labels_of(source, sorted({label for _, label in rows}), wish, reading, "labels")
+    label_of, names = labels_of(source, sorted(found), wish, reading, "labels")
     shown = shown_names(names, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
     if wish.most is not None and wish.most < len(rows):
@@ -146,8 +156,8 @@ def _rows(path: Path, reading: Reading) -> Rows:
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
     """Where path and label stand; None for two columns without a header."""
-    names = [name.strip().lower() for name in header]
-    paths, labels = ([names.index(name) for name in wanted if name in names] for wanted in (_PATHS, _LABELS))
+    places = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
+    paths, labels = ([places[name] for name in wanted if name in places] for wanted in (_PATHS, _LABELS))
     if paths and labels:
         return paths[0], labels[0]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
@@ -164,14 +174,12 @@ def _json_rows(path: Path, reading: Reading) -> Rows:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataFormatError(f"{path}: line {number} is not JSON ({brief(error)})") from None
+            entry = parsed_json(line)
+        except UnreadableError as error:
+            raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
         name, label = (_first(entry, keys) for keys in (_PATHS, _LABELS))
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
-            raise DataFormatError(
-                f'{path}: line {number}; accepted: {{"file_name": "a.png", "label": "cat"}} in every line'
-            )
+            raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))
     return rows
 

@@ -10,18 +10,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Record
-from backdoor_audit.files import UnreadableError, read_bytes, whole
+from backdoor_audit.files import UnreadableError, parsed_json, read_bytes, whole
 from backdoor_audit.fleet.models import Model, named
 from backdoor_audit.report.paths import RECORD
-from backdoor_audit.schema_of import Definitions
+from backdoor_audit.schema_of import Definitions, Stored
 from backdoor_audit.structure import misfit
 
 MANIFEST, JOB, PAGE = "fleet.json", "job.json", "fleet.html"
 _SCHEMA_VERSION = 1
+_LONGEST = 1e9  # seconds of one audit, 30 years: the times of a fleet are added up
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer"}
 
 
@@ -51,7 +52,7 @@ class Job:
     settings: str
     exit_code: int
     told: str
-    seconds: float
+    seconds: Annotated[float, Stored(minimum=0, maximum=_LONGEST)]
     attempts: int
     record: str
     schema_version: int = _SCHEMA_VERSION
@@ -135,8 +136,8 @@ class Results(ABC):
 
     def _stored(self, name: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
         content = self.read(name)
-        with suppress(ValueError, RecursionError):
-            stored = json.loads(content or b"")
+        with suppress(ValueError):
+            stored = parsed_json((content or b"").decode("utf-8"))
             if not misfit(stored, schema) and stored["schema_version"] == _SCHEMA_VERSION:
                 return dict(stored)
         return None

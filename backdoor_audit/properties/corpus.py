@@ -101,14 +101,18 @@ def load_corpus(folder: Path | None) -> tuple[Counterexample, ...]:
 
     Raises `DataFormatError`, one line that names every file that cannot be read. Such files are left as they are.
     """
-    if folder is None or not os.path.lexists(folder):
+    if folder is None:
         return ()
-    if not os.path.isdir(folder):
-        raise DataFormatError(f"{folder}: not a folder; a corpus is a folder of JSON files")
     try:
+        os.lstat(folder)
+        if not os.path.isdir(folder):
+            raise DataFormatError(f"{folder}: not a folder; a corpus is a folder of JSON files")
         names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
-    except OSError as error:
-        raise DataFormatError(f"{folder}: {error.strerror}; make the folder of the corpus readable") from None
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        told = getattr(error, "strerror", None) or error
+        raise DataFormatError(f"{folder}: {told}; make the folder of the corpus readable") from None
     found, problems = [], []
     for name in names:
         try:

@@ -146,6 +146,17 @@ def test_a_model_file_is_no_attack(tmp_path):
         load_attack(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize(
+    "spec", ["[]", "3", "[" * 100_000, '{"attack": "badnets", "poison_rate": 1e999}', '{"attack": []}']
+)
+def test_a_specification_that_is_none_is_refused_in_one_line(spec, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(1)}, tmp_path / "m.safetensors", {"attack": spec})
+    with pytest.raises(AttackError):
+        load_attack(tmp_path / "m.safetensors")
+
+
 class TestPoisoning:
     IMAGES, LABELS = torch.zeros(40, 1, 8, 8), torch.arange(40) % 4
 

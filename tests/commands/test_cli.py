@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import io
 import json
 import runpy
@@ -218,6 +219,16 @@ def test_wrong_usage_ends_with_the_exit_code_of_pytest(monkeypatch, capsys):
         runpy.run_module("backdoor_audit.cli", run_name="__main__")
     assert ended.value.code == 4
     assert "required: MODEL|ARCH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["fleet", "--from"], ["export", "--markdown=-"], []])
+def test_an_argument_of_any_length_leaves_room_for_what_is_wrong_with_it(arguments, capsys):
+    with contextlib.suppress(SystemExit):
+        main([*arguments, "x" * 5000])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert len(told) < 900
+    assert " characters) ... " in told
+    assert not told.endswith("xxx")
 
 
 def test_every_command_shows_its_own_help(capsys, monkeypatch):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from backdoor_audit.data import load_clean_set
 from tests.subjects.clean_images import class_folders, image_file, message_of
+from tests.subjects.forbidden import forbid
 
 
 def test_sorted_folder_names_are_the_labels(tmp_path):
@@ -285,3 +286,9 @@ def test_a_folder_that_may_not_be_read_is_no_smaller_class(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", locked)
     assert message_of(tmp_path).startswith("1 unreadable entries: a (Permission denied); repair or remove them")
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_is_one_line(tmp_path, monkeypatch):
+    folder = forbid(monkeypatch, class_folders(tmp_path / "images", ["cat", "dog"], each=1))
+    assert message_of(folder).startswith("cannot be read (")
+    assert "Permission denied); make it and all that is in it readable" in message_of(folder)

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -111,12 +112,16 @@ def test_a_folder_with_metadata_is_read_by_it(name, pictures):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1 is not JSON ("),
-        ("[" * 100_000, "line 1 is not JSON ("),
+        ("{", "line 1: not JSON (Expecting property name enclosed in double quotes"),
+        ("[" * 100_000, 'line 1: objects or lists more than 100 deep; accepted: {"file_name": '),
+        ('{"file_name": "1.png", "label": 1e999}', "line 1: the number 1e999, too large for a float; accepted: {"),
+        ('{"file_name": "1.png", "label": ' + "9" * 5000 + "}", "line 1: a number of 5000 digits; accepted: {"),
         ("[]", "line 1; accepted: {"),
         ('{"file_name": "1.png"}', "line 1; accepted: {"),
         ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
         (r'{"file_name": "a\u0000b", "label": 1}', "1 rows without a path that a file can have"),
+        (r'{"file_name": "\ud800.png", "label": 1}', "1 rows without a path that a file can have"),
+        (r'{"file_name": "\udce9.png", "label": 1}', r"1 unreadable images: \udce9.png (No such file or directory)"),
     ],
 )
 def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictures):
@@ -124,6 +129,16 @@ def test_lines_of_metadata_that_cannot_be_used_are_one_line(line, message, pictu
     with pytest.raises(DataFormatError) as caught:
         load_clean_set(pictures)
     assert message in str(caught.value)
+
+
+def test_labels_that_no_file_could_hold_are_shown_by_their_escapes(pictures):
+    rows = [{"file_name": name, "label": label} for name, label in (("a/0.png", "\ud800"), ("1.png", "cat"))]
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_clean_set(pictures).class_names == ("cat", r"\ud800")
+    assert load_clean_set(pictures, class_names=["\ud800", "cat"]).class_names == (r"\ud800", "cat")
+    assert message_of(pictures, class_names=["\udfff", "cat"]).startswith(
+        r"labels \ud800 are not in class_names (\udfff, "
+    )
 
 
 @pytest.mark.parametrize("way", ["above", "absolute", "file link", "folder link"])
@@ -147,3 +162,42 @@ def test_metadata_may_name_a_file_by_a_path_that_stays_in_the_folder(pictures):
         "file_name,label\n" + "".join(f"{name},{k}\n" for k, name in enumerate(names))
     )
     assert len(load_clean_set(pictures)) == 2
+
+
+def test_labels_that_are_not_among_very_many_names_are_told_in_no_time(pictures):
+    table = pictures / "labels.csv"
+    table.write_text("file_name,label\n" + "".join(f"{k}.png,x{k}\n" for k in range(30_000)))
+    since = time.process_time()
+    message = message_of(table, class_names=[f"y{k}" for k in range(30_000)])
+    assert time.process_time() - since < 4
+    assert message.startswith("labels x0, x1, x10, ")
+    assert "and 29990 more are not in class_names (y0, y1, " in message
+
+
+def test_more_labels_than_there_may_be_classes_are_told_before_anything_is_made_of_them(pictures, monkeypatch):
+    monkeypatch.setattr("backdoor_audit.data.table._once", None)
+    table = pictures / "labels.csv"
+    table.write_text("file_name,label\n" + "".join(f"1.png,{k}\n" for k in range(100_001)))
+    assert message_of(table) == "100001 different labels; accepted: at most 100000, one for each class"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "x " * 2500, "9" * 5000])
+def test_paths_and_labels_of_any_length_leave_room_for_what_to_do(text, pictures):
+    table = pictures / "labels.csv"
+    for rows, cure in (
+        (f"{text}.png,cat", "; replace or remove them"),
+        (f"1.png,{text}\n1.png,0", "; give every picture one label"),
+        (f"{text},", "; label them or leave them out"),
+    ):
+        table.write_text(f"file_name,label\n{rows}\n")
+        message = message_of(table)
+        assert len(message) < 400
+        assert " characters) ... " in message
+        assert message.endswith(cure)
+
+
+def test_a_label_of_very_many_zeros_is_the_number_that_it_is(pictures):
+    table = pictures / "labels.csv"
+    table.write_text(f"file_name,label\n1.png,{'0' * 5000}\na/0.png,{'0' * 5000}2\n")
+    assert labels_by_red(load_clean_set(table)) == {0: 2, 1: 0}
+    assert labels_by_red(load_clean_set(table, class_order="number")) == {0: 1, 1: 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,19 @@ def test_an_earlier_record_does_not_stand_for_a_model_that_cannot_be_audited_any
     models(a="nothing 0")
     assert fleet("a.pt") == 1
     assert rows(capsys) == {"a": "not audited"}
+
+
+@pytest.mark.parametrize("seconds", ["1e999", "NaN", "1e308", "-1", "9" * 5000, "[" * 5000])
+def test_a_word_of_how_an_audit_ended_with_an_odd_number_is_none(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    models(a="good 0", b="good 0")
+    assert fleet("a.pt", "b.pt") == 0
+    for name in ("a", "b"):
+        job = place / "out" / name / "job.json"
+        job.write_text(re.sub(r'("seconds": )[^,]+', rf"\g<1>{seconds}", job.read_text()))
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"a": "not audited", "b": "not audited"}
 
 
 def test_a_gate_that_is_killed_is_begun_again(place: Path, models: Models, fleet: Fleet) -> None:

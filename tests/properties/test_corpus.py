@@ -9,6 +9,7 @@ import pytest
 from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.properties import Counterexample, PropertyOutcome, corpus_folder, keep, load_corpus
 from backdoor_audit.triggers.written import Numbers, Patch
+from tests.subjects.forbidden import forbid
 
 PATCH = Patch(colours=Numbers((1, 1, 2), (7, 255)), top=3, left=1, target_class=4)
 
@@ -84,6 +85,15 @@ def test_files_that_cannot_be_read_are_named_in_one_line_and_left_alone(tmp_path
         load_corpus(tmp_path)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "bad.json").read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    keep(tmp_path / "corpus", counterexample())
+    folder = forbid(monkeypatch, tmp_path) / "corpus"
+    with pytest.raises(DataFormatError, match="corpus: Permission denied; make the folder of the corpus readable"):
+        load_corpus(folder)
+    with pytest.raises(DataFormatError, match="null byte"):
+        load_corpus(Path("a\0b"))
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from PIL import Image
 
 from backdoor_audit.data import load_clean_set
 from backdoor_audit.errors import DataFormatError
+from backdoor_audit.printable import line_of
 
 
 def image_file(path, colour=(255, 0, 0), size=(6, 4), mode="RGB"):
@@ -24,6 +25,7 @@ def message_of(source, **options):
     with pytest.raises(DataFormatError) as caught:
         load_clean_set(source, **options)
     text = str(caught.value)
-    assert text.startswith(f"{source}: ")
+    start = line_of(f"{source}:") + " "
+    assert text.startswith(start)
     assert text.isprintable()
-    return text.removeprefix(f"{source}: ")
+    return text.removeprefix(start)

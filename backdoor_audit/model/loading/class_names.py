@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,9 @@ def class_names_of(model: Path) -> tuple[str, ...]:
 
     Empty where there are none, and for a file that cannot be read: loading tells that.
     """
-    folder = model if model.is_dir() else model.parent
+    folder = model if os.path.isdir(model) else model.parent
     names = _in_config(folder / "config.json")
-    if not names and model.is_file():
+    if not names and os.path.isfile(model):
         try:
             names = _in_checkpoint(checkpoint.content_of(model))
         except (AuditError, OSError):
@@ -43,7 +44,7 @@ def _in_config(path: Path) -> tuple[str, ...]:
 
 def _in_checkpoint(content: object) -> tuple[str, ...]:
     """The first names in dicts inside each other, of which each is looked at once, outer ones first."""
-    deadline, seen, level = Deadline(), set[int](), [content]
+    deadline, seen, asked, level = Deadline(), set[int](), set[int](), [content]
     for _ in range(_DEEPEST):
         inner: list[object] = []
         for part in level:
@@ -51,8 +52,10 @@ def _in_checkpoint(content: object) -> tuple[str, ...]:
             if not isinstance(part, Mapping) or id(part) in seen:
                 continue
             seen.add(id(part))
-            if names := names_in(part.get("class_to_idx")):
+            named = part.get("class_to_idx")
+            if id(named) not in asked and (names := names_in(named)):
                 return names
+            asked.add(id(named))
             inner += [value for value in part.values() if isinstance(value, Mapping) and id(value) not in seen]
         level = inner
     return ()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.pickled import Instance, StoredTensor, kind_of
 from backdoor_audit.model.loading.refusals import Deadline, damaged
@@ -18,6 +19,10 @@ T = TypeVar("T", Tensor, StoredTensor)
 _DEEPEST = 8  # a pickled dict may contain itself
 _DEEPEST_MODULE = 64
 _MOST_MODULES = 100_000  # by reference, a few objects can mean very many
+_PER_NAME = 4096  # bytes of memory for each name that modules give: 2 million at the stated bound
+_PER_CHARACTER = 4
+_GROUPS = ("_parameters", "_buffers", "_modules")
+_PASSING = "_non_persistent_buffers_set"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +53,10 @@ def candidates(content: object, deadline: Deadline | None = None) -> list[Candid
     Raises `ModelFormatError` if there are none.
     """
     found: list[Candidate[StoredTensor]] = []
+    names = _Names()
     for path, part in _parts(content):
         if isinstance(part, Instance):
-            found.append(Candidate(path, dict(_module_tensors(part, deadline)), module=kind_of(part)))
+            found.append(Candidate(path, dict(_module_tensors(part, names, deadline)), module=kind_of(part)))
         else:
             _add(found, path, part, StoredTensor)
     if not found:
@@ -75,8 +81,12 @@ def _is_module(value: object) -> bool:
 
 
 def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
-    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are."""
+    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are.
+
+    Objects may share their attributes: they are the same dict, or the same module, again.
+    """
     seen: set[int] = set()
+    modules: set[int] = set()
     queue: deque[tuple[tuple[str, ...], object]] = deque([((), content)])
     while queue:
         path, part = queue.popleft()
@@ -85,9 +95,14 @@ def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, o
         seen.add(id(part))
         if isinstance(part, Instance):
             if _is_module(part):
-                yield path, part
+                if id(part.attributes) not in modules:
+                    modules.add(id(part.attributes))
+                    yield path, part
                 continue
             part = part.attributes
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
         if isinstance(part, Mapping):
             yield path, part
             inner: Iterable[tuple[object, object]] = part.items()
@@ -110,7 +125,24 @@ def _add(found: list[Candidate[T]], path: tuple[str, ...], part: Mapping[object,
         found.append(Candidate(path, tensors, others))
 
 
-def _module_tensors(module: Instance, deadline: Deadline | None) -> Iterator[tuple[str, StoredTensor]]:
+class _Names:
+    """How many names the modules of a file give to tensors and to each other: all of them together take memory."""
+
+    def __init__(self) -> None:
+        self._most, self._spent = bounds.current().memory, 0
+
+    def spend(self, count: int, characters: int) -> None:
+        """Raise `ModelFormatError` if so many more, of so many characters, take more than the memory bound."""
+        self._spent += count * _PER_NAME + characters * _PER_CHARACTER
+        if self._spent > self._most:
+            raise ModelFormatError(
+                f"its modules refer to each other so often that they hold more than {self._most // _PER_NAME:,} names, or names "
+                f"of as much text; that many are counted as {self._most / 1e9:.1f} GB of memory, "
+                f"{bounds.current().raised_by('memory')}, or save its state_dict alone"
+            )
+
+
+def _module_tensors(module: Instance, names: _Names, deadline: Deadline | None) -> Iterator[tuple[str, StoredTensor]]:
     """Parameters and buffers under the names that ``state_dict`` gives them."""
     stack: list[tuple[str, Instance, int]] = [("", module, 0)]
     visited = 0
@@ -121,16 +153,25 @@ def _module_tensors(module: Instance, deadline: Deadline | None) -> Iterator[tup
             deadline.check()
         if depth > _DEEPEST_MODULE or visited > _MOST_MODULES:
             raise damaged("modules that hold each other without end")
+        names.spend(1 + _size(part), 0)
         tensors, parts = _contents(part)
+        below = [*(name for name, _ in tensors), *(name for name, _ in parts)]
+        names.spend(0, len(below) * len(prefix) + sum(map(len, below)))
         yield from ((prefix + name, tensor) for name, tensor in tensors)
         stack.extend((f"{prefix}{name}.", inner, depth + 1) for name, inner in parts)
 
 
+def _size(module: Instance) -> int:
+    """How many entries `_contents` goes over."""
+    groups = [module.attributes.get(name) for name in (*_GROUPS, _PASSING)]
+    return sum(len(group) for group in groups if isinstance(group, (dict, list)))
+
+
 def _contents(module: Instance) -> tuple[list[tuple[str, StoredTensor]], list[tuple[str, Instance]]]:
     attributes = module.attributes
-    passing = attributes.get("_non_persistent_buffers_set")
+    passing = attributes.get(_PASSING)
     left = {name for name in passing if isinstance(name, str)} if isinstance(passing, list) else set()
-    groups = [attributes.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    groups = [attributes.get(name) for name in _GROUPS]
     pairs = [pair for group in groups if isinstance(group, dict) for pair in group.items()]
     entries = [(key, value) for key, value in pairs if isinstance(key, str) and key not in left]
     tensors = [(key, value) for key, value in entries if isinstance(value, StoredTensor)]

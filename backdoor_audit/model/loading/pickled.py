@@ -294,7 +294,7 @@ class Unpickler:
         if name in _REBUILDS or name in _ODD:
             return self._rebuilt(name, arguments)
         if name in _PARAMETERS:
-            return _with_attributes(arguments[0], arguments[3:4])
+            return self._with_attributes(arguments[0], arguments[3:4])
         if name == "torch._tensor._rebuild_from_type_v2":
             return self._of_type(arguments)
         empty = _TENSOR.fullmatch(name) and not arguments
@@ -315,7 +315,21 @@ class Unpickler:
             raise damaged("a tensor without its kind")
         if kind.name not in {"torch.Tensor", _PARAMETER}:
             return StoredTensor("of a class of its own")
-        return _with_attributes(self._rebuilt(function.name, inner), (state,))
+        return self._with_attributes(self._rebuilt(function.name, inner), (state,))
+
+    def _with_attributes(self, tensor: object, states: tuple[object, ...]) -> object:
+        """The tensor, unless attributes that it is given would change what it is; many tensors may be given the same ones."""
+        if not isinstance(tensor, StoredTensor):
+            raise damaged("a parameter that is no tensor")
+        for state in states:
+            parts = state if isinstance(state, tuple) else (state,)
+            self._spend(len(parts) * _PER_STEP)
+            for part in filter(None, parts):
+                if isinstance(part, dict):
+                    self._spend(len(part) * _PER_STEP)
+                if not isinstance(part, dict) or not all(map(_harmless, part)):
+                    raise not_tensors_alone("a tensor with attributes that are its own")
+        return replace(tensor)  # what is done to the one does not reach the other
 
     def _ordered(self, arguments: tuple[object, ...]) -> dict[object, object]:
         """The dict of pairs in a list, as Python 2 wrote it, or of another dict."""
@@ -401,8 +415,9 @@ class Unpickler:
         self._spent += memory
         if self._spent > self._most:
             raise ModelFormatError(
-                f"its pickle holds more than {self._most // _PER_STEP:,} instructions, or as much text; that many are counted "
-                f"as {self._most / 1e9:.1f} GB of memory, {bounds.current().raised_by('memory')}"
+                f"its pickle holds more than {self._most // _PER_STEP:,} instructions, or as much text, or entries that it goes "
+                f"over again; that many are counted as {self._most / 1e9:.1f} GB of memory, "
+                f"{bounds.current().raised_by('memory')}"
             )
 
     def _top(self, count: int) -> list[object]:
@@ -455,16 +470,6 @@ def _attributes(state: object) -> dict[object, object]:
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     found = [part for part in parts if isinstance(part, dict)]
     return found[-1] if found else {}
-
-
-def _with_attributes(tensor: object, states: tuple[object, ...]) -> object:
-    """The tensor, unless attributes that it is given would change what it is."""
-    if not isinstance(tensor, StoredTensor):
-        raise damaged("a parameter that is no tensor")
-    parts = [part for state in states for part in (state if isinstance(state, tuple) else (state,)) if part]
-    if any(not isinstance(part, dict) or any(not _harmless(name) for name in part) for part in parts):
-        raise not_tensors_alone("a tensor with attributes that are its own")
-    return replace(tensor)  # what is done to the one does not reach the other
 
 
 def _harmless(name: object) -> bool:

@@ -5,6 +5,7 @@ import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.model.loading import class_names, class_names_of
+from tests.subjects.forbidden import forbid
 
 WEIGHTS = {"weight": torch.zeros(2, 3)}
 PLACES = {"cat": 1, "ant": 0, "dog": 2}
@@ -76,7 +77,27 @@ def test_dicts_that_are_shared_are_looked_at_once(tmp_path):
     assert len(asked) == 1 + 50 + 1 + 1
 
 
+def test_places_that_many_dicts_share_are_looked_at_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(class_names, "names_in", lambda found: asked.append(found) or ())
+    shared = {"cat": 0, "dog": 2}
+    assert class_names._in_checkpoint({number: {"class_to_idx": shared, "of": number} for number in range(50)}) == ()
+    assert len([found for found in asked if found is shared]) == 1
+
+
+def test_a_dict_that_is_its_own_places_has_no_names(tmp_path):
+    content = {"model": WEIGHTS}
+    content["class_to_idx"] = content
+    torch.save(content, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ()
+
+
 def test_names_that_are_not_found_in_time_are_none(tmp_path):
     torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
     with bounds.allowing(bounds.Bounds(seconds=0)):
         assert class_names_of(tmp_path / "m.pth") == ()
+
+
+def test_a_model_in_a_folder_that_cannot_be_entered_has_no_names(tmp_path, monkeypatch):
+    torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
+    assert class_names_of(forbid(monkeypatch, tmp_path) / "m.pth") == ()

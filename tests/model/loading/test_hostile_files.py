@@ -307,6 +307,71 @@ def test_what_takes_more_memory_than_the_bound_is_refused_with_the_option(data, 
     assert BEYOND in refused
 
 
+GET_TENSOR, GET_SHARED, EMPTY = b"h\x01", b"h\x02", b"}"
+NUMBERED = b"}(" + b"".join(text(f"p{i}") + GET_TENSOR for i in range(500)) + b"u"
+
+
+def module(parameters, modules):
+    """A module of a class that nobody knows."""
+    attributes = text("_parameters") + parameters + text("_buffers") + EMPTY + text("_modules") + modules
+    return b"cpkg\nNet\n)\x81}(" + attributes + b"ub"
+
+
+def module_of_one_child(times, parameters=NUMBERED, called="m"):
+    """A module that holds one and the same child many times."""
+    again = b"".join(text(f"{called}{i}") + GET_SHARED for i in range(times - 1))
+    children = b"}(" + text(called) + module(parameters, EMPTY) + b"q\x02" + again + b"u"
+    return b"(" + tensor(1) + b"q\x01" + module(EMPTY, children) + b"t"
+
+
+def modules_with_one_dict(shared):
+    """Many modules that share all of their attributes, or their parameters alone."""
+    if shared == "attributes":
+        first = text("_parameters") + NUMBERED + text("_buffers") + EMPTY + text("_modules") + EMPTY
+        first, one = b"}(" + first + b"uq\x02", b"cpkg\nNet\n)\x81" + GET_SHARED + b"b"
+    else:
+        first, one = NUMBERED + b"q\x02", module(GET_SHARED, EMPTY)
+    return b"(" + tensor(1) + b"q\x01" + first + b"](" + one * 100 + b"et"
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize(
+    "body",
+    [
+        module_of_one_child(300),
+        module_of_one_child(300, b"}(" + b"".join(text(f"p{i}") + b"N" for i in range(500)) + b"u"),
+        module_of_one_child(50, called="m" * 10_000),
+        modules_with_one_dict("parameters"),
+    ],
+)
+def test_few_modules_that_mean_very_many_names_are_refused_with_the_option(body, tmp_path):
+    (tmp_path / "m.pt").write_bytes(archived(body, [("archive/data/0", bytes(4))]))
+    refused = message_of(tmp_path / "m.pt")
+    assert refused.startswith("its modules refer to each other so often that they hold more than 4,096 names, or")
+    assert BEYOND in refused
+
+
+def test_modules_with_the_same_attributes_are_one_place(tmp_path):
+    (tmp_path / "m.pt").write_bytes(archived(modules_with_one_dict("attributes"), [("archive/data/0", bytes(4))]))
+    with checkpoint.opened(tmp_path / "m.pt") as saved:
+        found = candidates(saved.content, saved.deadline)
+    assert sorted((place.module, len(place.tensors)) for place in found) == [("", 500), ("Net", 500)]
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize(
+    "state", [b"}(" + b"".join(text(f"n{i}") + b"N" for i in range(500)) + b"u", b"(" + EMPTY * 500 + b"t"]
+)
+def test_attributes_that_many_parameters_share_are_counted_each_time(state, tmp_path):
+    one = b"ctorch._utils\n_rebuild_parameter_with_state\n(" + GET_TENSOR + b"\x89N" + GET_SHARED + b"tR"
+    many = b"".join(text(f"w{i}") + one for i in range(20))
+    body = b"(" + tensor(1) + b"q\x01" + state + b"q\x02}(" + many + b"ut"
+    (tmp_path / "m.pt").write_bytes(archived(body, [("archive/data/0", bytes(4))]))
+    refused = message_of(tmp_path / "m.pt")
+    assert "4,096 instructions, or as much text, or entries that it goes over again" in refused
+    assert BEYOND in refused
+
+
 def zeros(megabytes):
     body = b"}" + text("w") + tensor(megabytes << 18) + b"s"
     return archived(body, [("archive/data/0", bytes(megabytes << 20))], method=zipfile.ZIP_DEFLATED)
