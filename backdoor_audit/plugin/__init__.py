@@ -24,6 +24,7 @@ from backdoor_audit.plugin.asked import (
     may_audit,
     names_paths,
     refuse_blocked,
+    refuse_lists_of_others,
     requested,
     shadowed,
     split_arguments,
@@ -121,6 +122,10 @@ def _declared(option: Option) -> dict[str, Any]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Let a second process run what audits, and give the exit code from this one."""
+    try:
+        refuse_lists_of_others(config)
+    except OptionError as error:
+        raise pytest.UsageError(f"backdoor_audit: {error}") from None
     options = audit_of(config)
     return split(config, options) if options is not None and may_split(config) else None
 

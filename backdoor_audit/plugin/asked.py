@@ -20,6 +20,19 @@ from backdoor_audit.structure import brief
 _NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
 """Options under which pytest tells something and runs nothing."""
 
+_LISTS = {
+    "collectonly": ("--collect-only", "--co", "--collectonly"),
+    "help": ("--help", "-h"),
+    "version": ("--version", "-V"),
+    "markers": ("--markers",),
+    "showfixtures": ("--fixtures", "--funcargs"),
+    "show_fixtures_per_test": ("--fixtures-per-test",),
+    "cacheshow": ("--cache-show",),
+}
+"""How these are called, and what lists items and runs none."""
+
+_SHORT = re.compile("-[A-Za-z]*[hV]")
+
 ENDING, SESSION_NAME, CLOSING = "backdoor_audit.ending", "backdoor_audit.session", "backdoor_audit.closing"
 """Plugins that a run registers; without one of them there is no audit."""
 
@@ -107,6 +120,22 @@ def _refuse_several_models(config: pytest.Config) -> None:
     if len(set(models)) > 1:
         raise OptionError(
             f"--audit-model: {', '.join(map(brief, models))} were given; a run audits one model, `backdoor-audit fleet` several"
+        )
+
+
+def refuse_lists_of_others(config: pytest.Config) -> None:
+    """Raise `OptionError` if an audit is asked for, and what nobody typed makes pytest list or tell something and end in 0."""
+    found = [names for option, names in _LISTS.items() if getattr(config.option, option, False)]
+    typed = [argument.partition("=")[0] for argument in expanded(_typed(config))]
+    if not found or any(name in typed for names in found for name in names) or any(map(_SHORT.match, typed)):
+        return
+    own: set[str] = config.stash.get(OWN, set[str]())
+    ours = ("--audit", *({"--model"} & own))
+    asked = any(name.startswith(ours) for name in typed)  # --help ends the reading of options where it stands
+    if asked or requested(config) or "model" in _table(config.rootpath, requested=False):
+        raise OptionError(
+            f"{found[0][0]} comes from PYTEST_ADDOPTS or from addopts in a file of the project, and nothing would be audited; "
+            "take it out there, or type it"
         )
 
 

@@ -489,3 +489,45 @@ def test_an_interrupt_of_the_parent_alone_reaches_the_run(project: pytest.Pytest
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert "INCONCLUSIVE" in result.stdout.str()
     assert record_of(project).not_run
+
+
+LISTS = (
+    "--collect-only",
+    "--co",
+    "--help",
+    "-h",
+    "--version",
+    "-V",
+    "--markers",
+    "--fixtures",
+    "--fixtures-per-test",
+    "--cache-show",
+)
+
+
+@pytest.mark.parametrize("option", LISTS)
+def test_a_list_that_nobody_typed_is_refused_where_an_audit_is_asked_for(
+    run: Run, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", option)
+    result = run("clean", process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: backdoor_audit: --* comes from PYTEST_ADDOPTS or from addopts in a file*type it"]
+    )
+
+
+@pytest.mark.parametrize("typed", [("--co",), ("-qh",), ("--version",)])
+def test_one_that_was_typed_ends_as_it_would_without_an_audit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--co")
+    assert run("clean", *typed, process=True).ret == pytest.ExitCode.OK
+
+
+def test_a_list_of_a_projects_own_tests_is_no_matter_of_the_audit(
+    run: Run, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--co")
+    assert run(None, process=True).ret == pytest.ExitCode.OK
