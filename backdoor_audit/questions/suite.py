@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -195,7 +196,7 @@ def questions_of(module: ModuleType, source: str) -> tuple[Question, ...]:
 
 def _imported(file: Path) -> ModuleType:
     """A file as a module of its own. Raises `OptionError` if it does not run."""
-    name = f"{SUITE_MODULE}{hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]}"
+    name = f"{SUITE_MODULE}{hashlib.sha256(os.fsencode(file.absolute())).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

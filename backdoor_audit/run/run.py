@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -136,7 +137,7 @@ class Run:
         """The baseline that is to be replaced by this run's, if there is one. Raises `BaselineError`."""
         file = Path(self.inputs.options.baseline)
         with self.inputs.reading():
-            return Baseline.read(file) if self.inputs.options.update_baseline and file.is_file() else None
+            return Baseline.read(file) if self.inputs.options.update_baseline and os.path.isfile(file) else None
 
     def settings(self) -> dict[str, Any]:
         """Options of the record."""
