@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from backdoor_audit import bounds
@@ -13,15 +15,17 @@ OPTIONS = ("model", "trigger", "reference", "twins", "baseline")
 """Whose files decide what a run finds. Images are held in memory and have a fingerprint of their own."""
 
 
-def digests(options: AuditOptions) -> dict[str, str]:
-    """SHA-256 of each of these files, by what the option calls it; none for one that reading will refuse.
-
-    A baseline that the run is to write is left out.
-    """
+def audited_files(options: AuditOptions) -> dict[str, Path]:
+    """Where each of these files is, by what the option calls it. A baseline that the run is to write is left out."""
     files = {name: str(getattr(options, name)) for name in OPTIONS}
     if options.update_baseline:
         del files["baseline"]
-    found = {f"--audit-{name}={file}": _digest(Path(file)) for name, file in files.items() if file}
+    return {f"--audit-{name}={file}": Path(os.path.abspath(file)) for name, file in files.items() if file}
+
+
+def digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file, by the same names; none for one that reading will refuse."""
+    found = {name: _digest(file) for name, file in files.items()}
     return {name: digest for name, digest in found.items() if digest}
 
 

@@ -30,7 +30,7 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions, Role, options_with
 from backdoor_audit.printable import listed
 from backdoor_audit.run import preconditions
-from backdoor_audit.run.audited_files import digests
+from backdoor_audit.run.audited_files import audited_files, digests
 from backdoor_audit.search.references import References
 from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
@@ -228,15 +228,20 @@ class Inputs:
         return references
 
     @cached_property
+    def _places(self) -> dict[str, Path]:
+        """Where the files are; code of a model may change the working folder later."""
+        return audited_files(self.options)
+
+    @cached_property
     def files(self) -> dict[str, str]:
         """SHA-256 of each file that decides what is found, as it was when the run began."""
         with self.reading():
-            return digests(self.options)
+            return digests(self._places)
 
     def changed(self) -> str:
         """Which of these files are not any more what they were, in words: nobody can tell then which of both was audited."""
         with self.reading():
-            now = digests(self.options)
+            now = digests(self._places)
         read = dict(self.files)
         if self.module is None and "loaded" in vars(self):
             read[f"--audit-model={self.options.model}"] = self.loaded.fingerprint

@@ -5,7 +5,7 @@ import pytest
 
 from backdoor_audit import bounds
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.run.audited_files import digests
+from backdoor_audit.run.audited_files import audited_files, digests
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def of(**options: object) -> dict[str, str]:
-    return digests(AuditOptions(data="images.npz", **options))  # type: ignore[arg-type]
+    return digests(audited_files(AuditOptions(data="images.npz", **options)))  # type: ignore[arg-type]
 
 
 def test_every_file_that_decides_has_its_own_digest_and_it_follows_the_content(model: Path, tmp_path: Path) -> None:
@@ -52,3 +52,14 @@ def test_what_reading_will_refuse_is_not_read_here(model: Path, tmp_path: Path) 
         assert of(model=str(path)) == {}
     with bounds.allowing(bounds.Bounds(memory=3)):
         assert of(model=str(model)) == {}
+
+
+def test_a_place_stays_where_it_was_when_the_working_folder_changes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = audited_files(AuditOptions(data="images.npz", model=model.name))
+    before = digests(places)
+    monkeypatch.chdir("/")
+    assert digests(places) == before
+    assert list(before) == [f"--audit-model={model.name}"]
