@@ -31,7 +31,7 @@ _LISTS = {
 }
 """How these are called, and what lists items and runs none."""
 
-_SHORT = re.compile("-[A-Za-z]*[hV]")
+_SHORT = re.compile("-[hlqsvxV]*[hV][hlqsvxV]*")  # -qh: letters that take no value
 
 ENDING, SESSION_NAME, CLOSING = "backdoor_audit.ending", "backdoor_audit.session", "backdoor_audit.closing"
 """Plugins that a run registers; without one of them there is no audit."""
@@ -127,7 +127,7 @@ def refuse_lists_of_others(config: pytest.Config) -> None:
     """Raise `OptionError` if an audit is asked for, and what nobody typed makes pytest list or tell something and end in 0."""
     found = [names for option, names in _LISTS.items() if getattr(config.option, option, False)]
     typed = [argument.partition("=")[0] for argument in expanded(_typed(config))]
-    if not found or any(name in typed for names in found for name in names) or any(map(_SHORT.match, typed)):
+    if not found or any(name in typed for names in found for name in names) or any(map(_SHORT.fullmatch, typed)):
         return
     own: set[str] = config.stash.get(OWN, set[str]())
     ours = ("--audit", *({"--model"} & own))

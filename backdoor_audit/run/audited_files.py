@@ -31,7 +31,7 @@ def digests(files: Mapping[str, Path]) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
-        if sum(map(refuse_special, parts_of(path))) <= bounds.current().memory:
+        if all(refuse_special(part) <= bounds.current().memory for part in parts_of(path)):
             return fingerprint_of(path)
     except (OSError, ValueError, UnreadableError):
         pass

@@ -7,7 +7,6 @@ import pytest
 
 from backdoor_audit.evidence import Verdict
 from tests.subjects.toy_runs import Run, record_of
-from tests.subjects.wild import CHECKING, wild
 
 SWAPPED = """
 import os, shutil, time
@@ -99,8 +98,3 @@ def test_a_baseline_that_is_replaced_meanwhile_excuses_nothing(run: Run, project
 def test_a_baseline_that_the_run_writes_may_change(run: Run, project: pytest.Pytester) -> None:
     run("clean", "--audit-baseline=b.json", "--audit-update-baseline")
     assert run("clean", "--audit-baseline=b.json", "--audit-update-baseline").ret == pytest.ExitCode.OK
-
-
-def test_a_working_folder_that_a_model_changes_is_no_change_of_its_file(run: Run, project: pytest.Pytester) -> None:
-    run("clean", base=wild(project, "os.chdir('/')", CHECKING), process=True)
-    assert "changed while it was audited" not in record_of(project).errors.get("audit", "")

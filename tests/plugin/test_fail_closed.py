@@ -517,6 +517,11 @@ def test_a_list_that_nobody_typed_is_refused_where_an_audit_is_asked_for(
     )
 
 
+def test_a_letter_of_an_options_value_is_no_list_that_was_typed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--co")
+    assert run("clean", "-kwhatever", process=True).ret == pytest.ExitCode.USAGE_ERROR
+
+
 @pytest.mark.parametrize("typed", [("--co",), ("-qh",), ("--version",)])
 def test_one_that_was_typed_ends_as_it_would_without_an_audit(
     run: Run, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]
