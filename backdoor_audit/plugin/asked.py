@@ -93,6 +93,11 @@ def _started_in(config: pytest.Config) -> list[Path]:
     return sorted(found - {config.rootpath})
 
 
+def _table_asks(config: pytest.Config) -> bool:
+    """Whether a model stands in the table of the root, or of where pytest was started."""
+    return any("model" in _table(folder, requested=False) for folder in (config.rootpath, *_started_in(config)))
+
+
 def _refuse_another_root(config: pytest.Config) -> None:
     """Raise `OptionError` if a table that asks for an audit lies where pytest was started, and its root is elsewhere.
 
@@ -132,7 +137,8 @@ def refuse_lists_of_others(config: pytest.Config) -> None:
     own: set[str] = config.stash.get(OWN, set[str]())
     ours = ("--audit", *({"--model"} & own))
     asked = any(name.startswith(ours) for name in typed)  # --help ends the reading of options where it stands
-    if asked or requested(config) or "model" in _table(config.rootpath, requested=False):
+    paths = names_paths(config) and any(argument in _typed(config) for argument in getattr(config, "args", ()))
+    if asked or requested(config) or (_table_asks(config) and not paths):
         raise OptionError(
             f"{found[0][0]} comes from PYTEST_ADDOPTS or from addopts in a file of the project, and nothing would be audited; "
             "take it out there, or type it"
@@ -163,7 +169,7 @@ def may_audit(config: pytest.Config, arguments: Sequence[str]) -> bool:
     try:
         if any(argument.startswith(("--model", "--audit")) for argument in expanded(arguments)):
             return True
-        return any("model" in _table(folder, requested=False) for folder in (config.rootpath, *_started_in(config)))
+        return _table_asks(config)
     except OptionError:
         return True
 

@@ -536,3 +536,25 @@ def test_a_list_of_a_projects_own_tests_is_no_matter_of_the_audit(
     project.makepyfile(test_own="def test_own(): pass")
     monkeypatch.setenv("PYTEST_ADDOPTS", "--co")
     assert run(None, process=True).ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "ret"),
+    [
+        ("--co", (), pytest.ExitCode.USAGE_ERROR),
+        ("--help", (), pytest.ExitCode.USAGE_ERROR),
+        ("--co --rootdir=elsewhere", (), pytest.ExitCode.USAGE_ERROR),
+        ("--co", ("test_own.py",), pytest.ExitCode.OK),
+        ("", ("--co",), pytest.ExitCode.OK),
+    ],
+)
+def test_a_table_asks_for_an_audit_unless_paths_or_the_list_are_typed(
+    run: Run, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: str, typed: tuple[str, ...], ret: int
+) -> None:
+    project.makepyfile(test_own="def test_own(): pass")
+    project.makepyprojecttoml(
+        '[tool.backdoor_audit]\nmodel = "clean.safetensors"\ndata = "images.npz"\narch = "toy:network"\n'
+    )
+    project.mkdir("elsewhere")
+    monkeypatch.setenv("PYTEST_ADDOPTS", options)
+    assert run(None, *typed, process=True).ret == ret
