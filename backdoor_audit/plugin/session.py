@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -14,7 +12,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -23,13 +20,14 @@ from backdoor_audit.errors import AuditError, ModelError, OptionError
 from backdoor_audit.evidence import Finding, plain
 from backdoor_audit.item import AUDIT, Item
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.agreement import Agreement
 from backdoor_audit.plugin.closing import Closing
 from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder, place_of
-from backdoor_audit.plugin.replaced import Names, replaced, watched
+from backdoor_audit.plugin.signals import Signals
 from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
-from backdoor_audit.printable import listed, printable
+from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,13 +39,7 @@ if TYPE_CHECKING:
 
 SESSION = pytest.StashKey["AuditSession"]()
 
-
-_AT_ONCE = 1.0  # s
 _FIXTURES = "backdoor_audit.plugin.fixtures"  # which imports this module
-
-
-class TerminatedError(KeyboardInterrupt):
-    """Somebody asked this process to end, as CI runners do at their time limit; pytest ends as it does after Ctrl-C."""
 
 
 class AuditSession:
@@ -66,10 +58,8 @@ class AuditSession:
         self.closing = Closing(config, self.recorder)
         self._open = ExitStack()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._watched: Names = {}
-        self._asked: Mapping[str, Any] = {}
-        self._audited: dict[str, str] = {}
-        self._before_sigterm: Any = None
+        self._agreement = Agreement()
+        self._signals = Signals()
 
     @property
     def is_controller(self) -> bool:
@@ -175,16 +165,15 @@ class AuditSession:
     def pytest_sessionstart(self) -> None:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
         try:
-            self._asked = self.suite.to_json()  # imported before anything of the model runs
+            self._agreement.begin(self.suite)  # whose files are imported before anything of the model runs
         except AuditError as error:
             with suppress(OSError):
                 self.report.rmdir()  # as below
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
-        self._watched = watched()
         self._open.enter_context(self.pace.watching())
         if not self.is_controller:
             return
-        self._end_on_signals()
+        self._signals.end_the_run(supervised=CHANNEL in self.config.stash)
         if not self.config.option.collectonly and CHANNEL not in self.config.stash:
             self.recorder.set_aside()
         try:
@@ -235,29 +224,6 @@ class AuditSession:
         written = self.recorder.write(self.config, int(pytest.ExitCode.TESTS_FAILED))
         self._tell_parent(written)
         pytest.exit(f"backdoor_audit: INCONCLUSIVE: {reason}", returncode=int(pytest.ExitCode.TESTS_FAILED))
-
-    def _end_on_signals(self) -> None:
-        """SIGTERM ends the run as Ctrl-C does, with a record of what is finished; another handler is left alone.
-
-        A Ctrl-C that comes twice at once, from the terminal and from the parent, counts once.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return
-        last = -_AT_ONCE
-
-        def end(_number: int, _frame: FrameType | None) -> None:
-            raise TerminatedError("SIGTERM")
-
-        def interrupt(_number: int, _frame: FrameType | None) -> None:
-            nonlocal last
-            before, last = last, time.monotonic()
-            if last - before >= _AT_ONCE:
-                raise KeyboardInterrupt
-
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            self._before_sigterm = signal.signal(signal.SIGTERM, end)
-        if CHANNEL in self.config.stash and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, interrupt)
 
     def pytest_report_header(self) -> list[str]:
         """What to know before a long wait."""
@@ -379,26 +345,19 @@ class AuditSession:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _finish(self, session: pytest.Session) -> None:
-        if self._before_sigterm is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is written now is written whole
+        self._signals.hold()
         if not self.is_controller:
-            said = {
-                "backdoor_audit_replaced": replaced(self._watched),
-                "backdoor_audit_asked": self.suite.to_json(),
-                "backdoor_audit_audited": self.run.inputs.identity() if self.run is not None else {},
-            }
-            self.config.workeroutput.update(said)  # type: ignore[attr-defined]
+            account = self._agreement.account(self.suite, self.run)
+            self.config.workeroutput["backdoor_audit_account"] = account  # type: ignore[attr-defined]
             return
         self.config.stash[JUDGED] = True
         if self.config.option.collectonly:
             return
-        self._note_replaced(replaced(self._watched), "the process of this run")
-        self._note_asked(self.suite.to_json(), "the process of this run")
+        self._compare(self._agreement.account(self.suite, self.run), "the process of this run")
         if not (self.collects or self.outcomes.findings or self.outcomes.errors):
             self._tell_parent(None)
             return
         run = self.start()
-        self._note_audited(run.inputs.identity(), "the process of this run")
         if changed := run.inputs.changed():
             self.outcomes.errors[RUN] = changed
         record = self.recorder.finish(run, self.outcomes, self.expected, self.today)
@@ -416,37 +375,15 @@ class AuditSession:
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker has to say at its end; one that died has said nothing, and xdist reports its item."""
         worker = f"worker {node.gateway.id}"
-        output = getattr(node, "workeroutput", {})
-        if "backdoor_audit_audited" not in output:
-            if self.collects or self.outcomes.findings:
-                self.outcomes.errors.setdefault(RUN, f"{worker} ended before it told what it had audited")
-            return
-        self._note_replaced(output["backdoor_audit_replaced"], worker)
-        self._note_asked(output["backdoor_audit_asked"], worker)
-        self._note_audited(output["backdoor_audit_audited"], worker)
+        account = getattr(node, "workeroutput", {}).get("backdoor_audit_account")
+        if account is not None:
+            self._compare(account, worker)
+        elif self.collects or self.outcomes.findings:
+            self.outcomes.errors.setdefault(RUN, f"{worker} ended before it told what it had audited")
 
-    def _note_replaced(self, names: list[str], where: str) -> None:
-        if names:
-            self.outcomes.errors[RUN] = f"while the model's code ran in {where}, somebody replaced {listed(names, 5)}"
-
-    def _note_asked(self, questions: Mapping[str, Any], where: str) -> None:
-        """Whatever asked by other numbers or files than the record tells makes no answer."""
-        names = {*questions, *self._asked}
-        others = sorted(name for name in names if questions.get(name) != self._asked.get(name))
-        if others:
-            self.outcomes.errors[RUN] = (
-                f"{where} asked otherwise than the run at its beginning: {', '.join(others)} changed; leave the files of a suite "
-                "alone while it runs"
-            )
-
-    def _note_audited(self, audited: Mapping[str, str], where: str) -> None:
-        """Two processes that audited different things make no answer about either."""
-        others = sorted(name for name, digest in audited.items() if self._audited.setdefault(name, digest) != digest)
-        if others:
-            self.outcomes.errors[RUN] = (
-                f"{where} audited something else than another process of this run: {listed(others, 3)} changed meanwhile; let "
-                "nobody write what is audited, and run the audit again"
-            )
+    def _compare(self, account: Mapping[str, Any], where: str) -> None:
+        if reason := self._agreement.objection(account, where):
+            self.outcomes.errors[RUN] = reason
 
     def _tell_parent(self, written: str | None) -> None:
         channel = self.config.stash.get(CHANNEL, None)
@@ -476,8 +413,7 @@ class AuditSession:
 
     def pytest_unconfigure(self) -> None:
         """Drop the folder that stood in for pytest's cache."""
-        if self._before_sigterm is not None:
-            signal.signal(signal.SIGTERM, self._before_sigterm)
+        self._signals.give_back()
         self._open.close()
         if self.is_controller and self.config.pluginmanager.hasplugin("dsession"):
             with suppress(OptionError):  # there is no cache, which has ended the run
