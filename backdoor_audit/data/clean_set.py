@@ -89,8 +89,12 @@ class CleanSet:
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, the latter not below 0.02: what a network on these images works with."""
-        pixels = self.images.transpose(0, 1).flatten(1)
-        return tuple(pixels.mean(dim=1).tolist()), tuple(pixels.std(dim=1).clamp_min(_LEAST_SPREAD).tolist())
+        means, spreads = [], []
+        for channel in range(self.image_shape[0]):  # one at a time: many large images are there once already
+            pixels = self.images[:, channel].flatten()
+            means.append(pixels.mean().item())
+            spreads.append(pixels.std().clamp_min(_LEAST_SPREAD).item())
+        return tuple(means), tuple(spreads)
 
     def class_name(self, label: int) -> str:
         """The class for people: ``7``, or ``7 (sneaker)`` where it has a name."""
