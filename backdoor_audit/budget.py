@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdoor_audit import control_groups
 from backdoor_audit.errors import BudgetSpentError
 
 LEAST_LEFT = 0.1  # of the memory that was available at the first look
@@ -97,32 +98,17 @@ def available_memory(root: Path = Path("/")) -> int:
 
 def _left_in_groups(root: Path) -> Iterator[int]:
     """What every control group with a limit has left, of both versions; cached files count as left."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        return
-    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if controllers == "":
-            top, limit, usage, prefix = root / "sys/fs/cgroup", "memory.max", "memory.current", ""
-        elif "memory" in controllers.split(","):
-            top, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            prefix = "total_"
-        else:
-            continue
-        group = Path(path.lstrip("/"))
-        for folder in (top / group, *(top / parent for parent in group.parents)):
-            most, used = _number(folder / limit), _number(folder / usage)
-            if most is not None and used is not None and most < _UNLIMITED:
-                stat = _numbers(folder / "memory.stat")
-                files = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-                yield most - used + files
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_bytes())
-    except (OSError, ValueError):  # "max" as well
-        return None
+    for folder, first in control_groups.around(root, "memory"):
+        limit, usage, prefix = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            if first
+            else ("memory.max", "memory.current", "")
+        )
+        most, used = control_groups.number(folder / limit), control_groups.number(folder / usage)
+        if most is not None and used is not None and most < _UNLIMITED:
+            stat = _numbers(folder / "memory.stat")
+            files = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
+            yield most - used + files
 
 
 def _numbers(file: Path) -> dict[str, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from backdoor_audit import bounds
+from backdoor_audit import bounds, cores
 from backdoor_audit.commands import (
     attack,
     attacks,
@@ -66,6 +67,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code, or 4 with one line on stderr for input that cannot be used."""
+    if arguments is None:  # this process is ours
+        cores.share(1, os.environ)
     arguments, passed_on = _parted(sys.argv[1:] if arguments is None else arguments)
     options = _parser(arguments).parse_args(arguments, argparse.Namespace(passed_on=passed_on))
     command = next(command for command in COMMANDS if options.command == command.NAME)

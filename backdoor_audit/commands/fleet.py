@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from backdoor_audit import cores
 from backdoor_audit.commands.arguments import argument, help_of, path
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import obstacle
@@ -184,7 +185,7 @@ def _audit(
     if not left:
         return
     pool = _pool(options, len(left))
-    threads = {} if options.address else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // pool.places))}
+    threads = {} if options.address else {"OMP_NUM_THREADS": str(max(1, cores.available() // pool.places))}
 
     def order(model: Model) -> Order:
         return order_for(

@@ -6,12 +6,14 @@ do not pay for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backdoor_audit import cores
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import OPTIONS, AuditOptions, Option, check_paths
 from backdoor_audit.plugin.asked import (
@@ -41,7 +43,7 @@ from backdoor_audit.plugin.fixtures import (
     finding,
 )
 from backdoor_audit.plugin.session import SESSION, AuditSession
-from backdoor_audit.plugin.supervision import Ending, may_split, split
+from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split
 
 __all__ = [
     "audit_options",
@@ -154,6 +156,9 @@ def pytest_configure(config: pytest.Config) -> None:
         refuse_blocked(config)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
+    if CHANNEL in config.stash:  # else this process is somebody else's
+        workers = getattr(config.option, "numprocesses", None)
+        cores.share(workers if isinstance(workers, int) else 1, os.environ)
     explicit = names_paths(config)
     selected, paths = split_arguments(config) if explicit else ([], [])
     if requested(config) and (not explicit or selected):

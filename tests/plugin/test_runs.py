@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from backdoor_audit import Trigger, Verdict
+from backdoor_audit import Trigger, Verdict, cores
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
@@ -21,6 +21,8 @@ from backdoor_audit.run.preconditions import PRECONDITIONS
 from backdoor_audit.store import Store
 from tests.subjects import toy
 from tests.subjects.toy_runs import BASE, Run
+from tests.subjects.warm import Warm
+from tests.subjects.wild import LOADING, wild
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
 ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
@@ -471,3 +473,17 @@ def test_help_names_the_options_and_does_not_import_torch(project: pytest.Pytest
     result = project.run(sys.executable, "-c", script)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*--audit-model=PATH*", "*--model=PATH*", "TORCH False"])
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be shared")
+def test_workers_share_the_cores_and_their_threads_wait_asleep(
+    project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    tell = "open('told.txt', 'a').write(' '.join(map(os.environ.get, ('OMP_NUM_THREADS', 'GOMP_SPINCOUNT'))) + ' ')"
+    arguments = wild(project, tell, LOADING)
+    warm.run(project.path, "--model=clean.safetensors", *arguments, "-n", "2", "audit::test_preconditions")
+    told = (project.path / "told.txt").read_text().split()
+    assert set(told[::2]) == {str(max(1, cores.available() // 2))}
+    assert set(told[1::2]) == {"4000"}

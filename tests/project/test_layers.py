@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 NAME = PACKAGE.name
 
 LAYERS = (
-    {"bounds", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
-    {"errors", "files", "record_types"},
+    {"bounds", "control_groups", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
+    {"cores", "errors", "files", "record_types"},
     {"option_texts", "record_schema", "tensor_file"},
     {"budget", "data", "evidence", "installed", "store"},
     {"content", "model", "options", "schema", "triggers"},
