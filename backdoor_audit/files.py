@@ -16,6 +16,7 @@ from typing import Any
 from backdoor_audit import bounds
 
 _DEEPEST = 100  # objects and lists inside each other
+_BLOCK = 2**20  # bytes that are read of a file that tells no size, as in /proc
 _PER_BYTE = 16  # bytes of memory that a byte of JSON may take once it is read
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
@@ -101,10 +102,12 @@ def read_bytes(path: Path, *, per_byte: int = 1) -> bytes:
             f"{size / 1e6:.0f} MB; at most {most / 1e6:.0f} MB are read, {bounds.current().raised_by('memory')}"
         )
     try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
+        with path.open("rb") as file:  # a buffer as large as the bound may be more than there is memory
+            return file.read(max(size, min(_BLOCK, most)) + 1)
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from None
+    except MemoryError:
+        raise UnreadableError(f"{size / 1e6:.0f} MB; there is no memory for it") from None
 
 
 def read_text(path: Path) -> str:

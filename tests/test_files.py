@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,15 @@ def test_only_regular_files_of_a_bounded_size_are_opened(tmp_path: Path, make, t
 def test_bytes_are_read_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff\x00")
     assert read_bytes(tmp_path / "a") == b"\xff\x00"
+
+
+def test_a_small_file_takes_little_memory_however_much_it_might(tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    file.write_text("{}")
+    tracemalloc.start()
+    try:
+        assert read_bytes(file) == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert bounds.current().memory > 2**32

@@ -22,6 +22,7 @@ from backdoor_audit.plugin.asked import (
     OWN,
     SESSION_NAME,
     asked_for,
+    collects,
     dest,
     may_audit,
     names_paths,
@@ -42,6 +43,7 @@ from backdoor_audit.plugin.fixtures import (
     evidence,
     finding,
 )
+from backdoor_audit.plugin.recording import refuse_inputs
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split
 
@@ -140,6 +142,7 @@ def audit_of(config: pytest.Config) -> AuditOptions | None:
         options = asked_for(config)
         if options is not None:
             check_paths(options)
+            refuse_inputs(options)
     except OptionError:
         return None
     return options
@@ -153,24 +156,24 @@ def pytest_configure(config: pytest.Config) -> None:
         if options is None:
             return
         check_paths(options)
+        refuse_inputs(options)
         refuse_blocked(config)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
     if CHANNEL in config.stash:  # else this process is somebody else's
         workers = getattr(config.option, "numprocesses", None)
         cores.share(workers if isinstance(workers, int) else 1, os.environ)
-    explicit = names_paths(config)
-    selected, paths = split_arguments(config) if explicit else ([], [])
-    if requested(config) and (not explicit or selected):
+    wanted = collects(config)
+    selected, paths = split_arguments(config) if names_paths(config) else ([], [])
+    if wanted and (selected or requested(config)):
         config.args[:] = paths  # a gate run is about the model, not about the project's own tests
-    wanted = not explicit or bool(selected)
-    session = AuditSession(config, options, selected if explicit else [], wanted)
+    session = AuditSession(config, options, selected, wanted)
     config.stash[SESSION] = session
     config.pluginmanager.register(session, SESSION_NAME)
     if session.is_controller:
         config.pluginmanager.register(session.closing, CLOSING)
-    draws = session.is_controller and not config.option.collectonly
-    if draws and config.pluginmanager.hasplugin("html") and not config.option.htmlpath:
+    draws = session.is_controller and wanted and not config.option.collectonly
+    if draws and all(map(config.pluginmanager.hasplugin, ("html", "metadata"))) and not config.option.htmlpath:
         config.option.htmlpath = str(Path(options.report) / "report.html")
         config.option.self_contained_html = True
 

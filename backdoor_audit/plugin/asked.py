@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.config.argparsing import FILE_OR_DIR  # pytest has no public name for what is no option
 
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
@@ -68,10 +69,25 @@ def _typed(config: pytest.Config) -> tuple[str, ...]:
 
 
 def names_paths(config: pytest.Config) -> bool:
-    """Whether the caller named paths or items; those of ``addopts`` select nothing where an audit is asked for."""
+    """Whether the caller typed paths or items; those of ``addopts`` select nothing where an audit is asked for."""
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         return False
-    return not requested(config) or any(argument.strip() and argument in _typed(config) for argument in config.args)
+    return any(path.strip() for path in _typed_paths(config))
+
+
+def _typed_paths(config: pytest.Config) -> Sequence[str]:
+    """What of the typed words is neither an option nor the value of one, as pytest itself reads them."""
+    typed = _typed(config)
+    try:
+        known, others = config._parser.parse_known_and_unknown_args(typed)
+        return [*map(str, getattr(known, FILE_OR_DIR)), *(word for word in others if not word.startswith("-"))]
+    except Exception:  # --help ends the reading where it stands
+        return [argument for argument in config.args if argument in typed]
+
+
+def collects(config: pytest.Config) -> bool:
+    """Whether the shipped items are in this run: where no paths were typed, or items of the audit are among them."""
+    return not names_paths(config) or bool(split_arguments(config)[0])
 
 
 def _refuse_options_without_model(config: pytest.Config) -> None:
@@ -88,9 +104,11 @@ def _refuse_options_without_model(config: pytest.Config) -> None:
 
 
 def _started_in(config: pytest.Config) -> list[Path]:
-    """Where pytest was started and found its file, if the root of the run is elsewhere."""
-    found = {config.invocation_params.dir, *([config.inipath.parent] if config.inipath else [])}
-    return sorted(found - {config.rootpath})
+    """Where pytest was started and found its file, and what lies between there and the root of the run, without that."""
+    begun, root = config.invocation_params.dir, config.rootpath
+    between = (folder for folder in begun.parents if root in folder.parents)
+    found = {begun, *between, *([config.inipath.parent] if config.inipath else [])}
+    return sorted(found - {root})
 
 
 def _table_asks(config: pytest.Config) -> bool:
@@ -109,7 +127,7 @@ def _refuse_another_root(config: pytest.Config) -> None:
         if "model" in _table(folder, requested=False):
             raise OptionError(
                 f"{folder / 'pyproject.toml'}: the model in [{TABLE}] would not be audited, as the root of this run is "
-                f"{config.rootpath}; leave out --rootdir and -c, or pass --audit-model=PATH"
+                f"{config.rootpath}; leave out --rootdir and -c, add [tool.pytest.ini_options] there, or pass --audit-model=PATH"
             )
 
 
@@ -137,8 +155,7 @@ def refuse_lists_of_others(config: pytest.Config) -> None:
     own: set[str] = config.stash.get(OWN, set[str]())
     ours = ("--audit", *({"--model"} & own))
     asked = any(name.startswith(ours) for name in typed)  # --help ends the reading of options where it stands
-    paths = names_paths(config) and any(argument in _typed(config) for argument in getattr(config, "args", ()))
-    if asked or requested(config) or (_table_asks(config) and not paths):
+    if asked or requested(config) or (_table_asks(config) and not names_paths(config)):
         raise OptionError(
             f"{found[0][0]} comes from PYTEST_ADDOPTS or from addopts in a file of the project, and nothing would be audited; "
             "take it out there, or type it"
@@ -155,10 +172,15 @@ def shadowed(config: pytest.Config) -> str:
 
 
 def refuse_blocked(config: pytest.Config) -> None:
-    """Raise `OptionError` if a part of the plugin was switched off by itself."""
+    """Raise `OptionError` if a part of the plugin was switched off by itself, or cannot work beside another."""
     for name in (ENDING, SESSION_NAME, CLOSING):
         if config.pluginmanager.is_blocked(name):
             raise OptionError(f"-p no:{name} takes a part of the audit away; leave it out")
+    if getattr(config.option, "forked", False):
+        raise OptionError(
+            "--forked gives every item a process of its own, in which nothing that another has found is there; leave it out (for "
+            "an audit, if it stands in addopts: -p no:pytest_forked)"
+        )
 
 
 def may_audit(config: pytest.Config, arguments: Sequence[str]) -> bool:

@@ -46,7 +46,7 @@ class Closing:
         yield
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if self.recorder.record is not None and terminal is not None:
-            line, markup = last_line(self.recorder.record, self._exit_code(session))
+            line, markup = last_line(self.recorder.record, self._exit_code(session), self._beside())
             terminal.write_line(line, **markup)
 
     def _exit_code(self, session: pytest.Session) -> int:
@@ -55,10 +55,16 @@ class Closing:
         refused = code == pytest.ExitCode.OK and self.config.stash.get(REFUSED, False)
         return int(pytest.ExitCode.TESTS_FAILED) if refused else code
 
+    def _beside(self) -> str:
+        """What fails a run beside its audit, as far as that can be told."""
+        if getattr(self.config.option, "cov_fail_under", None):
+            return "pytest-cov (--cov-fail-under; an audit covers no code of the project: add --no-cov) or another test or plugin"
+        return "another test or plugin, which tells above what is wrong"
+
     def _page(self) -> str:
         """The file to open: the page, or the record where there is no page."""
         written = {file.name: file for file in self.recorder.written}
-        return str(written.get(PAGE, written.get(RECORD, Path())) or "") if written else ""
+        return printable(str(written.get(PAGE, written.get(RECORD, Path())) or "")) if written else ""
 
     def _is_short(self) -> bool:
         """Whether nobody asked for what pytest itself says of every item: by ``-v``, ``--tb``, or ``-r`` on the command line."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
 
-from backdoor_audit.errors import AuditError
+from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Record, plain
-from backdoor_audit.files import UnreadableError, abandoned, read_bytes, whole
+from backdoor_audit.files import UnreadableError, abandoned, read_bytes, refuse_special
 from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
+from backdoor_audit.printable import line_of
 from backdoor_audit.report.paths import RECORD
+from backdoor_audit.report.picture_files import FILES as PICTURE_FILES
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from backdoor_audit.run.run import Run
 
 RUN = "audit"  # what an error is filed under that is not one item's
+EARLIER = ".audit.earlier.json"
+"""The record of the earlier run, until this one has its own."""
+HTML, TRIGGERS = "report.html", "triggers"
+INPUTS = ("data", "trigger", "reference", "twins", "baseline")
 UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
 
 _SHARE_OF_TIME = 0.02  # that writing unfinished records may take
@@ -46,39 +53,80 @@ class Recorder:
         self.record: Record | None = None
         self.written: list[Path] = []
         self.told: list[str] = []
-        self._earlier: bytes | None = None
+        self.opened = False
+        self._aside = self.folder / EARLIER
+        self._since = time.time()
         self._began = time.perf_counter()
         self._next = 0.0
 
     def set_aside(self) -> None:
         """Take the record of an earlier run away: until this one has its own, nobody shall read that for its verdict.
 
-        What cannot be read (a pipe, a device, a folder that is not ours) is not put back.
+        What is no file (a pipe, a device) is not put back.
         """
-        with suppress(UnreadableError):
-            self._earlier = read_bytes(self.folder / RECORD)
-        with suppress(OSError):
-            (self.folder / RECORD).unlink()
+        record = self.folder / RECORD
+        try:
+            refuse_special(record)
+        except UnreadableError:
+            with suppress(OSError):
+                record.unlink()
+        else:
+            with suppress(OSError):
+                record.replace(self._aside)
 
     def put_back(self) -> None:
-        """Put the record of the earlier run back: this one could not begin."""
-        if self._earlier is not None and not (self.folder / RECORD).exists():
-            with suppress(OSError), whole(self.folder / RECORD) as partial:
-                partial.write_bytes(self._earlier)
+        """Put the record of the earlier run back: this one could not begin. A folder that was made for this one goes."""
+        if not os.path.lexists(self.folder / RECORD):
+            with suppress(OSError):
+                self._aside.replace(self.folder / RECORD)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def make_folder(self) -> None:
+        """Make the folder, and find out whether it can be written to. Raises `OSError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder):
+            pass
 
     def open(self) -> None:
-        """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`."""
+        """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`.
+
+        Only files that a run writes itself go; pictures and triggers only where there is a record of an earlier one.
+        """
         from backdoor_audit.report.renderers import FILES
 
-        more = rendered_by_others(self._earlier)
+        self.set_aside()
+        earlier = b""
+        with suppress(UnreadableError):
+            earlier = read_bytes(self._aside)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for file in (
-            *self.folder.glob("triggers/*.safetensors"),
-            *self.folder.glob(f"{PICTURES}/*.png"),
-            *abandoned(self.folder),
-            *map(self.folder.joinpath, (*FILES, *more, "report.html")),
-        ):
+        pictures = tuple(f"{PICTURES}/{name}" for name in PICTURE_FILES) if earlier else ()
+        names = (*FILES, *rendered_by_others(earlier), HTML, *pictures)
+        for file in (*map(self.folder.joinpath, names), *self._triggers(earlier), *abandoned(self.folder), self._aside):
             file.unlink(missing_ok=True)
+        self.opened = True
+
+    @contextmanager
+    def page_kept(self) -> Iterator[None]:
+        """A block in which pytest-html writes its page: that of an earlier run stays if this one has no record."""
+        page, earlier = self.folder / HTML, None
+        with suppress(UnreadableError):
+            earlier = read_bytes(page)
+        yield
+        if not self.opened and os.path.lexists(self.folder):
+            with suppress(OSError):
+                if earlier is None:
+                    page.unlink(missing_ok=True)
+                    self.folder.rmdir()
+                else:
+                    page.write_bytes(earlier)
+
+    def _triggers(self, earlier: bytes) -> Iterator[Path]:
+        """Files of triggers that the earlier record names, but for those that were written since this run began."""
+        for file in map(self.folder.joinpath, triggers_in(earlier)):
+            with suppress(OSError):
+                if file.stat().st_mtime < self._since:
+                    yield file
 
     def unfinished(
         self, run: Run | None, outcomes: Outcomes, expected: Sequence[str], *, at_once: bool = False
@@ -197,7 +245,38 @@ class Recorder:
             return shipped()
 
 
-def rendered_by_others(record: bytes | None) -> list[str]:
+def refuse_inputs(options: AuditOptions) -> None:
+    """Raise `OptionError` for an input that lies where this run removes and writes its own files."""
+    folder = os.path.realpath(options.report)
+    for name in ("model", *INPUTS):
+        file = os.path.realpath(given) if (given := str(getattr(options, name))) else ""
+        place = os.path.relpath(file, folder) if file else ""
+        if place and _is_own(Path(place)):
+            raise OptionError(
+                f"--audit-{name}: {line_of(given)} is a file that this run writes itself; copy it to another place, or give "
+                "another folder by --audit-report=DIR"
+            )
+
+
+def _is_own(place: Path) -> bool:
+    """Whether a run writes such a file, by its path inside of the report's folder."""
+    if len(place.parts) == 1:
+        return place.name in (HTML, EARLIER) or bool(RENDERING.fullmatch(place.name))
+    trigger = place.parts[0] == TRIGGERS and place.suffix == ".safetensors"
+    return len(place.parts) == 2 and (trigger or (place.parts[0] == PICTURES and place.name in PICTURE_FILES))
+
+
+def triggers_in(record: bytes) -> list[str]:
+    """The files of triggers that a record names."""
+    try:
+        findings = json.loads(record or b"{}")["findings"]
+        named = [name for found in findings for name in found["artifacts"].values()]
+        return [name for name in named if _is_own(Path(name)) and name.startswith(f"{TRIGGERS}/")]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return []
+
+
+def rendered_by_others(record: bytes) -> list[str]:
     """The files that renderers of other packages left beside a record: those packages need not be installed any more."""
     try:
         plugins = json.loads(record or b"{}")["environment"]["plugins"]

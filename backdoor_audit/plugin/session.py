@@ -42,6 +42,14 @@ SESSION = pytest.StashKey["AuditSession"]()
 _FIXTURES = "backdoor_audit.plugin.fixtures"  # which imports this module
 
 
+class AuditModule(pytest.Module):
+    """A file of the suite: what its tests are called does not depend on the project's ``python_functions``."""
+
+    def funcnamefilter(self, name: str) -> bool:
+        """Whether a function is a test."""
+        return name.startswith("test_")
+
+
 class AuditSession:
     """One audit in one process: collects the shipped items, and on the controller gathers what they submit."""
 
@@ -153,11 +161,10 @@ class AuditSession:
         return self.recorder.folder
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Make the folder before pytest-html does, which ends the run by a traceback where it cannot."""
-        draws = self.is_controller and config.pluginmanager.hasplugin("html") and not config.option.collectonly
-        if draws and not config.option.htmlpath:
+        """Make the folder: one that cannot be written is told now, and not at the end or by pytest-html in a traceback."""
+        if self.is_controller and self.collects and not config.option.collectonly:
             try:
-                self.report.mkdir(parents=True, exist_ok=True)
+                self.recorder.make_folder()
             except OSError as error:
                 raise self._unwritable(error) from None
 
@@ -167,29 +174,37 @@ class AuditSession:
         try:
             self._agreement.begin(self.suite)  # whose files are imported before anything of the model runs
         except AuditError as error:
-            with suppress(OSError):
-                self.report.rmdir()  # as below
+            self.recorder.put_back()
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
         self._open.enter_context(self.pace.watching())
         if not self.is_controller:
             return
         self._signals.end_the_run(supervised=CHANNEL in self.config.stash)
-        if not self.config.option.collectonly and CHANNEL not in self.config.stash:
+        if self.collects and not self.config.option.collectonly and CHANNEL not in self.config.stash:
             self.recorder.set_aside()
         try:
             with self._ended_by_the_model():
                 run = self.start()
                 self.expected = [item.node_id for item in self.suite.items(run)]
-            if not self.config.option.collectonly:
-                self.recorder.open()
-                if self.collects:
-                    self.recorder.unfinished(run, self.outcomes, self.expected, at_once=True)
         except AuditError as error:
             self.recorder.put_back()
-            with suppress(OSError):
-                self.report.rmdir()  # pytest-html may have made it; only an empty folder goes
             raise pytest.UsageError(f"backdoor_audit: {error}") from None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Begin the record: what was asked can be asked, and the first item comes."""
+        if self.is_controller and self.collects and not self.config.option.collectonly:
+            self._begin_record()
+        return (yield)
+
+    def _begin_record(self) -> None:
+        with self._signals.waiting():  # an import that is ended half-way would break what is written at the end
+            import backdoor_audit.report.html  # noqa: F401
+        try:
+            self.recorder.open()
+            self.recorder.unfinished(self.run, self.outcomes, self.expected, at_once=True)
         except OSError as error:
+            self.recorder.put_back()
             raise self._unwritable(error) from None
 
     def _unwritable(self, error: OSError) -> pytest.UsageError:
@@ -261,7 +276,7 @@ class AuditSession:
         asked = {Item.parse(name).question for name in self.expected or self._names()}
         files = dict.fromkeys(entry.file for entry in self.suite.entries if entry.question.name in asked)
         for path in files:  # one that asks nothing is left out: pytest would show an item of it as skipped
-            module = pytest.Module.from_parent(session, path=path, nodeid=AUDIT)
+            module = AuditModule.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
                     # a warning of a stranger's network must not decide the verdict, however strict the project is
@@ -325,6 +340,8 @@ class AuditSession:
         if self.is_controller:
             self.recorder.name_case(self.config, report, self.run)
             self.outcomes.add(report)
+            if not self.recorder.opened and self.outcomes.findings:  # of a test of the project's own
+                self._begin_record()
             if self.collects and report.when != "setup":
                 self.recorder.unfinished(self.run, self.outcomes, self.expected)
 
@@ -333,7 +350,8 @@ class AuditSession:
         """Write the record and its renderings before others write theirs; the exit code follows the record."""
         self._finish(session)
         try:
-            return (yield)
+            with self.recorder.page_kept() if self.collects else nullcontext():
+                return (yield)
         except OSError as error:  # of another plugin, such as pytest-html on a full disk
             self.recorder.told.append(f"a plugin could not write what it leaves ({error.strerror or error})")
             page = getattr(self.config.option, "htmlpath", None)
@@ -353,10 +371,15 @@ class AuditSession:
         self.config.stash[JUDGED] = True
         if self.config.option.collectonly:
             return
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR and not self.recorder.opened:
+            self.recorder.put_back()
+            return
         self._compare(self._agreement.account(self.suite, self.run), "the process of this run")
         if not (self.collects or self.outcomes.findings or self.outcomes.errors):
             self._tell_parent(None)
             return
+        if not self.recorder.opened:
+            self._begin_record()
         run = self.start()
         if changed := run.inputs.changed():
             self.outcomes.errors[RUN] = changed

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -33,8 +34,10 @@ import pytest
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.asked import collects
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.plugin.recording import RUN, Recorder, digest
+from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import RECORD
 
 CHANNEL = pytest.StashKey["Channel"]()
@@ -44,6 +47,7 @@ REFUSED = pytest.StashKey[bool]()
 """Whether the run, here or in a second process, did not let the model through."""
 
 _PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 _exit = os._exit  # as it is before a model's code could replace it
 _MOST = 2**16  # bytes of a report; a pipe holds as much without a reader
 
@@ -112,7 +116,9 @@ def _may_start(config: pytest.Config) -> bool:
 def split(config: pytest.Config, options: AuditOptions) -> int | None:
     """Run in a second process; None there, where the config's stash has a `CHANNEL`, and the exit code of the run here."""
     recorder = Recorder(options)
-    recorder.set_aside()
+    earlier = None if collects(config) else digest(recorder.folder / RECORD)
+    if earlier is None:
+        recorder.set_aside()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -135,7 +141,7 @@ def split(config: pytest.Config, options: AuditOptions) -> int | None:
         said = b""
         with contextlib.suppress(BlockingIOError):
             said = os.read(reader, _MOST)
-        code = _exit_code(os.waitstatus_to_exitcode(status), said, recorder)
+        code = _exit_code(os.waitstatus_to_exitcode(status), said, recorder, earlier)
         config.stash[REFUSED] = code != 0
         config.stash[JUDGED] = True
         return code
@@ -170,7 +176,13 @@ def _failed(error: BaseException, channel: Channel) -> int:
             print(f"ERROR: {line}\n", file=sys.stderr)
         channel.tell(usage=True)
         return int(pytest.ExitCode.USAGE_ERROR)
-    traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):  # where pytest does not wait for it any more
+        return int(pytest.ExitCode.INTERRUPTED)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        _say(f"INCONCLUSIVE: the terminal cannot be written ({error.strerror}); read all of it, or write it to a file")
+    else:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            print(" " * (len(line) - len(line.lstrip())) + printable(line), file=sys.stderr)
     return int(pytest.ExitCode.INTERNAL_ERROR)
 
 
@@ -207,8 +219,11 @@ def _waited(child: int) -> int:
             signal.signal(number, handler)
 
 
-def _exit_code(code: int, said: bytes, recorder: Recorder) -> int:
-    """The exit code of the run, from what the child ended with, what it said, and what is on disk."""
+def _exit_code(code: int, said: bytes, recorder: Recorder, earlier: str | None) -> int:
+    """The exit code of the run, from what the child ended with, what it said, and what is on disk.
+
+    ``earlier`` is for a run of the project's own tests alone: the digest of a record that lay there before, empty without one.
+    """
     last: dict[str, Any] = {}
     for line in said.decode("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError):
@@ -217,10 +232,13 @@ def _exit_code(code: int, said: bytes, recorder: Recorder) -> int:
         recorder.put_back()
         return code
     file = recorder.folder / RECORD
-    if "record" not in last:
+    if "record" not in last and digest(file) == earlier:
+        _say(f"the process that ran the tests {_how(code)}; no audit was in this run")
+        return _failing(code)
+    if "record" not in last or (code == pytest.ExitCode.INTERNAL_ERROR and last["record"]):
         return _ended_early(code, file, recorder)
     if code != 0 or last["record"] is None:
-        return code if code >= 0 else 128 - code
+        return _failing(code) if code else code
     return 0 if _passes(file, last["record"]) else _refused(file)
 
 
@@ -238,8 +256,9 @@ def _refused(file: Path) -> int:
 
 def _ended_early(code: int, file: Path, recorder: Recorder) -> int:
     """Make an inconclusive record of what a run left that ended before it could judge."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
-    reason = f"the process that ran the audit {how} before the audit was over; finished work is kept for the next run"
+    reason = (
+        f"the process that ran the audit {_how(code)} before the audit was over; finished work is kept for the next run"
+    )
     try:
         before = Record.read(file)
     except AuditError:
@@ -255,6 +274,20 @@ def _ended_early(code: int, file: Path, recorder: Recorder) -> int:
     for line in recorder.told:
         _say(line)
     return code if code > 0 else int(pytest.ExitCode.TESTS_FAILED)
+
+
+def _how(code: int) -> str:
+    """In what way a process ended."""
+    if code == pytest.ExitCode.INTERNAL_ERROR:
+        return "ended by an error of pytest or of a plugin (exit code 3; what it was stands above)"
+    if code == pytest.ExitCode.INTERRUPTED:
+        return "was interrupted"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+
+
+def _failing(code: int) -> int:
+    """The exit code of a run whose process ended in that way: 0 never, and of a signal what shells give."""
+    return 128 - code if code < 0 else code or int(pytest.ExitCode.TESTS_FAILED)
 
 
 def _say(line: str) -> None:

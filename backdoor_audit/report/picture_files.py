@@ -12,6 +12,7 @@ from backdoor_audit.report.weighed import trigger_finding
 
 FOLDER = "pictures"
 """Inside the folder of a report."""
+FILES = ("clean.png", "stamped.png", "trigger.png")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST = 2**22  # characters of one picture in a record
@@ -32,7 +33,7 @@ def pictures(record: Record) -> dict[str, bytes]:
             content = _decoded(text)
             if content and name not in drawn:
                 drawn[name] = content
-    return {name: drawn[name] for name in ("clean.png", "stamped.png", "trigger.png") if name in drawn}
+    return {name: drawn[name] for name in FILES if name in drawn}
 
 
 def _about(record: Record, target: int | None) -> Iterator[Mapping[str, Any]]:

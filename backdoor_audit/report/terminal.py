@@ -47,9 +47,14 @@ def summary_lines(record: Record, *, width: int = WIDEST, told: Sequence[str] = 
     return lines
 
 
-def last_line(record: Record, exit_code: int) -> Line:
-    """What stands below everything that pytest prints: the verdict, and what the process ends with."""
+def last_line(record: Record, exit_code: int, beside: str = "something else") -> Line:
+    """What stands below everything that pytest prints: the verdict, and what the process ends with.
+
+    ``beside`` is what may have failed a run whose record passes.
+    """
     verdict = headline(record).partition(" (what they")[0]
+    if exit_code and record.passes_gate:
+        return f"{verdict}, but this run failed by {beside} [exit code {exit_code}]", {"red": True, "bold": True}
     return f"{verdict} [exit code {exit_code}]", {_COLOURS[record.verdict]: True, "bold": True}
 
 

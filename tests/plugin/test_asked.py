@@ -171,3 +171,50 @@ def test_without_an_audit_every_part_may_be_left_out(project: pytest.Pytester, r
     project.makepyfile(test_own="def test_own(): pass")
     given = [word for part in ("ending", "session") for word in ("-p", f"no:backdoor_audit.{part}")]
     assert run(None, *given, process=True).ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("where", ["ini", "environment"])
+def test_paths_that_nobody_typed_take_no_audit_away_that_the_table_asks_for(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    addopts = '[tool.pytest.ini_options]\naddopts = "test_own.py"\n' if where == "ini" else ""
+    project.makepyprojecttoml(addopts + "[tool.backdoor_audit]\n" + "\n".join(DOTTED))
+    project.makepyfile(test_own="def test_own(): pass")
+    if where == "environment":
+        monkeypatch.setenv("PYTEST_ADDOPTS", "test_own.py")
+    result = run(None, "--maxfail=1")
+    assert result.ret != pytest.ExitCode.OK
+    assert (project.path / "backdoor-audit-report" / "audit.json").exists()
+
+
+@pytest.mark.parametrize("option", [("--confcutdir", "tests"), ("--ignore", "tests"), ("--basetemp", "tests")])
+def test_a_typed_value_of_an_option_is_no_typed_path(
+    project: pytest.Pytester, run: Run, option: tuple[str, str]
+) -> None:
+    project.makeini("[pytest]\naddopts = tests\n")
+    (project.mkdir("tests") / "test_own.py").write_text("def test_own(): pass")
+    result = run(None, "--model=clean.safetensors", *OTHER, *option, "--maxfail=1", "-k", "precondition")
+    assert result.ret != pytest.ExitCode.OK
+    assert (project.path / "backdoor-audit-report" / "audit.json").exists()
+
+
+def test_a_table_between_the_root_and_where_pytest_is_started_is_no_run_without_an_audit(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makeini("[pytest]\n")
+    tests = project.path / "pkg" / "tests"
+    tests.mkdir(parents=True)
+    (tests / "test_own.py").write_text("def test_own(): pass")
+    (project.path / "pkg" / "pyproject.toml").write_text("[tool.backdoor_audit]\n" + "\n".join(DOTTED))
+    monkeypatch.chdir(tests)
+    result = run(None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*pyproject.toml: the model in [[]tool.backdoor_audit] would not be audited*"])
+    assert run(None, "test_own.py").ret == pytest.ExitCode.OK
+
+
+def test_items_that_a_plugin_runs_in_processes_of_their_own_are_no_audit(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest("def pytest_addoption(parser): parser.addoption('--forked', action='store_true')")
+    result = run("clean", "--forked")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--forked gives every item a process of its own*leave it out*"])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import signal
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-from backdoor_audit.evidence import Verdict
+from backdoor_audit.evidence import Record, Verdict
+from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin import supervision
+from backdoor_audit.plugin.recording import Recorder, digest
 from backdoor_audit.run.preconditions import PRECONDITIONS
 from tests.subjects.toy_runs import BASE, Run, record_of
 from tests.subjects.warm import Gate, Warm
@@ -558,3 +565,86 @@ def test_a_table_asks_for_an_audit_unless_paths_or_the_list_are_typed(
     project.mkdir("elsewhere")
     monkeypatch.setenv("PYTEST_ADDOPTS", options)
     assert run(None, *typed, process=True).ret == ret
+
+
+def test_a_terminal_that_nobody_reads_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    code = supervision._failed(BrokenPipeError(errno.EPIPE, "Broken pipe"), supervision.Channel(writer))
+    os.close(reader)
+    os.close(writer)
+    assert code == pytest.ExitCode.INTERNAL_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "INCONCLUSIVE: the terminal cannot be written (Broken pipe)" in line
+
+
+def test_an_error_of_somebody_elses_is_printed_without_what_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reader, writer = os.pipe()
+    supervision._failed(RuntimeError("one\x1b[31m\n::error::two"), supervision.Channel(writer))
+    os.close(reader)
+    os.close(writer)
+    lines = capsys.readouterr().err.splitlines()
+    assert "RuntimeError: one\\x1b[31m" in lines
+    assert not any(line.startswith("::") for line in lines)
+
+
+def test_a_run_that_an_error_of_pytest_ended_says_so_and_passes_nothing(
+    project: pytest.Pytester, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("clean")
+    recorder = Recorder(AuditOptions(report=str(project.path / "backdoor-audit-report")))
+    assert record_of(project).passes_gate
+    written = digest(recorder.folder / "audit.json")
+    capsys.readouterr()
+    assert supervision._exit_code(3, json.dumps({"record": written}).encode(), recorder, None) == 3
+    assert "INCONCLUSIVE: the process that ran the audit ended by an error of pytest or" in capsys.readouterr().err
+    assert not record_of(project).passes_gate
+    assert "exit code 3" in record_of(project).errors["audit"]
+
+
+def test_what_fails_a_run_beside_an_audit_that_passes_is_told(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        "import pytest\n"
+        "def pytest_addoption(parser): parser.addoption('--cov-fail-under', default=None)\n"
+        "@pytest.hookimpl(wrapper=True)\n"
+        "def pytest_runtestloop(session):\n"
+        "    outcome = yield\n"
+        "    session.testsfailed += 1\n"
+        "    return outcome\n"
+    )
+    for options, told in (((), "another test or plugin"), (("--cov-fail-under=80",), "pytest-cov (--cov-fail-under;*")):
+        result = run("clean", *options)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        assert fnmatch(result.outlines[-1], f"PASS: * but this run failed by {told}* [[]exit code 1]")
+
+
+@pytest.mark.parametrize(
+    "options", [("-o", "python_functions=it_*"), ("-p", "no:metadata"), ("-o", "python_files=it_*")]
+)
+def test_how_a_project_calls_its_tests_and_which_plugins_it_blocks_ends_no_audit(
+    run: Run, options: tuple[str, str]
+) -> None:
+    result = run("clean", *options)
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_a_folder_of_evidence_by_any_name_is_told_without_what_a_terminal_would_obey(run: Run) -> None:
+    result = run("clean", "--report=one\n::error::two\x1b[31m")
+    assert result.ret == pytest.ExitCode.OK
+    assert not [line for line in result.outlines if line.startswith("::error") or "\x1b" in line]
+    result.stdout.fnmatch_lines(["Page: one : :error::two\\x1b[[]31m/audit.html"])
+
+
+def test_an_interrupt_that_pytest_does_not_wait_for_any_more_is_one(
+    project: pytest.Pytester, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    code = supervision._failed(KeyboardInterrupt(), supervision.Channel(writer))
+    os.close(reader)
+    os.close(writer)
+    recorder = Recorder(AuditOptions(report=str(project.path / "report")))
+    assert supervision._exit_code(code, b"", recorder, None) == pytest.ExitCode.INTERRUPTED
+    assert "Traceback" not in capsys.readouterr().err
+    record = Record.read(project.path / "report" / "audit.json")
+    assert "was interrupted before the audit was over" in record.errors["audit"]

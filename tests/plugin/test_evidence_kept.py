@@ -1,0 +1,119 @@
+"""What an earlier run left, and what this one was given, is there after it: only a new record takes the place of an old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.subjects.toy_runs import Run
+
+REPORT = "backdoor-audit-report"
+CHECKS = "audit::test_precondition"
+OTHERS = ("--data=images.npz", "--arch=toy:network", "--device=cpu", "--audit-profile=quick")
+TABLE = "\n".join(
+    (
+        "[tool.backdoor_audit]",
+        'model = "clean.safetensors"',
+        'data = "images.npz"',
+        'arch = "toy:network"',
+        'device = "cpu"',
+        'profile = "quick"',
+    )
+)
+
+
+def evidence(project: pytest.Pytester) -> dict[str, bytes]:
+    """Every file of the report, hidden ones as well."""
+    folder = project.path / REPORT
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_tests_of_the_projects_own_leave_the_evidence_of_an_audit(
+    project: pytest.Pytester, run: Run, process: bool
+) -> None:
+    project.makepyprojecttoml(TABLE)
+    project.makepyfile(test_own="def test_own(): pass")
+    run(None, CHECKS)
+    before = evidence(project)
+    assert {"audit.json", "audit.html", "audit.md", "audit.sarif", "report.html"} <= before.keys()
+    assert run(None, "test_own.py", process=process).ret == pytest.ExitCode.OK
+    assert evidence(project) == before
+
+
+def test_tests_of_the_projects_own_that_die_leave_the_evidence_of_an_audit(project: pytest.Pytester, run: Run) -> None:
+    project.makepyprojecttoml(TABLE)
+    project.makepyfile(test_own="import os\ndef test_own(): os._exit(0)")
+    run(None, CHECKS)
+    before = evidence(project)
+    result = run(None, "test_own.py", process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stderr.fnmatch_lines(["*the process that ran the tests ended by itself with exit code 0; no audit was in*"])
+    assert evidence(project) == before
+
+
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("wrong", [("test_nothere.py", "audit"), ("-k", "a b ("), ("--arch=toy:missing",)])
+def test_wrong_usage_leaves_all_the_evidence_of_an_audit(
+    project: pytest.Pytester, run: Run, wrong: tuple[str, ...], process: bool
+) -> None:
+    run("clean", CHECKS)
+    before = evidence(project)
+    assert run("clean", *wrong, process=process).ret == pytest.ExitCode.USAGE_ERROR
+    assert evidence(project) == before
+
+
+def test_wrong_usage_leaves_no_folder_where_there_was_none(project: pytest.Pytester, run: Run) -> None:
+    assert run("clean", "test_nothere.py", "audit", process=True).ret == pytest.ExitCode.USAGE_ERROR
+    assert not (project.path / REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("--model", "triggers/clean.safetensors"),
+        ("--audit-trigger", "triggers/patch_scan-class_3.safetensors"),
+        ("--audit-twins", "triggers/twins.safetensors"),
+        ("--baseline", "audit.json"),
+        ("--baseline", "audit.md"),
+        ("--data", "report.html"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_that_a_run_would_write_over_is_refused_and_kept(
+    project: pytest.Pytester, run: Run, option: str, place: str, linked: bool
+) -> None:
+    file = project.path / REPORT / place
+    file.parent.mkdir(parents=True)
+    shutil.copy(project.path / "clean.safetensors", file)
+    given = file
+    if linked:
+        given = project.path / "link.safetensors"
+        given.symlink_to(file)
+    result = run("clean" if option != "--model" else None, *OTHERS, f"{option}={given}", process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*is a file that this run writes itself; copy it to another place, or give another*"])
+    assert file.read_bytes() == (project.path / "clean.safetensors").read_bytes()
+
+
+def test_files_of_the_users_own_beside_the_evidence_are_kept(project: pytest.Pytester, run: Run) -> None:
+    own = [Path("triggers/mine.safetensors"), Path("pictures/0.png"), Path("pictures/mine.png")]
+    run("backdoored")
+    for file in own:
+        (project.path / REPORT / file).parent.mkdir(exist_ok=True)
+        (project.path / REPORT / file).write_bytes(b"mine")
+    found = set(evidence(project))
+    assert any(name.startswith("triggers/") and name != "triggers/mine.safetensors" for name in found)
+    run("clean", CHECKS)
+    left = {name for name in evidence(project) if os.sep in name}
+    assert left == {str(file) for file in own}
+
+
+def test_pictures_of_a_folder_without_a_record_are_kept(project: pytest.Pytester, run: Run) -> None:
+    pictures = project.mkdir("pictures")
+    (pictures / "clean.png").write_bytes(b"mine")
+    run("clean", CHECKS, "--report=.")
+    assert (pictures / "clean.png").read_bytes() == b"mine"
