@@ -1,4 +1,4 @@
-"""The record of a run on disk: there from the first second, inconclusive until the last item, then final."""
+"""The record of a run on disk: there from the first item on, inconclusive until the last, then final."""
 
 from __future__ import annotations
 

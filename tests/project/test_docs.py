@@ -42,7 +42,17 @@ GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 LANGUAGES = {"sh", "python", "toml", "yaml", "json", "text"}
 MEMBERS = {"{toctree}", "{include}", "{eval-rst}"}
 PLAIN = {"ruff", "mypy", "exit", "echo", "export", ".", ".ci/run"}
-OTHERS = {"--cache-show", "--check", "--keep-going", "--lf", "--stepwise", "--wait"}
+OTHERS = {
+    "--cache-show",
+    "--check",
+    "--cov-fail-under",
+    "--forked",
+    "--keep-going",
+    "--lf",
+    "--no-cov",
+    "--stepwise",
+    "--wait",
+}
 """Options of other programs, and of a plugin of pytest that may be switched off."""
 
 SWITCHES = {option.key for option in OPTIONS if option.switch}
