@@ -18,6 +18,7 @@ from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, show
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, decode
 from backdoor_audit.data.folder import files_within, is_image
 from backdoor_audit.data.naming import relabelled
+from backdoor_audit.data.opening import opening_within
 from backdoor_audit.data.pictures import file_size, pillow_within
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
@@ -26,7 +27,7 @@ from backdoor_audit.files import UnreadableError
 
 def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
     """Images of ``torchvision:NAME?root=DIR&...``. Raises `DataFormatError`."""
-    with pillow_within(reading), warnings.catch_warnings():
+    with pillow_within(reading), opening_within(reading), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks of data sets and of what they read by
         dataset = _torchvision_dataset(source, reading)
         try:
@@ -38,7 +39,7 @@ def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
         except DataFormatError:
             raise
         except Exception as error:  # a data set of whatever kind
-            raise DataFormatError(f"{source}: cannot be read ({brief(error)}); {ACCEPTED}") from None
+            raise DataFormatError(f"{source}: cannot be read ({_said(error)}); {ACCEPTED}") from None
         classes = checked_labels(labels, source)
         if len(classes) != count:
             raise DataFormatError(f"{source}: {count} images and {len(classes)} labels; give a set of labelled images")
@@ -114,8 +115,25 @@ def _torchvision_dataset(source: str, reading: Reading) -> Any:
     except DataFormatError:
         raise
     except Exception as error:  # each data set complains in its own way
-        more = "" if options.get("download") or "download" not in takes else "; add &download=true to fetch it"
-        raise DataFormatError(f"{source}: cannot be opened ({brief(error)}){more}") from None
+        cure = _cure(error, given.get("root", ""), bool(options.get("download"))) if "download" in takes else ""
+        raise DataFormatError(f"{source}: cannot be opened ({_said(error)}){cure}") from None
+
+
+def _said(error: Exception) -> str:
+    """What an error says: all of it where it is ours, which says what to do at its end."""
+    return str(error) if isinstance(error, UnreadableError) else brief(error)
+
+
+def _cure(error: Exception, root: str, download: bool) -> str:
+    """What helps a data set that can be fetched: it fetches what is absent, and not what is there and damaged."""
+    said = str(error)
+    if "download=True" in said and not download:  # what torchvision says where it finds nothing
+        return "; add &download=true to fetch it"
+    no_fetch = download and (isinstance(error, OSError) or "ownload" in said)
+    if no_fetch or isinstance(error, UnreadableError) or "Valid values are" in said:  # they say what to do
+        return ""
+    more = "run again" if download else "add &download=true"
+    return f"; where its files are damaged, remove them from {root} first, then {more} to fetch them anew"
 
 
 def _refuse_odd_files(root: Path, reading: Reading) -> None:

@@ -147,3 +147,21 @@ def test_a_data_set_opens_pictures_by_the_same_rules(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert message_of(source).startswith("cannot be opened ([Errno 40] Too many levels of symbolic links")
     assert Image.open is before
+
+
+def damaged(root, name, content):
+    (mnist_files(root) / "MNIST" / "raw" / name).write_bytes(content)
+    return f"torchvision:MNIST?root={root}"
+
+
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("content", [b"", b"junk", struct.pack(">IIII", 2051, 99, 28, 28)])
+def test_damaged_files_are_to_be_removed_before_others_are_fetched(name, content, tmp_path):
+    source = damaged(tmp_path, name, content)
+    removed = f"; where its files are damaged, remove them from {tmp_path} first, then "
+    assert message_of(source).endswith(f"{removed}add &download=true to fetch them anew")
+    assert message_of(f"{source}&download=true").endswith(f"{removed}run again to fetch them anew")
+
+
+def test_a_part_that_a_data_set_does_not_have_is_no_damage(tmp_path):
+    assert message_of(f"torchvision:GTSRB?root={tmp_path}&split=val").endswith("Valid values are {'train', 'test'}.)")
