@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,21 @@ from backdoor_audit.errors import DataFormatError
 from backdoor_audit.printable import listed
 
 _DEEPEST = 32  # folders inside each other
-_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+_PARTS = frozenset(
+    (
+        *("train", "training", "trainset", "val", "valid", "validation", "valset", "test", "testing", "testset"),
+        *("dev", "eval", "pred", "holdout"),
+    )
+)
+_HELD_OUT = ("test", "val", "dev", "eval", "holdout", "train")
+_PLAIN_WORDS = frozenset(("data", "dataset", "set", "images", "image", "imgs", "img", "pictures", "split"))
+_OF_SYSTEMS = frozenset(
+    (
+        *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+        *("system volume information", "lost+found", "__pycache__"),
+    )
+)
+"""Folders that systems and programs put among those of their users; hidden ones are left anyway."""
 
 
 def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -28,9 +43,13 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     empty = [name for name, files in files_of.items() if not files]
     if empty:
         left = f" ({reading.left()})" if reading.left() else ""
+        home = _home_of_classes(folder, files_of)
+        other = f", or give --audit-data={home} where the classes are in there" if home != folder else ""
         raise DataFormatError(
-            f"{folder}: no images in {listed(empty)}{left}; put images there ({' '.join(IMAGE_SUFFIXES)}) or remove it"
+            f"{folder}: no images in {listed(empty)}{left}; put images there ({' '.join(IMAGE_SUFFIXES)}) or remove "
+            f"{'them' if len(empty) > 1 else 'it'}{other}"
         )
+    _refuse_parts(folder, files_of)
     label_of, names = labels_of(folder, list(files_of), wish, reading)
     shown = shown_names(names, str(folder))
     files = [(path, label_of[name]) for name, paths in files_of.items() for path in paths]
@@ -51,9 +70,9 @@ def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:
         entries = _entries(folder)
     except OSError as error:
         raise DataFormatError(f"{folder}: cannot be read ({error.strerror}); make it readable") from None
-    visible = [entry for entry in entries if not entry.name.startswith(".")]
+    visible = [entry for entry in entries if not _is_apart(entry.name)]
     for entry in entries:
-        if entry.name.startswith("."):
+        if _is_apart(entry.name):
             reading.leave(entry.name)
     files_of: dict[str, list[Path]] = {}
     strange = []
@@ -71,7 +90,6 @@ def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:
         loose = sum(is_image(entry.name) for entry in visible)
         found = f"{loose} images but no class folders" if loose else "no class folders"
         raise DataFormatError(f"{folder}: {found}; accepted: one sub-folder per class with its images in it")
-    _refuse_parts(folder, files_of)
     if len(files_of) > MOST_CLASSES:
         raise DataFormatError(f"{folder}: {len(files_of)} class folders; accepted: at most {MOST_CLASSES}")
     return files_of
@@ -89,14 +107,49 @@ def _pictures(folder: Path, of_class: Path, reading: Reading) -> list[Path]:
 
 
 def _refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
-    """Raise `DataFormatError` where the folders are the parts of a data set, each with class folders of its own."""
-    nested = all(len(path.relative_to(folder).parts) > 2 for files in files_of.values() for path in files)
-    if nested and {name.lower() for name in files_of} <= _PARTS:
-        one = next((name for name in files_of if "test" in name.lower()), next(iter(files_of)))
+    """Raise `DataFormatError` where the folders are no classes, but hold the folders that are."""
+    home = _home_of_classes(folder, files_of)
+    if home == folder:
+        return
+    names, where = list(files_of), f"as in --audit-data={home}"
+    if len(names) > 1:
         raise DataFormatError(
-            f"{folder}: {listed(list(files_of))} are parts of a data set, not classes; give one of them, as in "
-            f"--audit-data={folder / one}"
+            f"{folder}: {listed(names)} are parts of a data set, not classes; give one of them, {where}"
         )
+    why = "is a part of a data set, not a class"
+    if not _words(names[0]) & _PARTS:
+        why = "is no class: it is the only folder, and its images lie in folders of their own"
+    raise DataFormatError(f"{folder}: {names[0]} {why}; give the folder of the class folders, {where}")
+
+
+def _home_of_classes(folder: Path, files_of: Mapping[str, list[Path]]) -> Path:
+    """Where the class folders are: the folder, or where these are none, below its only one or below the part held out."""
+    names = sorted(name for name, files in files_of.items() if files)
+    if len(names) > 1 and not _are_parts(names):
+        return folder
+    deep = [name for name in names if all(path.parent != folder / name for path in files_of[name])]
+    if not deep:  # a picture right in it makes a folder a class
+        return folder
+    one = next((name for part in _HELD_OUT for name in deep if part in name.lower()), deep[0])
+    below: dict[str, list[Path]] = {}
+    for path in files_of[one]:
+        below.setdefault(path.relative_to(folder / one).parts[0], []).append(path)
+    return _home_of_classes(folder / one, below)
+
+
+def _are_parts(names: Collection[str]) -> bool:
+    """Whether names differ in nothing but the part that each tells, as in ``seg_train`` and ``seg_test``."""
+    words = [_words(name) for name in names]
+    return all(some & _PARTS for some in words) and len({some - _PARTS - _PLAIN_WORDS for some in words}) == 1
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", name))
+
+
+def _is_apart(name: str) -> bool:
+    """Whether a file or folder of that name is none of the user's data."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def files_within(
@@ -104,9 +157,9 @@ def files_within(
 ) -> Iterator[Path]:
     """All that is no folder, sorted, each folder before its sub-folders.
 
-    What is hidden and links to folders are left out, and handed to ``leave``, or with ``follow`` taken along, as torchvision
-    does. Raises `OSError` for a link that leads back, for what cannot be read, and below 32 folders inside each other;
-    `DataFormatError` when the time is over.
+    What is hidden, what systems put there and links to folders are left out, and handed to ``leave``, or with ``follow`` taken
+    along, as torchvision does. Raises `OSError` for a link that leads back, for what cannot be read, and below 32 folders
+    inside each other; `DataFormatError` when the time is over.
     """
     waiting: list[tuple[Path, tuple[Path, ...]]] = [(folder, ())]
     while waiting:
@@ -120,7 +173,7 @@ def files_within(
         inner = []
         for entry in _entries(here):
             path, is_folder = Path(entry.path), _is_folder(entry)
-            if not follow and (entry.name.startswith(".") or (is_folder and entry.is_symlink())):
+            if not follow and (_is_apart(entry.name) or (is_folder and entry.is_symlink())):
                 if leave is not None:
                     leave(path)
             elif is_folder:

@@ -141,6 +141,83 @@ def test_the_parts_of_a_data_set_are_not_taken_for_classes(tmp_path):
     assert load_clean_set(tmp_path / "test").class_names == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("parts", "one"),
+    [
+        (("seg_train", "seg_test", "seg_pred"), "seg_test"),
+        (("train_data", "valid_data"), "valid_data"),
+        (("trainImages", "Test-Set"), "Test-Set"),
+        (("train2017", "val2017"), "val2017"),
+    ],
+)
+@pytest.mark.parametrize("doubled", [False, True])
+def test_parts_are_told_by_a_word_of_their_names_also_where_an_archive_doubled_them(parts, one, doubled, tmp_path):
+    for part in parts:
+        class_folders(tmp_path / part / (part if doubled else ""), ["a", "b"], each=1)
+    home = tmp_path / one / (one if doubled else "")
+    assert message_of(tmp_path) == (
+        f"{', '.join(sorted(parts))} are parts of a data set, not classes; give one of them, as in --audit-data={home}"
+    )
+    assert load_clean_set(home).class_names == ("a", "b")
+
+
+def test_parts_are_told_where_one_of_them_has_no_class_folders(tmp_path):
+    for part in ("seg_train", "seg_test"):
+        class_folders(tmp_path / part, ["a", "b"], each=1)
+    image_file(tmp_path / "seg_pred" / "0.png")
+    assert message_of(tmp_path).endswith(f"not classes; give one of them, as in --audit-data={tmp_path}/seg_test")
+
+
+def test_classes_that_share_a_word_with_parts_are_classes(tmp_path):
+    for name in ("freight_train", "passenger_train"):
+        class_folders(tmp_path / name, ["a", "b"], each=1)
+    assert load_clean_set(tmp_path).class_names == ("freight_train", "passenger_train")
+
+
+@pytest.mark.parametrize(
+    ("above", "what"),
+    [
+        ("images", "images is no class: it is the only folder, and its images lie in folders of their own"),
+        ("archive/images", "archive is no class: it is the only folder, and its images lie in folders of their own"),
+        ("test", "test is a part of a data set, not a class"),
+        (
+            "data/seg_test/seg_test",
+            "data is no class: it is the only folder, and its images lie in folders of their own",
+        ),
+    ],
+)
+def test_folders_around_the_class_folders_are_no_class(above, what, tmp_path):
+    home = class_folders(tmp_path / above, ["a", "b"], each=1)
+    advice = f"give the folder of the class folders, as in --audit-data={home}"
+    (tmp_path / "README.txt").write_text("what this is")
+    assert message_of(tmp_path) == f"{what}; {advice}"
+    assert load_clean_set(home).class_names == ("a", "b")
+
+
+def test_a_folder_without_images_beside_that_of_the_class_folders_is_told_with_both_ways_out(tmp_path):
+    class_folders(tmp_path / "images", ["a", "b"], each=1)
+    (tmp_path / "annotations").mkdir()
+    message = message_of(tmp_path)
+    assert message.startswith("no images in annotations; put images there (")
+    assert message.endswith(f"or remove it, or give --audit-data={tmp_path}/images where the classes are in there")
+
+
+@pytest.mark.parametrize(
+    "name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", ".ipynb_checkpoints"]
+)
+def test_folders_that_systems_put_there_are_no_classes_and_told(name, tmp_path):
+    class_folders(tmp_path, ["a", "b"], each=1)
+    (tmp_path / name).mkdir()
+    image_file(tmp_path / "a" / name / "thumb.png")
+    notes = load_clean_set(tmp_path).notes
+    assert notes == (f"2 not read: {name}, a/{name}",)
+    image_file(tmp_path / name / "a" / "thumb.png")
+    clean_set = load_clean_set(tmp_path)
+    assert clean_set.class_names == ("a", "b")
+    assert clean_set.labels.tolist() == [0, 1]
+    assert clean_set.notes == notes
+
+
 def test_classes_may_be_called_like_parts(tmp_path):
     assert load_clean_set(class_folders(tmp_path, ["test", "train"])).class_names == ("test", "train")
 
