@@ -40,7 +40,7 @@ def load_clean_set(
 
     * A folder has one sub-folder per class. A file's content decides what it is: PNG, JPEG, BMP, GIF, WebP, TIFF, PPM; of
       several frames the first counts. Or it has a ``metadata.csv`` or ``metadata.jsonl`` with ``file_name`` and ``label``.
-    * A ``.csv`` file has a path and a label in every row.
+    * A ``.csv``, ``.jsonl`` or ``.txt`` file has a path and a label in every row; of several parts that it tells, one held out.
     * An ``.npz`` file has ``images``, ``labels`` and optionally ``class_names``, as in `CleanSet.of`, or arrays of the other
       names that are usual, as ``x_test`` and ``y_test``.
     * A folder that the package ``datasets`` saved to disk.

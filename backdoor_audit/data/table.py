@@ -24,14 +24,19 @@ from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, parsed_json, read_text
 from backdoor_audit.printable import listed
 
-TABLE_SUFFIXES = (".csv", ".tsv")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _PATHS = ("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path")
 _LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "class_id", "label_id", "y")
 _WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
 )
+_SEPARATORS = ",;\t"
 _WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
+
+_WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
+_PART_COLUMNS = ("split", "partition", "subset")
+_PARTS = ("test", "testing", "validation", "val", "valid", "dev", "eval")
 
 Rows = list[tuple[str, str]]
 
@@ -44,7 +49,7 @@ def has_metadata(folder: Path) -> bool:
 def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that ``metadata.csv`` or ``metadata.jsonl`` names, by ``file_name`` and ``label``. Raises `DataFormatError`."""
     table = next(folder / name for name in _METADATA if (folder / name).is_file())
-    rows = _json_rows(table, reading) if table.suffix == ".jsonl" else _rows(table, reading)
+    rows = _rows_of(table, reading)
     named = {os.path.normpath(folder / name) for name, _ in rows}
     try:
         for path in files_within(folder, reading):
@@ -78,8 +83,13 @@ def _is_path(name: str) -> bool:
 
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
-    """Pictures that a ``.csv`` file names, beside it or by absolute paths. Raises `DataFormatError`."""
-    return _read(_rows(path, reading), path.parent, path, wish, reading)
+    """Pictures that a file of `TABLE_SUFFIXES` names, beside it or by absolute paths. Raises `DataFormatError`."""
+    return _read(_rows_of(path, reading), path.parent, path, wish, reading)
+
+
+def _rows_of(path: Path, reading: Reading) -> Rows:
+    suffix = path.suffix.lower()
+    return (_json_rows if suffix == ".jsonl" else _list_rows if suffix == ".txt" else _rows)(path, reading)
 
 
 def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -126,20 +136,40 @@ def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:
     return kept
 
 
+def _list_rows(path: Path, reading: Reading) -> Rows:
+    """Path and label of every line of a text: the last word is the label, unless the first line has what separates a CSV file."""
+    lines = _text(path).splitlines()
+    if any(mark in line for line in lines[:1] for mark in _SEPARATORS):
+        return _rows(path, reading)
+    rows: Rows = []
+    for number, line in enumerate(lines, 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        words = line.rsplit(maxsplit=1)
+        if not words:
+            continue
+        if len(words) < 2 or not is_image(words[0].strip().rpartition("/")[2]):
+            raise DataFormatError(f"{path}: line {number}: {line.strip()[:40]}; {_WANTED_WORDS}")
+        rows.append((words[0].strip(), _label(words[1])))
+    return rows
+
+
 def _rows(path: Path, reading: Reading) -> Rows:
     """Path and label of every row of a CSV file, whatever it separates them by."""
     text = _text(path)
     first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max(_SEPARATORS, key=first.count)
     rows: Rows = []
+    parts: list[str] = []
     try:
         entries: Iterator[list[str]] = (
             row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
         )
         header = next(entries, [])
-        columns = _columns(path, header)
+        columns, part = _columns(path, header), _part_column(header)
         if columns is None:
             columns = (0, 1)
+            part = None
             entries = chain([header], entries)
         for number, row in enumerate(entries, 1):
             if number % 1024 == 0:
@@ -149,9 +179,28 @@ def _rows(path: Path, reading: Reading) -> Rows:
                     f"{path}: row {number} has {len(row)} columns, the first one {len(header)}; {_WANTED}"
                 )
             rows.append((row[columns[0]].strip(), _label(row[columns[1]])))
+            parts.append(row[part].strip() if part is not None and part < len(row) else "")
     except csv.Error as error:
         raise DataFormatError(f"{path}: not CSV ({brief(error)}); {_WANTED}") from None
-    return rows
+    return _of_part(rows, parts, reading)
+
+
+def _part_column(header: Sequence[str]) -> int | None:
+    names = [name.strip().lower() for name in header]
+    return next((names.index(name) for name in _PART_COLUMNS if name in names), None)
+
+
+def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Rows:
+    """The rows of the held-out part where the table tells several apart; which is told."""
+    there = sorted({part for part in parts if part})
+    if len(there) < 2:
+        return rows
+    one = next((part for name in _PARTS for part in there if part.lower() == name), None)
+    if one is None:
+        reading.note(f"read: the rows of all parts {listed(there, 5)}, none of them test or validation")
+        return rows
+    reading.note(f"read: the rows of the part {one} of {listed(there, 5)}")
+    return [row for row, part in zip(rows, parts, strict=True) if part == one]
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
@@ -168,6 +217,7 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
 def _json_rows(path: Path, reading: Reading) -> Rows:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
+    parts: list[str] = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         if number % 1024 == 0:
             reading.check_time()
@@ -181,7 +231,9 @@ def _json_rows(path: Path, reading: Reading) -> Rows:
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
             raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))
-    return rows
+        part = _first(entry, _PART_COLUMNS)
+        parts.append(part.strip() if isinstance(part, str) else "")
+    return _of_part(rows, parts, reading)
 
 
 def _first(entry: Any, keys: Sequence[str]) -> Any:

@@ -35,6 +35,52 @@ def test_a_table_of_paths_and_labels_is_read(header, separator, pictures):
     assert clean_set.source == str(table)
 
 
+@pytest.mark.parametrize("between", [" ", "\t", ",", "  "])
+def test_a_list_of_paths_and_labels_is_read(between, pictures):
+    table = pictures / "labels.txt"
+    table.write_text(
+        "\n" * (between == "  ") + "\n".join(f"{name}{between}{label}" for name, label in LABELS.items()) + "\n"
+    )
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {0: 1, 1: 0, 2: 1}
+    assert clean_set.class_names == ("ant", "cat")
+
+
+@pytest.mark.parametrize("line", ["cat a/0.png", "1.png", "1.png hot dog", "names label"])
+def test_a_text_that_is_no_list_of_pictures_is_one_line(line, pictures):
+    (pictures / "labels.txt").write_text(f"1.png 0\n{line}\n")
+    assert message_of(pictures / "labels.txt") == (
+        f"line 2: {line}; accepted: the path of a picture and its label in every line, between them a space or a comma"
+    )
+
+
+def test_lines_of_json_are_read_whatever_the_file_is_called(pictures):
+    lines = [json.dumps({"image": name, "label": label}) for name, label in LABELS.items()]
+    (pictures / "test.jsonl").write_text("\n".join(lines))
+    assert labels_by_red(load_clean_set(pictures / "test.jsonl")) == {0: 1, 1: 0, 2: 1}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("parts", "reds", "note"),
+    [
+        (("train", "test", "test"), [1, 2], "read: the rows of the part test of test, train"),
+        (("train", "Val", "train"), [1], "read: the rows of the part Val of Val, train"),
+        (("a", "train", "a"), [0, 1, 2], "read: the rows of all parts a, train, none of them test or validation"),
+        (("train", "train", "train"), [0, 1, 2], ""),
+    ],
+)
+def test_of_the_parts_in_a_table_the_held_out_one_is_read(suffix, parts, reds, note, pictures):
+    table = pictures / f"labels.{suffix}"
+    rows = [(name, label, part) for (name, label), part in zip(LABELS.items(), parts, strict=True)]
+    keys = ("file_name", "label", "split")
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
+    table.write_text("\n".join(lines if suffix == "jsonl" else map(",".join, [keys, *rows])))
+    clean_set = load_clean_set(table)
+    assert list(labels_by_red(clean_set)) == reds
+    assert clean_set.notes == ((note,) if note else ())
+
+
 def test_columns_are_found_by_their_names(pictures):
     table = pictures / "labels.csv"
     table.write_text("id,label,size,file_name\n" + "".join(f"7,{k}.0,6,{name}\n" for k, name in enumerate(LABELS)))
