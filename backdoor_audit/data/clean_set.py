@@ -165,9 +165,10 @@ def checked_labels(labels: Tensor | NDArray[Any], source: str) -> Tensor:
     """Labels as int64 (n,). Raises `DataFormatError` for anything but whole numbers from 0 to 99,999."""
     classes = _as_tensor(labels, "labels", source)
     if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        cure = "; of one row per image with a number per class, give labels.argmax(1)" if classes.ndim == 2 else ""
         raise DataFormatError(
             f"{source}: labels of {classes.dtype}, shape {tuple(classes.shape)}; accepted: integers (n,), the "
-            "class of each image"
+            f"class of each image{cure}"
         )
     wide = classes.dtype == torch.uint64
     classes = classes.to(torch.int64, copy=True)

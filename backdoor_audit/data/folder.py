@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from backdoor_audit.data import containers
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose, shown_names
 from backdoor_audit.data.conversion import Wish, decode
 from backdoor_audit.data.naming import labels_of
@@ -42,6 +43,8 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     files_of = _files_of_classes(folder, reading)
     empty = [name for name, files in files_of.items() if not files]
     if empty:
+        if len(empty) == len(files_of) and (instead := _instead(folder, reading)):
+            raise DataFormatError(f"{folder}: no images in {listed(empty)}; {instead}")
         left = f" ({reading.left()})" if reading.left() else ""
         home = _home_of_classes(folder, files_of)
         other = f", or give --audit-data={home} where the classes are in there" if home != folder else ""
@@ -89,10 +92,19 @@ def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:
     if not files_of:
         loose = sum(is_image(entry.name) for entry in visible)
         found = f"{loose} images but no class folders" if loose else "no class folders"
-        raise DataFormatError(f"{folder}: {found}; accepted: one sub-folder per class with its images in it")
+        cure = _instead(folder, reading) or "accepted: one sub-folder per class with its images in it"
+        raise DataFormatError(f"{folder}: {found}; {cure}")
     if len(files_of) > MOST_CLASSES:
         raise DataFormatError(f"{folder}: {len(files_of)} class folders; accepted: at most {MOST_CLASSES}")
     return files_of
+
+
+def _instead(folder: Path, reading: Reading) -> str:
+    """Another container that lies in a folder without class folders, with the way out; empty if there is none."""
+    try:
+        return containers.within(folder, files_within(folder, reading))
+    except OSError:  # a remark only
+        return ""
 
 
 def _pictures(folder: Path, of_class: Path, reading: Reading) -> list[Path]:

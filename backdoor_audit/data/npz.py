@@ -17,8 +17,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose
+from backdoor_audit.data.containers import MARKED, OF_PICTURES, SAVE, told
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted
-from backdoor_audit.data.naming import relabelled
+from backdoor_audit.data.folder import is_image
+from backdoor_audit.data.naming import labels_of, places, relabelled
+from backdoor_audit.data.pictures import begins_as_picture
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
@@ -44,14 +47,12 @@ _PAIRS = (
 _IMAGES = ("images", "image", "imgs", "data", "x")
 _LABELS = ("labels", "label", "targets", "target", "y")
 _CALLED = frozenset(name.lower() for name in (*_IMAGES, *_LABELS, *(name for pair in _PAIRS for name in pair)))
-_KINDS = {"images": ("buif", "numbers"), "labels": ("buif", "numbers"), "class_names": ("US", "text")}
+_KINDS = {"images": ("buif", "numbers"), "labels": ("buifUS", "numbers or text"), "class_names": ("US", "text")}
 _PIECE = 2**20  # bytes read at once
 _DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
 _PER_LABEL = 80  # bytes that a label takes while images are chosen by it
 
-
-_SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
-_OF_TORCH = f"a file of torch.save, which is no data set here; {_SAVE}"
+_OF_TORCH = f"a file of torch.save, which is no data set here; {SAVE}"
 
 
 def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
@@ -60,31 +61,28 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
         with warnings.catch_warnings(), _Archive(path) as file:
             warnings.simplefilter("ignore")  # remarks on headers that old versions of numpy wrote
             if not zipfile.is_zipfile(file):
-                raise DataFormatError(f"{path}: {_other(file)}; {ACCEPTED}")
+                raise DataFormatError(f"{path}: {_other(path, file)}; {ACCEPTED}")
             with zipfile.ZipFile(file) as archive:
-                if any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist()):
+                names = archive.namelist()
+                if any(name.rpartition("/")[2] == "data.pkl" for name in names):
                     raise DataFormatError(f"{path}: {_OF_TORCH}; {ACCEPTED}")
-                images, labels, names = _arrays(archive, wish, reading)
+                if any(map(is_image, names)) and not any(name.endswith(".npy") for name in names):
+                    raise DataFormatError(f"{path}: {OF_PICTURES}; {ACCEPTED}")
+                images, labels, called = _arrays(archive, wish, reading)
     except DataFormatError:
         raise
     except Exception as error:  # zipfile, its codecs and numpy's headers raise anything on damaged or hostile files
         raise DataFormatError(f"{path}: cannot be read ({brief(error)}); {_WANTED}") from None
-    clean_set = CleanSet.of(images, labels, [str(name) for name in names], str(path))
+    clean_set = CleanSet.of(images, labels, [str(name) for name in called], str(path))
     del images
     channels, height, width = clean_set.image_shape
     reading.check_images(len(clean_set), (wish.channels or channels, *(wish.resize or (height, width))))
     return CleanSet(converted(clean_set.images, wish), clean_set.labels, clean_set.class_names, clean_set.source)
 
 
-def _other(file: IO[bytes]) -> str:
-    """What a file is that is no archive, in words, with the way out where there is one."""
+def _other(path: Path, file: IO[bytes]) -> str:
     file.seek(0)
-    start = file.read(8)
-    if start.startswith(b"\x80"):
-        return f"a pickle, such as an old file of torch.save, which is no data set here; {_SAVE}"
-    if start.startswith(b"\x93NUMPY"):
-        return f"one array of numpy.save; {_SAVE}"
-    return "not an .npz file"
+    return told(file.read(MARKED), is_picture=begins_as_picture(path))
 
 
 def _arrays(
@@ -94,24 +92,53 @@ def _arrays(
     members = _members(archive, reading)
     images, labels, names = members["images"], members["labels"], members.get("class_names")
     count = images.shape[0] if images.shape else 1
-    countable = labels.dtype.kind in "iu" and images.shape[:1] == labels.shape[:1] and math.prod(labels.shape) == count
+    countable = (
+        labels.dtype.kind in "iuUS" and images.shape[:1] == labels.shape[:1] and math.prod(labels.shape) == count
+    )
     chosen = countable and wish.most is not None and wish.most < count
     kept = wish.most if chosen and wish.most is not None else count
     share = kept / count if count else 0
     floats = math.ceil(4 * share * math.prod(images.shape))
     reading.check_memory(floats, f"{kept} images of shape {images.shape[1:]} as floats", reading.allowed.memory // 2)
     stored = sum(member.size for member in members.values())
+    if labels.dtype.kind in "US":  # sorted, and each class told from the others
+        stored += 3 * labels.size
     needed = stored + math.ceil(share * images.size) + floats + _PER_LABEL * math.prod(labels.shape)
     reading.check_memory(needed, "unpacking", reading.allowed.memory)
     texts = [] if names is None else [_text(name) for name in names.read(archive, reading).tolist()]
     classes, pixels = labels.read(archive, reading), images.read(archive, reading)
     if countable:
         classes = classes.reshape(-1)  # (n, 1) as well
-    classes, shown = relabelled(classes, texts, wish, reading)
+    classes, shown = _numbered(classes, texts, wish, reading)
     if chosen:
         indices = choose(torch.from_numpy(classes.astype(np.int64)), kept, wish.seed).numpy()
         return pixels[indices], classes[indices], shown
     return pixels, classes, shown
+
+
+def _numbered(
+    labels: NDArray[Any], names: Sequence[str], wish: Wish, reading: Reading
+) -> tuple[NDArray[Any], tuple[object, ...]]:
+    """Labels as numbers, and the names of the classes: of texts by the file's own names where it has some."""
+    if labels.dtype.kind not in "US":
+        return relabelled(labels, names, wish, reading)
+    if labels.ndim != 1:
+        raise UnreadableError(f"labels that are texts, of shape {labels.shape}; accepted: one text per image")
+    found, place_of = np.unique(labels, return_inverse=True)
+    texts = [_text(text).strip() for text in found.tolist()]
+    if "" in texts:
+        raise UnreadableError("images without a label; label them or leave them out")
+    called = sorted(set(texts))
+    if not names:
+        number_of, shown = labels_of(reading.source, called, wish, reading, "labels")
+        return np.array([number_of[text] for text in texts], np.int64)[place_of], shown
+    place = places(called, names)
+    if not place:
+        strange = [text for text in called if text not in frozenset(names)]
+        raise DataFormatError(
+            f"{reading.source}: labels {listed(strange)} are not in its class_names ({listed(names)}); name all classes there"
+        )
+    return relabelled(np.array([place[text] for text in texts], np.int64)[place_of], names, wish, reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +163,8 @@ class _Member:
             shape, fortran, dtype = _header(stream)
             rest = info.file_size - stream.tell()
         if dtype.kind not in kinds:
-            raise UnreadableError(f"{key} of numpy type {dtype}; accepted: {accepted}")
+            cure = f"; save {key}.astype(str)" if kind == "labels" and dtype.kind == "O" else ""
+            raise UnreadableError(f"{key} of numpy type {dtype}; accepted: {accepted}{cure}")
         if min(shape, default=0) < 0 or len(shape) > 8 or math.prod(shape) * dtype.itemsize != rest:
             raise UnreadableError(f"{key} holds {rest} bytes, its header says {dtype}, shape {shape}")
         return cls(info, shape, fortran, dtype)

@@ -24,7 +24,10 @@ from backdoor_audit.printable import listed
 _ONE, _SEVERAL = "state.json", "dataset_dict.json"
 _PARTS = ("test", "validation", "val", "valid", "dev", "eval")
 _LABELS = ("label", "labels", "class", "target", "fine_label", "category")
-_WANTED = "accepted: what datasets.Dataset.save_to_disk writes, with a column of images and one of labels"
+_WANTED = (
+    "accepted: what datasets.Dataset.save_to_disk writes, with a column of images (cast_column(NAME, datasets.Image()) makes one "
+    "of bytes) and one of labels"
+)
 
 
 def is_saved_dataset(folder: Path) -> bool:

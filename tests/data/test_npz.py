@@ -130,6 +130,68 @@ def test_labels_that_have_names_follow_the_models_names(tmp_path):
     assert (shown.labels.tolist(), shown.class_names) == ([0, 1], ("a", "b"))
 
 
+@pytest.mark.parametrize(
+    "labels", [np.array(["dog", "ant"]), np.array([b"dog", b"ant"]), np.array([["dog"], ["ant "]])]
+)
+def test_labels_that_are_texts_are_names_of_classes_by_the_same_rules(labels, tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, images=GOOD, labels=labels)
+    clean_set = load_clean_set(path)
+    assert (clean_set.labels.tolist(), clean_set.class_names) == ([1, 0], ("ant", "dog"))
+    for options in ({"class_names": ["dog", "emu", "ant"]}, {"model_names": ("dog", "emu", "ant")}):
+        assert load_clean_set(path, **options).labels.tolist() == [0, 2]
+    assert load_clean_set(path, most=1).class_names == ("ant", "dog")
+    np.savez(path, images=GOOD, labels=labels, class_names=["dog", "ant"])
+    clean_set = load_clean_set(path)
+    assert (clean_set.labels.tolist(), clean_set.class_names) == ([0, 1], ("dog", "ant"))
+    assert load_clean_set(path, model_names=("emu", "dog", "ant")).labels.tolist() == [1, 2]
+
+
+def test_labels_that_are_texts_of_numbers_are_these_numbers(tmp_path):
+    np.savez(tmp_path / "images.npz", images=GOOD, labels=["10", "2"])
+    assert load_clean_set(tmp_path / "images.npz").labels.tolist() == [10, 2]
+    assert load_clean_set(tmp_path / "images.npz", class_order="text").labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (["cat", ""], [], "cannot be read (images without a label; label them or leave them out)"),
+        (["cat", "-1"], ["cat"], "labels -1 are not in its class_names (cat); name all classes there"),
+        (["0.5", "1"], [], "label 0.5; labels count from 0"),
+        (
+            [["cat", "dog"], ["a", "b"]],
+            [],
+            "cannot be read (labels that are texts, of shape (2, 2); accepted: one text",
+        ),
+        (["cat"], [], "2 images and 1 labels"),
+        (
+            np.array(["cat", "dog"], object),
+            [],
+            "cannot be read (labels of numpy type object; accepted: numbers or text; save la",
+        ),
+    ],
+)
+def test_labels_that_are_texts_and_cannot_be_used_are_one_line(labels, names, message, tmp_path):
+    np.savez(tmp_path / "images.npz", images=GOOD, labels=labels, **({"class_names": names} if names else {}))
+    assert message_of(tmp_path / "images.npz").startswith(message)
+
+
+def test_what_texts_of_labels_take_is_known_before_they_are_sorted(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez_compressed(path, images=np.zeros((1000, 4, 4), np.uint8), labels=np.full(1000, "a" * 1000))
+    assert len(load_clean_set(path)) == 1000
+    with bounds.allowing(bounds.Bounds(memory=12_000_000)):
+        assert message_of(path).startswith("unpacking would take 16 MB, at most 12 MB are allowed")
+
+
+def test_one_row_per_image_as_labels_is_told_with_the_way_out(tmp_path):
+    np.savez(tmp_path / "images.npz", images=GOOD, labels=np.eye(2))
+    assert message_of(tmp_path / "images.npz").endswith(
+        "; of one row per image with a number per class, give labels.argmax(1)"
+    )
+
+
 @pytest.mark.parametrize(("order", "labels"), [("text", [1, 0]), ("number", [0, 1])])
 def test_numbers_as_labels_are_sorted_as_asked_for(order, labels, tmp_path):
     np.savez(tmp_path / "images.npz", images=GOOD, labels=[2, 10])

@@ -1,0 +1,60 @@
+"""Containers that are no data set here: what they are, in words, and how their images become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
+_UNPACK = "unpack it, and give the folder of its class folders"
+_DATASETS = "save_to_disk('images'), and give that folder (pip install 'backdoor-audit[datasets]')"
+_MARKS = (
+    (b"\x80", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
+    (b"\x93NUMPY", f"one array of numpy.save; {SAVE}"),
+    (b"PAR1", f"a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).{_DATASETS}"),
+    (b"ARROW1", f"a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).{_DATASETS}"),
+    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
+    (b"MATLAB 5.0", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
+    (b"\x1f\x8b", f"a gzip archive; {_UNPACK}"),
+    (b"BZh", f"a bzip2 archive; {_UNPACK}"),
+    (b"\xfd7zXZ\0", f"an xz archive; {_UNPACK}"),
+    (b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {_UNPACK}"),
+    (b"Rar!", f"a rar archive; {_UNPACK}"),
+)
+OF_PICTURES = f"a zip archive of pictures; {_UNPACK}"
+_PICTURE = "a picture; give a folder with one sub-folder per class, where the pictures lie"
+_PLACE_OF_TAR = 257  # bytes before the mark of an archive of tar
+MARKED = 512
+"""Bytes of a file's beginning by which it is told."""
+
+_IN_FOLDERS = (
+    ((".parquet",), "parquet files; write them anew by datasets.load_dataset({folder!r})." + _DATASETS),
+    ((".npz", ".csv", ".tsv", ".jsonl"), "{name}; give it, as in --audit-data={path}"),
+    ((".safetensors", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".npy"), "{name}; read its arrays, and " + SAVE),
+    ((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "{name}; " + _UNPACK),
+)
+
+
+def told(start: bytes, *, is_picture: bool) -> str:
+    """What a file is that begins so and is no archive of numpy, with the way out where there is one."""
+    for mark, what in _MARKS:
+        if start.startswith(mark):
+            return what
+    if is_picture:
+        return _PICTURE
+    if start[_PLACE_OF_TAR:].startswith(b"ustar"):
+        return f"a tar archive; {_UNPACK}"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
+        return f"a file of safetensors, which is no data set here; {SAVE}"
+    return "not an .npz file"
+
+
+def within(folder: Path, paths: Iterable[Path]) -> str:
+    """What else lies in a folder without pictures, with the way out; empty where nothing of it is known."""
+    files = sorted(paths)
+    for endings, what in _IN_FOLDERS:
+        for path in files:
+            if path.name.lower().endswith(endings):
+                name = str(path.relative_to(folder))
+                return f"it holds {what.format(folder=str(folder), name=name, path=path)}"
+    return ""

@@ -1,0 +1,91 @@
+import gzip
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from backdoor_audit.data import load_clean_set
+from tests.subjects.clean_images import class_folders, image_file, message_of
+
+SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...); accepted: a folder"
+UNPACK = "unpack it, and give the folder of its class folders; accepted: a folder"
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (
+            b"PAR1\x15\x04",
+            "a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).save_to_disk(",
+        ),
+        (
+            b"ARROW1\0\0",
+            "a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).save_to_disk('images'), and",
+        ),
+        (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
+        (b"MATLAB 5.0 MAT-file", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
+        (b"\x80\x04", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
+        (b"Rar!\x1a\x07", f"a rar archive; {UNPACK}"),
+        (gzip.compress(b"x"), f"a gzip archive; {UNPACK}"),
+        (b'{"a": 1, "b": 2}', "not an .npz file; accepted: a folder"),
+    ],
+)
+def test_a_file_that_is_no_data_set_is_told_with_the_way_out(start, message, tmp_path):
+    (tmp_path / "images.bin").write_bytes(start)
+    assert message_of(tmp_path / "images.bin").startswith(message)
+
+
+def test_files_that_are_told_by_more_than_their_first_bytes(tmp_path):
+    save_file({"images": torch.zeros(2, 1, 4, 4)}, tmp_path / "images.safetensors")
+    assert message_of(tmp_path / "images.safetensors").startswith(
+        "a file of safetensors, which is no data set here; write"
+    )
+    image_file(tmp_path / "0.png")
+    assert message_of(tmp_path / "0.png").startswith("a picture; give a folder with one sub-folder per class")
+    with tarfile.open(tmp_path / "images.tar", "w") as file:
+        file.add(tmp_path / "0.png", "cat/0.png")
+    assert message_of(tmp_path / "images.tar").startswith(f"a tar archive; {UNPACK}")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as zipped:
+        zipped.write(tmp_path / "0.png", "cat/0.png")
+    assert message_of(tmp_path / "images.zip").startswith(f"a zip archive of pictures; {UNPACK}")
+
+
+@pytest.mark.parametrize("name", ["data/test-00000-of-00001.parquet", "x.parquet"])
+def test_a_folder_of_parquet_files_is_told_with_the_way_out(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PAR1")
+    (tmp_path / "README.md").write_text("what this is")
+    assert message_of(tmp_path).endswith(
+        f"it holds parquet files; write them anew by datasets.load_dataset('{tmp_path}').save_to_disk('images'), and give that "
+        "folder (pip install 'backdoor-audit[datasets]')"
+    )
+
+
+@pytest.mark.parametrize("name", ["images.npz", "deeper/labels.csv", "lines.jsonl"])
+def test_a_data_set_that_lies_in_the_folder_is_to_be_given(name, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / name).touch()
+    assert (
+        message_of(tmp_path) == f"no images in deeper; it holds {name}; give it, as in --audit-data={tmp_path}/{name}"
+    )
+
+
+def test_pictures_beside_their_list_are_told_with_the_list(tmp_path):
+    image_file(tmp_path / "0.png")
+    image_file(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text("0.png,cat\n1.png,dog\n")
+    message = message_of(tmp_path)
+    assert message == (
+        f"2 images but no class folders; it holds labels.csv; give it, as in --audit-data={tmp_path}/labels.csv"
+    )
+    assert len(load_clean_set(tmp_path / "labels.csv")) == 2
+
+
+def test_a_folder_with_some_pictures_is_told_what_lacks(tmp_path):
+    class_folders(tmp_path, ["a"])
+    (tmp_path / "b").mkdir()
+    np.savez(tmp_path / "b" / "images.npz", images=[0])
+    assert message_of(tmp_path).startswith("no images in b (1 not read: b/images.npz); put images there (")
