@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backdoor_audit.data.clean_set import CleanSet
+from backdoor_audit.data.clean_set import CleanSet, doubts
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief
 from backdoor_audit.data.folder import from_folder
 from backdoor_audit.data.naming import names_from, names_in
@@ -76,7 +76,8 @@ def load_clean_set(
     wish = Wish(side, channels, most, seed, given, class_order, tuple(model_names))
     reading = Reading.begun(name)
     try:
-        return replace(_read(name, wish, reading), notes=reading.notes)
+        clean_set = _read(name, wish, reading)
+        return replace(clean_set, notes=(*reading.notes, *doubts(clean_set.images)))
     except (MemoryError, RuntimeError) as error:  # torch says by RuntimeError that there is no memory
         raise DataFormatError(
             f"{name}: cannot be read ({brief(error)}); take fewer or smaller images (--audit-max-images, --resize)"

@@ -22,6 +22,10 @@ MOST_CLASSES = 100_000
 
 _TOLERANCE = 1e-4
 _LONGEST_NAME = 200
+_DARK = (
+    "no pixel is above 1 of 255, as where pixels in [0, 1] were divided by 255 again or became whole numbers; give bytes of "
+    "0-255, floats in [0, 1] up to 1, or pictures saved from such"
+)
 _LEAST_SPREAD = 0.02  # of pixel values: images of one colour have none
 
 
@@ -62,7 +66,7 @@ class CleanSet:
             ) from None
         if len(pixels) != len(classes):
             raise DataFormatError(f"{source}: {len(pixels)} images and {len(classes)} labels; give one label per image")
-        return cls(pixels, classes, shown_names(class_names, source), source)
+        return cls(pixels, classes, shown_names(class_names, source), source, doubts(pixels))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -132,6 +136,12 @@ class CleanSet:
 
     def _subset(self, indices: Tensor) -> CleanSet:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def doubts(images: Tensor) -> tuple[str, ...]:
+    """What to tell about images in [0, 1] that can hardly be meant: that they are all but black, though not quite."""
+    brightest = float(images.max()) if images.numel() else 0.0
+    return (_DARK,) if 0 < brightest <= (1 + _TOLERANCE) / 255 else ()
 
 
 def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:

@@ -46,6 +46,36 @@ def test_the_channel_is_the_axis_of_one_or_three(shape, found, convert, dtype):
     assert float(clean_set.images.max()) == pytest.approx(1 / 255 if dtype == np.uint8 else 1)
 
 
+DARK = (
+    "no pixel is above 1 of 255, as where pixels in [0, 1] were divided by 255 again or became whole numbers; give bytes of "
+    "0-255, floats in [0, 1] up to 1, or pictures saved from such"
+)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "notes"),
+    [
+        (lambda pixels: (pixels / 255).astype(np.uint8), (DARK,)),
+        (lambda pixels: (pixels / 255 / 255).astype(np.float32), (DARK,)),
+        (lambda pixels: (pixels / 255 / 255).astype(np.float64), (DARK,)),
+        (lambda pixels: np.minimum(pixels, 2), ()),
+        (lambda pixels: (pixels / 255).astype(np.float32), ()),
+        (np.zeros_like, ()),
+    ],
+)
+def test_images_that_were_divided_twice_are_told(scaled, notes, tmp_path):
+    pixels = np.arange(256, dtype=np.uint8).repeat(2).reshape(2, 16, 16)
+    clean_set = CleanSet.of(scaled(pixels), np.array([0, 1]))
+    assert clean_set.notes == notes
+    np.savez(tmp_path / "images.npz", images=scaled(pixels), labels=[0, 1])
+    assert load_clean_set(tmp_path / "images.npz").notes == notes
+
+
+def test_pictures_of_such_images_are_told_as_well(tmp_path):
+    class_folders(tmp_path, ["a"], each=2)  # whose brightest pixel is 1
+    assert load_clean_set(tmp_path).notes == (DARK,)
+
+
 def test_a_channels_last_image_keeps_its_pixels_in_place():
     image = np.random.default_rng(0).integers(0, 256, (1, 4, 5, 3), np.uint8)
     pixel = CleanSet.of(image, np.array([0])).images[0, 2, 3, 4]

@@ -43,7 +43,7 @@ def test_given_class_names_decide_the_labels(tmp_path):
 
 
 def test_a_class_folder_may_be_a_link_and_links_to_folders_inside_of_it_are_left(tmp_path):
-    class_folders(tmp_path / "elsewhere", ["cats", "more"], each=2)
+    class_folders(tmp_path / "elsewhere", ["ants", "cats", "more"], each=2)
     folder = class_folders(tmp_path / "images", ["dog"], each=1)
     (folder / "cat").symlink_to(tmp_path / "elsewhere" / "cats")
     (folder / "dog" / "more").symlink_to(tmp_path / "elsewhere" / "more")

@@ -14,7 +14,7 @@ LABELS = {"a/0.png": "cat", "1.png": "ant", "b c.png": "cat"}
 def pictures(tmp_path):
     """Three pictures whose red is their number."""
     for number, name in enumerate(LABELS):
-        image_file(tmp_path / name, (number, 0, 0))
+        image_file(tmp_path / name, (number, 0, 9))
     return tmp_path
 
 
