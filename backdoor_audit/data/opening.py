@@ -21,6 +21,7 @@ from backdoor_audit.files import UnreadableError, refuse_special
 
 _PER_BYTE = 4  # bytes of memory that a byte may take: what is read, what is made of it, and a copy of each
 _PER_CHARACTER = 16  # the same for texts, which become rows of Python's objects
+_PER_MEMBER = 128  # the same for the list of an archive's members
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _OF_TORCH = (
     "a file of torch.save that holds more than texts and numbers, which is not read here; remove it, or the folder processed/ "
@@ -81,17 +82,29 @@ class _Opening:
         """As ``torch.load``, of texts and numbers in lists and mappings alone: a few bytes can ask for gigabytes of all else."""
         name = os.path.basename(os.fsdecode(file))
         with self.opened(file, "rb") as packed:
-            if not zipfile.is_zipfile(packed):
-                raise UnreadableError(f"{name}: {_OF_TORCH}")
-            with zipfile.ZipFile(packed) as archive:
-                info = next((info for info in archive.infolist() if info.filename.endswith("/data.pkl")), None)
-                if info is None or info.compress_type != zipfile.ZIP_STORED:
-                    raise UnreadableError(f"{name}: {_OF_TORCH}")
-                _check(name, info.file_size, _PER_CHARACTER, self._reading)
-                content = archive.read(info)
-        if any(code.name in _MEMO and int(found or 0) > len(content) for code, found, _ in pickletools.genops(content)):
+            _check(name, os.fstat(packed.fileno()).st_size, _PER_MEMBER, self._reading)
+            content = _pickled(packed)
+        if not content or self._outgrows(content):
             raise UnreadableError(f"{name}: {_OF_TORCH}")
         return _Plain(io.BytesIO(content), name).load()
+
+    def _outgrows(self, content: bytes) -> bool:
+        """Whether a pickle has a place in its memo that it cannot fill, before which all others are made."""
+        for number, (code, found, _where) in enumerate(pickletools.genops(content)):
+            if number % 65536 == 0:
+                self._reading.check_time()
+            if code.name in _MEMO and isinstance(found, int) and found > len(content):
+                return True
+        return False
+
+
+def _pickled(packed: IO[bytes]) -> bytes:
+    """What is pickled in a file of torch.save; empty if it is none of the kind that unpacks to its own size."""
+    if not zipfile.is_zipfile(packed):
+        return b""
+    with zipfile.ZipFile(packed) as archive:
+        info = next((info for info in archive.infolist() if info.filename.endswith("/data.pkl")), None)
+        return archive.read(info) if info is not None and info.compress_type == zipfile.ZIP_STORED else b""
 
 
 class _Plain(pickle.Unpickler):

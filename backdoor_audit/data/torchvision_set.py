@@ -58,7 +58,10 @@ def _labels(dataset: Any, reading: Reading) -> NDArray[Any]:
     labels = []
     for index in range(len(dataset)):
         reading.check_time()
-        labels.append(dataset[index][1])
+        try:
+            labels.append(dataset[index][1])
+        except UnreadableError as error:  # some open the picture for its label
+            raise UnreadableError(f"image {index}: {error}; replace it") from None
     return np.asarray(labels)
 
 

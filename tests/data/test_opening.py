@@ -55,6 +55,16 @@ def test_a_pipe_in_the_place_of_a_list_is_not_opened(tmp_path):
     )
 
 
+def test_a_pipe_in_the_place_of_a_picture_is_told_by_its_number(tmp_path):
+    source = gtsrb(tmp_path)
+    picture = tmp_path / "gtsrb" / "GTSRB" / "Final_Test" / "Images" / "1.ppm"
+    picture.unlink()
+    os.mkfifo(picture)
+    assert message_of(source).startswith(
+        "cannot be read (image 1: a pipe, device or socket, not a regular file; replace it)"
+    )
+
+
 def test_a_device_behind_a_link_is_not_opened(tmp_path):
     source = gtsrb(tmp_path, table=None)
     (tmp_path / "gtsrb" / "GT-final_test.csv").symlink_to("/dev/zero")
