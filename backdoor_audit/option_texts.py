@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from backdoor_audit.errors import OptionError
+from backdoor_audit.structure import brief
 
 LEAST_MEMORY = 256 * 2**20
 MOST_MEMORY = 2**50
@@ -157,6 +158,11 @@ def switch(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
     return text.lower() == "true"
+
+
+def named(text: str) -> str:
+    """A path or a name as it stands in a message: as it is, or in a few words where it is too long for a line."""
+    return text if len(text) <= _LONGEST else brief(text)
 
 
 class RaisingParser(argparse.ArgumentParser):

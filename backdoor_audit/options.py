@@ -6,7 +6,6 @@ import difflib
 import enum
 import itertools
 import os
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from backdoor_audit import bounds
 from backdoor_audit import option_texts as read
 from backdoor_audit.errors import OptionError
-from backdoor_audit.files import UnreadableError, obstacle, read_text
+from backdoor_audit.files import UnreadableError, read_text
 from backdoor_audit.structure import brief
 
 if sys.version_info >= (3, 11):
@@ -25,7 +24,6 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
-_IS_FOLDER, _IS_ABSENT = "is a folder", "does not exist"
 _MOST_TOLD = 20  # unknown keys
 _LONGEST = 300  # characters of a path in a message
 
@@ -409,60 +407,6 @@ def build_options(
     return options
 
 
-def check_paths(options: AuditOptions) -> None:
-    """Raise `OptionError` for files that are not there, before anything slow is imported."""
-    problems = []
-    if options.model and (absence := _absence(options.model)):
-        of_hub = absence == _IS_FOLDER and os.path.isfile(os.path.join(options.model, "config.json"))
-        without = " without config.json" if absence == _IS_FOLDER else ""
-        problems += [
-            f"--audit-model: {_named(options.model)} {absence}{without}; give a model file or a Hugging Face folder"
-        ] * (not of_hub)
-    if not options.data:
-        problems.append(
-            "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, a .csv "
-            f"of paths and labels, or torchvision:NAME?root=DIR), or set data in [{TABLE}] of pyproject.toml"
-        )
-    elif not options.data.startswith("torchvision:") and (absence := _absence(options.data)) not in ("", _IS_FOLDER):
-        problems.append(
-            f"--audit-data: {_named(options.data)} {absence}; give a folder of class folders or an .npz file"
-        )
-    for name in ("trigger", "reference", "twins"):
-        file = getattr(options, name)
-        if file and (absence := _absence(file)):
-            problems.append(f"--audit-{name}: {_named(file)} {absence}")
-    names = options.class_names
-    if names and "," not in names and (absence := _absence(names)):
-        problems.append(f"--audit-class-names: {_named(names)} {absence}; give a file, or names between commas")
-    problems += _baseline_problems(options)
-    if options.suite and (found := _absence(options.suite)) != _IS_FOLDER:
-        problems.append(
-            f"--audit-suite: {_named(options.suite)} {found or 'is a file'}; give a folder of files test_*.py"
-        )
-    for name in ("report", "corpus"):
-        folder = getattr(options, name)
-        if folder and (found := _no_folder(folder)):
-            problems.append(
-                f"--audit-{name}: {_named(folder)} {found}; give a folder that exists, or a new one in a folder"
-            )
-    if problems:
-        raise OptionError("; ".join(problems))
-
-
-def _baseline_problems(options: AuditOptions) -> list[str]:
-    file = options.baseline
-    if not file:
-        return ["--audit-update-baseline needs the file to write: pass --audit-baseline=FILE"] * options.update_baseline
-    absence = _absence(file)
-    if absence and not options.update_baseline:
-        return [f"--audit-baseline: {_named(file)} {absence}; make it with --audit-update-baseline"]
-    dangling = absence == _IS_ABSENT and os.path.islink(file)
-    if absence not in ("", _IS_ABSENT) or dangling or not os.path.isdir(os.path.dirname(file) or "."):
-        why = " (a link that leads to nothing)" if dangling else ""
-        return [f"--audit-baseline: {_named(file)} cannot be written{why}; give a file in a folder that exists"]
-    return []
-
-
 def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name, text in pairs.items():
@@ -476,7 +420,7 @@ def _limit_values(pairs: Mapping[str, str]) -> dict[str, object]:
 def limit_problem(name: str, value: object) -> str:
     """What is wrong with the value of a limit, whatever it is called, or an empty string; which there are, the suite knows."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-        return f"limit {_named(name)} must be a number of at least 0, got {brief(value)}"
+        return f"limit {read.named(name)} must be a number of at least 0, got {brief(value)}"
     return ""
 
 
@@ -500,28 +444,3 @@ def _given(option: Option, command_line: Mapping[str, str], table: Mapping[str, 
 
 def _beside(folder: Path, text: str) -> str:
     return text if text.startswith("torchvision:") else str(folder / os.path.expanduser(text))
-
-
-def _absence(path: str) -> str:
-    """Why there is no file to read at a path, or an empty string. Nothing is opened."""
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return _IS_ABSENT
-    except (OSError, ValueError) as error:
-        return f"cannot be used ({getattr(error, 'strerror', None) or error})"
-    if stat.S_ISDIR(mode):
-        return _IS_FOLDER
-    return "" if stat.S_ISREG(mode) else "is a pipe, device or socket"
-
-
-def _no_folder(path: str) -> str:
-    """Why a path is neither a folder nor a place where one can be made, or an empty string."""
-    found = _absence(path)
-    if found == _IS_ABSENT:
-        return obstacle(Path(path))
-    return "" if found == _IS_FOLDER else found or "is a file"
-
-
-def _named(path: str) -> str:
-    return path if len(path) <= _LONGEST else brief(path)

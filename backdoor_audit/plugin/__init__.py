@@ -15,7 +15,8 @@ import pytest
 
 from backdoor_audit import cores
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import OPTIONS, AuditOptions, Option, check_paths
+from backdoor_audit.option_paths import check_paths
+from backdoor_audit.options import OPTIONS, AuditOptions, Option
 from backdoor_audit.plugin.asked import (
     CLOSING,
     ENDING,

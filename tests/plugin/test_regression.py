@@ -9,7 +9,7 @@ import pytest
 
 from backdoor_audit import AuditOptions, audit
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import check_paths
+from backdoor_audit.option_paths import check_paths
 from tests.subjects.toy_runs import Run
 
 FILE = "--audit-baseline=baseline.json"
