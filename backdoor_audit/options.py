@@ -112,6 +112,11 @@ class Option:
         """The short name, added only where nobody else has taken it."""
         return "--" + self.key.replace("_", "-")
 
+    @property
+    def argument(self) -> str:
+        """How a message names it to who calls `backdoor_audit.audit`."""
+        return f"audit({self.key}=...)"
+
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -373,11 +378,8 @@ def build_options(
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    keys = [option.key for option in OPTIONS]
-    for unknown in sorted(set(table) - {*keys, "limits"})[:_MOST_TOLD]:
-        close = difflib.get_close_matches(unknown[:_LONGEST], [*keys, "limits"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}, limits"
-        problems.append(f"[{TABLE}] has an unknown key {brief(unknown)}{hint}")
+    for unknown, hint in _unknown(table):
+        problems.append(f"[{TABLE}] has an unknown key {unknown}{hint}")
     for option in OPTIONS:
         given = _given(option, command_line, table)
         if given is None:
@@ -389,21 +391,72 @@ def build_options(
             in_table = Role.PATH in option.role and option.key not in command_line and not listed
             values[option.key] = option.parse(_beside(table_folder, text) if in_table and text else text)
         except ValueError as error:
-            told = str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
-            problems.append(f"{source}: {brief(value)} {told}")
+            problems.append(f"{source}: {brief(value)} {_told(option, error)}")
     chosen = table.get("limits", {})
     if not isinstance(chosen, dict):
         problems.append(f"[{TABLE}] limits: a table of numbers is accepted, got {brief(chosen)}")
         chosen = {}
     values["limits"] = {**chosen, **_limit_values(limits)}
+    return _agreed(values, problems, {option.key: option.flag for option in OPTIONS})
+
+
+def options_of(arguments: Mapping[str, Any]) -> AuditOptions:
+    """Options from the arguments of a Python call: values such as TOML has, or texts as on the command line.
+
+    None, and what is the default anyway, mean: not given. All problems are named in one `OptionError`.
+    """
+    problems = [f"audit() has no option {unknown}{hint}" for unknown, hint in _unknown(arguments)]
+    usual, values = AuditOptions(), dict[str, Any]()
+    for option in OPTIONS:
+        value = arguments.get(option.key)
+        if value is None or _is_usual(value, getattr(usual, option.key)):
+            continue
+        try:
+            if Role.PATH in option.role and not isinstance(value, str):
+                raise ValueError("must be a path, as a text or a pathlib.Path")
+            values[option.key] = option.parse(_text(value, option))
+        except ValueError as error:
+            problems.append(f"{option.argument}: {brief(value)} {_told(option, error)}")
+    chosen = arguments.get("limits")
+    if not isinstance(chosen, (dict, type(None))):
+        problems.append(f"audit(limits=...): a mapping of names to numbers is accepted, got {brief(chosen)}")
+        chosen = {}
+    values["limits"] = chosen or {}
+    return _agreed(values, problems, {option.key: option.argument for option in OPTIONS})
+
+
+def _unknown(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names of no option, some at most, each with what may have been meant."""
+    keys = [*(option.key for option in OPTIONS), "limits"]
+    found = []
+    for unknown in sorted(set(given) - set(keys))[:_MOST_TOLD]:
+        close = difflib.get_close_matches(unknown[:_LONGEST], keys, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}"
+        found.append((brief(unknown), hint))
+    return found
+
+
+def _told(option: Option, error: ValueError) -> str:
+    """What a parser says about a value, or else what is accepted."""
+    return str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
+
+
+def _is_usual(value: object, usual: object) -> bool:
+    """Whether a plain value is the default; of other values nobody knows what ``==`` does."""
+    empty = usual == () and isinstance(value, (list, tuple)) and not value
+    return empty or (isinstance(value, (str, int, float)) and value == usual)
+
+
+def _agreed(values: Mapping[str, Any], problems: list[str], named: Mapping[str, str]) -> AuditOptions:
+    """The options with these values. Raises `OptionError` for all problems at once, or if values contradict each other."""
     problems += filter(None, itertools.starmap(limit_problem, values["limits"].items()))
     if problems:
         raise OptionError("; ".join(problems))
     options = AuditOptions(**values)
     if options.normalization and (options.mean or options.std):
-        raise OptionError("--audit-normalization and --audit-mean/--audit-std both given; choose one")
+        raise OptionError(f"{named['normalization']} and {named['mean']}/{named['std']} both given; choose one")
     if bool(options.mean) != bool(options.std):
-        raise OptionError("--audit-mean and --audit-std belong together; give both or neither")
+        raise OptionError(f"{named['mean']} and {named['std']} belong together; give both or neither")
     return options
 
 

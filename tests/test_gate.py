@@ -20,6 +20,7 @@ from backdoor_audit import AuditError, Record, Verdict
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, Detection, Natural, NeuralCleanse, UniversalPerturbation
 from backdoor_audit.detectors.neural_cleanse import NO_RACE
+from backdoor_audit.errors import OptionError
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
@@ -317,6 +318,155 @@ def test_wrong_input_raises_one_line(arguments: tuple[object, ...], options: dic
         audit(network(backdoored=False), *arguments, progress=False, **options)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class ReadyError(Exception):
+    """Raised in place of the searches."""
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """The run that a call is about to make."""
+
+    def stop(run: Run, **_: object) -> None:
+        raise ReadyError(run)
+
+    monkeypatch.setattr("backdoor_audit.gate.judged_record", stop)
+
+    def run_of(*arguments: Any, **options: Any) -> Run:
+        with pytest.raises(ReadyError) as caught:
+            audit(network(backdoored=False), *(arguments or toy.images()), progress=False, **options)
+        run: Run = caught.value.args[0]
+        return run
+
+    return run_of
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        ({"mean": np.array([0.5]), "std": np.float64(0.25)}, "mean", (0.5,)),
+        ({"mean": torch.tensor([0.5]), "std": torch.tensor(0.25)}, "std", (0.25,)),
+        ({"mean": torch.full((1, 1, 1), 0.5, requires_grad=True), "std": 0.5}, "mean", (0.5,)),
+        ({"mean": "0.5", "std": 0.5}, "std", (0.5,)),
+        ({"budget": "10m"}, "budget", 600.0),
+        ({"memory": "1G"}, "memory", 2**30),
+        ({"device": torch.device("cpu")}, "device", "cpu"),
+        ({"seed": np.int64(3)}, "seed", 3),
+        ({"resize": (8, 8)}, "resize", (8, 8)),
+        ({"corpus": Path("~/corpus")}, "corpus", str(Path.home() / "corpus")),
+        ({"limits": {"anomaly_index": np.float32(3)}}, "limits", {"anomaly_index": 3.0}),
+        ({"normalization": None, "resize": None, "mean": (), "classes": 0}, "resize", ()),
+    ],
+    ids=str,
+)
+def test_options_are_of_the_kinds_that_python_programs_have(
+    prepared: Callable[..., Run], options: dict[str, Any], name: str, value: object
+) -> None:
+    assert getattr(prepared(**options).options, name) == value
+
+
+def test_images_that_are_given_are_resized_and_converted_as_the_options_say(prepared: Callable[..., Run]) -> None:
+    pixels, labels = toy.images()
+    pixels, wide = np.asarray(pixels), np.repeat(np.repeat(np.asarray(pixels), 2, axis=1), 2, axis=2)
+    assert wide.shape[1:3] == (16, 16)
+    colour = wide.reshape(len(wide), 16, 16, 1).repeat(3, axis=3)
+    run = prepared(colour, labels, resize=8, channels=1, max_images=80)
+    assert run.clean_set.image_shape == (1, 8, 8)
+    assert len(run.clean_set) == 80
+    given = CleanSet.of(pixels, labels).sample(80, seed=0)
+    assert float((run.clean_set.images - given.images).abs().mean()) < 0.1  # the same pictures, a little softer
+
+
+def test_images_that_would_be_too_large_for_the_memory_are_one_line() -> None:
+    with pytest.raises(AuditError, match=r"^tensors: 160 images of 1x9000x9000 floats would take 52164 MB, at most"):
+        audit(network(backdoored=False), *toy.images(), resize=9000, progress=False)
+
+
+NAMES = tuple("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    "given", [NAMES, list(NAMES), np.array(NAMES), dict(enumerate(NAMES)), ",".join(NAMES), Path("names.txt")], ids=type
+)
+@pytest.mark.parametrize("loaded", [False, True], ids=["given", "loaded"])
+def test_names_of_classes_are_of_any_usual_kind(
+    prepared: Callable[..., Run], given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, loaded: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("\n".join(NAMES))
+    pixels, labels = toy.images()
+    np.savez("images.npz", images=pixels, labels=labels)
+    arguments = ((None, None), {"data": "images.npz"}) if loaded else ((pixels, labels), {})
+    assert prepared(*arguments[0], class_names=given, **arguments[1]).clean_set.class_names == NAMES
+
+
+WHOLE = torch.utils.data.TensorDataset(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"profile": "fast"}, "audit(profile=...): 'fast' must be one of quick, standard, thorough"),
+        ({"repairs": "sometimes"}, "audit(repairs=...): 'sometimes' must be one of flagged, always"),
+        ({"steps": -1}, "audit(steps=...): -1 must be at least 1"),
+        ({"seed": "x"}, "audit(seed=...): 'x' cannot be read; accepted: N"),
+        ({"seed": 10**5000}, "audit(seed=...): a number of 16610 bits cannot be read; accepted: N"),
+        (
+            {"min_accuracy": 95},
+            "audit(min_accuracy=...): 95 must lie in [0, 1] (rates are fractions, not percent); write",
+        ),
+        ({"device": "gpu"}, "audit(device=...): 'gpu' must be auto, cpu, cuda or cuda:N"),
+        ({"mean": np.zeros(99)}, "audit(mean=...): a ndarray cannot be read; accepted: M[,M,M]"),
+        ({"mean": torch.zeros(1, device="meta")}, "audit(mean=...): a Tensor cannot be read; accepted: M[,M,M]"),
+        ({"mean": 0.5}, "audit(mean=...) and audit(std=...) belong together; give both or neither"),
+        ({"trigger": 5}, "audit(trigger=...): 5 must be a path, as a text or a pathlib.Path"),
+        ({"limits": 0}, "audit(limits=...): a mapping of names to numbers is accepted, got 0"),
+        ({"limits": {3: 3}}, "limit '3' is not known"),
+        ({"profil": "quick"}, "audit() has no option 'profil'; did you mean profile?"),
+        ({"class_names": "abc"[:3]}, "--audit-class-names: abc cannot be read"),
+        (
+            {"class_names": NAMES[:3]},
+            "audit(class_names=...): 3 names, the model scores 8 classes; give the names of all 8",
+        ),
+        ({"class_names": 8}, "audit(class_names=...): 8; accepted: a sequence of names"),
+        ({"class_names": {1: "a", 2: "b"}}, "audit(class_names=...): an object of 2; accepted: a sequence of names"),
+        ({"model": {"w": torch.zeros(9)}}, "audit(model=...): a mapping of 1 entries; accepted: a torch.nn.Module, or"),
+        (
+            {"model": len},
+            "a builtin_function_or_method; accepted: a torch.nn.Module, or the path of a model file; put what",
+        ),
+        ({"model": None}, "audit(model=...): None; accepted: a torch.nn.Module, or the path of a model file"),
+        ({"images": WHOLE}, "audit(images=...): a TensorDataset; give images (n, c, h, w) and labels (n,) as tensors"),
+        ({"images": torch.utils.data.DataLoader(WHOLE)}, "audit(images=...): a DataLoader; give images (n, c, h, w)"),
+        ({"images": "images/", "labels": None}, "audit(images=...): a path, 'images/'; pass it as data=..."),
+        ({"images": CleanSet.of(*toy.images()), "labels": None}, "audit(images=...): a CleanSet; give its parts"),
+        ({"images": None, "labels": None, "data": WHOLE}, "audit(data=...): a TensorDataset; give images (n, c, h, w)"),
+        ({"images": None, "labels": None, "data": 3}, "audit(data=...): 3; accepted: a path; else give images"),
+        ({"data": "images/"}, "audit(data=...): images and labels are given as well; leave one of them out"),
+        ({"class_order": "text"}, "audit(class_order=...): images and labels are given; leave it out"),
+        ({"arch": "resnet18"}, "audit(arch=...): the model is a module and no file; leave it out"),
+        ({"report": "out"}, "audit(report=...): a Python call writes no page; write the record"),
+        ({"update_baseline": True}, "audit(update_baseline=...) needs the file to write: pass baseline=FILE"),
+        ({"store": 3}, "audit(store=...): 3; accepted: the path of a folder"),
+        ({"today": "2027-01-01"}, "audit(today=...): '2027-01-01'; accepted: a datetime.date"),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)
+def test_an_argument_that_cannot_be_used_or_would_be_ignored_is_named_in_one_line(
+    options: dict[str, Any], told: str
+) -> None:
+    pixels, labels = toy.images()
+    arguments = {"model": network(backdoored=False), "images": pixels, "labels": labels, "progress": False}
+    with pytest.raises(OptionError) as caught:
+        audit(**{**arguments, **options})
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_all_arguments_that_cannot_be_read_are_told_at_once() -> None:
+    with pytest.raises(OptionError, match=r"audit\(profile=...\): .*; audit\(steps=...\): "):
+        audit(network(backdoored=False), *toy.images(), steps=0, profile="fast", progress=False)
 
 
 def test_the_record_is_plain_json(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from backdoor_audit.errors import OptionError
 from backdoor_audit.options import (
     OPTIONS,
     AuditOptions,
+    Option,
     Role,
     build_options,
+    options_of,
     options_with,
     read_table,
 )
@@ -158,6 +160,37 @@ def test_a_size_of_images_may_have_spaces(text: str, size: tuple[int, int]) -> N
 def test_numbers_may_have_spaces_between_them() -> None:
     options = build({"mean": "0.5 0.25 0.5", "std": "0.5, 0.5,0.5"})
     assert (options.mean, options.std) == ((0.5, 0.25, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
+def test_any_value_of_a_python_call_is_read_or_told_with_its_argument(option: Option) -> None:
+    for value in ([[1]], {"a": 1}, datetime.date(2027, 1, 1), object(), 10**5000, "\x1b[31m\n\0", [object()]):
+        with pytest.raises(OptionError) as caught:
+            options_of({option.key: value})
+        assert str(caught.value).startswith(f"audit({option.key}=...): ")
+        assert not {"\n", "\x1b", "\0"} & set(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"mean": "0.5 0.25 0.5", "std": "0.5"},
+        {"resize": "24x32", "channels": "3", "max_images": "50"},
+        {"budget": "1h30m", "memory": "8GB", "min_accuracy": "0.5", "seed": "7"},
+        {"canary": "true", "plugins": "off", "trigger": "~/t.safetensors", "data": "torchvision:MNIST"},
+    ],
+    ids="-".join,
+)
+def test_a_python_call_takes_the_texts_of_the_command_line(texts: dict[str, str]) -> None:
+    assert options_of(texts) == build(texts)
+
+
+def test_none_and_the_default_are_not_given_in_a_python_call() -> None:
+    usual = AuditOptions()
+    names = AuditOptions.__dataclass_fields__
+    assert options_of(dict.fromkeys(names)) == usual
+    assert options_of({name: getattr(usual, name) for name in names}) == usual
+    assert options_of({name: [] for name in ("mean", "std", "resize")}) == usual
 
 
 def test_limits_come_from_table_and_command_line() -> None:
