@@ -18,7 +18,7 @@ from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, own_code
 from backdoor_audit.model.metrics import Rate, chance_accuracy, clean_accuracy, standard_error
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import listed, printable
 from backdoor_audit.run.class_order import begins_at_one, class_order
 from backdoor_audit.run.input_ranges import alternatives, network_accuracy
 
@@ -32,6 +32,7 @@ REPEATS = 32  # calls with one and the same small batch
 _SAME = 1e-3  # logits of the same image in another batch may differ by rounding only
 _STEADY = 1e-5  # those of the same batch, called again, by less: the operations are the same
 _BATCH = 256
+_MOST_ALSO = 3  # input ranges that are named beside the one that is advised
 _SMALL = 8  # images of a batch that is scored many times
 _PLAIN = (bool, int, float, str, type(None))
 _LONGEST = 300  # characters of a reason that is not ours
@@ -242,21 +243,35 @@ def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     probe = clean.sample(PROBE_IMAGES, seed=0)
     images, labels = probe.images.to(classifier.device), probe.labels
     here = _accuracy(classifier, images, labels)
-    best, advice = float(here), ""
-    for name, option, fed in alternatives(classifier, images.shape[1]):
-        other = network_accuracy(classifier, images, labels, fed)
-        if other > best:
-            best, advice = other, f"{name} gives {other:.3f}: pass {option}"
-    margin = max(PROBE_GAIN, 3 * math.hypot(standard_error(here, len(labels)), standard_error(best, len(labels))))
+    tried = [
+        (network_accuracy(classifier, images, labels, fed), name, option)
+        for name, option, fed in alternatives(classifier, images.shape[1])
+    ]
+    best = max(float(here), *(other for other, _, _ in tried))
+    margin = _gain(here, best, len(labels))
     useful = max(chance_accuracy(classifier.num_classes, labels), USEFUL_ACCURACY)
     if best - here > margin and best > useful:
+        (chosen, name, option), *others = _as_good(tried, len(labels))
+        also = listed([f"{other} ({rate:.3f})" for rate, other, _ in others], _MOST_ALSO)
         return inconclusive(
             "input_range",
-            f"clean accuracy is {here:.3f} with the configured normalisation, but {advice}",
+            f"clean accuracy is {here:.3f} with the configured normalisation, but {name} gives {chosen:.3f}: pass {option}"
+            + f"; within the noise of {len(labels)} images as good: {also}" * bool(others),
             value=best - here,
             limit=margin,
         )
     return passed("input_range", "no other usual input range suits the model better", value=best - here, limit=margin)
+
+
+def _as_good(tried: Sequence[tuple[float, str, str]], count: int) -> list[tuple[float, str, str]]:
+    """Those whose accuracy on ``count`` images is at most one standard error below the best, in the order they are given in."""
+    best = max(rate for rate, _, _ in tried)
+    return [entry for entry in tried if entry[0] >= best - standard_error(best, count)]
+
+
+def _gain(here: float, other: float, count: int) -> float:
+    """What another way to feed the model must win on ``count`` images before it is named."""
+    return max(PROBE_GAIN, 3 * math.hypot(standard_error(here, count), standard_error(other, count)))
 
 
 PRECONDITIONS: tuple[Callable[[Classifier, CleanSet, float], Finding], ...] = (

@@ -23,18 +23,18 @@ from backdoor_audit.model.loading.header import header_normalization, header_sha
 from backdoor_audit.model.loading.refusals import refuse_above
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "none": ((0.0,), (1.0,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5,), (0.5,)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion_mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar10_std202": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "none": ((0.0,), (1.0,)),
     "gtsrb": ((0.0,), (1.0,)),
     "tiny_imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-"""Mean and std, per channel or one number for all, that training scripts use for pixels in [0, 1].
+"""Mean and std, per channel or one number for all, that training scripts use for pixels in [0, 1]; the widely used ones first.
 
 The two of CIFAR-10 differ in how the spread was averaged, and both are in wide use; BackdoorBench has ``cifar10``,
 takes GTSRB as it is and uses ``half`` for MNIST.
