@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch.nn import functional
 
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import BudgetSpentError
+from backdoor_audit.data.conversion import resized
+from backdoor_audit.errors import BudgetSpentError, ModelError
 from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, own_code
@@ -27,6 +29,8 @@ MIN_PER_CLASS = 2  # one to search on, one held out
 PROBE_IMAGES = 500
 PROBE_GAIN = 0.05  # another input range must win by this much and by three standard errors before it is named
 USEFUL_ACCURACY = 0.25  # that another input range must reach: below, labels or their order are wrong whatever the range
+SIDES = (224, 32, 64, 28, 96, 128)  # px, of the images that networks are trained on, the most usual ones first
+SIZED_IMAGES = 50  # that are scored at each of them where the accuracy is low: at 224 px they take seconds
 REPEATED_IMAGES = 256  # that are scored in several ways
 REPEATS = 32  # calls with one and the same small batch
 _SAME = 1e-3  # logits of the same image in another batch may differ by rounding only
@@ -224,17 +228,54 @@ def enough_images(classifier: Classifier, clean: CleanSet, min_accuracy: float) 
 def accuracy(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
     """The model knows the clean images: above chance, and above what the user asks for."""
     hits = _accuracy(classifier, clean.images, clean.labels)
-    chance = chance_accuracy(classifier.num_classes, clean.labels)
+    chance = min(chance_accuracy(classifier.num_classes, clean.labels), 1.0)
     limit = max(chance, min_accuracy)
+    if chance == 1:
+        counts = clean.labels.bincount()
+        one, most = int(counts.argmax()), int(counts.max())
+        many = "all" if most == len(clean) else f"{most} of"
+        reason = (
+            f"{many} {len(clean)} clean images have the label {clean.class_name(one)}, so that their accuracy says nothing; give "
+            "images of every class"
+        )
+        return inconclusive("clean_accuracy", reason, value=hits, limit=limit)
     if not hits >= limit:
         what = "chance" if hits < chance else "--audit-min-accuracy"
         return inconclusive(
             "clean_accuracy",
-            f"clean accuracy {hits:.3f} is not above {what} ({limit:.3f}); check labels, class order and normalisation",
+            f"clean accuracy {hits:.3f} is not above {what} ({limit:.3f}); {_cure(classifier, clean)}",
             value=hits,
             limit=limit,
         )
     return passed("clean_accuracy", f"clean accuracy {hits:.3f}", value=hits, limit=limit)
+
+
+def _cure(classifier: Classifier, clean: CleanSet) -> str:
+    """What to do about a low accuracy: another size of the images where one suits the network clearly better."""
+    probe = clean.sample(SIZED_IMAGES, seed=0)
+    here = _accuracy(classifier, probe.images, probe.labels)
+    tried: list[tuple[float, str, str]] = []
+    for side in SIDES:
+        with suppress(ModelError):  # most networks with a layer for every place take one size only
+            if clean.image_shape[1:] != (side, side):
+                tried.append((_accuracy_at(side, classifier, probe), f"{side}x{side} px", f"--resize={side}"))
+    if not tried:
+        return "check labels, class order and normalisation"
+    best, size, option = _as_good(tried, len(probe))[0]
+    if best > USEFUL_ACCURACY and best - here > _gain(here, best, len(probe)):
+        return f"at {size} it is {best:.3f} ({len(probe)} images): pass {option}"
+    height, width = clean.image_shape[1:]
+    return (
+        "check labels, class order and normalisation, and the size that the model was trained at: it takes images of any size, "
+        f"here they have {height}x{width} px (--resize)"
+    )
+
+
+def _accuracy_at(side: int, classifier: Classifier, clean: CleanSet) -> Rate:
+    """Clean accuracy on the images in another size, few at once. Raises `ModelError` if the network does not take it."""
+    parts = zip(_batches(clean.images, _SMALL), clean.labels.split(_SMALL), strict=True)
+    hits = [clean_accuracy(classifier, resized(some, (side, side)), labels).hits for some, labels in parts]
+    return Rate(sum(hits), len(clean))
 
 
 def input_range(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:

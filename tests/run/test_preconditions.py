@@ -7,7 +7,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import NORMALIZATIONS
-from backdoor_audit.run.preconditions import PRECONDITIONS, _as_good, check, unmet
+from backdoor_audit.run.preconditions import PRECONDITIONS, _as_good, accuracy, check, unmet
 from tests.subjects import Computed, assert_unchanged, random_network, row_images, row_reader, snapshot
 
 SHAPE = (1, 8, 8)
@@ -113,6 +113,42 @@ def test_a_subject_that_breaks_one_precondition_breaks_no_other(subject, clean, 
     found = broken(subject, clean)
     assert list(found) == [name]
     assert reason in found[name]
+
+
+def of_size(side, *, knows=True):
+    """A network for images of any size that knows those of one."""
+    inner = row_reader().module
+
+    def scores(images):
+        here = knows and images.shape[-1] == side
+        return inner(functional.adaptive_avg_pool2d(images, 8)) * here + torch.arange(8) * 1e-3
+
+    return Classifier.wrap(Computed(scores), image_shape=SHAPE)
+
+
+def test_the_size_that_suits_the_model_is_named_and_of_a_network_for_any_size_it_is_asked_about():
+    reason = accuracy(of_size(32), row_images(), 0.0).reason
+    assert reason.startswith("clean accuracy 0.125 is not above chance (0.250); at 32x32 px it is ")
+    assert reason.endswith(" (50 images): pass --resize=32")
+    assert accuracy(of_size(32, knows=False), row_images(), 0.0).reason.endswith(
+        "the size that the model was trained at: it takes images of any size, here they have 8x8 px (--resize)"
+    )
+    fixed = altered(after=lambda scores: 0 * scores)
+    assert accuracy(fixed, row_images(), 0.0).reason.endswith("; check labels, class order and normalisation")
+
+
+def test_images_of_one_label_are_told_and_no_limit_is_above_one():
+    clean = row_images()
+    one = accuracy(row_reader(), clean._subset((clean.labels == 5).nonzero().flatten()), 0.0)
+    assert one.verdict is Verdict.INCONCLUSIVE
+    assert one.reason == (
+        "all 20 clean images have the label 5, so that their accuracy says nothing; give images of every class"
+    )
+    assert one.limit == 1
+    kept = (clean.labels == 5) | (torch.arange(160) == 0)
+    nearly = accuracy(row_reader(), clean._subset(kept.nonzero().flatten()), 0.0)
+    assert nearly.reason.startswith("20 of 21 clean images have the label 5, so that")
+    assert (nearly.verdict, nearly.limit) == (Verdict.INCONCLUSIVE, 1)
 
 
 def test_of_input_ranges_that_do_as_well_the_widely_used_one_is_advised():
