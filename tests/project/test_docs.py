@@ -342,6 +342,12 @@ def test_the_items_page_names_every_shipped_audit() -> None:
     assert [name for name in found if f"`{name}[" not in text_of(DOCS / "reference" / "items.md")] == []
 
 
+def test_pages_say_how_many_preconditions_are_asked() -> None:
+    count = len(names("run.preconditions", "PRECONDITIONS"))
+    assert f"`test_precondition[...]` ({count})" in text_of(DOCS / "reference" / "items.md")
+    assert f"\nasks {count} items whether this model can be judged" in text_of(DOCS / "tutorials" / "own-model.md")
+
+
 def test_the_python_page_names_every_public_name() -> None:
     page = text_of(DOCS / "reference" / "python.md")
     assert [name for name in backdoor_audit.__all__ if f":: backdoor_audit.{name}\n" not in page] == []
