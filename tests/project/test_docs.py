@@ -348,6 +348,12 @@ def test_pages_say_how_many_preconditions_are_asked() -> None:
     assert f"\nasks {count} items whether this model can be judged" in text_of(DOCS / "tutorials" / "own-model.md")
 
 
+def test_the_items_page_says_how_many_repairs_only_the_thorough_profile_tries() -> None:
+    repairs = importlib.import_module("backdoor_audit.repairs").REPAIRS
+    more = [entry for entry in repairs if not entry.needs_trigger]
+    assert f"`--audit-profile=thorough` {len(more)} more)" in text_of(DOCS / "reference" / "items.md")
+
+
 def test_the_python_page_names_every_public_name() -> None:
     page = text_of(DOCS / "reference" / "python.md")
     assert [name for name in backdoor_audit.__all__ if f":: backdoor_audit.{name}\n" not in page] == []
