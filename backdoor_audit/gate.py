@@ -177,9 +177,11 @@ def _plain(value: object) -> object:
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
+    if isinstance(value, float) and value.is_integer():  # of a count or a side that was computed
+        return int(value)
     if isinstance(value, (Tensor, np.ndarray, np.generic)) and np.prod(value.shape) <= _MOST_NUMBERS:
         with suppress(RuntimeError):  # a tensor without numbers
-            return value.reshape(-1).tolist() if value.ndim else value.item()
+            return _plain(value.reshape(-1).tolist() if value.ndim else value.item())
     return value
 
 

@@ -444,7 +444,8 @@ def _told(option: Option, error: ValueError) -> str:
 def _is_usual(value: object, usual: object) -> bool:
     """Whether a plain value is the default; of other values nobody knows what ``==`` does."""
     empty = usual == () and isinstance(value, (list, tuple)) and not value
-    return empty or (isinstance(value, (str, int, float)) and value == usual)
+    alike = isinstance(value, (str, int, float)) and isinstance(value, bool) == isinstance(usual, bool)
+    return empty or (alike and value == usual)
 
 
 def _agreed(values: Mapping[str, Any], problems: list[str], named: Mapping[str, str]) -> AuditOptions:

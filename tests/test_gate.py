@@ -354,6 +354,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
         ({"device": torch.device("cpu")}, "device", "cpu"),
         ({"seed": np.int64(3)}, "seed", 3),
         ({"resize": (8, 8)}, "resize", (8, 8)),
+        ({"resize": np.array([8.0, 8.0])}, "resize", (8, 8)),
+        ({"steps": 200.0, "budget": 0.5}, "steps", 200),
         ({"corpus": Path("~/corpus")}, "corpus", str(Path.home() / "corpus")),
         ({"limits": {"anomaly_index": np.float32(3)}}, "limits", {"anomaly_index": 3.0}),
         ({"normalization": None, "resize": None, "mean": (), "classes": 0}, "resize", ()),
@@ -410,6 +412,8 @@ WHOLE = torch.utils.data.TensorDataset(torch.zeros(2, 1, 8, 8), torch.zeros(2, d
         ({"profile": "fast"}, "audit(profile=...): 'fast' must be one of quick, standard, thorough"),
         ({"repairs": "sometimes"}, "audit(repairs=...): 'sometimes' must be one of flagged, always"),
         ({"steps": -1}, "audit(steps=...): -1 must be at least 1"),
+        ({"steps": 1.5}, "audit(steps=...): 1.5 cannot be read; accepted: N"),
+        ({"restarts": True}, "audit(restarts=...): True cannot be read; accepted: N"),
         ({"seed": "x"}, "audit(seed=...): 'x' cannot be read; accepted: N"),
         ({"seed": 10**5000}, "audit(seed=...): a number of 16610 bits cannot be read; accepted: N"),
         (
