@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import torch
@@ -83,8 +83,20 @@ class Fit(Generic[T]):
 def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
     """The places with the most of the network's names; where nothing agrees, the place with the most tensors.
 
-    Places that hold the very same tensors count once. Raises `ModelFormatError` for more than `_MOST_PLACES`.
+    A network may call everything by one more prefix than the file, as one does that holds the file's network and adds to its
+    scores. Places that hold the very same tensors count once. Raises `ModelFormatError` for more than `_MOST_PLACES`.
     """
+    if found := _agreeing(candidates, names):
+        return found
+    for outer in _common_prefixes(names):
+        if found := _agreeing(candidates, {name.removeprefix(outer) for name in names}):
+            return [_inside(fit, outer) for fit in found]
+    largest = max(candidates, key=lambda candidate: len(candidate.tensors))
+    return [Fit(largest, "", dict(largest.tensors), (), ())]
+
+
+def _agreeing(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
+    """The places with the most of these names; none if there is not one name in any of them."""
     deadline = Deadline()
     wanted = {name for name in names if not _COUNTER.fullmatch(name)}
     scored = [
@@ -94,8 +106,7 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
     ]
     best = max((score for score, _, _ in scored), default=0)
     if not best:
-        largest = max(candidates, key=lambda candidate: len(candidate.tensors))
-        return [Fit(largest, "", dict(largest.tensors), (), ())]
+        return []
     places = [(candidate, prefix) for score, candidate, prefix in scored if score == best]
     if len(places) > _MOST_PLACES:
         raise ModelFormatError(
@@ -158,13 +169,52 @@ def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
         if found
     ]
     if parts:
-        raise ModelFormatError(f"does not fit {name}: {', '.join(parts)}; check --arch")
+        raise ModelFormatError(f"does not fit {name}: {', '.join(parts)}{_called(missing, extra)}; check --arch")
 
 
 def own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
     """The tensors by name that a module has."""
     with contained(f"{name} does not give its tensors", "check --arch"):
         return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _common_prefixes(names: Collection[str]) -> list[str]:
+    """What all names of a network begin with, up to a dot; short ones first."""
+    wanted = [name for name in names if not _COUNTER.fullmatch(name)]
+    first, last = min(wanted, default=""), max(wanted, default="")
+    ends = [at + 1 for at, letter in enumerate(first) if letter == "." and last.startswith(first[: at + 1])]
+    return [first[:end] for end in ends[:_MOST_PREFIXES]]
+
+
+def _inside(fit: Fit[T], outer: str) -> Fit[T]:
+    """The same with the tensors under the names of a network that holds the file's."""
+    note = f"added prefix {outer[:120]}, by which the network calls all of its tensors"
+    return replace(fit, state={outer + name: tensor for name, tensor in fit.state.items()}, notes=(*fit.notes, note))
+
+
+def _outer_prefix(missing: Collection[str], extra: Sequence[str]) -> tuple[str, int]:
+    """By which prefix the network knows more than half of the tensors that it does not know, and how many that are."""
+    wanted = set(missing)
+    prefixes = {name[: -len(key)] for key in extra[:_MOST_ELSEWHERE] for name in wanted if name.endswith(f".{key}")}
+    counts = {prefix: sum(prefix + key in wanted for key in extra) for prefix in sorted(prefixes)[:_MOST_PLACES]}
+    best = max(counts, key=lambda prefix: counts[prefix], default="")
+    return (best, counts[best]) if best and 2 * counts[best] > len(extra) else ("", 0)
+
+
+def _called(missing: Collection[str], extra: Sequence[str]) -> str:
+    """What the network calls most of the tensors that it does not know, to be put behind an error, or nothing."""
+    prefix, count = _outer_prefix(missing, extra)
+    return f"; the network calls {count} of the extra ones {prefix[:120]}*" if prefix else ""
+
+
+def _completed(state: dict[str, T], names: Collection[str]) -> tuple[dict[str, T], str]:
+    """The tensors, those that the network does not know under one more prefix if it then misses none; and that prefix."""
+    missing = [name for name in names if name not in state and not _COUNTER.fullmatch(name)]
+    extra = [key for key in state if key not in names and not _COUNTER.fullmatch(key)]
+    prefix, count = _outer_prefix(missing, extra)
+    if not prefix or not count == len(missing) == len(extra):
+        return state, ""
+    return {key if key in names else prefix + key: tensor for key, tensor in state.items()}, prefix
 
 
 def _prefixes(tensors: Iterable[str], wanted: Collection[str]) -> Counter[str]:
@@ -227,6 +277,8 @@ def _fit(
         for part in ("weight", "bias"):
             state[f"{layer}.{part}"] = left.pop(f"{beside_it}.{part}")
         notes += (f"{beside_it[:80]} taken for {layer}",)
+    state, outer = _completed(state, names)
+    notes += (f"added prefix {outer[:120]}, by which the network calls those that it did not know",) * bool(outer)
     sets = (*beside, *averages)
     strange = [key for key in left if not _is_training(key, prefix) and not _is_of(sets, key, left[key], state)]
     return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange))

@@ -167,3 +167,58 @@ def test_timm_never_fetches_weights(monkeypatch):
 )
 def test_only_networks_that_a_header_or_an_option_can_ask_for_are_written_back(name, can):
     assert can_be_named(name) is can
+
+
+class Wrapped(nn.Module):
+    """A network that holds another one, as a factory gives it, and may have layers of its own."""
+
+    def __init__(self, **more):
+        super().__init__()
+        self.net = build_network("small_cnn", num_classes=7, in_channels=3, width=4)
+        for name, part in more.items():
+            self.add_module(name, part)
+
+    def forward(self, images):
+        return self.net(images)
+
+
+def with_head():
+    return Wrapped(head=nn.Linear(7, 7))
+
+
+def loaded_into(factory, state, path):
+    torch.save(state, path)
+    return load_model(path, arch=f"{__name__}:{factory}")
+
+
+@pytest.mark.parametrize(
+    ("factory", "beside", "before", "note"),
+    [
+        ("Wrapped", {}, "", "added prefix net., by which the network calls all of its tensors"),
+        ("Wrapped", {}, "module.", "added prefix net., by which the network calls all of its tensors"),
+        (
+            "with_head",
+            nn.Linear(7, 7).state_dict(prefix="head."),
+            "",
+            "added prefix net., by which the network calls those that it did not know",
+        ),
+    ],
+)
+def test_a_factory_may_call_the_network_of_the_file_by_one_more_prefix(factory, beside, before, note, tmp_path):
+    state = {f"{before}{key}": value for key, value in {**state_of(), **beside}.items()}
+    loaded = loaded_into(factory, state, tmp_path / "m.pt")
+    assert note in loaded.notes
+    for key, value in loaded.module.state_dict().items():
+        assert torch.equal(value, state[before + (key if before + key in state else key.removeprefix("net."))])
+
+
+def test_two_sets_of_weights_for_a_wrapping_factory_are_told_apart(tmp_path):
+    raw, averages = state_of(), state_of()
+    loaded = loaded_into("Wrapped", {"model": raw, "model_ema": averages}, tmp_path / "m.pt")
+    assert loaded.notes[0].startswith("two sets of weights: the averaged ones under model_ema audited")
+    assert torch.equal(loaded.module.net.linear.weight, averages["linear.weight"])
+
+
+def test_a_prefix_that_leaves_something_missing_is_named_and_not_added(tmp_path):
+    with pytest.raises(ModelFormatError, match=r"the network calls 27 of the extra ones net\.\*; check --arch"):
+        loaded_into("with_head", state_of(), tmp_path / "m.pt")
