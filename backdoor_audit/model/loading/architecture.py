@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit
 from backdoor_audit.model.loading.fitting import load_state, own_tensors, refuse_misfit, strip_prefixes
+from backdoor_audit.model.loading.folders import instead_of
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.names import close
 from backdoor_audit.model.loading.timm_network import timm_network
@@ -43,15 +45,18 @@ __all__ = [
 ]
 
 
-def architecture_of(arch: str | None, *, header: str = "", num_classes: int | None = None) -> Architecture:
+def architecture_of(
+    arch: str | None, *, header: str = "", num_classes: int | None = None, file: Path | None = None
+) -> Architecture:
     """The architecture that the user names, or, only if that is missing, the file.
 
     ``arch`` is the user's word: a key of `NETWORKS`, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.
-    ``header`` is the file's word; it may not name code. Nothing is downloaded, and torch's global random state is left as found.
+    ``header`` is the file's word; it may not name code. Where neither says anything, what lies beside ``file`` may say what to
+    pass. Nothing is downloaded, and torch's global random state is left as found.
 
     Raises `ModelFormatError`, without the file's name, for an unknown name or a factory that fails.
     """
-    name = arch or _header_name(header)
+    name = arch or _header_name(header, file)
     kind, colon, rest = name.partition(":")
     with _quiet():
         if name in NETWORKS:
@@ -97,9 +102,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _header_name(header: str) -> str:
+def _header_name(header: str, file: Path | None) -> str:
     if not header:
-        raise ModelFormatError(f"no architecture in the header; pass --arch=NAME ({_known()})")
+        instead = instead_of(file) if file else ""
+        raise ModelFormatError(
+            f"no architecture in the header; {instead}{', or ' if instead else ''}pass --arch=NAME ({_known()})"
+        )
     if ":" in header and not header.startswith("torchvision:"):
         raise ModelFormatError(
             f"the header names code, {header[:60]!r}; only the command line may do that: pass --arch if you trust it"

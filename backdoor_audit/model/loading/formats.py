@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_audit.model.loading import hugging_face, onnx_file, safetensors_file, torch_save, zipped
+from backdoor_audit.model.loading import folders, hugging_face, onnx_file, safetensors_file, torch_save, zipped
 from backdoor_audit.model.loading.format import Asked, Format
 
 FORMATS: tuple[Format, ...] = (
     hugging_face.FORMAT,
+    folders.PART,
     safetensors_file.FORMAT,
     zipped.EXPORTED,
     zipped.FORMAT,
@@ -21,6 +23,13 @@ FORMATS: tuple[Format, ...] = (
 
 SUFFIXES = tuple(suffix for format in FORMATS for suffix in format.suffixes)
 """Of model files, in small letters, where a folder of them is given."""
+
+_USUAL = ("model.safetensors", "model.pt", "model.pth", "model.ckpt", "model.onnx", "pytorch_model.bin")
+_BESIDE = re.compile(
+    r"(?:optim(?:izer)?|(?:lr_)?sched(?:uler)?|sampler|scaler|rng_state|random_states?|training_args|trainer_state)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Begins the names of files that trainers write beside the weights, with the same endings."""
 
 _CONVERT = "convert it to safetensors, safetensors.torch.save_file(model.state_dict(), 'm.safetensors')"
 _OTHERS = (
@@ -49,11 +58,13 @@ def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
 
 
 def _no_model(folder: Path) -> str:
-    inside = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
-    sharded = any(name.endswith(".index.json") for name in map(str, folder.glob("*.index.json")))
-    if sharded:
-        return "a folder with weights in several files; save them as one, save_pretrained(..., max_shard_size='100GB')"
-    if inside:
-        return f"not a file but a folder; give the model file in it, {folder.name}/{inside[0][:60]} ({accepted})"
+    inside = sorted(folder.iterdir(), key=lambda file: (file.name not in _USUAL, file.name))
+    models = [file for file in inside if file.suffix.lower() in SUFFIXES and not _BESIDE.match(file.name)]
+    if models:
+        return f"not a file but a folder; give the model file in it, {folders.shown(models[0])} ({accepted})"
+    found = folders.checkpoints_in(folder)
+    if found:
+        names = " or ".join(folders.shown(checkpoint) for checkpoint in found[:3])
+        return f"not a file but a folder with {len(found)} checkpoints in it; pass --model={names} ({accepted})"
     return f"not a file but a folder, without a model in it; {accepted}"

@@ -4,50 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.files import UnreadableError, read_json, refuse_special
+from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.model.loading import checkpoint, safetensors_file
 from backdoor_audit.model.loading.architecture import TRANSFORMERS, architecture_of
 from backdoor_audit.model.loading.containers import Candidate, candidates
+from backdoor_audit.model.loading.folders import CONFIG, INDEX, PREPROCESSORS, WHOLE, json_of, parts_by_file, weights_in
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers
-from backdoor_audit.model.loading.refusals import needs_code, refuse_above, refuse_quantised
+from backdoor_audit.model.loading.refusals import Deadline, needs_code, refuse_above, refuse_quantised
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.model.loading.transformers_network import transformers_network
 
-_CONFIG = "config.json"
-_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-
-
-def files_of(folder: Path) -> tuple[Path, ...]:
-    """The files that a network is made from, those of them that are there."""
-    found = (folder / name for name in (_CONFIG, *_PREPROCESSORS, *_WEIGHTS))
-    return tuple(file for file in found if file.is_file())
-
-
-def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-
 
 def _recognises(asked: Asked) -> bool:
-    return os.path.isdir(asked.path) and (asked.path / _CONFIG).is_file() and _weights_in(asked.path) is not None
+    weights = weights_in(asked.path) if os.path.isdir(asked.path) else None
+    return weights is not None and ((asked.path / CONFIG).is_file() or weights.name.endswith(INDEX))
 
 
 def _read(asked: Asked) -> Network:
     folder = asked.path
-    weights = _weights_in(folder)
+    weights = weights_in(folder)
     if weights is None:
-        raise ModelFormatError(f"neither {' nor '.join(_WEIGHTS)} is in the folder any more")
-    config = _json(folder / _CONFIG)
-    preprocessor = next((_json(folder / name) for name in _PREPROCESSORS if (folder / name).is_file()), {})
-    tensors = _tensors(weights)
+        raise ModelFormatError(f"neither {' nor '.join(WHOLE)} is in the folder any more")
+    config = json_of(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    preprocessor = next((json_of(folder / name) for name in PREPROCESSORS if (folder / name).is_file()), {})
+    tensors = _of_parts(weights) if weights.name.endswith(INDEX) else _tensors(weights)
     if "model_type" in config and not asked.arch:
         hints = hints_of_transformers(config, preprocessor)
         found, notes = transformers_network(
@@ -65,7 +55,7 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
     name = config.get("architecture")
     if not isinstance(name, str):
         raise ModelFormatError(
-            "a folder whose config.json names no network (model_type or architecture); pass --arch=NAME"
+            "a folder without a config.json that names its network (model_type or architecture); pass --arch=NAME"
         )
     if "," in name:
         raise ModelFormatError(
@@ -80,6 +70,27 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
         if name in models.list_models(module=models):
             return f"torchvision:{name}"
     return f"timm:{name}"
+
+
+def _of_parts(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names, within the bounds for one.
+
+    Raises `ModelFormatError` if a file holds other tensors than the index says.
+    """
+    found: dict[str, Tensor] = {}
+    deadline, allowed = Deadline(), bounds.current()
+    for file, names in parts_by_file(index).items():
+        deadline.check()
+        held = 2 * 4 * sum(tensor.numel() for tensor in found.values())
+        with bounds.allowing(replace(allowed, memory=max(allowed.memory - held, 0))):
+            tensors = _tensors(file)
+        if tensors.keys() != names:
+            odd = sorted(tensors.keys() ^ names)[0]
+            raise ModelFormatError(
+                f"{file.name} and {index.name} contradict each other ({odd[:80]}); copy the folder again from its source"
+            )
+        found |= tensors
+    return found
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -104,16 +115,6 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         stored = found[0].tensors
         checkpoint.described(stored)
         return saved.tensors(stored)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = read_json(file)
-    except UnreadableError as error:
-        raise ModelFormatError(f"{file.name}: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelFormatError(f"{file.name} is no JSON object")
-    return found
 
 
 FORMAT = Format("Hugging Face", _recognises, _read)

@@ -14,7 +14,7 @@ from torch import nn
 from backdoor_audit.errors import ModelFormatError, OptionError
 from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.model.classifier import Classifier, refuse_bad_weights
-from backdoor_audit.model.loading import hugging_face
+from backdoor_audit.model.loading import folders
 from backdoor_audit.model.loading.archive import names_in
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.format import Asked, Format, Network
@@ -258,7 +258,7 @@ def _shown(numbers: Sequence[float]) -> str:
 
 def parts_of(path: Path) -> tuple[Path, ...]:
     """The file itself, or the files of a folder that a network is made from."""
-    return hugging_face.files_of(path) if path.is_dir() else (path,)
+    return folders.files_of(path) if path.is_dir() else (path,)
 
 
 def fingerprint_of(path: Path) -> str:

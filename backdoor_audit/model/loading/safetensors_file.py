@@ -46,7 +46,7 @@ def _recognises(asked: Asked) -> bool:
 def _network(asked: Asked) -> Network:
     tensors, header = read(asked.path)
     said = header.get("architecture", "")
-    architecture = architecture_of(asked.arch, header=said, num_classes=asked.num_classes)
+    architecture = architecture_of(asked.arch, header=said, num_classes=asked.num_classes, file=asked.path)
     source = Source((Candidate((), as_float32(tensors)),), dict, dict)
     built, notes = place(source, architecture)
     if asked.arch and said and said != asked.arch:

@@ -42,7 +42,7 @@ def _read(asked: Asked) -> Network:
 
 def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     """The network that the user names, or the file, with the weights of a source."""
-    architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes)
+    architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes, file=asked.path)
     result: tuple[Built, tuple[str, ...]] = place(source, architecture)
     named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
     notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)

@@ -15,7 +15,7 @@ from torch import nn
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.model.loading import load_classifier, load_model
+from backdoor_audit.model.loading import fingerprint_of, load_classifier, load_model
 from backdoor_audit.model.loading.format import Format, Network
 from backdoor_audit.model.loading.formats import FORMATS, SUFFIXES
 from backdoor_audit.model.networks import build_network
@@ -31,7 +31,7 @@ def refusal(path, **options):
         load_model(path, **{"arch": "small_cnn", **options})
     said = str(caught.value)
     assert said.startswith(f"{path}: ")
-    assert said.count(str(path)) == 1
+    assert said.count(f"{path}: ") == 1
     assert said.isprintable()
     return said.removeprefix(f"{path}: ")
 
@@ -135,9 +135,125 @@ def test_zip_archives_of_others_are_named_with_the_way_out(tmp_path):
 def test_a_folder_without_a_model_names_what_is_in_it(tmp_path):
     assert refusal(tmp_path).startswith("not a file but a folder, without a model in it")
     (tmp_path / "best.ckpt").write_bytes(b"x")
-    assert f"give the model file in it, {tmp_path.name}/best.ckpt" in refusal(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    assert refusal(tmp_path).startswith("a folder with weights in several files")
+    assert f"give the model file in it, {tmp_path / 'best.ckpt'} (" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "zzz.pt"])
+def test_the_model_file_of_a_folder_is_told_from_what_trainers_write_beside_it(name, tmp_path):
+    beside = (
+        "optimizer.bin",
+        "random_states_0.pkl",
+        "scheduler.pt",
+        "training_args.bin",
+        "lr_scheduler_1.pt",
+        "scaler.pt",
+    )
+    for file in (name, *beside):
+        (tmp_path / file).write_bytes(b"x")
+    assert f"give the model file in it, {tmp_path / name} (" in refusal(tmp_path)
+
+
+def test_the_checkpoints_of_a_folder_are_named_and_load(folder):
+    path, module = folder
+    steps = [path / f"checkpoint-{step}" for step in (500, 1000)]
+    for step in steps:
+        step.mkdir()
+        for file in ("config.json", "model.safetensors"):
+            (step / file).write_bytes((path / file).read_bytes())
+    (path / "model.safetensors").unlink()
+    said = refusal(path, arch=None)
+    assert said.startswith(f"not a file but a folder with 2 checkpoints in it; pass --model={steps[1]} or {steps[0]} (")
+    assert torch.equal(load_model(steps[1]).module.network.classifier.weight, module.classifier.weight)
+
+
+def test_weights_given_in_place_of_their_folder_are_told_which_folder_to_give(folder):
+    path = folder[0]
+    expected = f"no architecture in the header; config.json lies beside it: pass --model={path}, or pass --arch=NAME ("
+    assert refusal(path / "model.safetensors", arch=None).startswith(expected)
+    assert load_model(path).architecture == "transformers:vit"
+    for name in ("config.json", "preprocessor_config.json"):
+        assert refusal(path / name) == f"one file of a folder that holds a network; pass --model={path}"
+    (path / "model.safetensors").rename(path / "best.safetensors")
+    said = refusal(path / "best.safetensors", arch=None)
+    assert f"config.json lies beside it: call the file model.safetensors and pass --model={path}, or" in said
+    (path / "config.json").write_text("{}")
+    assert "config.json" not in refusal(path / "best.safetensors", arch=None)
+
+
+def in_parts(folder, state, suffix="safetensors", count=2, stem="model"):
+    """The tensors in files as save_pretrained writes them, and the map from tensors to files."""
+    saving = save_file if suffix == "safetensors" else torch.save
+    names = [f"{stem}-{at:05}-of-{count:05}.{suffix}" for at in range(1, count + 1)]
+    listed = {key: names[at % count] for at, key in enumerate(state)}
+    for name in names:
+        saving({key: state[key].contiguous() for key in state if listed[key] == name}, folder / name)
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    return listed
+
+
+@pytest.mark.parametrize(("suffix", "stem"), [("safetensors", "model"), ("bin", "pytorch_model")])
+def test_a_folder_with_weights_in_several_files_loads_by_its_index(suffix, stem, tmp_path):
+    state = network().state_dict()
+    files = sorted(set(in_parts(tmp_path, state, suffix, stem=stem).values()))
+    loaded = load_model(tmp_path, arch="small_cnn")
+    assert all(torch.equal(value, state[key]) for key, value in loaded.module.state_dict().items())
+    assert refusal(tmp_path, arch=None).startswith("a folder without a config.json that names its network")
+    for name in (*files, f"{stem}.{suffix}.index.json"):
+        assert refusal(tmp_path / name) == f"one file of a folder that holds a network; pass --model={tmp_path}"
+    (tmp_path / files[1]).write_bytes((tmp_path / files[1]).read_bytes() + b"x")
+    assert fingerprint_of(tmp_path) != loaded.fingerprint
+
+
+def test_a_network_of_transformers_in_several_files_is_the_same(folder):
+    path, module = folder
+    (path / "model.safetensors").unlink()
+    in_parts(path, module.state_dict(), count=3)
+    images = torch.rand(2, 3, 16, 16)
+    seen = (images - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / 0.5
+    assert torch.allclose(load_classifier(path)(images), module(seen).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda listed: {}, "model.safetensors.index.json: weight_map names 0 files; accepted: 1 to 64"),
+        (lambda listed: [], "model.safetensors.index.json: weight_map names 0 files"),
+        (
+            lambda listed: {**listed, "a": "../secret.safetensors"},
+            "model.safetensors.index.json: '../secret.safetensors' is no part",
+        ),
+        (lambda listed: {**listed, "a": "/dev/zero"}, "model.safetensors.index.json: '/dev/zero' is no part"),
+        (lambda listed: {**listed, "a": 3}, "model.safetensors.index.json: '3' is no part"),
+        (
+            lambda listed: {**listed, "a": "pytorch_model-00001-of-00002.bin"},
+            "model.safetensors.index.json: 'pytorch_model-00001-of-00002.bin' is no part",
+        ),
+        (
+            lambda listed: {f"{at}": f"model-{at:05}-of-00065.safetensors" for at in range(65)},
+            "model.safetensors.index.json: weight_map names 65 files",
+        ),
+        (
+            lambda listed: {**listed, "a": "model-00009-of-00009.safetensors"},
+            "model-00009-of-00009.safetensors: No such file or directory",
+        ),
+        (
+            lambda listed: {**listed, "a": "model-00001-of-00002.safetensors"},
+            "model-00001-of-00002.safetensors and model.safetensors.index.json contradict each other (a); copy the folder",
+        ),
+    ],
+)
+def test_an_index_that_does_not_name_the_files_of_its_folder_is_one_line(change, said, tmp_path):
+    listed = in_parts(tmp_path, network().state_dict())
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(listed)}))
+    assert refusal(tmp_path).startswith(said)
+
+
+def test_several_files_together_stay_within_the_bound_for_one(tmp_path):
+    in_parts(tmp_path, {f"{at}": torch.zeros(2**16, dtype=torch.float16) for at in range(8)}, count=8)
+    with bounds.allowing(bounds.Bounds(memory=2**21)):
+        assert "--audit-memory=SIZE" in refusal(tmp_path)
+    with bounds.allowing(bounds.Bounds(memory=2**23)):
+        assert "--audit-memory=SIZE" not in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"arch": None}, {"allow_pickle": True}])

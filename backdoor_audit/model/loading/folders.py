@@ -1,0 +1,132 @@
+"""What lies in a Hugging Face folder, and what to pass where one file of it was given in place of the folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.files import UnreadableError, read_json
+from backdoor_audit.model.loading.format import Asked, Format
+from backdoor_audit.printable import printable
+
+CONFIG = "config.json"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+WEIGHTS = tuple(name for whole in WHOLE for name in (whole, whole + INDEX))
+"""What names the weights, in the order in which transformers looks for it: one file, or the index of several."""
+
+_PART = re.compile(r"(?P<stem>model|pytorch_model)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
+_MOST_PARTS = 64
+_MOST_ENTRIES = 1000  # of a folder in which checkpoints are looked for
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The file of weights, or the index of several."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def files_of(folder: Path) -> tuple[Path, ...]:
+    """The files that a network is made from, those of them that are there."""
+    found = [folder / name for name in (CONFIG, *PREPROCESSORS, *WEIGHTS)]
+    if any((folder / name).is_file() for name in WEIGHTS if name.endswith(INDEX)):
+        found += sorted(file for file in folder.iterdir() if _PART.fullmatch(file.name))
+    return tuple(file for file in found if file.is_file())
+
+
+def parts_by_file(index: Path) -> dict[Path, set[str]]:
+    """The files that an index names, and the tensors that it says each of them holds.
+
+    Raises `ModelFormatError` for an index that names none, too many, or what is no part in the same folder.
+    """
+    told = json_of(index).get("weight_map")
+    stem, suffix = index.name.removesuffix(INDEX).rsplit(".", 1)
+    found: dict[Path, set[str]] = {}
+    for tensor, name in (told if isinstance(told, Mapping) else {}).items():
+        part = _PART.fullmatch(name) if isinstance(name, str) else None
+        if part is None or (part["stem"], part["suffix"]) != (stem, f".{suffix}"):
+            raise ModelFormatError(
+                f"{index.name}: {str(name)[:60]!r} is no part; accepted: {stem}-00001-of-00002.{suffix} and the like, in "
+                "the same folder"
+            )
+        found.setdefault(index.with_name(name), set()).add(tensor)
+    if not 0 < len(found) <= _MOST_PARTS:
+        raise ModelFormatError(
+            f"{index.name}: weight_map names {len(found)} files; accepted: 1 to {_MOST_PARTS}; save the weights as one, "
+            "save_pretrained(..., max_shard_size='100GB')"
+        )
+    return found
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `ModelFormatError` for anything else."""
+    try:
+        found = read_json(file)
+    except UnreadableError as error:
+        raise ModelFormatError(f"{file.name}: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelFormatError(f"{file.name} is no JSON object")
+    return found
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Folders in it that hold a network, as trainers write them; those of the latest step first."""
+    entries = (entry for entry, _ in zip(folder.iterdir(), range(_MOST_ENTRIES), strict=False))
+    found = [entry for entry in entries if (entry / CONFIG).is_file() and weights_in(entry)]
+    return sorted(found, key=lambda entry: (_step(entry.name), entry.name), reverse=True)
+
+
+def instead_of(file: Path) -> str:
+    """What to pass in place of a file of weights whose folder says which network they are of, or nothing."""
+    folder = file.parent
+    if not _names_network(folder / CONFIG):
+        return ""
+    beside = f"{CONFIG} lies beside it: "
+    if file.name in WHOLE:
+        return f"{beside}pass --model={shown(folder)}"
+    if weights_in(folder) is None and file.suffix in {".safetensors", ".bin", ".pt", ".pth"}:
+        usual = WHOLE[0] if file.suffix == ".safetensors" else WHOLE[1]
+        return f"{beside}call the file {usual} and pass --model={shown(folder)}"
+    return ""
+
+
+def shown(path: Path) -> str:
+    """A path as the user gave it, in a message."""
+    return printable(str(path))
+
+
+def _step(name: str) -> int:
+    digits = re.search(r"([0-9]{1,12})$", name)
+    return int(digits[1]) if digits else -1
+
+
+def _names_network(config: Path) -> bool:
+    try:
+        return not {"model_type", "architecture"}.isdisjoint(json_of(config)) if config.is_file() else False
+    except ModelFormatError:
+        return False
+
+
+def _indices(file: Path) -> Iterator[Path]:
+    """The index that a file is, or that lists it as one of several."""
+    part = _PART.fullmatch(file.name)
+    if part is not None and int(part["count"]) > 1:
+        yield file.with_name(f"{part['stem']}{part['suffix']}{INDEX}")
+    if file.name in WEIGHTS and file.name.endswith(INDEX):
+        yield file
+
+
+def _recognises(asked: Asked) -> bool:
+    said = asked.path.name in (CONFIG, *PREPROCESSORS) and weights_in(asked.path.parent) is not None
+    return said or any(index.is_file() for index in _indices(asked.path))
+
+
+def _refuse(asked: Asked) -> NoReturn:
+    raise ModelFormatError(f"one file of a folder that holds a network; pass --model={shown(asked.path.parent)}")
+
+
+PART = Format("part", _recognises, _refuse, refused=True)
+"""A file that says nothing without the others in its folder."""
