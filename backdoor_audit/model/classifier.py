@@ -20,6 +20,7 @@ from backdoor_audit.model.layout import fitting_layout
 from backdoor_audit.printable import printable
 
 _BATCH = 256
+_CHANNELS = frozenset({1, 3})  # that clean images can be converted to
 _LONGEST_LINE = 200  # characters of what a stranger's exception says
 
 
@@ -79,11 +80,8 @@ class Classifier:
         mean, std = tuple(mean) or (0.0,) * channels, tuple(std) or (1.0,) * channels
         if len(mean) == len(std) == 1:
             mean, std = mean * channels, std * channels
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise ModelFormatError(
-                f"normalisation: mean {mean} and std {std} for images with {channels} channels; give one number or one "
-                "per channel, std above 0 (--mean, --std)"
-            )
+        fits = len(mean) == len(std) == channels and min(std) > 0
+        used_mean, used_std = (mean, std) if fits else ((0.0,) * channels, (1.0,) * channels)
         device, view = torch.device(device), (1, channels, 1, 1)
         with surroundings.kept(device):
             frozen = _frozen(module, device)
@@ -92,14 +90,19 @@ class Classifier:
                 image_shape=image_shape,
                 num_classes=0,
                 architecture=architecture or type(module).__name__,
-                mean=mean,
-                std=std,
+                mean=used_mean,
+                std=used_std,
                 device=device,
-                _mean=torch.tensor(mean, device=device).view(view),
-                _std=torch.tensor(std, device=device).view(view),
+                _mean=torch.tensor(used_mean, device=device).view(view),
+                _std=torch.tensor(used_std, device=device).view(view),
                 _layout=fitting_layout(frozen, device),
             )
             object.__setattr__(classifier, "num_classes", classifier._probe())
+        if not fits:  # said after the network has taken such images: it may be those that have to change
+            raise ModelFormatError(
+                f"normalisation: mean {mean} and std {std} for images with {channels} channels; give one number or one "
+                "per channel, std above 0 (--mean, --std)"
+            )
         return classifier
 
     def _probe(self) -> int:
@@ -113,6 +116,12 @@ class Classifier:
             except Exception as error:  # a stranger's forward may raise anything
                 if type(error).__module__.startswith("_pytest."):  # pytest.exit: no matter of shapes
                     raise
+                channels = self._other_channels()
+                if channels:
+                    raise ModelFormatError(
+                        f"{self.architecture} takes images with {channels} channels, the clean images have "
+                        f"{self.image_shape[0]} ({shape}): pass --channels={channels}, or correct --arch"
+                    ) from None
                 reason = _first_line(error) or type(error).__name__
                 raise ModelFormatError(
                     f"{self.architecture} does not accept {shape} images: {reason}; resize or convert the clean images "
@@ -127,6 +136,21 @@ class Classifier:
                 f"gives (2, classes) with at least 2 classes{single if tuple(logits.shape) == (2, 1) else ''}"
             )
         return int(logits.shape[1])
+
+    def _other_channels(self) -> int:
+        """With how many channels the network takes images of this size that it does not take with their own; 0 if with none."""
+        for channels in sorted(_CHANNELS - {self.image_shape[0]}):
+            try:
+                scores = self._scored(torch.full((2, channels, *self.image_shape[1:]), 0.5, device=self.device))
+            except AuditError:
+                continue
+            except Exception as error:
+                if type(error).__module__.startswith("_pytest."):
+                    raise
+                continue
+            if scores.ndim == 2 and len(scores) == 2:
+                return channels
+        return 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w) in [0, 1], new tensors; gradients reach the images.

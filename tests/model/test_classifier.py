@@ -216,9 +216,33 @@ def test_outputs_that_are_not_one_row_of_scores_per_image_are_refused(form, expe
     assert expected in refusal(Computed(form, linear()))
 
 
-@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, 3), linear(48), random_network("small_cnn", image_shape=(3, 8, 8))])
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, 3), linear(47), random_network("small_cnn", image_shape=(2, 8, 8))])
 def test_a_network_that_cannot_take_the_images_is_refused_in_one_line(module):
     assert "does not accept 1x4x4 images" in refusal(module)
+
+
+@pytest.mark.parametrize(("takes", "have"), [(3, 1), (1, 3), (3, 4)])
+@pytest.mark.parametrize(
+    "normalisation", [{}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, {"mean": (0.5,), "std": (0.5,)}]
+)
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda channels: random_network("small_cnn", image_shape=(channels, 4, 4)),
+        lambda channels: linear(16 * channels),
+    ],
+)
+def test_a_network_for_another_number_of_channels_says_how_to_convert_the_images(of, normalisation, takes, have):
+    said = refusal(of(takes), image_shape=(have, 4, 4), architecture="net", **normalisation)
+    assert said == (
+        f"net takes images with {takes} channels, the clean images have {have} ({have}x4x4): pass --channels={takes}, or "
+        "correct --arch"
+    )
+
+
+def test_numbers_for_the_channels_of_other_images_are_refused_where_the_network_takes_these():
+    said = refusal(linear(), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert said.startswith("normalisation: mean (0.485, 0.456, 0.406)")
 
 
 def test_a_failure_with_a_message_of_many_lines_is_told_in_one():
