@@ -13,10 +13,11 @@ def fitting_layout(module: nn.Module, device: torch.device) -> torch.memory_form
 
     There the gradient by the weights of a strided 1x1 convolution of fewer than `_BLOCK` channels (the shortcuts of a narrow
     residual network) is written past its memory on CPUs with AVX2: it is wrong, or the process dies. oneDNN issue 6035, seen with
-    torch 2.14.
+    torch 2.14. Nor for one with a tensor of 5 dimensions, to which torch cannot give that layout.
     """
     narrow = device.type == "cpu" and any(map(_is_narrow_shortcut, module.modules()))
-    return torch.contiguous_format if narrow else torch.channels_last
+    deep = any(tensor.ndim == 5 for tensors in (module.parameters(), module.buffers()) for tensor in tensors)
+    return torch.contiguous_format if narrow or deep else torch.channels_last
 
 
 def _is_narrow_shortcut(part: nn.Module) -> bool:

@@ -35,6 +35,14 @@ def test_channels_come_last_unless_a_strided_shortcut_is_narrow(network, layout)
     assert fitting_layout(network, torch.device("cuda")) is torch.channels_last
 
 
+def test_a_network_with_a_tensor_of_five_dimensions_keeps_the_usual_layout():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    module.register_buffer("five", torch.zeros(1, 1, 1, 1, 1))
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(Classifier.wrap(module, image_shape=(3, 4, 4))(images), module(images))
+    assert fitting_layout(module, CPU) is torch.contiguous_format
+
+
 class Watched(nn.Module):
     """A narrow shortcut that keeps what it was given."""
 

@@ -14,7 +14,7 @@ from torch import nn
 from backdoor_audit.errors import ModelFormatError, OptionError
 from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.model.classifier import Classifier, refuse_bad_weights
-from backdoor_audit.model.loading import folders
+from backdoor_audit.model.loading import folders, onnx_file
 from backdoor_audit.model.loading.archive import names_in
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.format import Asked, Format, Network
@@ -257,12 +257,12 @@ def _shown(numbers: Sequence[float]) -> str:
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
-    """The file itself, or the files of a folder that a network is made from."""
-    return folders.files_of(path) if path.is_dir() else (path,)
+    """The file itself with what lies beside it, or the files of a folder that a network is made from."""
+    return folders.files_of(path) if path.is_dir() else onnx_file.files_of(path)
 
 
 def fingerprint_of(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder that a network is made from. Raises `OSError`."""
+    """SHA-256 of a file with what lies beside it, or of the files of a folder that a network is made from. Raises `OSError`."""
     digest = hashlib.sha256()
     for part in parts_of(path):
         with part.open("rb") as file:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.hints import Hints
+from backdoor_audit.model.loading.onnx_batch import for_any_batch
+from backdoor_audit.model.loading.onnx_opset import EXPORT, lower, name_weights_once
 from backdoor_audit.model.loading.refusals import refuse_above
+from backdoor_audit.printable import printable
 
 _COPIES = 4  # of the file that are in memory while it is converted
 _LARGEST_SIDE = 4096
 _FIRST_FIELDS = frozenset(b"\x12\x1a\x22\x2a\x32\x3a\x42\x72")  # of a model, after its version
+_BESIDE = (".data", "_data")  # ends the names of the file of weights beside a model, as exporters write it
 _ADVICE = "or save the weights of the network that it was made from, and pass --arch"
+_ONE_FILE = "save it as one file, onnx.save(onnx.load('m.onnx'), 'one.onnx'), or export it with external_data=False"
+_EXPORT = f"{EXPORT}, {_ADVICE}"
 
 
 def _recognises(asked: Asked) -> bool:
     start = asked.start
     begins = start[:1] == b"\x08" and 0 < start[1] < 64 and start[2] in _FIRST_FIELDS if len(start) > 2 else False
     return begins or (asked.path.suffix == ".onnx" and start[:1] == b"\x08")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The file, and the file of weights beside it if there is one."""
+    beside = [path.with_name(path.name + end) for end in _BESIDE] if path.suffix == ".onnx" else []
+    return (path, *(file for file in beside if file.is_file()))
 
 
 def _read(asked: Asked) -> Network:
@@ -36,19 +50,75 @@ def _read(asked: Asked) -> Network:
         raise ModelFormatError(f"an ONNX file; pip install 'backdoor-audit[onnx]' to read it, {_ADVICE}") from None
     with contained("an ONNX file that cannot be read", _ADVICE):
         model = onnx.load_model_from_string(asked.path.read_bytes())
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
-            raise ModelFormatError("an ONNX file whose weights lie in another one; save it as one file")
+        beside = _fill(onnx, asked, model)
         shape, batch = _images(onnx, model)
-    with contained("an ONNX file that onnx2torch cannot convert", _ADVICE), warnings.catch_warnings():
+    with contained("an ONNX file that onnx2torch cannot convert", _EXPORT), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = converter.convert(model)
+        name_weights_once(model)
+        lowered = lower(onnx, model)
+        if shape and batch:
+            module, changed = for_any_batch(onnx, model, converter.convert, shape, batch)
+        else:
+            module, changed = converter.convert(model), ""
     if not isinstance(module, nn.Module):
         raise ModelFormatError(f"an ONNX file that gives no network; {_ADVICE}")
     notes: tuple[str, ...] = ("an ONNX graph, converted by onnx2torch",)
+    notes += (f"with the weights in {printable(beside)}",) if beside else ()
+    notes += (f"of operator set {lowered}, written down in set 17, in which it computes the same",) if lowered else ()
     notes += (f"--arch={asked.arch} not needed",) if asked.arch else ()
-    if batch:
-        notes += (f"exported for batches of {batch}; if other batches are refused, export it with a dynamic batch",)
+    notes += (changed,) if changed else ()
     return Network(module, "onnx", notes, hints=Hints(image_shape=shape))
+
+
+def _fill(onnx: Any, asked: Asked, model: Any) -> str:
+    """Put the weights that lie in a file beside the model into it; the name of that file, empty if there are none.
+
+    Raises `ModelFormatError` for any other file, and for places that are not in it or that are used more than once.
+    """
+    outside = [tensor for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if not outside:
+        return ""
+    told = [{entry.key: entry.value for entry in tensor.external_data} for tensor in outside]
+    file = _beside(asked.path, {entry.get("location", "") for entry in told})
+    try:
+        size = refuse_special(file)
+    except UnreadableError as error:
+        raise ModelFormatError(
+            f"an ONNX file whose weights lie in {printable(file.name)}: {error}; {_ONE_FILE}"
+        ) from None
+    refuse_above((asked.size + size) * _COPIES, "an ONNX file with its weights")
+    whole = memoryview(file.read_bytes())
+    read = 0
+    for tensor, entry in zip(outside, told, strict=True):
+        start, length = (_whole_number(entry.get(key, "")) for key in ("offset", "length"))
+        read += length
+        if start + length > len(whole) or read > len(whole):
+            raise ModelFormatError(
+                f"{printable(file.name)} is damaged or of another model; copy both again from their source"
+            )
+        tensor.raw_data = bytes(whole[start : start + length])
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return file.name
+
+
+def _beside(path: Path, names: Collection[str]) -> Path:
+    """The file of weights of a model, which has the model's own name and lies, as a link does, where the model does."""
+    file = next((file for file in files_of(path)[1:] if {file.name} == set(names)), None)
+    if file is None:
+        accepted = f"{printable(path.stem)}.onnx{_BESIDE[0]} beside it"
+        found = printable(", ".join(sorted(names)))[:80]
+        raise ModelFormatError(f"an ONNX file whose weights lie in {found}; accepted: {accepted}; {_ONE_FILE}")
+    if file.resolve().parent not in {path.parent.resolve(), path.resolve().parent}:
+        raise ModelFormatError(f"{printable(file.name)} is a link to another folder; {_ONE_FILE}")
+    return file
+
+
+def _whole_number(text: str) -> int:
+    """A number in the description of a place; none given is 0."""
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise ModelFormatError(f"an ONNX file whose weights lie at {printable(text)[:40]}; {_ONE_FILE}")
+    return int(text or 0)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

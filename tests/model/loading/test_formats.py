@@ -327,8 +327,14 @@ def elsewhere_in_a_node(model, onnx):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (elsewhere, "an ONNX file whose weights lie in another one"),
-        (elsewhere_in_a_node, "an ONNX file whose weights lie in another one"),
+        (
+            elsewhere,
+            "an ONNX file whose weights lie in /etc/passwd; accepted: m.onnx.data beside it; save it as one file",
+        ),
+        (
+            elsewhere_in_a_node,
+            "an ONNX file whose weights lie in ; accepted: m.onnx.data beside it; save it as one file",
+        ),
         (lambda model, _: model.graph.input.add(name="other"), "an ONNX file with 2 inputs"),
         (
             lambda model, _: model.graph.input[0].type.tensor_type.shape.dim.add(),
