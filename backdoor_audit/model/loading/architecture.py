@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
-import inspect
-import os
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit
-from backdoor_audit.model.loading.fitting import load_state, own_tensors, refuse_misfit, strip_prefixes
+from backdoor_audit.model.loading.factory import from_factory, offered
+from backdoor_audit.model.loading.fitting import load_state, refuse_misfit, strip_prefixes
 from backdoor_audit.model.loading.folders import instead_of
-from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.names import close
 from backdoor_audit.model.loading.timm_network import timm_network
 from backdoor_audit.model.loading.torchvision_network import torchvision_network
@@ -66,8 +60,8 @@ def architecture_of(
         if kind == "timm" and colon:
             return timm_network(rest, num_classes)
         if colon:
-            return _factory(name, num_classes)
-        hint = _written_right(name) or close(name, NETWORKS)
+            return from_factory(name, num_classes)
+        hint = offered(name) or _written_right(name) or close(name, NETWORKS)
     raise ModelFormatError(f"unknown architecture {name[:60]!r}{hint} ({_known()})")
 
 
@@ -134,14 +128,6 @@ def _written_right(name: str) -> str:
     return f"; did you mean {right}?"
 
 
-def _as_module(name: str) -> str:
-    """A question to put behind an error where a file stands in place of a module, or nothing."""
-    file, _, attribute = name.partition(":")
-    module = file.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
-    looks = (file.endswith(".py") or "/" in file) and all(part.isidentifier() for part in module.split("."))
-    return f"; did you mean {module}:{attribute}?" if looks and len(name) <= _LONGEST_NAME else ""
-
-
 def _network(name: str, num_classes: int | None) -> Architecture:
     make = NETWORKS[name]
     with WithoutMemory():
@@ -160,28 +146,6 @@ def _network(name: str, num_classes: int | None) -> Architecture:
         return Built(built_to_fit(functools.partial(make, **sizes), state, name))
 
     return Architecture(name, reference, build)
-
-
-def _factory(name: str, num_classes: int | None) -> Architecture:
-    module_name, _, attribute = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    accepted = (
-        f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module{_as_module(name)}"
-    )
-    try:
-        with contained(f"--arch={name} failed", accepted):  # the user's own code may raise anything
-            importlib.invalidate_caches()
-            factory: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module_name))
-            takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
-            module = factory(num_classes=num_classes) if takes_classes else factory()
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
-    if not isinstance(module, nn.Module):
-        raise ModelFormatError(f"--arch={name} returned {type(module).__name__}; a factory returns a torch.nn.Module")
-    found = module
-    return Architecture(name, own_tensors(found, name), lambda _: Built(found))
 
 
 def _known() -> str:
