@@ -21,6 +21,7 @@ _DEEPEST_MODULE = 64
 _MOST_MODULES = 100_000  # by reference, a few objects can mean very many
 _PER_NAME = 4096  # bytes of memory for each name that modules give: 2 million at the stated bound
 _PER_CHARACTER = 4
+_ARRAYS = frozenset({"_reconstruct", "_frombuffer", "ndarray"})  # what makes an array in a pickle, and the array
 _GROUPS = ("_parameters", "_buffers", "_modules")
 _PASSING = "_non_persistent_buffers_set"
 
@@ -184,6 +185,18 @@ def _nothing(content: object) -> ModelFormatError:
         return ModelFormatError(f"holds a {kind_of(content)}; {accepted}")
     if not content:
         return ModelFormatError(f"holds an empty dict; {accepted}")
+    for _, part in _parts(content):
+        arrays = (
+            [str(key)[:40] for key, value in part.items() if kind_of(value) in _ARRAYS]
+            if isinstance(part, Mapping)
+            else []
+        )
+        if len(arrays) > 1:
+            more = f" and {len(arrays) - 3} more" if len(arrays) > 3 else ""
+            return ModelFormatError(
+                f"holds numpy arrays by name in place of tensors ({', '.join(arrays[:3])}{more}); save them as tensors, "
+                "torch.save({key: torch.as_tensor(array) for key, array in arrays.items()}, 'm.pt')"
+            )
     return ModelFormatError(f"no tensors by name: found {_shown(list(content.items()))}; {accepted}")
 
 

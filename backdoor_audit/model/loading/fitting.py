@@ -25,12 +25,22 @@ _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_
 _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
 _AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step",
+    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step|initted",
     re.IGNORECASE,
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
 
 _OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
+
+_PARTS = {
+    re.compile(
+        r"(?:^|\.)(?:lora_\w+|base_layer)(?:\.|$)"
+    ): "merge them into the network, model = model.merge_and_unload()",
+    re.compile(r"(?:^|\.)parametrizations\."): (
+        "merge them, torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') for each such layer"
+    ),
+}
+"""Names of what adapters and parametrisations keep in place of a weight, and how it is made one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +179,9 @@ def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
         if found
     ]
     if parts:
-        raise ModelFormatError(f"does not fit {name}: {', '.join(parts)}{_called(missing, extra)}; check --arch")
+        raise ModelFormatError(
+            f"does not fit {name}: {', '.join(parts)}{_called(missing, extra)}; {_unmerged(extra) or 'check --arch'}"
+        )
 
 
 def own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
@@ -205,6 +217,19 @@ def _called(missing: Collection[str], extra: Sequence[str]) -> str:
     """What the network calls most of the tensors that it does not know, to be put behind an error, or nothing."""
     prefix, count = _outer_prefix(missing, extra)
     return f"; the network calls {count} of the extra ones {prefix[:120]}*" if prefix else ""
+
+
+def _unmerged(names: Iterable[str]) -> str:
+    """What to do about weights that are stored in parts which are not put together here, or nothing."""
+    for pattern, merging in _PARTS.items():
+        if any(pattern.search(name) for name in names):
+            return f"these are parts of weights: {merging}, then save it again"
+    return ""
+
+
+def in_parts(names: Iterable[str]) -> bool:
+    """Whether some of these tensors are parts of weights that have to be merged first."""
+    return bool(_unmerged(list(names)))
 
 
 def _completed(state: dict[str, T], names: Collection[str]) -> tuple[dict[str, T], str]:
@@ -280,7 +305,11 @@ def _fit(
     state, outer = _completed(state, names)
     notes += (f"added prefix {outer[:120]}, by which the network calls those that it did not know",) * bool(outer)
     sets = (*beside, *averages)
-    strange = [key for key in left if not _is_training(key, prefix) and not _is_of(sets, key, left[key], state)]
+    strange = [
+        key
+        for key in left
+        if not _is_training(key, prefix) and not _is_count(left[key]) and not _is_of(sets, key, left[key], state)
+    ]
     return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange))
 
 
@@ -289,6 +318,11 @@ def _is_training(key: str, prefix: str) -> bool:
     starts = [0, *(at + 1 for at, letter in enumerate(prefix) if letter == "." and key.startswith(prefix[: at + 1]))]
     kinds = (_BESIDE, _COUNTER, _OPTIMIZER)
     return any(kind.fullmatch(key, start) for start in starts[: _MOST_PREFIXES + 1] for kind in kinds)
+
+
+def _is_count(tensor: Tensor | StoredTensor) -> bool:
+    """Whether it is one whole number, or yes or no: no layer computes with that alone."""
+    return _shape(tensor) == () and not tensor.dtype.is_floating_point and not tensor.dtype.is_complex
 
 
 def _is_of(

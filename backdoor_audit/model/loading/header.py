@@ -10,6 +10,7 @@ from backdoor_audit.errors import ModelFormatError
 
 _LARGEST_SIDE = 4096
 _MOST_CHANNELS = 64
+_BRACKETS = {("[", "]"), ("(", ")")}  # of the lists of JSON and of Python
 
 
 def header_shape(header: Mapping[str, str]) -> tuple[int, int, int] | None:
@@ -39,13 +40,16 @@ def header_normalization(header: Mapping[str, str]) -> tuple[tuple[float, ...], 
 
 
 def _header_numbers(header: Mapping[str, str], key: str) -> tuple[float, ...]:
-    text = header.get(key, "")
+    text = header.get(key, "").strip()
+    if (text[:1], text[-1:]) in _BRACKETS:
+        text = text[1:-1]
     try:
-        numbers = tuple(float(part) for part in text.split(",")) if text else ()
+        numbers = tuple(float(part) for part in text.removesuffix(",").split(",")) if text else ()
     except ValueError:
         numbers = (math.nan,)
     if len(numbers) > _MOST_CHANNELS or not all(math.isfinite(number) for number in numbers):
         raise ModelFormatError(
-            f"{key} {text[:40]!r} in the header; accepted: finite numbers between commas; or give --mean, --std"
+            f"{key} {header[key][:40]!r} in the header; accepted: finite numbers between commas, as in 0.5,0.5,0.5 or "
+            "[0.5, 0.5, 0.5]; or give --mean, --std"
         )
     return numbers

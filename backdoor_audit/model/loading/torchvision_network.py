@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
+from backdoor_audit.model.loading.fitting import in_parts
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.names import close
 
 Change = Callable[[nn.Module], None]
 
+_WITHOUT_WEIGHTS = ("nn.Dropout()", "nn.ReLU()")
+"""What mostly stands where a head has no weights: the second right after a layer, the first elsewhere."""
+
+_LONGEST_HEAD = 12  # layers
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 
 
@@ -45,7 +50,10 @@ def torchvision_network(name: str, num_classes: int | None) -> Architecture:
         try:
             return Built(built_to_fit(changed, state, f"torchvision:{name}"), notes)
         except ModelFormatError as error:
-            raise ModelFormatError(f"{error}; {_to_paste(name, arguments['num_classes'])}") from None
+            if in_parts(state):
+                raise
+            paste = _head_to_paste(name, usual, state) or _to_paste(name, arguments["num_classes"])
+            raise ModelFormatError(f"{error}; {paste}") from None
 
     return Architecture(f"torchvision:{name}", reference, build)
 
@@ -147,6 +155,54 @@ def _put(module: nn.Module, path: str, part: nn.Module) -> None:
         owner[int(name)] = part
     else:
         setattr(owner, name, part)
+
+
+def _head_to_paste(name: str, usual: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """A factory for a file in which nothing but the head differs, a sequence of known layers; or nothing."""
+    linears = [path for path, part in usual.named_modules() if isinstance(part, nn.Linear)]
+    root = linears[-1].partition(".")[0] if linears else ""
+    own = usual.state_dict()
+    rest = {key for key in (*own, *state) if not key.startswith(f"{root}.") and not key.endswith("num_batches_tracked")}
+    inside = {key.removeprefix(f"{root}."): tensor for key, tensor in state.items() if key.startswith(f"{root}.")}
+    if not root or any(key not in own or key not in state or own[key].shape != state[key].shape for key in rest):
+        return ""
+    layers = _sequence(inside)
+    if not layers:
+        return ""
+    open_places = ", ".join(str(at) for at, layer in enumerate(layers) if layer in _WITHOUT_WEIGHTS)
+    trained = f"; at {open_places} put what was trained there, which the file does not tell" if open_places else ""
+    return (
+        f"only its head {root} differs: write it down in my_model.py, import torchvision; from torch import nn; def make(): "
+        f"model = torchvision.models.{name}(); model.{root} = nn.Sequential({', '.join(layers)}); return model{trained}; and "
+        "pass --arch=my_model:make"
+    )
+
+
+def _sequence(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The layers of a sequence as they are written in Python; none if one of them is not known."""
+    places: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        place, _, part = key.partition(".")
+        if not (place.isascii() and place.isdecimal()) or len(place) > 2:
+            return []
+        places.setdefault(int(place), {})[part] = tensor
+    layers = [_written(places[at]) if at in places else "" for at in range(max(places, default=-1) + 1)]
+    if any(at in places and not layer for at, layer in enumerate(layers)) or len(layers) > _LONGEST_HEAD:
+        return []
+    return [layer or _WITHOUT_WEIGHTS[bool(at and layers[at - 1])] for at, layer in enumerate(layers)]
+
+
+def _written(parts: Mapping[str, Tensor]) -> str:
+    """A layer in Python, by the shapes of its tensors; empty if it is not known."""
+    weight, names = parts.get("weight"), parts.keys() - {"bias", "num_batches_tracked"}
+    if weight is None or weight.ndim not in {1, 2}:
+        return ""
+    sizes = ", ".join(map(str, reversed(weight.shape)))
+    if weight.ndim == 2 and names == {"weight"}:
+        return f"nn.Linear({sizes})" if "bias" in parts else f"nn.Linear({sizes}, bias=False)"
+    if weight.ndim == 1 and "bias" in parts and names == {"weight", "running_mean", "running_var"}:
+        return f"nn.BatchNorm1d({sizes})"
+    return f"nn.LayerNorm({sizes})" if weight.ndim == 1 and "bias" in parts and names == {"weight"} else ""
 
 
 def _to_paste(name: str, num_classes: int) -> str:

@@ -85,6 +85,11 @@ def transformers_network(
     """
     name = str(config["model_type"])[:60]
     _refuse_elsewhere(config)
+    wrapped = str(config.get("architecture"))
+    if name == "timm_wrapper" and re.fullmatch(r"[A-Za-z0-9_.]{1,100}", wrapped):
+        raise ModelFormatError(
+            f"the folder wraps a network of timm; pass --arch=timm:{wrapped}, which reads it as that network"
+        )
     if name not in _PLAIN:
         raise ModelFormatError(
             f"{name} is none of the image classifiers of transformers that are built here ({', '.join(sorted(_PLAIN))}); pass "

@@ -126,6 +126,44 @@ def test_an_average_beside_its_network_is_known_by_its_counter(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("initted", "step"),
+    [(torch.tensor(True), torch.tensor(5)), (torch.tensor([1.0]), torch.tensor([5]))],  # of newer and older versions
+)
+def test_weights_of_ema_pytorch_load_beside_what_they_are_averages_of(initted, step, tmp_path):
+    content = {**prefixed("online_model.", OTHER), **prefixed("ema_model."), "initted": initted, "step": step}
+    model = loaded(content, tmp_path / "m.pt")
+    assert holds(model, STATE)
+    assert model.notes[0] == (
+        "two sets of weights: the averaged ones under the top level, ema_model.* audited, those under the top level, "
+        "online_model.* are NOT audited; ship the same ones"
+    )
+
+
+@pytest.mark.parametrize(
+    ("beside", "loads"), [(torch.tensor(True), True), (torch.tensor(3), True), (torch.tensor(0.5), False)]
+)
+def test_one_whole_number_beside_a_network_is_no_layer(beside, loads, tmp_path):
+    content = {**prefixed("net."), "switched": beside}
+    if loads:
+        assert "left out, no parameters of the network: switched" in loaded(content, tmp_path / "m.pt").notes
+        return
+    with pytest.raises(ModelFormatError, match=r"may be layers that it does not have \(switched\)"):
+        loaded(content, tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("options", [{}, {"allow_pickle": True}])
+@pytest.mark.parametrize("wrap", [lambda arrays: arrays, lambda arrays: {"epoch": 1, "state_dict": arrays}])
+def test_arrays_in_place_of_tensors_say_how_to_save_them(wrap, options, tmp_path):
+    arrays = {key: value.numpy() for key, value in STATE.items()}
+    with pytest.raises(ModelFormatError) as caught:
+        loaded(wrap(arrays), tmp_path / "m.pt", **options)
+    advice = "torch.save({key: torch.as_tensor(array) for key, array in arrays.items()}, 'm.pt')"
+    assert "numpy arrays by name in place of tensors (features.0.0.weight, features.0.1.weight, " in str(caught.value)
+    assert str(caught.value).endswith(advice)
+    assert holds(loaded({key: torch.as_tensor(array) for key, array in arrays.items()}, tmp_path / "m.pt"), STATE)
+
+
 def test_averages_of_pytorch_load_and_their_counter_is_left_out(tmp_path):
     state = averaged()
     model = loaded({"model": state}, tmp_path / "m.pt")

@@ -405,6 +405,25 @@ def test_a_folder_of_timm_loads_with_its_classes_and_its_normalisation(tmp_path)
     assert (loaded.mean, loaded.std, loaded.image_shape) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (3, 160, 160))
 
 
+def test_a_folder_that_wraps_a_network_of_timm_says_how_it_loads(tmp_path):
+    module = timm_state("test_resnet", num_classes=2)
+    save_file(
+        {f"timm_model.{key}": value for key, value in module.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    config = {
+        "model_type": "timm_wrapper",
+        "architecture": "test_resnet",
+        "label_names": ["cat", "dog"],
+        "model_args": None,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = "the folder wraps a network of timm; pass --arch=timm:test_resnet, which reads it as that network"
+    assert refusal(tmp_path, arch=None) == expected
+    loaded = load_model(tmp_path, arch="timm:test_resnet")
+    assert loaded.class_names == ("cat", "dog")
+    assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.module.state_dict().items())
+
+
 def test_sizes_of_a_timm_network_come_from_the_command_line_alone(tmp_path):
     save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"architecture": "test_vit,img_size=9999"}')

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_a_header_that_cannot_be_used_is_one_line(changes, message, tmp_path):
     assert text.startswith(f"{path}: ")
     assert message in text
     assert text.isprintable()
+
+
+@pytest.mark.parametrize("mean", ["0.25", " [0.25] ", "(0.25,)", "[0.25]"])
+def test_numbers_of_a_header_may_stand_in_brackets(mean, tmp_path):
+    path = written(tmp_path / "m.safetensors", mean=mean, std=json.dumps([0.5]))
+    assert (load_model(path).mean, load_model(path).std) == ((0.25,), (0.5,))
+
+
+@pytest.mark.parametrize("mean", ["[0.25", "0.25]", "(0.25]", "[[0.25]]", "[]x", "[,]", "[0.25 0.5]"])
+def test_brackets_that_do_not_belong_together_are_no_numbers(mean, tmp_path):
+    path = written(tmp_path / "m.safetensors", mean=mean)
+    with pytest.raises(
+        ModelFormatError, match=r"accepted: finite numbers between commas, as in 0\.5,0\.5,0\.5 or \[0\.5,"
+    ):
+        load_model(path)
 
 
 def test_options_win_over_a_header_that_cannot_be_used(tmp_path):

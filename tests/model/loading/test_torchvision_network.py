@@ -1,5 +1,7 @@
 """Networks of torchvision as people change them; the oracle is the changed network."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -100,6 +102,63 @@ def test_a_head_that_tensors_do_not_tell_is_refused_with_a_factory_to_paste(head
     ) as caught:
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("head", "written", "places"),
+    [
+        (
+            (nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 7)),
+            "nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 7)",
+            "1, 2",
+        ),
+        (
+            (nn.Dropout(), nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 7)),
+            "nn.Dropout(), nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 7)",
+            "0, 3",
+        ),
+        ((nn.LayerNorm(512), nn.Linear(512, 7)), "nn.LayerNorm(512), nn.Linear(512, 7)", ""),
+    ],
+)
+def test_a_head_of_known_layers_is_written_into_the_factory_to_paste(head, written, places, tmp_path, monkeypatch):
+    module = resnet(fc=nn.Sequential(*head))
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError) as caught:
+        load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+    said = str(caught.value)
+    assert "; only its head fc differs: write it down in my_model.py, import torchvision; " in said
+    assert f"model.fc = nn.Sequential({written}); return model" in said
+    assert (f"; at {places} put what was trained there" in said) is bool(places)
+    imports, _, made = said.partition("my_model.py, ")[2].partition("def make(): ")
+    code = imports.replace("; ", "\n") + f"def make(): {made.partition('return model')[0]}return model\n"
+    (tmp_path / "pasted_net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "pasted_net", raising=False)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(load_model(tmp_path / "m.pt", arch="pasted_net:make").module(images), module.eval()(images))
+
+
+def test_a_head_is_not_written_down_where_more_than_it_differs(tmp_path):
+    head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 7))
+    state = {**resnet(fc=head).state_dict(), "gate.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match=r"for a changed network write it down in my_model\.py"):
+        load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+
+
+def test_weights_in_parts_are_to_be_merged_and_not_written_into_a_factory(tmp_path):
+    module = resnet()
+    nn.utils.parametrizations.orthogonal(module.fc)
+    adapted = {**resnet().state_dict(), "fc.lora_A": torch.zeros(4, 512), "fc.lora_B": torch.zeros(7, 4)}
+    for state, advice in (
+        (module.state_dict(), "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"),
+        (adapted, "model = model.merge_and_unload(), then save it again"),
+    ):
+        torch.save(state, tmp_path / "m.pt")
+        with pytest.raises(ModelFormatError) as caught:
+            load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+        assert advice in str(caught.value)
+        assert "my_model" not in str(caught.value)
 
 
 def test_a_stem_from_a_hostile_file_takes_no_memory(tmp_path):
