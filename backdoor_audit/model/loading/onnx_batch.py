@@ -13,6 +13,7 @@ from backdoor_audit.model.loading.foreign import brief
 from backdoor_audit.model.loading.onnx_opset import EXPORT, whole_numbers
 
 _MOST = 16  # images that a graph is tried with
+_LARGEST_SIDE = 1024  # px
 
 
 def for_any_batch(
@@ -20,12 +21,14 @@ def for_any_batch(
 ) -> tuple[nn.Module, str]:
     """The network of a model for images of ``shape``, exported for ``batch`` of them, and a note if it had to be changed.
 
-    Where it takes other numbers of images, it stays as it is. Otherwise shapes that begin with ``batch`` are written as those
-    of any batch, and the outcome is taken if it scores single images as the file's own graph scores them in its batch.
-    Raises `ModelFormatError` if it does not.
+    Where it takes other numbers of images, or images are too large to try, it stays as it is. Otherwise shapes that begin with
+    ``batch`` are written as those of any batch, and the outcome is taken if it scores single images as the file's own graph
+    scores them in its batch. Raises `ModelFormatError` if it does not.
     """
     original = convert(_copy(onnx, model)).eval()
-    scores = _scores(original, torch.full((batch + 1, *shape), 0.5))
+    if max(shape) > _LARGEST_SIDE:
+        return original, ""
+    scores = _scores(original, torch.full((2 if batch != 2 else 3, *shape), 0.5))
     if isinstance(scores, Tensor):
         return original, ""
     freed = _freed(onnx, _copy(onnx, model), batch) if batch <= _MOST else None

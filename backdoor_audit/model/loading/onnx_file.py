@@ -20,7 +20,7 @@ from backdoor_audit.model.loading.onnx_opset import EXPORT, lower, name_weights_
 from backdoor_audit.model.loading.refusals import refuse_above
 from backdoor_audit.printable import printable
 
-_COPIES = 4  # of the file that are in memory while it is converted
+_COPIES = 6  # of the file that are in memory while it is converted
 _LARGEST_SIDE = 4096
 _FIRST_FIELDS = frozenset(b"\x12\x1a\x22\x2a\x32\x3a\x42\x72")  # of a model, after its version
 _BESIDE = (".data", "_data")  # ends the names of the file of weights beside a model, as exporters write it
