@@ -130,7 +130,7 @@ OPTIONS: tuple[Option, ...] = (
         "data",
         read.path,
         "SOURCE",
-        "clean images: folder of class folders, .npz, .csv of paths and labels, or torchvision:NAME?root=DIR",
+        "clean images: folder of class folders, .npz, .csv, .jsonl or .txt of paths and labels, or torchvision:NAME?root=DIR",
         Role.PATH | Role.MACHINE,
     ),
     Option(
