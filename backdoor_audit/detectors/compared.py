@@ -25,6 +25,9 @@ Same = TypeVar("Same", bound="BesideTwins")
 MOST_DOUBLINGS = 2
 """So often a search that has not converged is done again with twice the steps."""
 
+_STEADY = 0.5
+"""What an index may move by in the last doubling: other images and random numbers move it by as much."""
+
 
 class BesideTwins:
     """For a `Compared` detector: how it is called, and with which effort."""
@@ -63,8 +66,9 @@ def beside_twins(
 ) -> Detection:
     """What a detector finds beside what is natural; without a ``reference`` what it reaches, and no answer.
 
-    A search that has not converged is done again with twice the steps, and once more. One that puts a class near the limit is
-    done again with the halves of the images exchanged, and the mean decides.
+    A search that has not converged is done again with twice the steps, and once more. If it rises even then, its answer counts
+    where the last doubling has moved no index by more than half a unit, and none is near the limit. A search that puts a class
+    near the limit is done again with the halves of the images exchanged, and the mean decides.
     """
     if reference is None:
         return detector.look(subject, None, shipped_null(), generator=generator, progress=progress)
@@ -77,13 +81,16 @@ def beside_twins(
     null = reference.null
     try:
         detection = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
+        before = detection
         for _ in range(MOST_DOUBLINGS):
             if not detection.unconverged:
                 break
             detector = detector.with_effort(2)
             natural = reference.natural(detector)
             longer = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
-            detection = replace(longer, scores=_with_passes(longer, detection))
+            before, detection = detection, replace(longer, scores=_with_passes(longer, detection))
+        if detection.unconverged and not (reference.close(before) or reference.close(detection)):
+            detection = _if_steady(before, detection)
         if reference.close(detection):
             searched = [row for row in detection.scores if isinstance(row.measured, ByMargin)]
             searched.sort(key=lambda row: row.place)
@@ -116,6 +123,20 @@ def averaged(detections: Sequence[Detection], null: SteeringNull, classes: int) 
         unconverged=next(filter(None, (entry.unconverged for entry in detections)), ""),
         unusual=next(filter(None, (entry.unusual for entry in detections)), ""),
     )
+
+
+def _if_steady(before: Detection, detection: Detection) -> Detection:
+    """The longer of two searches: it counts as come to its end if every row has about the index that it had before."""
+    moved = []
+    for row in detection.scores:
+        earlier = before.score(row.target_class)
+        if row.unconverged or earlier is None or earlier.index is None or row.index is None:
+            return detection
+        moved.append(abs(row.index - earlier.index))
+    if not moved or not all(by <= _STEADY for by in moved):  # one that is not known moves by no number
+        return detection
+    told = f"or the last doubling of the steps may move no index by more than {_STEADY:g}: it moved one by {max(moved):.2f}"
+    return replace(detection, unconverged="", criterion=f"{detection.criterion}, {told}")
 
 
 def _looked(

@@ -28,6 +28,7 @@ class MadeUp:
     deviations: tuple[float, ...]
     steps: float = 1
     moves_below: float = 0
+    no_gradient: str = ""
     asked: list = field(default_factory=list, repr=False)
 
     name = "made_up"
@@ -43,7 +44,9 @@ class MadeUp:
         return Detection(
             detector=self.name,
             settings=repr(self),
-            scores=[margin_row(0, deviation=deviation, excess=deviation, index=2 * deviation)],
+            scores=[
+                margin_row(0, deviation=deviation, excess=deviation, index=2 * deviation, unconverged=self.no_gradient)
+            ],
             triggers=(),
             reference=null.source,
             unconverged="moving" if self.steps < self.moves_below else "",
@@ -71,11 +74,40 @@ def test_one_that_has_not_converged_is_done_again_with_twice_the_steps_and_that_
 
 
 def test_four_times_the_steps_are_all_that_is_tried():
-    detector = MadeUp((0.5, 0.7, 0.8), moves_below=5)
+    detector = MadeUp((0.5, 0.5, 0.8), moves_below=5)
     detection = found(detector)
     assert detection.unconverged == "moving"
     assert [steps for _, steps, _ in detector.asked] == [1, 2, 4]
     assert detection.image_passes == 3 * found(MadeUp((0.5,))).image_passes
+
+
+def test_a_search_that_still_rises_counts_if_the_last_doubling_has_moved_no_index():
+    detector = MadeUp((0.1, 0.5, 0.7), moves_below=5)
+    detection = found(detector)
+    assert detection.unconverged == ""
+    assert (
+        "or the last doubling of the steps may move no index by more than 0.5: it moved one by 0.40"
+        in detection.criterion
+    )
+    assert detection.judge(0, shipped_limits()).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        MadeUp((0.5, 0.7), moves_below=5, no_gradient="no gradient"),
+        MadeUp((0.7, 0.7, 0.7), moves_below=5, no_gradient="no gradient"),
+        MadeUp((0.7, 0.7, float("nan")), moves_below=5),
+    ],
+)
+def test_a_search_that_has_not_looked_does_not_count_however_steady(detector):
+    detector.deviations = (*detector.deviations, 0.7, 0.7)
+    assert found(detector).unconverged == "moving"
+
+
+def test_a_steady_search_near_the_limit_does_not_count():
+    detector = MadeUp((0.7, 0.7, 0.7, 0.7), moves_below=5)
+    assert found(detector, again=True).unconverged == "moving"
 
 
 def test_one_near_the_limit_is_done_again_with_the_halves_exchanged_and_the_mean_decides():
