@@ -162,8 +162,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None
     if CHANNEL in config.stash:  # else this process is somebody else's
-        workers = getattr(config.option, "numprocesses", None)
-        cores.share(workers if isinstance(workers, int) else 1, os.environ)
+        cores.share(_workers(config), os.environ)
     wanted = collects(config)
     selected, paths = split_arguments(config) if names_paths(config) else ([], [])
     if wanted and (selected or requested(config)):
@@ -177,6 +176,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if draws and all(map(config.pluginmanager.hasplugin, ("html", "metadata"))) and not config.option.htmlpath:
         config.option.htmlpath = str(Path(options.report) / "report.html")
         config.option.self_contained_html = True
+
+
+def _workers(config: pytest.Config) -> int:
+    """How many processes xdist is to begin, one for each ``--tx popen`` or ``N*popen``, which ``-n`` gives as well."""
+    counts = [spec.rpartition("*")[0] or "1" for spec in map(str, getattr(config.option, "tx", None) or ())]
+    return max(1, sum(int(count) for count in counts if count.isdecimal()))
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

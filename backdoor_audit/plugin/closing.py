@@ -46,7 +46,8 @@ class Closing:
         yield
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if self.recorder.record is not None and terminal is not None:
-            line, markup = last_line(self.recorder.record, self._exit_code(session), self._beside())
+            code = self._exit_code(session)
+            line, markup = last_line(self.recorder.record, code, self._beside(code))
             terminal.write_line(line, **markup)
 
     def _exit_code(self, session: pytest.Session) -> int:
@@ -55,8 +56,12 @@ class Closing:
         refused = code == pytest.ExitCode.OK and self.config.stash.get(REFUSED, False)
         return int(pytest.ExitCode.TESTS_FAILED) if refused else code
 
-    def _beside(self) -> str:
+    def _beside(self, code: int) -> str:
         """What fails a run beside its audit, as far as that can be told."""
+        if code == pytest.ExitCode.INTERRUPTED:
+            return "an interrupt"
+        if self.recorder.unwritten:
+            return "what could not be written, as told above"
         if getattr(self.config.option, "cov_fail_under", None):
             return "pytest-cov (--cov-fail-under; an audit covers no code of the project: add --no-cov) or another test or plugin"
         return "another test or plugin, which tells above what is wrong"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 RUN = "audit"  # what an error is filed under that is not one item's
 EARLIER = ".audit.earlier.json"
 """The record of the earlier run, until this one has its own."""
-HTML, TRIGGERS = "report.html", "triggers"
+HTML = "report.html"
+_TRIGGER = re.compile(r"triggers/[^/\\]+\.safetensors")
 INPUTS = ("data", "trigger", "reference", "twins", "baseline")
 UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
 
@@ -54,7 +56,9 @@ class Recorder:
         self.written: list[Path] = []
         self.told: list[str] = []
         self.opened = False
+        self.unwritten = False  # whether something that the run was to leave is not there
         self._aside = self.folder / EARLIER
+        self._moved = False
         self._since = time.time()
         self._began = time.perf_counter()
         self._next = 0.0
@@ -73,10 +77,11 @@ class Recorder:
         else:
             with suppress(OSError):
                 record.replace(self._aside)
+                self._moved = True
 
     def put_back(self) -> None:
-        """Put the record of the earlier run back: this one could not begin. A folder that was made for this one goes."""
-        if not os.path.lexists(self.folder / RECORD):
+        """Put the record back that was set aside here: this run could not begin. A folder that was made for it goes."""
+        if self._moved and not os.path.lexists(self.folder / RECORD):
             with suppress(OSError):
                 self._aside.replace(self.folder / RECORD)
         with suppress(OSError):
@@ -109,17 +114,22 @@ class Recorder:
     @contextmanager
     def page_kept(self) -> Iterator[None]:
         """A block in which pytest-html writes its page: that of an earlier run stays if this one has no record."""
-        page, earlier = self.folder / HTML, None
-        with suppress(UnreadableError):
-            earlier = read_bytes(page)
-        yield
-        if not self.opened and os.path.lexists(self.folder):
+        page, aside = self.folder / HTML, self.folder / f".{HTML}"
+        kept = False
+        if not self.opened:
             with suppress(OSError):
-                if earlier is None:
+                page.replace(aside)
+                kept = True
+        try:
+            yield
+        finally:
+            if not self.opened:
+                with suppress(OSError):
                     page.unlink(missing_ok=True)
-                    self.folder.rmdir()
-                else:
-                    page.write_bytes(earlier)
+                    if kept:
+                        aside.replace(page)
+                    else:
+                        self.folder.rmdir()
 
     def _triggers(self, earlier: bytes) -> Iterator[Path]:
         """Files of triggers that the earlier record names, but for those that were written since this run began."""
@@ -250,20 +260,24 @@ def refuse_inputs(options: AuditOptions) -> None:
     folder = os.path.realpath(options.report)
     for name in ("model", *INPUTS):
         file = os.path.realpath(given) if (given := str(getattr(options, name))) else ""
-        place = os.path.relpath(file, folder) if file else ""
-        if place and _is_own(Path(place)):
+        if file and _is_own(Path(os.path.relpath(file, folder)), Path(folder)):
             raise OptionError(
                 f"--audit-{name}: {line_of(given)} is a file that this run writes itself; copy it to another place, or give "
                 "another folder by --audit-report=DIR"
             )
 
 
-def _is_own(place: Path) -> bool:
-    """Whether a run writes such a file, by its path inside of the report's folder."""
+def _is_own(place: Path, folder: Path) -> bool:
+    """Whether a run writes or removes such a file, by its path inside of the report's folder."""
     if len(place.parts) == 1:
-        return place.name in (HTML, EARLIER) or bool(RENDERING.fullmatch(place.name))
-    trigger = place.parts[0] == TRIGGERS and place.suffix == ".safetensors"
-    return len(place.parts) == 2 and (trigger or (place.parts[0] == PICTURES and place.name in PICTURE_FILES))
+        from backdoor_audit.report.renderers import FILES
+
+        earlier = b""
+        with suppress(UnreadableError):
+            earlier = read_bytes(folder / RECORD)
+        return place.name in (HTML, EARLIER, *FILES, *rendered_by_others(earlier))
+    picture = place.parts[0] == PICTURES and place.name in PICTURE_FILES
+    return len(place.parts) == 2 and (picture or bool(_TRIGGER.fullmatch(place.as_posix())))
 
 
 def triggers_in(record: bytes) -> list[str]:
@@ -271,7 +285,7 @@ def triggers_in(record: bytes) -> list[str]:
     try:
         findings = json.loads(record or b"{}")["findings"]
         named = [name for found in findings for name in found["artifacts"].values()]
-        return [name for name in named if _is_own(Path(name)) and name.startswith(f"{TRIGGERS}/")]
+        return [name for name in named if _TRIGGER.fullmatch(name)]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
 

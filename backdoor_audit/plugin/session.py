@@ -221,6 +221,8 @@ class AuditSession:
             yield
         except (KeyboardInterrupt, ModelError) as error:
             if isinstance(error, KeyboardInterrupt):
+                if CHANNEL not in self.config.stash:  # else the parent does that
+                    self._record_unbegun("the run was interrupted while it loaded")
                 raise
             self._end_before_the_first_item(str(error))
         except Exception:
@@ -231,13 +233,16 @@ class AuditSession:
                 f"{type(error).__name__} came out of the model while it was loaded ({told})"
             )
 
-    def _end_before_the_first_item(self, reason: str) -> NoReturn:
+    def _record_unbegun(self, reason: str) -> str:
+        """Write the record of a run that ends while it loads; its digest."""
         self.outcomes.errors[RUN] = reason
         with suppress(OSError):
             self.recorder.open()
         self.recorder.finish(None, self.outcomes, self.expected, self.today)
-        written = self.recorder.write(self.config, int(pytest.ExitCode.TESTS_FAILED))
-        self._tell_parent(written)
+        return self.recorder.write(self.config, int(pytest.ExitCode.TESTS_FAILED))
+
+    def _end_before_the_first_item(self, reason: str) -> NoReturn:
+        self._tell_parent(self._record_unbegun(reason))
         pytest.exit(f"backdoor_audit: INCONCLUSIVE: {reason}", returncode=int(pytest.ExitCode.TESTS_FAILED))
 
     def pytest_report_header(self) -> list[str]:
@@ -354,6 +359,7 @@ class AuditSession:
                 return (yield)
         except OSError as error:  # of another plugin, such as pytest-html on a full disk
             self.recorder.told.append(f"a plugin could not write what it leaves ({error.strerror or error})")
+            self.recorder.unwritten = True
             page = getattr(self.config.option, "htmlpath", None)
             if page:
                 self.config.option.htmlpath = None
@@ -390,6 +396,7 @@ class AuditSession:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.recorder.told += self.outcomes.told
         written = self.recorder.write(self.config, int(session.exitstatus), run)
+        self.recorder.unwritten = not (updated and written)
         if not written and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._tell_parent(written)

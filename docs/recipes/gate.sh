@@ -16,7 +16,8 @@ if [ "$#" -gt 3 ]; then shift 3; else shift "$#"; fi
 python=${PYTHON:-python3}
 
 mkdir -p "$report" || exit 4
-rm -f "$report/audit.json" "$report/audit.html" "$report/audit.sarif" "$report/audit.md" "$report/junit.xml"
+rm -f "$report/audit.json" "$report/.audit.earlier.json" "$report/audit.html" "$report/audit.sarif" "$report/audit.md" \
+    "$report/report.html" "$report/junit.xml"
 "$python" -m pytest --audit-model="$model" --audit-data="$images" --audit-report="$report" \
     --junitxml="$report/junit.xml" "$@"
 code=$?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backdoor_audit import plugin
 from tests.subjects.toy_runs import Run
 
 OTHER = ("--audit-data=images.npz", "--audit-arch=toy:network", "--audit-device=cpu", "--audit-profile=quick")
@@ -218,3 +219,14 @@ def test_items_that_a_plugin_runs_in_processes_of_their_own_are_no_audit(project
     result = run("clean", "--forked")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--forked gives every item a process of its own*leave it out*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"), [((), 1), (("-n", "3"), 3), (("-n0",), 1), (("--tx", "4*popen", "--tx=popen"), 5)]
+)
+def test_processes_that_share_the_cores_are_counted(
+    project: pytest.Pytester, options: tuple[str, ...], workers: int
+) -> None:
+    config = project.parseconfig(*options)
+    config.option.tx = [*["popen"] * (config.option.numprocesses or 0), *config.option.tx]  # as xdist does before a run
+    assert plugin._workers(config) == workers

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.subjects.toy_runs import Run
+from backdoor_audit.plugin.session import AuditSession
+from tests.subjects.toy_runs import Run, record_of
 
 REPORT = "backdoor-audit-report"
 CHECKS = "audit::test_precondition"
@@ -97,6 +98,37 @@ def test_an_input_that_a_run_would_write_over_is_refused_and_kept(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*is a file that this run writes itself; copy it to another place, or give another*"])
     assert file.read_bytes() == (project.path / "clean.safetensors").read_bytes()
+
+
+def test_a_model_beside_the_evidence_that_no_run_writes_is_audited(project: pytest.Pytester, run: Run) -> None:
+    shutil.copy(project.path / "clean.safetensors", project.path / "audit.safetensors")
+    result = run(None, "--model=audit.safetensors", *OTHERS, "--report=.", CHECKS)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED  # a part of the audit passes nothing
+    assert record_of(project, ".").subject["model"] == "audit.safetensors"
+
+
+def test_a_record_that_a_killed_run_had_set_aside_does_not_come_back(project: pytest.Pytester, run: Run) -> None:
+    run("clean", CHECKS)
+    report = project.path / REPORT
+    (report / "audit.json").rename(report / ".audit.earlier.json")
+    assert run("clean", "--arch=toy:missing", process=True).ret == pytest.ExitCode.USAGE_ERROR
+    assert not (report / "audit.json").exists()
+    run("clean", CHECKS)
+    assert not (report / ".audit.earlier.json").exists()
+
+
+def test_a_run_that_is_interrupted_while_it_loads_leaves_an_inconclusive_record(
+    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("clean", CHECKS)
+
+    def interrupted(_session: AuditSession) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AuditSession, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("clean", CHECKS)
+    assert "the run was interrupted while it loaded" in record_of(project).errors["audit"]
 
 
 def test_files_of_the_users_own_beside_the_evidence_are_kept(project: pytest.Pytester, run: Run) -> None:

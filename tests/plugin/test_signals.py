@@ -59,11 +59,16 @@ def test_what_is_written_at_the_end_is_written_whole(signals: Signals, number: s
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_a_process_of_the_audits_own_is_not_ended_after_its_verdict(signals: Signals, number: signal.Signals) -> None:
+def test_a_process_of_the_audits_own_is_not_ended_after_its_verdict_but_by_whoever_asks_twice(
+    signals: Signals, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     signals.end_the_run(supervised=True)
     signals.hold()
     signals.give_back()
     os.kill(os.getpid(), number)
+    monkeypatch.setattr("backdoor_audit.plugin.signals._AT_ONCE", 0.0)  # the next is not at once
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
 
 
 def test_handlers_that_somebody_has_set_are_left_alone(signals: Signals) -> None:

@@ -12,6 +12,6 @@ Run = Callable[..., pytest.RunResult]
 BASE = ("--data=images.npz", "--arch=toy:network", "--audit-steps=150", "--device=cpu", "--audit-profile=quick")
 
 
-def record_of(project: pytest.Pytester) -> Record:
+def record_of(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> Record:
     """The record that the last run left."""
-    return Record.read(project.path / "backdoor-audit-report" / "audit.json")
+    return Record.read(project.path / folder / "audit.json")
