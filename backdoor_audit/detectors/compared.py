@@ -26,7 +26,7 @@ MOST_DOUBLINGS = 2
 """So often a search that has not converged is done again with twice the steps."""
 
 _STEADY = 0.5
-"""What an index may move by in the last doubling: other images and random numbers move it by as much."""
+"""What an index may rise by in the last doubling: other images and random numbers move it by as much."""
 
 
 class BesideTwins:
@@ -67,7 +67,7 @@ def beside_twins(
     """What a detector finds beside what is natural; without a ``reference`` what it reaches, and no answer.
 
     A search that has not converged is done again with twice the steps, and once more. If it rises even then, its answer counts
-    where the last doubling has moved no index by more than half a unit, and none is near the limit. A search that puts a class
+    where the last doubling has raised no index by more than half a unit, and none is near the limit. A search that puts a class
     near the limit is done again with the halves of the images exchanged, and the mean decides.
     """
     if reference is None:
@@ -126,16 +126,16 @@ def averaged(detections: Sequence[Detection], null: SteeringNull, classes: int) 
 
 
 def _if_steady(before: Detection, detection: Detection) -> Detection:
-    """The longer of two searches: it counts as come to its end if every row has about the index that it had before."""
-    moved = []
+    """The longer of two searches: it counts as come to its end if no row has an index far above that which it had before."""
+    risen = []
     for row in detection.scores:
         earlier = before.score(row.target_class)
         if row.unconverged or earlier is None or earlier.index is None or row.index is None:
             return detection
-        moved.append(abs(row.index - earlier.index))
-    if not moved or not all(by <= _STEADY for by in moved):  # one that is not known moves by no number
+        risen.append(row.index - earlier.index)
+    if not risen or not all(by <= _STEADY for by in risen):  # one that is not known rises by no number
         return detection
-    told = f"or the last doubling of the steps may move no index by more than {_STEADY:g}: it moved one by {max(moved):.2f}"
+    told = f"or the last doubling of the steps may raise no index by more than {_STEADY:g}: it raised one by {max(risen):.2f}"
     return replace(detection, unconverged="", criterion=f"{detection.criterion}, {told}")
 
 
