@@ -71,14 +71,21 @@ def names_in(content: object) -> tuple[str, ...]:
 
 
 def labels_of(
-    source: object, found: Sequence[str], wish: Wish, reading: Reading, what: str = "folders"
+    source: object,
+    found: Sequence[str],
+    wish: Wish,
+    reading: Reading,
+    what: str = "folders",
+    others: Collection[str] = (),
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """The label of each name that was found in the data, and the names of the classes.
 
     Given names that are all there are decide; then the order that is asked for; then the names in the model's file, where
-    they have all. Else names that are numbers are the labels, and sorted names give them. Raises `DataFormatError`.
+    they have all. Else names that are numbers are the labels, and sorted names give them. Names in ``others`` are of classes
+    that only the rest of the data has; they take their place where names are sorted. Raises `DataFormatError`.
     """
     refuse_many(source, found, what)
+    every = sorted({*found, *others})
     given = wish.class_names or ()
     numbers = all(map(_counts, found))
     if place := places(found, given):
@@ -90,23 +97,22 @@ def labels_of(
         strange = [name for name in found if name not in known]
         raise DataFormatError(f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)})")
     if wish.order:
-        if wish.order == "number" and not numbers:
-            strange = [name for name in found if not _counts(name)]
+        strange = [name for name in every if not _counts(name)]
+        if wish.order == "number" and strange:
             raise DataFormatError(
                 f"{source}: --audit-class-order=number, but {what} {listed(strange, 3)} are no numbers; pass text, or names by "
                 "--audit-class-names"
             )
-        if numbers:
-            _numbers_of(source, found, what)
-        ranked = sorted(found, key=_key(wish.order))
+        if not strange:
+            _numbers_of(source, every, what)
+        ranked = sorted(every, key=_key(wish.order))
         return {name: label for label, name in enumerate(ranked)}, given or tuple(ranked)
     if place := places(found, wish.model_names):
         reading.note("class order: by the names in the model's file")
         return place, given or wish.model_names
     if numbers:
         return _numbers_of(source, found, what), given
-    ranked = sorted(found)
-    return {name: label for label, name in enumerate(ranked)}, tuple(ranked)
+    return {name: label for label, name in enumerate(every)}, tuple(every)
 
 
 def relabelled(

@@ -7,6 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,9 +37,17 @@ _WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 
 _WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
 _PART_COLUMNS = ("split", "partition", "subset")
-_PARTS = ("test", "testing", "validation", "val", "valid", "dev", "eval")
+_PARTS = (("test", "testing"), ("validation", "val", "valid", "dev", "eval"))
 
 Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Path and label of every row that is read, and the labels of rows of other parts: classes that these may lack."""
+
+    rows: Rows
+    others: frozenset[str] = frozenset()
 
 
 def has_metadata(folder: Path) -> bool:
@@ -49,16 +58,16 @@ def has_metadata(folder: Path) -> bool:
 def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that ``metadata.csv`` or ``metadata.jsonl`` names, by ``file_name`` and ``label``. Raises `DataFormatError`."""
     table = next(folder / name for name in _METADATA if (folder / name).is_file())
-    rows = _rows_of(table, reading)
-    named = {os.path.normpath(folder / name) for name, _ in rows}
+    content = _content_of(table, reading)
+    named = {os.path.normpath(folder / name) for name, _ in content.rows}
     try:
         for path in files_within(folder, reading):
             if path != table and os.path.normpath(path) not in named:
                 reading.leave(str(path.relative_to(folder)))
     except OSError as error:
         raise DataFormatError(f"{folder}: cannot be read ({error.strerror or error})") from None
-    _refuse_outside(rows, folder, table, reading)
-    return _read(rows, folder, folder, wish, reading)
+    _refuse_outside(content.rows, folder, table, reading)
+    return _read(content, folder, folder, wish, reading)
 
 
 def _refuse_outside(rows: Rows, folder: Path, table: Path, reading: Reading) -> None:
@@ -84,15 +93,16 @@ def _is_path(name: str) -> bool:
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that a file of `TABLE_SUFFIXES` names, beside it or by absolute paths. Raises `DataFormatError`."""
-    return _read(_rows_of(path, reading), path.parent, path, wish, reading)
+    return _read(_content_of(path, reading), path.parent, path, wish, reading)
 
 
-def _rows_of(path: Path, reading: Reading) -> Rows:
+def _content_of(path: Path, reading: Reading) -> _Table:
     suffix = path.suffix.lower()
     return (_json_rows if suffix == ".jsonl" else _list_rows if suffix == ".txt" else _rows)(path, reading)
 
 
-def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
+def _read(table: _Table, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:
+    rows = table.rows
     if not rows:
         raise DataFormatError(f"{source}: no rows; {_WANTED}")
     strange = [name for name, _ in rows if not _is_path(name)]
@@ -104,9 +114,9 @@ def _read(rows: Rows, folder: Path, source: Path, wish: Wish, reading: Reading) 
             f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
         )
     found = {label for _, label in rows}
-    refuse_many(source, found, "labels")
+    refuse_many(source, found | table.others, "labels")
     rows = _once(rows, folder, source, reading)
-    label_of, names = labels_of(source, sorted(found), wish, reading, "labels")
+    label_of, names = labels_of(source, sorted(found), wish, reading, "labels", table.others)
     shown = shown_names(names, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
     if wish.most is not None and wish.most < len(rows):
@@ -136,7 +146,7 @@ def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:
     return kept
 
 
-def _list_rows(path: Path, reading: Reading) -> Rows:
+def _list_rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every line of a text: the last word is the label, unless the first line has what separates a CSV file."""
     lines = _text(path).splitlines()
     if any(mark in line for line in lines[:1] for mark in _SEPARATORS):
@@ -151,10 +161,10 @@ def _list_rows(path: Path, reading: Reading) -> Rows:
         if len(words) < 2 or not is_image(words[0].strip().rpartition("/")[2]):
             raise DataFormatError(f"{path}: line {number}: {line.strip()[:40]}; {_WANTED_WORDS}")
         rows.append((words[0].strip(), _label(words[1])))
-    return rows
+    return _Table(rows)
 
 
-def _rows(path: Path, reading: Reading) -> Rows:
+def _rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every row of a CSV file, whatever it separates them by."""
     text = _text(path)
     first = text.partition("\n")[0]
@@ -190,17 +200,24 @@ def _part_column(header: Sequence[str]) -> int | None:
     return next((names.index(name) for name in _PART_COLUMNS if name in names), None)
 
 
-def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Rows:
-    """The rows of the held-out part where the table tells several apart; which is told."""
+def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> _Table:
+    """The rows of the held-out part, however it is spelt, where the table tells several apart; which is told."""
     there = sorted({part for part in parts if part})
-    if len(there) < 2:
-        return rows
-    one = next((part for name in _PARTS for part in there if part.lower() == name), None)
-    if one is None:
+    if len({part.casefold() for part in there}) < 2:
+        return _Table(rows)
+    meant = [[part for part in there if part.casefold() in names] for names in _PARTS]
+    chosen = next(filter(None, meant), None)
+    if chosen is None:
         reading.note(f"read: the rows of all parts {listed(there, 5)}, none of them test or validation")
-        return rows
-    reading.note(f"read: the rows of the part {one} of {listed(there, 5)}")
-    return [row for row, part in zip(rows, parts, strict=True) if part == one]
+        return _Table(rows)
+    reading.note(f"read: the rows of the part{'s' * (len(chosen) > 1)} {listed(chosen, 5)} of {listed(there, 5)}")
+    kept, others = Rows(), set[str]()
+    for row, part in zip(rows, parts, strict=True):
+        if part in chosen:
+            kept.append(row)
+        elif row[1]:
+            others.add(row[1])
+    return _Table(kept, frozenset(others))
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
@@ -214,7 +231,7 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
     raise DataFormatError(f"{path}: columns {listed([name.strip()[:40] for name in header], 8) or 'absent'}; {_WANTED}")
 
 
-def _json_rows(path: Path, reading: Reading) -> Rows:
+def _json_rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
     parts: list[str] = []

@@ -66,6 +66,10 @@ def test_lines_of_json_are_read_whatever_the_file_is_called(pictures):
     [
         (("train", "test", "test"), [1, 2], "read: the rows of the part test of test, train"),
         (("train", "Val", "train"), [1], "read: the rows of the part Val of Val, train"),
+        (("train", "test", "TEST"), [1, 2], "read: the rows of the parts TEST, test of TEST, test, train"),
+        (("testing", "train", "test"), [0, 2], "read: the rows of the parts test, testing of test, testing, train"),
+        (("valid", "test", "Val"), [1], "read: the rows of the part test of Val, test, valid"),
+        (("test", "TEST", "Test"), [0, 1, 2], ""),
         (("a", "train", "a"), [0, 1, 2], "read: the rows of all parts a, train, none of them test or validation"),
         (("train", "train", "train"), [0, 1, 2], ""),
     ],
@@ -79,6 +83,38 @@ def test_of_the_parts_in_a_table_the_held_out_one_is_read(suffix, parts, reds, n
     clean_set = load_clean_set(table)
     assert list(labels_by_red(clean_set)) == reds
     assert clean_set.notes == ((note,) if note else ())
+
+
+def in_parts(table, *rows):
+    """A table of the three pictures with these labels and parts."""
+    lines = [f"{name},{label},{part}" for name, (label, part) in zip(LABELS, rows, strict=True)]
+    table.write_text("\n".join(["file_name,label,split", *lines]))
+    return table
+
+
+def test_a_class_that_the_held_out_part_lacks_keeps_its_place(pictures):
+    table = in_parts(pictures / "labels.csv", ("dog", "train"), ("cat", "test"), ("emu", "test"))
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {1: 0, 2: 2}
+    assert clean_set.class_names == ("cat", "dog", "emu")
+    table.rename(pictures / "metadata.csv")
+    assert load_clean_set(pictures).class_names == ("cat", "dog", "emu")
+
+
+@pytest.mark.parametrize(("order", "labels"), [("text", {1: 1, 2: 2}), ("number", {1: 2, 2: 1})])
+def test_an_order_ranks_the_labels_of_all_parts(order, labels, pictures):
+    table = in_parts(pictures / "labels.csv", ("1", "train"), ("10", "test"), ("2", "test"))
+    clean_set = load_clean_set(table, class_order=order)
+    assert labels_by_red(clean_set) == labels
+    assert len(clean_set.class_names) == 3
+
+
+@pytest.mark.parametrize("other", ["-1", "", "unlabelled"])
+def test_labels_of_other_parts_refuse_nothing(other, pictures):
+    table = in_parts(pictures / "labels.csv", (other, "train"), ("3", "test"), ("0", "test"))
+    assert labels_by_red(load_clean_set(table)) == {1: 3, 2: 0}
+    table = in_parts(pictures / "labels.csv", (other, "train"), ("cat", "test"), ("ant", "test"))
+    assert labels_by_red(load_clean_set(table, class_names=["cat", "ant"])) == {1: 0, 2: 1}
 
 
 def test_columns_are_found_by_their_names(pictures):
