@@ -8,8 +8,9 @@ import io
 import os
 import pickle
 import pickletools
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,7 +32,7 @@ _OF_TORCH = (
 
 @contextmanager
 def opening_within(reading: Reading) -> Iterator[None]:
-    """In this block files are opened for reading as `_Opening` does, by whoever opens them through Python."""
+    """In this block files are opened for reading as `_Opening` does, by whatever opens them through Python in this thread."""
     opening = _Opening(reading)
     places = (
         (builtins, "open", opening.opened),
@@ -41,12 +42,22 @@ def opening_within(reading: Reading) -> Iterator[None]:
     )
     before = [getattr(module, name) for module, name, _ in places]
     try:
-        for module, name, instead in places:
-            setattr(module, name, instead)
+        for (module, name, instead), plain in zip(places, before, strict=True):
+            setattr(module, name, _in_this_thread(instead, plain))
         yield
     finally:
         for (module, name, _), plain in zip(places, before, strict=True):
             setattr(module, name, plain)
+
+
+def _in_this_thread(instead: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is ``instead`` in the thread that asks for it here, and ``plain`` in all others of the process."""
+    here = threading.get_ident()
+
+    def opened(*given: Any, **options: Any) -> Any:
+        return (instead if threading.get_ident() == here else plain)(*given, **options)
+
+    return opened
 
 
 class _Opening:

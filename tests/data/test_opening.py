@@ -7,12 +7,16 @@ import resource
 import struct
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.data import load_clean_set
+from backdoor_audit.data.opening import opening_within
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.files import UnreadableError
 from tests.subjects.clean_images import image_file, message_of
 
 MEGABYTE = 2**20
@@ -44,6 +48,36 @@ def test_what_a_data_set_opens_itself_is_read_and_python_opens_as_before(tmp_pat
     before = builtins.open, io.open, bz2.open, torch.load
     assert load_clean_set(gtsrb(tmp_path)).labels.tolist() == [1, 0]
     assert load_clean_set(mnist(tmp_path)).labels.tolist() == [0, 1]
+    assert (builtins.open, io.open, bz2.open, torch.load) == before
+
+
+def opened(*ways):
+    """What each way of opening a device says, empty where it opens it."""
+    said = []
+    for way in ways:
+        try:
+            way("/dev/null").close()
+            said.append("")
+        except UnreadableError as error:
+            said.append(str(error))
+    return said
+
+
+def test_other_threads_of_the_process_open_as_before(tmp_path):
+    torch.save([torch.nn.Linear(1, 1).weight], tmp_path / "own.pt")
+    with opening_within(Reading.begun("set")), ThreadPoolExecutor(1) as other:
+        ways = builtins.open, io.open, bz2.open
+        here, there = opened(*ways), other.submit(opened, *ways).result()
+        loaded = other.submit(torch.load, tmp_path / "own.pt").result()
+    assert here == ["null: a pipe, device or socket, not a regular file; replace it"] * 3
+    assert there == [""] * 3
+    assert loaded[0].shape == (1, 1)
+
+
+def test_python_opens_as_before_after_an_exception():
+    before = builtins.open, io.open, bz2.open, torch.load
+    with pytest.raises(KeyError), opening_within(Reading.begun("set")):
+        raise KeyError
     assert (builtins.open, io.open, bz2.open, torch.load) == before
 
 
