@@ -147,21 +147,43 @@ def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:
 
 
 def _list_rows(path: Path, reading: Reading) -> _Table:
-    """Path and label of every line of a text: the last word is the label, unless the first line has what separates a CSV file."""
+    """Path and label of every line of a text: the last word is the label, unless it is a CSV file by another name."""
     lines = _text(path).splitlines()
-    if any(mark in line for line in lines[:1] for mark in _SEPARATORS):
+    separated = any(mark in line for line in lines[:1] for mark in _SEPARATORS)
+    if separated and not _is_list(lines, path.parent, reading):
         return _rows(path, reading)
     rows: Rows = []
     for number, line in enumerate(lines, 1):
         if number % 1024 == 0:
             reading.check_time()
-        words = line.rsplit(maxsplit=1)
-        if not words:
+        if not line.strip():
             continue
-        if len(words) < 2 or not is_image(words[0].strip().rpartition("/")[2]):
+        row = _list_row(line)
+        if row is None:
             raise DataFormatError(f"{path}: line {number}: {line.strip()[:40]}; {_WANTED_WORDS}")
-        rows.append((words[0].strip(), _label(words[1])))
+        rows.append(row)
     return _Table(rows)
+
+
+def _is_list(lines: Sequence[str], folder: Path, reading: Reading) -> bool:
+    """Whether every line has a path and, as its last word, a label, and a picture is there: paths may hold what separates."""
+    there = False
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        row = _list_row(line)
+        if row is None:
+            return False
+        there = there or os.path.exists(folder / row[0])
+    return there
+
+
+def _list_row(line: str) -> tuple[str, str] | None:
+    """Path and label of a line; None for one that has no picture's name before its last word."""
+    words = line.rsplit(maxsplit=1)
+    if len(words) < 2 or not is_image(words[0].strip().rpartition("/")[2]):
+        return None
+    return words[0].strip(), _label(words[1])
 
 
 def _rows(path: Path, reading: Reading) -> _Table:

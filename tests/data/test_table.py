@@ -46,6 +46,22 @@ def test_a_list_of_paths_and_labels_is_read(between, pictures):
     assert clean_set.class_names == ("ant", "cat")
 
 
+@pytest.mark.parametrize("name", ["c,d/0.png", "c;d.png", "c, d.png"])
+def test_paths_of_a_list_may_hold_what_separates_a_csv_file(name, pictures):
+    image_file(pictures / name, (5, 0, 0))
+    table = pictures / "labels.txt"
+    table.write_text(f"{name} 1\n\na/0.png 0\n")
+    assert labels_by_red(load_clean_set(table)) == {5: 1, 0: 0}
+    table.write_text(f"gone,0.png 1\n{name} 1\na/0.png 0\n")
+    assert message_of(table).startswith("1 unreadable images: gone,0.png (No such file")
+
+
+def test_a_text_is_a_csv_file_where_one_line_is_no_path_and_label(pictures):
+    image_file(pictures / "c,d.png", (5, 0, 0))
+    (pictures / "labels.txt").write_text("c,d.png 1\n1.png,0\n")
+    assert message_of(pictures / "labels.txt").startswith("columns c, d.png 1; accepted: a header")
+
+
 @pytest.mark.parametrize("line", ["cat a/0.png", "1.png", "1.png hot dog", "names label"])
 def test_a_text_that_is_no_list_of_pictures_is_one_line(line, pictures):
     (pictures / "labels.txt").write_text(f"1.png 0\n{line}\n")
