@@ -19,7 +19,8 @@ MOST_COUNT = 10**9
 MOST_SIDE = 2**15
 """px that an image may be resized to, along either side."""
 MOST_SECONDS = 10**9
-_LONGEST = 300  # characters of a text in a message
+LONGEST = 300
+"""Characters of a text in a message."""
 _BETWEEN = re.compile(r"\s*,\s*|\s+")
 _NUMBER = r"([0-9.]+(?:e[+-]?[0-9]+)?)"
 _TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s(?:ec)?)?")
@@ -72,7 +73,7 @@ def whole_number(least: int, most: int = MOST_COUNT) -> Callable[[str], int]:
     def parse(text: str) -> int:
         plain = re.sub(r"(?<=[0-9])[,'\s](?=[0-9]{3}(?![0-9]))", "", text.strip())
         if plain != text.strip() and plain.isdecimal():
-            raise ValueError(f"must be written without separators: {plain[:_LONGEST]}")
+            raise ValueError(f"must be written without separators: {plain[:LONGEST]}")
         value = int(text)
         if value < least:
             raise ValueError(f"must be at least {least}")
@@ -162,7 +163,7 @@ def switch(text: str) -> bool:
 
 def named(text: str) -> str:
     """A path or a name as it stands in a message: as it is, or in a few words where it is too long for a line."""
-    return text if len(text) <= _LONGEST else brief(text)
+    return text if len(text) <= LONGEST else brief(text)
 
 
 class RaisingParser(argparse.ArgumentParser):

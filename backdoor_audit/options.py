@@ -25,7 +25,6 @@ else:  # pragma: no cover - same module under its older name
 
 TABLE = "tool.backdoor_audit"
 _MOST_TOLD = 20  # unknown keys
-_LONGEST = 300  # characters of a path in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,7 +429,7 @@ def _unknown(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     keys = [*(option.key for option in OPTIONS), "limits"]
     found = []
     for unknown in sorted(set(given) - set(keys))[:_MOST_TOLD]:
-        close = difflib.get_close_matches(unknown[:_LONGEST], keys, n=1)
+        close = difflib.get_close_matches(unknown[: read.LONGEST], keys, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(keys)}"
         found.append((brief(unknown), hint))
     return found
