@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -24,7 +25,7 @@ from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.model import surroundings
-from backdoor_audit.options import AuditOptions, options_of
+from backdoor_audit.options import OPTIONS, AuditOptions, options_of
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.record import judged_record
 from backdoor_audit.questions.regression import beside_baseline, write_baseline
@@ -36,6 +37,8 @@ from backdoor_audit.words import About
 
 _MOST_NUMBERS = 16  # of an array that is an option: no more are means of channels or sides of images
 _AS_ARRAYS = "give images (n, c, h, w) and labels (n,) as tensors or numpy arrays: audit(model, images, labels)"
+_OPTION = re.compile(r"(--[a-z-]+)(?:: |=)")
+_ARGUMENTS = {name: option.argument for option in OPTIONS for name in (option.flag, option.alias)}
 
 
 def audit(
@@ -63,8 +66,8 @@ def audit(
     if (images is None) != (labels is None):
         raise OptionError("audit() takes images and labels together, or data=...")
     module = model if isinstance(model, nn.Module) else None
-    chosen, names = _chosen(model, images, class_names, options)
-    with tempfile.TemporaryDirectory() as scratch, surroundings.gradients():
+    with _naming_arguments(), tempfile.TemporaryDirectory() as scratch, surroundings.gradients():
+        chosen, names = _chosen(model, images, class_names, options)
         run = Run(
             chosen,
             Store(Path(store or scratch)),
@@ -87,6 +90,19 @@ def audit(
         if changed := run.inputs.changed():
             record = replace(record, errors={**record.errors, "audit": changed})
     return replace(record, seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """An `OptionError` of this block that begins with an option of the command line begins with the argument instead."""
+    try:
+        yield
+    except OptionError as error:
+        found = _OPTION.match(str(error))
+        argument = _ARGUMENTS.get(found[1]) if found else None
+        if found is None or argument is None:
+            raise
+        raise OptionError(f"{argument}: {str(error)[found.end() :]}") from None
 
 
 def _refuse_kinds(model: object, images: object, data: object, store: object, today: object) -> None:

@@ -428,7 +428,12 @@ WHOLE = torch.utils.data.TensorDataset(torch.zeros(2, 1, 8, 8), torch.zeros(2, d
         ({"limits": 0}, "audit(limits=...): a mapping of names to numbers is accepted, got 0"),
         ({"limits": {3: 3}}, "limit '3' is not known"),
         ({"profil": "quick"}, "audit() has no option 'profil'; did you mean profile?"),
-        ({"class_names": "abc"[:3]}, "--audit-class-names: abc cannot be read"),
+        ({"class_names": "abc"[:3]}, "audit(class_names=...): abc cannot be read"),
+        ({"class_names": "a,b,a"}, "audit(class_names=...): a more than once in a,b,a; accepted: names between commas"),
+        ({"device": "cuda:99"}, "audit(device=...): cuda:99 asked for, "),
+        ({"mean": 128, "std": 64}, "audit(mean=...): 128: pixels lie in [0, 1] here; divide"),
+        ({"normalization": "none such"}, "audit(normalization=...): none such is unknown (known: "),
+        ({"suite": "absent"}, "audit(suite=...): absent holds no file test_*.py; "),
         (
             {"class_names": NAMES[:3]},
             "audit(class_names=...): 3 names, the model scores 8 classes; give the names of all 8",
@@ -465,6 +470,7 @@ def test_an_argument_that_cannot_be_used_or_would_be_ignored_is_named_in_one_lin
     with pytest.raises(OptionError) as caught:
         audit(**{**arguments, **options})
     assert told in str(caught.value)
+    assert not str(caught.value).startswith("--")
     assert len(str(caught.value)) < 600
 
 
