@@ -19,6 +19,7 @@ from backdoor_audit.data.reading import Reading
 from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.fleet.models import Model
 from backdoor_audit.installed import listed
+from backdoor_audit.model.loading import parts_of
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.option_texts import RaisingParser, expanded
 from backdoor_audit.options import OPTIONS, AuditOptions, Role, build_options, options_with, read_table
@@ -87,13 +88,15 @@ def key(model: Model, settings: str) -> str:
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files below a folder, links followed, in bounded time.
+    """SHA-256 of a file, with what lies beside it as part of a model, or of the names and contents of all below a folder.
+
+    Links are followed, in bounded time.
 
     Raises `OSError` for what cannot be read, `DataFormatError` when the time is over.
     """
     reading = Reading.begun(str(path))
     if not path.is_dir():
-        return _digest(path, reading)
+        return ":".join(_digest(part, reading) for part in parts_of(path))
     digest = hashlib.sha256()
     for file in files_within(path, reading, follow=True):
         inner = file.relative_to(path)

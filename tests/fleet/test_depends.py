@@ -112,6 +112,17 @@ def test_a_config_beside_a_model_and_a_folder_of_one_are_part_of_it(here: Path) 
     assert not set(before) & set(after)
 
 
+@pytest.mark.parametrize("end", [".data", "_data"])
+@pytest.mark.parametrize("option", ["--audit-reference=m.onnx", "--audit-twins=m.onnx"])
+def test_weights_beside_an_onnx_model_are_part_of_it(here: Path, option: str, end: str) -> None:
+    (here / "m.onnx").write_text("graph")
+    found = set()
+    for text in ("", "1", "2"):
+        (here / f"m.onnx{end}").write_text(text)
+        found |= {key(Model("m", here / "m.onnx"), "s"), settings(option)}
+    assert len(found) == 6
+
+
 def test_pipes_are_not_opened_and_loops_end(here: Path) -> None:
     os.mkfifo(here / "twins" / "pipe")
     assert content(here / "twins") == content(here / "twins")

@@ -43,6 +43,14 @@ def test_a_fleet_of_models_that_pass_ends_in_0(place: Path, models: Models, flee
     assert f"cache_dir={place / '.pytest_cache'}" in arguments
 
 
+def test_a_model_whose_weights_beside_it_changed_is_audited_again(place: Path, fleet: Fleet) -> None:
+    (place / "m.onnx").write_text("good 0")
+    for weights, runs in (("1", 1), ("1", 1), ("2", 2)):
+        (place / "m.onnx.data").write_text(weights)
+        assert fleet("m.onnx") == 0
+        assert len(asked(place)) == runs
+
+
 def test_a_place_that_is_a_link_to_nothing_is_refused_in_one_line(
     place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
