@@ -6,11 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_audit.errors import OptionError
+from backdoor_audit.model.loading import parts_of
 from backdoor_audit.model.loading.formats import SUFFIXES
 
 _NO_MODELS = re.compile(r"\..*|readme.*|licen[cs]e.*|.*\.(?:md|txt|json)", re.IGNORECASE | re.DOTALL)
@@ -32,12 +33,15 @@ class Model:
 def listed(given: Sequence[Path]) -> tuple[Model, ...]:
     """The models of a command line; a folder stands for the models in it. Raises `OptionError` for what is not there.
 
-    Nothing in a folder is left out in silence: what is neither a model nor a note beside models is wrong usage.
+    Nothing in a folder is left out in silence: what is neither a model, nor weights beside one, nor a note is wrong usage.
+    Weights beside a model that is given as well are no model of their own.
     """
     files: dict[str, Path] = {}
     for path in given:
         inside = _inside(path) if path.is_dir() and not _is_folder_model(path) else [path]
         files.update((os.path.abspath(file), file) for file in inside)
+    beside = {os.path.abspath(part) for part in _beside(files.values())}
+    files = {place: file for place, file in files.items() if place not in beside}
     missing = [str(file) for file in files.values() if not (file.is_file() or _is_folder_model(file))]
     if missing:
         more = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
@@ -52,7 +56,7 @@ def listed(given: Sequence[Path]) -> tuple[Model, ...]:
 
 def _inside(folder: Path) -> list[Path]:
     """The models in a folder, sorted. Raises `OptionError` if there are none, and for a file that may be one but is not read."""
-    found, strange = [], []
+    found, strange, unknown = [], [], []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
@@ -64,18 +68,25 @@ def _inside(folder: Path) -> list[Path]:
         elif entry.suffix.lower() in SUFFIXES:
             found.append(entry)
         elif not _NO_MODELS.fullmatch(entry.name):
-            strange.append(f"{entry} is no model file by its ending")
+            unknown.append(entry)
+    beside = _beside(found)
+    strange += [f"{entry} is no model file by its ending" for entry in unknown if entry not in beside]
     if strange:
         more = f" (and {len(strange) - 1} others)" if len(strange) > 1 else ""
         raise OptionError(
             f"{strange[0]}{more}; accepted in a folder of models: {', '.join(SUFFIXES)}, folders with {_CONFIG}, and "
-            "beside them README*, LICENSE*, *.md, *.txt, *.json, hidden files"
+            "beside them NAME.onnx.data of a NAME.onnx, README*, LICENSE*, *.md, *.txt, *.json, hidden files"
         )
     if not found:
         raise OptionError(
             f"{folder}: no model file in this folder; accepted: {', '.join(SUFFIXES)}, folders with {_CONFIG}"
         )
     return found
+
+
+def _beside(models: Iterable[Path]) -> set[Path]:
+    """The files that lie beside model files and are part of them."""
+    return {part for model in models if model.is_file() for part in parts_of(model)[1:]}
 
 
 def _is_folder_model(path: Path) -> bool:

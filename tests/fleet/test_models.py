@@ -39,6 +39,20 @@ def test_a_folder_with_a_config_is_one_model(folder: Path, monkeypatch: pytest.M
     assert [(model.name, model.file) for model in listed([Path()])] == [("vit-1.5", Path())]
 
 
+@pytest.mark.parametrize("end", [".data", "_data"])
+def test_weights_beside_a_model_are_part_of_it_and_no_model(tmp_path: Path, end: str) -> None:
+    files = [tmp_path / "a.onnx", tmp_path / f"a.onnx{end}"]
+    for file in files:
+        file.touch()
+    assert [model.file for model in listed([tmp_path])] == files[:1]
+    assert [model.file for model in listed(files)] == files[:1]
+    files[0].unlink()
+    with pytest.raises(
+        OptionError, match=r"a\.onnx.data is no model file .*beside them NAME\.onnx\.data of a NAME\.onnx"
+    ):
+        listed([tmp_path])
+
+
 @pytest.mark.parametrize("name", ["weights.h5", "model.onnx.data", "noending", "deep/er/m.pt"])
 def test_what_may_be_a_model_and_is_not_read_is_wrong_usage(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
