@@ -17,12 +17,8 @@ _IS_FOLDER, _IS_ABSENT = "is a folder", "does not exist"
 def check_paths(options: AuditOptions) -> None:
     """Raise `OptionError` for files that are not there, before anything slow is imported."""
     problems = []
-    if options.model and (absence := _absence(options.model)):
-        of_hub = absence == _IS_FOLDER and os.path.isfile(os.path.join(options.model, "config.json"))
-        without = " without config.json" if absence == _IS_FOLDER else ""
-        problems += [
-            f"--audit-model: {named(options.model)} {absence}{without}; give a model file or a Hugging Face folder"
-        ] * (not of_hub)
+    if options.model and (absence := _absence(options.model)) not in ("", _IS_FOLDER):  # the loader knows folders
+        problems.append(f"--audit-model: {named(options.model)} {absence}; give a model file or a Hugging Face folder")
     if not options.data:
         problems.append(
             "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, a .csv "

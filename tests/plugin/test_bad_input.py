@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,17 @@ def npz(**arrays: Any) -> Callable[[Path], object]:
     return saved("images.npz", lambda file: np.savez(file, **arrays))
 
 
+def in_parts(folder: Path, config: str = "") -> None:
+    """The clean model as save_pretrained writes a large one, one tensor to a file."""
+    folder.mkdir(parents=True)
+    names = {key: f"model-{at:05}-of-00002.safetensors" for at, key in enumerate(state(), 1)}
+    for key, name in names.items():
+        save_file({key: state()[key]}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    if config:
+        (folder / "config.json").write_text(config)
+
+
 PIXELS, LABELS = toy.images()
 CLASS_FOLDER = saved(
     "pictures/0/a.png", lambda file: (file.parent.mkdir(parents=True), file.write_bytes(b"no picture"))
@@ -50,7 +62,21 @@ NAN = torch.full((8, 64), torch.nan)
 
 CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] = {
     "no such model": (None, ("--model=none.safetensors", DATA, ARCH), "none.safetensors does not exist"),
-    "a folder as model": (None, ("--model=.", DATA, ARCH), "is a folder"),
+    "a folder as model": (
+        None,
+        ("--model=.", DATA, ARCH),
+        "not a file but a folder; give the model file in it, backdoored.safetensors (accepted: ",
+    ),
+    "a folder of checkpoints": (
+        lambda folder: in_parts(folder / "hf" / "checkpoint-5", config="{}"),
+        ("--model=hf", DATA, ARCH),
+        "hf: not a file but a folder with 1 checkpoints in it; pass --model=hf/checkpoint-5 (",
+    ),
+    "weights in parts without a network": (
+        lambda folder: in_parts(folder / "hf"),
+        ("--model=hf", DATA),
+        "hf: a folder without a config.json that names its network (model_type or architecture); pass --arch=NAME",
+    ),
     "an empty model": (saved("m.pt", lambda file: file.write_bytes(b"")), ("--model=m.pt", DATA, ARCH), "m.pt: "),
     "a text file": (saved("m.pt", lambda file: file.write_text("hello")), ("--model=m.pt", DATA, ARCH), "m.pt: "),
     "a model cut short": (
@@ -179,6 +205,14 @@ def test_bad_input_is_one_line_and_exit_code_4(project: pytest.Pytester, run: Ru
     assert lines[0].count(told) == 1 or not told.endswith(": ")  # a path is told once
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert not (project.path / "backdoor-audit-report").exists()
+
+
+def test_the_folder_that_a_part_of_a_model_is_refused_for_is_audited(project: pytest.Pytester, run: Run) -> None:
+    in_parts(project.path / "hf")
+    result = run(None, "--model=hf/model-00001-of-00002.safetensors", *BASE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "one file of a folder that holds a network; pass --model=hf" in result.stderr.str()
+    assert run(None, "--model=hf", *BASE).ret == pytest.ExitCode.OK
 
 
 def test_an_audit_without_model_and_fixture_says_what_to_define(run: Run) -> None:
