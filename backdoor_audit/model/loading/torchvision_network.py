@@ -19,6 +19,9 @@ Change = Callable[[nn.Module], None]
 _WITHOUT_WEIGHTS = ("nn.Dropout()", "nn.ReLU()")
 """What mostly stands where a head has no weights: the second right after a layer, the first elsewhere."""
 
+_MAKE = "def make(): import torchvision; from torch import nn; "
+"""Begins a factory in one line."""
+
 _LONGEST_HEAD = 12  # layers
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 
@@ -172,9 +175,8 @@ def _head_to_paste(name: str, usual: nn.Module, state: Mapping[str, Tensor]) -> 
     open_places = ", ".join(str(at) for at, layer in enumerate(layers) if layer in _WITHOUT_WEIGHTS)
     trained = f"; at {open_places} put what was trained there, which the file does not tell" if open_places else ""
     return (
-        f"only its head {root} differs: write it down in my_model.py, import torchvision; from torch import nn; def make(): "
-        f"model = torchvision.models.{name}(); model.{root} = nn.Sequential({', '.join(layers)}); return model{trained}; and "
-        "pass --arch=my_model:make"
+        f"only its head {root} differs: write it down in my_model.py, {_MAKE}model = torchvision.models.{name}(); "
+        f"model.{root} = nn.Sequential({', '.join(layers)}); return model{trained}; and pass --arch=my_model:make"
     )
 
 
@@ -207,6 +209,6 @@ def _written(parts: Mapping[str, Tensor]) -> str:
 
 def _to_paste(name: str, num_classes: int) -> str:
     return (
-        "for a changed network write it down in my_model.py, def make(): model = torchvision.models."
+        f"for a changed network write it down in my_model.py, {_MAKE}model = torchvision.models."
         f"{name}(num_classes={num_classes}); ...; return model, and pass --arch=my_model:make"
     )

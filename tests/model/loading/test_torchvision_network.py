@@ -1,5 +1,6 @@
 """Networks of torchvision as people change them; the oracle is the changed network."""
 
+import re
 import sys
 
 import pytest
@@ -98,7 +99,7 @@ def test_googlenet_without_auxiliary_classifiers_loads(tmp_path):
 def test_a_head_that_tensors_do_not_tell_is_refused_with_a_factory_to_paste(head, tmp_path):
     torch.save(resnet(fc=head).state_dict(), tmp_path / "m.pt")
     with pytest.raises(
-        ModelFormatError, match=r"does not fit torchvision:resnet18: .*def make\(\): model = torchvision"
+        ModelFormatError, match=r"does not fit torchvision:resnet18: .*def make\(\): import torchvision; "
     ) as caught:
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
     assert str(caught.value).isprintable()
@@ -126,24 +127,30 @@ def test_a_head_of_known_layers_is_written_into_the_factory_to_paste(head, writt
     with pytest.raises(ModelFormatError) as caught:
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
     said = str(caught.value)
-    assert "; only its head fc differs: write it down in my_model.py, import torchvision; " in said
+    assert "; only its head fc differs: write it down in my_model.py, def make(): import torchvision; " in said
     assert f"model.fc = nn.Sequential({written}); return model" in said
     assert (f"; at {places} put what was trained there" in said) is bool(places)
-    imports, _, made = said.partition("my_model.py, ")[2].partition("def make(): ")
-    code = imports.replace("; ", "\n") + f"def make(): {made.partition('return model')[0]}return model\n"
-    (tmp_path / "pasted_net.py").write_text(code)
+    (tmp_path / "pasted_net.py").write_text(pasted(said))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "pasted_net", raising=False)
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(load_model(tmp_path / "m.pt", arch="pasted_net:make").module(images), module.eval()(images))
 
 
+def pasted(said):
+    """The code in a message, as it stands there."""
+    return re.search(r"my_model\.py, (def make\(\): .*return model)", said)[1]
+
+
 def test_a_head_is_not_written_down_where_more_than_it_differs(tmp_path):
     head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 7))
     state = {**resnet(fc=head).state_dict(), "gate.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "m.pt")
-    with pytest.raises(ModelFormatError, match=r"for a changed network write it down in my_model\.py"):
+    with pytest.raises(ModelFormatError, match=r"for a changed network write it down in my_model\.py") as caught:
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+    found = {}
+    exec(pasted(str(caught.value)), found)
+    assert isinstance(found["make"](), models.ResNet)
 
 
 def test_weights_in_parts_are_to_be_merged_and_not_written_into_a_factory(tmp_path):
