@@ -23,7 +23,7 @@ def for_any_batch(
 
     Where it takes other numbers of images, or images are too large to try, it stays as it is. Otherwise shapes that begin with
     ``batch`` are written as those of any batch, and the outcome is taken if it scores single images as the file's own graph
-    scores them in its batch. Raises `ModelFormatError` if it does not.
+    scores them in its batch, and as it scores them itself beside other images. Raises `ModelFormatError` if it does not.
     """
     original = convert(_copy(onnx, model)).eval()
     if max(shape) > _LARGEST_SIDE:
@@ -34,12 +34,12 @@ def for_any_batch(
     freed = _freed(onnx, _copy(onnx, model), batch) if batch <= _MOST else None
     if freed is not None:
         module = convert(freed).eval()
-        images = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
-        expected, parts = _scores(original, images), [_scores(module, image[None]) for image in images]
-        together = _scores(module, torch.cat((images, images[:1])))
+        images = torch.rand(batch + 1, *shape, generator=torch.Generator().manual_seed(0))
+        expected, together = _scores(original, images[:batch]), _scores(module, images)
+        parts = [_scores(module, image[None]) for image in images]
         if isinstance(expected, Tensor) and isinstance(together, Tensor):
             single = torch.cat([part for part in parts if isinstance(part, Tensor)] or [together[:0]])
-            if _same(single, expected) and _same(together[:-1], expected) and _same(together[-1:], expected[:1]):
+            if _same(single[:batch], expected) and _same(together, single):
                 return module, f"exported for batches of {batch}, made to take any; it scores images as before"
     raise ModelFormatError(f"an ONNX file that takes batches of {batch} only ({scores}); {EXPORT}")
 

@@ -32,6 +32,11 @@ def reduce_mean(**attributes):
 
 MEAN = reduce_mean(noop_with_empty_axes=0)
 FLAT = make_node("Reshape", ["p", "shape"], ["f"], allowzero=1)
+CENTRED = (
+    make_node("ReduceMean", ["f", "first"], ["m"], keepdims=1),
+    make_node("Sub", ["f", "m"], ["d"]),
+    make_node("Add", ["f", "d"], ["h"]),
+)
 
 
 def model_of(*, opset=20, mean=MEAN, flat=FLAT, axes=(2, 3), shape=(-1, 4), batch="n", more=()):
@@ -44,7 +49,7 @@ def model_of(*, opset=20, mean=MEAN, flat=FLAT, axes=(2, 3), shape=(-1, 4), batc
         mean,
         flat,
         *more,
-        make_node("Gemm", ["f", "lw", "lb"], ["y"], transB=1),
+        make_node("Gemm", ["h" if more is CENTRED else "f", "lw", "lb"], ["y"], transB=1),
     ]
     graph = onnx.helper.make_graph(
         nodes,
@@ -54,6 +59,7 @@ def model_of(*, opset=20, mean=MEAN, flat=FLAT, axes=(2, 3), shape=(-1, 4), batc
         [
             *(onnx.numpy_helper.from_array(value.detach().numpy(), name) for name, value in weights.items()),
             whole_numbers("axes", *axes),
+            whole_numbers("first", 0),
             whole_numbers("shape", *shape),
         ],
     )
@@ -145,6 +151,7 @@ def test_a_graph_that_takes_other_numbers_of_images_than_it_says_is_left_as_it_i
     "changes",
     [
         {"axes": (0, 2, 3), "shape": (1, 4)},  # a mean over the images
+        {"more": CENTRED, "shape": (1, 4)},  # less a mean over the images
         {"batch": 17, "shape": (17, 4)},  # more than it is tried with
     ],
 )
