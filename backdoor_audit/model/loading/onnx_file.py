@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _read(asked: Asked) -> Network:
 def _fill(onnx: Any, asked: Asked, model: Any) -> str:
     """Put the weights that lie in a file beside the model into it; the name of that file, empty if there are none.
 
-    Raises `ModelFormatError` for any other file, and for places that are not in it or that are used more than once.
+    Raises `ModelFormatError` for any other file, and for places that are not in it or that overlap in part.
     """
     outside = [tensor for tensor in _tensors(model.graph) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if not outside:
@@ -86,17 +86,16 @@ def _fill(onnx: Any, asked: Asked, model: Any) -> str:
         raise ModelFormatError(
             f"an ONNX file whose weights lie in {printable(file.name)}: {error}; {_ONE_FILE}"
         ) from None
-    refuse_above((asked.size + size) * _COPIES, "an ONNX file with its weights")
+    places = [_place(entry, size) for entry in told]
+    if any(end > size for _, end in places) or sum(end - start for start, end in set(places)) > size:
+        raise ModelFormatError(
+            f"{printable(file.name)} is damaged or of another model; copy both again from their source"
+        )
+    filled = sum(end - start for start, end in places)  # tied weights share a place, and take memory each
+    refuse_above((asked.size + max(size, filled)) * _COPIES, "an ONNX file with its weights")
     whole = memoryview(file.read_bytes())
-    read = 0
-    for tensor, entry in zip(outside, told, strict=True):
-        start, length = (_whole_number(entry.get(key, "")) for key in ("offset", "length"))
-        read += length
-        if start + length > len(whole) or read > len(whole):
-            raise ModelFormatError(
-                f"{printable(file.name)} is damaged or of another model; copy both again from their source"
-            )
-        tensor.raw_data = bytes(whole[start : start + length])
+    for tensor, (start, end) in zip(outside, places, strict=True):
+        tensor.raw_data = bytes(whole[start:end])
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
     return file.name
@@ -112,6 +111,12 @@ def _beside(path: Path, names: Collection[str]) -> Path:
     if file.resolve().parent not in {path.parent.resolve(), path.resolve().parent}:
         raise ModelFormatError(f"{printable(file.name)} is a link to another folder; {_ONE_FILE}")
     return file
+
+
+def _place(entry: Mapping[str, str], size: int) -> tuple[int, int]:
+    """Where a tensor begins and ends in a file of ``size`` bytes; without a length it ends with the file."""
+    start = _whole_number(entry.get("offset", ""))
+    return start, start + _whole_number(entry["length"]) if entry.get("length") else max(size, start)
 
 
 def _whole_number(text: str) -> int:

@@ -195,6 +195,21 @@ def test_weights_in_a_file_beside_the_model_are_read_and_counted_as_part_of_it(e
     assert load_model(path).fingerprint != loaded.fingerprint
 
 
+def test_tied_weights_share_a_place_in_the_file_of_weights_and_the_last_may_leave_out_its_length(tmp_path):
+    path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+    module = beside(path)
+    model = onnx.load(path, load_external_data=False)
+    del model.graph.initializer[3].external_data[2]
+    for at in range(4):
+        tied = model.graph.initializer.add()
+        tied.CopyFrom(model.graph.initializer[0])
+        tied.name = f"tied{at}"
+    path.write_bytes(model.SerializeToString())
+    assert scores_alike(load_model(path), module)
+    with bounds.allowing(bounds.Bounds(memory=6 * (path.stat().st_size + data.stat().st_size))):  # each takes its own
+        assert "an ONNX file with its weights" in refusal(path)
+
+
 @pytest.mark.parametrize("location", ["/etc/passwd", "../m.onnx.data", "sub/m.onnx.data", "other.data", "", "m.onnx"])
 def test_weights_anywhere_else_are_not_read(location, tmp_path):
     for file in (tmp_path / "other.data", tmp_path.parent / "m.onnx.data"):
