@@ -43,7 +43,7 @@ def from_factory(name: str, num_classes: int | None) -> Architecture:
     accepted = f"accepted: package.module:factory, importable from {here}, that returns a torch.nn.Module"
     try:
         with contained(f"--arch={name} failed", f"{accepted}{_meant(name)}"):  # the user's own code may raise anything
-            module = _factory(name)(**_arguments(name, num_classes))
+            module = _made(_factory(name), _arguments(name, num_classes))
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(here)
@@ -86,6 +86,17 @@ def _factory(name: str) -> Callable[..., object]:
             f"--arch={name} is a network itself; name a function or class that returns it{_others(name)}"
         )
     return factory  # type: ignore[no-any-return]  # whatever the user has named
+
+
+def _made(factory: Callable[..., object], arguments: Mapping[str, int]) -> object:
+    """What a factory returns; one that passes on any name is called without the number of classes where nothing takes it."""
+    try:
+        return factory(**arguments)
+    except TypeError as error:
+        passed_on = _CLASSES in arguments and _CLASSES not in inspect.signature(factory).parameters
+        if not passed_on or f"unexpected keyword argument '{_CLASSES}'" not in str(error):
+            raise
+    return factory()
 
 
 def _arguments(name: str, num_classes: int | None) -> dict[str, int]:

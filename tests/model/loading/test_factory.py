@@ -30,6 +30,14 @@ def of_anything(**options):
     return nn.Linear(3, options.get("num_classes", 2))
 
 
+def of_what_net_takes(**options):
+    return Fixed(**options)
+
+
+def of_a_typing_error(**options):
+    return Fixed(nmu_classes=options["num_classes"])
+
+
 def of_settings(settings, *, depth, num_classes=2):
     return nn.Linear(settings.width, num_classes)
 
@@ -43,13 +51,18 @@ class Net(nn.Linear):
         super().__init__(3, num_classes)
 
 
+class Fixed(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+
 class Settings:
     pass
 
 
 network = nn.Linear(3, 2)
 """
-NAMES = ("make", "of_classes", "of_anything", "Net")
+NAMES = ("make", "of_classes", "of_anything", "of_what_net_takes", "of_a_typing_error")
 LISTED = ", ".join(f"nets_of_a_user:{name}" for name in NAMES)
 
 
@@ -85,6 +98,11 @@ def test_a_factory_gets_the_number_of_classes_in_whatever_way_it_takes_it(arch):
 def test_a_factory_without_a_number_of_classes_is_called_without_one():
     assert classes("make", 7) == 2
     assert classes("of_anything", None) == 2
+    assert classes("of_what_net_takes", 7) == 2  # a network that scores other classes than the user said is refused
+
+
+def test_another_error_of_a_factory_that_takes_any_name_is_told():
+    assert "unexpected keyword argument 'nmu_classes'" in refusal("nets_of_a_user:of_a_typing_error", 7)
 
 
 def test_a_factory_that_needs_the_number_of_classes_asks_for_it():
