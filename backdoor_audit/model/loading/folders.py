@@ -1,15 +1,14 @@
-"""What lies in a Hugging Face folder, and what to pass where one file of it was given in place of the folder."""
+"""What lies in a Hugging Face folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError, read_json
-from backdoor_audit.model.loading.format import Asked, Format
 from backdoor_audit.printable import printable
 
 CONFIG = "config.json"
@@ -19,7 +18,9 @@ INDEX = ".index.json"
 WEIGHTS = tuple(name for whole in WHOLE for name in (whole, whole + INDEX))
 """What names the weights, in the order in which transformers looks for it: one file, or the index of several."""
 
-_PART = re.compile(r"(?P<stem>model|pytorch_model)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
+PART = re.compile(r"(?P<stem>model|pytorch_model)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
+"""The name of one file of several."""
+
 _MOST_PARTS = 64
 _MOST_ENTRIES = 1000  # of a folder in which checkpoints are looked for
 
@@ -33,7 +34,7 @@ def files_of(folder: Path) -> tuple[Path, ...]:
     """The files that a network is made from, those of them that are there."""
     found = [folder / name for name in (CONFIG, *PREPROCESSORS, *WEIGHTS)]
     if any((folder / name).is_file() for name in WEIGHTS if name.endswith(INDEX)):
-        found += sorted(file for file in folder.iterdir() if _PART.fullmatch(file.name))
+        found += sorted(file for file in folder.iterdir() if PART.fullmatch(file.name))
     return tuple(file for file in found if file.is_file())
 
 
@@ -46,7 +47,7 @@ def parts_by_file(index: Path) -> dict[Path, set[str]]:
     stem, suffix = index.name.removesuffix(INDEX).rsplit(".", 1)
     found: dict[Path, set[str]] = {}
     for tensor, name in (told if isinstance(told, Mapping) else {}).items():
-        part = _PART.fullmatch(name) if isinstance(name, str) else None
+        part = PART.fullmatch(name) if isinstance(name, str) else None
         if part is None or (part["stem"], part["suffix"]) != (stem, f".{suffix}"):
             raise ModelFormatError(
                 f"{index.name}: {str(name)[:60]!r} is no part; accepted: {stem}-00001-of-00002.{suffix} and the like, in "
@@ -79,20 +80,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda entry: (_step(entry.name), entry.name), reverse=True)
 
 
-def instead_of(file: Path) -> str:
-    """What to pass in place of a file of weights whose folder says which network they are of, or nothing."""
-    folder = file.parent
-    if not _names_network(folder / CONFIG):
-        return ""
-    beside = f"{CONFIG} lies beside it: "
-    if file.name in WHOLE:
-        return f"{beside}pass --model={shown(folder)}"
-    if weights_in(folder) is None and file.suffix in {".safetensors", ".bin", ".pt", ".pth"}:
-        usual = WHOLE[0] if file.suffix == ".safetensors" else WHOLE[1]
-        return f"{beside}call the file {usual} and pass --model={shown(folder)}"
-    return ""
-
-
 def shown(path: Path) -> str:
     """A path as the user gave it, in a message."""
     return printable(str(path))
@@ -101,32 +88,3 @@ def shown(path: Path) -> str:
 def _step(name: str) -> int:
     digits = re.search(r"([0-9]{1,12})$", name)
     return int(digits[1]) if digits else -1
-
-
-def _names_network(config: Path) -> bool:
-    try:
-        return not {"model_type", "architecture"}.isdisjoint(json_of(config)) if config.is_file() else False
-    except ModelFormatError:
-        return False
-
-
-def _indices(file: Path) -> Iterator[Path]:
-    """The index that a file is, or that lists it as one of several."""
-    part = _PART.fullmatch(file.name)
-    if part is not None and int(part["count"]) > 1:
-        yield file.with_name(f"{part['stem']}{part['suffix']}{INDEX}")
-    if file.name in WEIGHTS and file.name.endswith(INDEX):
-        yield file
-
-
-def _recognises(asked: Asked) -> bool:
-    said = asked.path.name in (CONFIG, *PREPROCESSORS) and weights_in(asked.path.parent) is not None
-    return said or any(index.is_file() for index in _indices(asked.path))
-
-
-def _refuse(asked: Asked) -> NoReturn:
-    raise ModelFormatError(f"one file of a folder that holds a network; pass --model={shown(asked.path.parent)}")
-
-
-PART = Format("part", _recognises, _refuse, refused=True)
-"""A file that says nothing without the others in its folder."""

@@ -7,12 +7,20 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdoor_audit.model.loading import folders, hugging_face, onnx_file, safetensors_file, torch_save, zipped
+from backdoor_audit.model.loading import (
+    folder_part,
+    folders,
+    hugging_face,
+    onnx_file,
+    safetensors_file,
+    torch_save,
+    zipped,
+)
 from backdoor_audit.model.loading.format import Asked, Format
 
 FORMATS: tuple[Format, ...] = (
     hugging_face.FORMAT,
-    folders.PART,
+    folder_part.FORMAT,
     safetensors_file.FORMAT,
     zipped.EXPORTED,
     zipped.FORMAT,
