@@ -76,6 +76,7 @@ def _measured(run: Measured, name: str) -> Row:
     return {
         "inconclusive": detection.inconclusive,
         "unconverged": detection.unconverged,
+        "unusual": detection.unusual if "the last doubling" in detection.criterion else None,
         "median_size": detection.median_size,
         "passes": detection.image_passes,
         "rows": detection.rows,
@@ -150,7 +151,8 @@ def detections(row: Row) -> list[Detection]:
             )
         )
         if null is not None:
-            found[-1] = replace(found[-1], unusual=_unusual(found[-1], null))
+            told = entry.get("unusual")  # of a search that was made longer: what it showed before
+            found[-1] = replace(found[-1], unusual=_unusual(found[-1], null) if told is None else told)
     weighing = null or shipped_null()
     return [Consensus().weighed(found, weighing) if entry.detector == "consensus" else entry for entry in found]
 

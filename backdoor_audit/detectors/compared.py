@@ -81,7 +81,7 @@ def beside_twins(
     null = reference.null
     try:
         detection = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
-        before = detection
+        first = before = detection
         for _ in range(MOST_DOUBLINGS):
             if not detection.unconverged:
                 break
@@ -90,7 +90,7 @@ def beside_twins(
             longer = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
             before, detection = detection, replace(longer, scores=_with_passes(longer, detection))
         if detection.unconverged and not (reference.close(before) or reference.close(detection)):
-            detection = _if_steady(before, detection)
+            detection = _if_steady(first, before, detection)
         if reference.close(detection):
             searched = [row for row in detection.scores if isinstance(row.measured, ByMargin)]
             searched.sort(key=lambda row: row.place)
@@ -125,8 +125,11 @@ def averaged(detections: Sequence[Detection], null: SteeringNull, classes: int) 
     )
 
 
-def _if_steady(before: Detection, detection: Detection) -> Detection:
-    """The longer of two searches: it counts as come to its end if no row has an index far above that which it had before."""
+def _if_steady(first: Detection, before: Detection, detection: Detection) -> Detection:
+    """The longest of three searches: it counts as come to its end if no row has an index far above that which it had before.
+
+    How widely classes usually differ was measured with the steps of the first one; margins that still rise differ more.
+    """
     risen = []
     for row in detection.scores:
         earlier = before.score(row.target_class)
@@ -136,7 +139,7 @@ def _if_steady(before: Detection, detection: Detection) -> Detection:
     if not risen or not all(by <= _STEADY for by in risen):  # one that is not known rises by no number
         return detection
     told = f"or the last doubling of the steps may raise no index by more than {_STEADY:g}: it raised one by {max(risen):.2f}"
-    return replace(detection, unconverged="", criterion=f"{detection.criterion}, {told}")
+    return replace(detection, unconverged="", unusual=first.unusual, criterion=f"{detection.criterion}, {told}")
 
 
 def _looked(

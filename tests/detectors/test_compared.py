@@ -29,6 +29,7 @@ class MadeUp:
     steps: float = 1
     moves_below: float = 0
     no_gradient: str = ""
+    unusual: tuple[str, ...] = ("", "", "", "", "")
     asked: list = field(default_factory=list, repr=False)
 
     name = "made_up"
@@ -39,7 +40,8 @@ class MadeUp:
         return replace(self, steps=share * self.steps)
 
     def look(self, subject, natural, null, *, more, named=(), generator, progress=False):
-        deviation = self.deviations[len(self.asked)]
+        number = len(self.asked)
+        deviation = self.deviations[number]
         self.asked.append((subject.search_set, self.steps, natural))
         return Detection(
             detector=self.name,
@@ -50,6 +52,7 @@ class MadeUp:
             triggers=(),
             reference=null.source,
             unconverged="moving" if self.steps < self.moves_below else "",
+            unusual=self.unusual[number],
         )
 
 
@@ -91,6 +94,16 @@ def test_a_search_that_still_rises_counts_if_the_last_doubling_has_raised_no_ind
     )
     assert detection.judge(0, shipped_limits()).verdict is Verdict.PASS
     assert found(MadeUp((0.1, 0.9, 0.2), moves_below=5)).unconverged == ""
+
+
+@pytest.mark.parametrize(
+    ("unusual", "moves_below", "expected"),
+    [(("", "", "wide"), 5, ""), (("wide", "", ""), 5, "wide"), (("", "wide"), 2, "wide")],
+)
+def test_how_widely_the_classes_of_a_search_that_still_rises_differ_is_what_the_first_one_showed(
+    unusual, moves_below, expected
+):
+    assert found(MadeUp((0.1, 0.2, 0.3), moves_below=moves_below, unusual=unusual)).unusual == expected
 
 
 @pytest.mark.parametrize(
