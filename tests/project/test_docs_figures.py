@@ -68,6 +68,8 @@ def test_models_of_strangers_with_the_calibration_that_ships() -> None:
     models = stored(RESULTS / "verdicts.json")["models"]
     clean = [entry for entry in models if not entry["attack"] and entry["maker"] == "strangers"]
     assert told(sum(bool(entry["stopped"]) for entry in clean), len(clean)) in DETECTION
+    signs = [entry for entry in clean if entry["data"] == "gtsrb"]
+    assert told(sum(bool(entry["stopped"]) for entry in signs), len(signs)) in DETECTION
 
 
 def test_models_that_no_calibration_has_seen() -> None:
