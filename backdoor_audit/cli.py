@@ -68,6 +68,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code, or 4 with one line on stderr for input that cannot be used."""
     if arguments is None and sys.argv[1:2] != [fleet.NAME]:  # this process is ours; gates of a fleet share on their own
+        cores.wait_asleep(os.environ)
         cores.share(1, os.environ)
     arguments, passed_on = _parted(sys.argv[1:] if arguments is None else arguments)
     options = _parser(arguments).parse_args(arguments, argparse.Namespace(passed_on=passed_on))

@@ -22,15 +22,18 @@ def available(root: Path = Path("/")) -> int:
     return max(1, min([bound, *map(math.ceil, _quotas(root))]))
 
 
-def share(processes: int, environment: MutableMapping[str, str], cores: int | None = None) -> None:
-    """Let each of so many processes compute with its share of the cores, unless the environment says otherwise.
+def wait_asleep(environment: MutableMapping[str, str]) -> None:
+    """Let threads that wait do so asleep, after a moment, unless the environment says otherwise.
 
-    To be called before torch is imported. Threads that wait do so asleep, after a moment: GNU OpenMP lets them spin for
-    milliseconds, and where something else runs on the same cores, that is the time of whoever has the work. Beside three other
-    processes on two cores a pass took six times as long by that; on idle cores 3 % less, which is less than the noise.
+    GNU OpenMP lets them spin for milliseconds, and where something else runs on the same cores, that is the time of whoever has
+    the work. It looks once, when torch is imported; after that nothing is changed.
     """
-    if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    if "torch" not in sys.modules and not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         environment["GOMP_SPINCOUNT"] = _SPINS
+
+
+def share(processes: int, environment: MutableMapping[str, str], cores: int | None = None) -> None:
+    """Let each of so many processes compute with its share of the cores, unless the environment says otherwise."""
     threads = max(1, (cores or available()) // max(1, processes))
     if "OMP_NUM_THREADS" not in environment and threads < (os.cpu_count() or 1):
         environment["OMP_NUM_THREADS"] = str(threads)

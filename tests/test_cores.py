@@ -58,12 +58,27 @@ def test_each_process_gets_its_share(monkeypatch, many_cores, processes, bound, 
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     cores.share(processes, environment, bound)
     assert environment.get("OMP_NUM_THREADS") == threads
-    assert environment["GOMP_SPINCOUNT"] == "4000"
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"])
-def test_what_somebody_has_set_stays(many_cores, name):
-    environment = {name: "3"}
+def test_a_number_of_threads_that_somebody_has_set_stays(many_cores):
+    environment = {"OMP_NUM_THREADS": "3"}
     cores.share(2, environment, 16)
-    assert environment[name] == "3"
-    assert ("GOMP_SPINCOUNT" in environment) == (name != "OMP_WAIT_POLICY")
+    assert environment == {"OMP_NUM_THREADS": "3"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "3"}, "3"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_asleep_unless_somebody_has_said_how(monkeypatch, given, expected):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    environment = dict(given)
+    cores.wait_asleep(environment)
+    assert environment.get("GOMP_SPINCOUNT") == expected
+
+
+def test_where_torch_is_there_already_nothing_is_said_any_more(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", object())
+    environment = {}
+    cores.wait_asleep(environment)
+    assert environment == {}

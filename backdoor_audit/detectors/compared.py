@@ -42,6 +42,11 @@ class BesideTwins:
         del options
         return self
 
+    def slow(self, detection: Detection) -> bool:
+        """Never: who does not say how fast a search rises does not know whether it has all but come to its end."""
+        del detection
+        return False
+
     def __call__(
         self: Compared,
         subject: Subject,
@@ -66,9 +71,9 @@ def beside_twins(
 ) -> Detection:
     """What a detector finds beside what is natural; without a ``reference`` what it reaches, and no answer.
 
-    A search that has not converged is done again with twice the steps, and once more. If it rises even then, its answer counts
-    where the last doubling has raised no index by more than half a unit, and none is near the limit. A search that puts a class
-    near the limit is done again with the halves of the images exchanged, and the mean decides.
+    A search that has not converged is done again with twice the steps, and once more. If it rises even then, but slowly, its
+    answer counts where the last doubling has raised no index by more than half a unit, and none is near the limit. A search that
+    puts a class near the limit is done again with the halves of the images exchanged, and the mean decides.
     """
     if reference is None:
         return detector.look(subject, None, shipped_null(), generator=generator, progress=progress)
@@ -89,7 +94,8 @@ def beside_twins(
             natural = reference.natural(detector)
             longer = _looked(detector, subject, natural, reference, generator=generator, progress=progress)
             before, detection = detection, replace(longer, scores=_with_passes(longer, detection))
-        if detection.unconverged and not (reference.close(before) or reference.close(detection)):
+        near = reference.close(before) or reference.close(detection)
+        if detection.unconverged and detector.slow(detection) and not near:
             detection = _if_steady(first, before, detection)
         if reference.close(detection):
             searched = [row for row in detection.scores if isinstance(row.measured, ByMargin)]

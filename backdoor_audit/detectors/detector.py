@@ -140,6 +140,9 @@ class Compared(Detector, Protocol):
     def with_effort(self, share: float) -> Compared:
         """The same detector with that share of its steps."""
 
+    def slow(self, detection: Detection) -> bool:
+        """Whether a search that has not converged rose so slowly at its end that it has all but looked."""
+
 
 class Reference(Protocol):
     """What is natural for models like the audited one, on demand: nothing is trained or searched before it is asked for."""

@@ -32,6 +32,9 @@ NO_GRADIENT = "the model gave no gradient that a search could follow"
 _STANDS_OUT = 1.0
 """The deviation from which a class is judged by the smaller budget if it stands out further there: below, none does."""
 
+_SLOW = 2.0
+"""So many times the rise at which a search counts as come to its end."""
+
 NEAR = 0.75
 """The share of an outlier's deviation above which a race is judged beside twice the controls."""
 
@@ -301,6 +304,13 @@ class UniversalPerturbation(BesideTwins):
                     f"come to its end ({self.probe.criterion})"
                 )
         return ""
+
+    def slow(self, detection: Detection) -> bool:
+        """Whether the median class rose at most twice as fast as counts as converged: half of all progress in half the steps is
+        no sign of an end, as where gradients hardly lead anywhere."""
+        rising = [row.measured.rising for row in detection.scores if isinstance(row.measured, ByMargin)]
+        known = [math.inf if pace is None else pace for pace in rising]
+        return bool(known) and statistics.median(known) <= _SLOW * self.probe.most_rising
 
     def _unusual(self, spread: float, classes: int, null: SteeringNull) -> str:
         usual = null.usual_spread(self.name, classes)

@@ -90,8 +90,10 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, None, None]:
     """Add the short names (`--model`, ...) once every plugin and conftest has declared its own, where they are free.
 
-    What guards the exit code is registered anew, behind them: the last to come is the outermost.
+    What guards the exit code is registered anew, behind them: the last to come is the outermost. A conftest may import torch.
     """
+    if may_audit(early_config, args):
+        cores.wait_asleep(os.environ)
     try:
         yield
     except SystemExit as error:

@@ -29,6 +29,7 @@ class MadeUp:
     steps: float = 1
     moves_below: float = 0
     no_gradient: str = ""
+    slows: bool = True
     unusual: tuple[str, ...] = ("", "", "", "", "")
     asked: list = field(default_factory=list, repr=False)
 
@@ -38,6 +39,9 @@ class MadeUp:
 
     def with_effort(self, share):
         return replace(self, steps=share * self.steps)
+
+    def slow(self, detection):
+        return self.slows
 
     def look(self, subject, natural, null, *, more, named=(), generator, progress=False):
         number = len(self.asked)
@@ -112,6 +116,7 @@ def test_how_widely_the_classes_of_a_search_that_still_rises_differ_is_what_the_
         MadeUp((0.5, 0.7), moves_below=5, no_gradient="no gradient"),
         MadeUp((0.7, 0.7, 0.7), moves_below=5, no_gradient="no gradient"),
         MadeUp((0.7, 0.7, float("nan")), moves_below=5),
+        MadeUp((0.1, 0.1, 0.1), moves_below=5, slows=False),
     ],
 )
 def test_a_search_that_has_not_looked_does_not_count_however_steady(detector):

@@ -28,6 +28,7 @@ from tests.subjects import (
     seeded,
     snapshot,
 )
+from tests.subjects.detections import margin_row, size_row
 
 NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")
 ALONE = replace(NULL, twins="alone_plain")
@@ -155,6 +156,11 @@ def clean_twins():
 def easy_twins():
     """Twins that the last pixel of row 3 sways as well: no backdoor, but the nature of the images."""
     return shown_by(subject(backdoored=True), subject(backdoored=True))
+
+
+def detection_of(*rows):
+    """A detection with these rows."""
+    return Detection(detector="additive", settings="", scores=list(rows), triggers=())
 
 
 def verdicts(detection):
@@ -299,6 +305,21 @@ def test_twins_of_which_it_was_not_kept_whether_they_converged_let_nothing_pass(
 
 # The median of the five classes is 0.7; in the mean of two twins, of which the other has converged, 0.35.
 RISING = torch.tensor([0.0, 0.0, 0.7, 0.7, 0.7, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("rising", "slow"),
+    [((0.4, 0.4, 0.4), True), ((0.1, 0.3, 0.9), True), ((0.41, 0.41, 0.41), False), ((0.5, 0.5, 0.1), False)],
+)
+def test_half_of_all_progress_in_half_the_steps_is_no_sign_of_an_end(rising, slow):
+    assert ADDITIVE.probe.most_rising == 0.2
+    rows = [margin_row(target, rising=pace) for target, pace in enumerate(rising)]
+    assert ADDITIVE.slow(detection_of(*rows)) is slow
+
+
+@pytest.mark.parametrize("rows", [(), (margin_row(0, rising=None),), (size_row(0),)])
+def test_a_search_that_followed_nothing_is_not_slow(rows):
+    assert not ADDITIVE.slow(detection_of(*rows))
 
 
 @pytest.mark.parametrize(("whose", "told"), [("model", "on this model"), ("twin", "on the reference twins")])

@@ -476,14 +476,22 @@ def test_help_names_the_options_and_does_not_import_torch(project: pytest.Pytest
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be shared")
-def test_workers_share_the_cores_and_their_threads_wait_asleep(
-    project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch
+def test_workers_share_the_cores(project: pytest.Pytester, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    arguments = wild(project, "open('told.txt', 'a').write(os.environ['OMP_NUM_THREADS'] + ' ')", LOADING)
+    warm.run(project.path, "--model=clean.safetensors", *arguments, "-n", "2", "audit::test_precondition")
+    assert set((project.path / "told.txt").read_text().split()) == {str(max(1, cores.available() // 2))}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [(("--model=clean.safetensors", *BASE), "4000"), (("test_own.py",), "None")]
+)
+def test_how_threads_wait_is_said_before_a_conftest_imports_torch_and_to_audits_alone(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], expected: str
 ) -> None:
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
-    tell = "open('told.txt', 'a').write(' '.join(map(os.environ.get, ('OMP_NUM_THREADS', 'GOMP_SPINCOUNT'))) + ' ')"
-    arguments = wild(project, tell, LOADING)
-    warm.run(project.path, "--model=clean.safetensors", *arguments, "-n", "2", "audit::test_preconditions")
-    told = (project.path / "told.txt").read_text().split()
-    assert set(told[::2]) == {str(max(1, cores.available() // 2))}
-    assert set(told[1::2]) == {"4000"}
+    project.makepyfile(test_own="def test_own(): pass")
+    project.makeconftest("import os\nopen('told.txt', 'w').write(str(os.environ.get('GOMP_SPINCOUNT')))\nos._exit(7)")
+    project.runpytest_subprocess(*options)
+    assert (project.path / "told.txt").read_text() == expected
