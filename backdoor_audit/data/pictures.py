@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none of them 
 _PER_PIXEL = 28  # bytes: pillow's own and its converted copy, the array, and its floats while they are resized
 _FILE_SHARE = 128  # a picture's file may take this part of the memory: decoders are quick on files of that size
 _MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the file holds for it
+_MOST_EXIF = 2  # blocks of a JPEG, one of them in its thumbnail; old pillows copy all of them for each of their entries
+_EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
+_MOST_SKIPPED = 255  # rows of a BMP that two of its bytes may skip; old pillows make them whatever its height
 _pillow_open = Image.open
 
 
@@ -116,25 +120,32 @@ def _check_size(size: int, reading: Reading) -> None:
 def _parsed(content: bytes, reading: Reading) -> Image.Image:
     if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > _MOST_SCANS:
         raise UnreadableError(f"a JPEG of more than {_MOST_SCANS} scans; save it anew")
+    if content.startswith(b"\xff\xd8") and len(_EXIF.findall(content)) > _MOST_EXIF:
+        raise UnreadableError(f"a JPEG of more than {_MOST_EXIF} blocks of EXIF; save it anew")
     try:
         image = _pillow_open(_Timed(content, reading), formats=_FORMATS)
     except UnidentifiedImageError:
         raise UnreadableError("no PNG, JPEG, BMP, GIF, WebP, TIFF or PPM picture") from None
     width, height = image.size
-    reading.check_picture(_PER_PIXEL * width * height, f"decoding {width}x{height} px")
+    skipped = 2 * _MOST_SKIPPED * width if image.format == "BMP" else 0
+    reading.check_picture(_PER_PIXEL * width * height + skipped, f"decoding {width}x{height} px")
     return image
 
 
 class _Timed(io.BytesIO):
-    """A picture's bytes, given out until its time is over: the only place where pillow can be stopped."""
+    """A picture's bytes, given out until its time is over, or half of the memory full: the only place to stop pillow at."""
 
     def __init__(self, content: bytes, reading: Reading) -> None:
         super().__init__(content)
         self._seconds = reading.picture_seconds
         self._until = reading.picture_until()
+        self._reading, self._given = reading, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes. Raises `UnreadableError` when the time is over."""
+        """The next bytes. Raises `UnreadableError` when the time is over, or the same ones were given out too often."""
         if time.monotonic() > self._until:
             raise UnreadableError(f"decoding takes longer than {self._seconds:g} s")
-        return super().read(size)
+        piece = super().read(size)
+        self._given += len(piece)
+        self._reading.check_picture(self._given, "reading parts of it again and again")
+        return piece

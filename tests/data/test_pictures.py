@@ -130,6 +130,47 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path):
     )
 
 
+def exif(size):
+    block = b"Exif\0\0II*\0\x08\0\0\0" + b"\0" * size
+    return b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+
+
+@pytest.mark.parametrize(("blocks", "refused"), [(1, False), (2, False), (3, True), (80, True)])
+def test_a_jpeg_of_several_blocks_of_exif_is_refused(blocks, refused, tmp_path):
+    """Before version 13 of pillow a file of 240 kB took 5 GB: it joins them, and each entry may be a copy of all."""
+    content = encoded(RED, "JPEG")
+    folder = one_picture(tmp_path, content[:2] + exif(10) * blocks + content[2:])
+    if refused:
+        assert "a JPEG of more than 2 blocks of EXIF" in message_of(folder)
+    else:
+        assert len(load_clean_set(folder)) == 1
+
+
+def test_a_bmp_that_skips_more_rows_than_it_has_is_refused(tmp_path):
+    """Before version 13 of pillow a file of 1 kB took 2 GB for a picture of one row."""
+    width, rows = 4_000_000, b"\0\2\xff\xff\xff\xff"
+    head = struct.pack("<IiiHHIIiiII", 40, width, 1, 1, 8, 1, len(rows), 0, 0, 256, 256)
+    file = b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + head + bytes(1024) + rows
+    with bounds.allowing(bounds.Bounds(memory=2**29)):
+        assert "decoding 4000000x1 px would take 2152 MB" in message_of(one_picture(tmp_path, file, "x.bmp"))
+
+
+def test_a_picture_whose_parts_are_read_again_and_again_is_refused(tmp_path):
+    """Here 400 strips of one row each; before version 13 of pillow the entries of a TIFF could each be all of the file."""
+    names = (256, 257, 258, 259, 262, 277, 278)
+    numbers = (8, 400, 8, 1, 1, 1, 1)
+    strips = struct.pack("<400I", *[3600] * 400), struct.pack("<400I", *[8] * 400)
+    tags = [struct.pack("<HHII", name, 4, 1, number) for name, number in zip(names, numbers, strict=True)]
+    tags[5:5] = [struct.pack("<HHII", 273, 4, 400, 200)]
+    tags += [struct.pack("<HHII", 279, 4, 400, 1800)]
+    start = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    file = (start.ljust(200, b"\0") + b"".join(strips)).ljust(80_000, b"\0")
+    one_picture(tmp_path, file, "x.tif")
+    assert len(load_clean_set(tmp_path)) == 1
+    with bounds.allowing(bounds.Bounds(memory=2**24)):
+        assert "reading parts of it again and again would take" in message_of(tmp_path)
+
+
 def test_a_picture_takes_no_more_than_its_share_of_the_time(tmp_path):
     one_picture(tmp_path, b"P5 #" + b"x" * 3_000_000 + b"\n1 1 255\n0", "x.pgm")
     with bounds.allowing(bounds.Bounds(seconds=6)):
