@@ -587,6 +587,16 @@ def _searches(monkeypatch: pytest.MonkeyPatch, *found: tuple[float, str]) -> lis
     return asked
 
 
+def test_images_that_are_there_again_and_again_are_no_more_images() -> None:
+    pixels, labels = toy.images(2)
+    record = audit(network(backdoored=False), np.tile(pixels, (20, 1, 1, 1)), np.tile(labels, 20), progress=False)
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert record.subject["images"] == 2 * toy.CLASSES
+    assert "clean images: 304 images left out: the same pixels with the same label again" in record.subject["loading"]
+    few = next(finding for finding in record.findings if finding.item.asked_of == "enough_images")
+    assert (few.verdict, few.value) == (Verdict.INCONCLUSIVE, 2 * toy.CLASSES)
+
+
 def _searched(tmp_path: Path) -> Detection:
     pixels, labels = toy.images()
     run = Run(

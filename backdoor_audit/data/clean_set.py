@@ -134,6 +134,17 @@ class CleanSet:
         """At most that many images, in proportion to the classes, every class at least once if there is room."""
         return self if len(self) <= most else self._subset(choose(self.labels, most, seed))
 
+    def without_repeats(self) -> CleanSet:
+        """Every picture of a class once: one that is searched with and held out as well would be no test. Told in a note."""
+        first: dict[tuple[bytes, int], int] = {}
+        for index, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
+            first.setdefault((hashlib.sha256(image.contiguous().flatten().numpy().data).digest(), label), index)
+        left = len(self) - len(first)
+        if not left:
+            return self
+        told = f"{left} image{'s' * (left > 1)} left out: the same pixels with the same label again"
+        return replace(self._subset(torch.tensor(list(first.values()))), notes=(*self.notes, told))
+
     def _subset(self, indices: Tensor) -> CleanSet:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 

@@ -98,14 +98,14 @@ class Inputs:
 
     @cached_property
     def clean_set(self) -> CleanSet:
-        """The clean images, at most ``max_images`` of them."""
+        """The clean images, at most ``max_images`` of them, and each once."""
         options = self.options
         if self.given_images is not None:
             with surroundings.gradients():
                 chosen = self.given_images.sample(options.max_images, seed=options.seed)
                 if chosen.images.is_inference():  # of which no gradient can be asked
                     chosen = replace(chosen, images=chosen.images.clone(), labels=chosen.labels.clone())
-                return chosen
+                return chosen.without_repeats()
         size = options.resize
         with self.reading(), surroundings.gradients():
             asked = options.class_names or options.class_order or self.module is not None or not options.model
@@ -118,7 +118,7 @@ class Inputs:
                 class_names=self.class_names,
                 class_order=options.class_order,
                 model_names=() if asked else class_names_of(Path(options.model)),
-            )
+            ).without_repeats()
 
     @cached_property
     def class_names(self) -> tuple[str, ...] | None:

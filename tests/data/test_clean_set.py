@@ -231,6 +231,20 @@ def test_a_split_is_disjoint_complete_and_stratified(share, of_each):
     assert numbers(opt) == sorted(numbers(opt))
 
 
+def test_a_picture_that_is_there_again_counts_once():
+    once = numbered([0, 1, 0, 1, 1])
+    again = CleanSet.of(once.images.repeat(3, 1, 1, 1), once.labels.repeat(3))
+    assert numbers(again.without_repeats()) == numbers(once)
+    assert again.without_repeats().labels.tolist() == [0, 1, 0, 1, 1]
+    assert again.without_repeats().notes == ("10 images left out: the same pixels with the same label again",)
+    assert once.without_repeats() is once
+
+
+def test_a_picture_with_two_labels_is_two_images():
+    black = CleanSet.of(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 1, 0]))
+    assert black.without_repeats().labels.tolist() == [0, 1]
+
+
 def test_a_split_depends_on_the_seed_alone():
     clean_set = numbered([0] * 20 + [1] * 20)
     first = [numbers(part) for part in clean_set.split(seed=1)]
