@@ -105,7 +105,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Audit the fleet and draw its page; 0 only if every model passed. Raises `AuditError` for wrong input."""
     from backdoor_audit.fleet.depends import BEHIND
-    from backdoor_audit.fleet.results import PAGE, results_at
+    from backdoor_audit.fleet.models import PAGE
+    from backdoor_audit.fleet.results import results_at
     from backdoor_audit.option_texts import expanded
 
     if options.source is not None:
@@ -217,9 +218,9 @@ def _pool(options: argparse.Namespace, models: int) -> Pool:
 
 def _summed_up(results: Results, manifest: Manifest, models: tuple[Model, ...], *, drawn: bool) -> int:
     from backdoor_audit.evidence import Verdict
+    from backdoor_audit.fleet.models import PAGE
     from backdoor_audit.fleet.outcome import rows_of
     from backdoor_audit.fleet.page import page
-    from backdoor_audit.fleet.results import PAGE
     from backdoor_audit.fleet.table import told
 
     rows: list[Row] = rows_of(results, manifest, models)

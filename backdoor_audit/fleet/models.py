@@ -18,6 +18,9 @@ _NO_MODELS = re.compile(r"\..*|readme.*|licen[cs]e.*|.*\.(?:md|txt|json)", re.IG
 _CONFIG = "config.json"
 """What makes a folder one model, as Hugging Face keeps it."""
 
+MANIFEST, PAGE = "fleet.json", "fleet.html"
+"""Files of a fleet, beside the folders of its models."""
+
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST = 80  # characters of a name
 
@@ -47,7 +50,7 @@ def listed(given: Sequence[Path]) -> tuple[Model, ...]:
         more = f" (nor are {len(missing) - 1} others)" if len(missing) > 1 else ""
         raise OptionError(f"{missing[0]} is not a file{more}; give model files, or folders of them")
     names = [named(Path(place).name if file.is_dir() else file.stem) for place, file in files.items()]
-    twice = Counter(name.lower() for name in names)
+    twice = Counter([MANIFEST, PAGE, *(name.lower() for name in names)])
     return tuple(
         Model(name if twice[name.lower()] == 1 else _told_apart(name, file), file)
         for name, file in zip(names, files.values(), strict=True)

@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Record
 from backdoor_audit.files import UnreadableError, parsed_json, read_bytes, whole
-from backdoor_audit.fleet.models import Model, named
+from backdoor_audit.fleet.models import MANIFEST, Model, named
 from backdoor_audit.report.paths import RECORD
 from backdoor_audit.schema_of import Definitions, Stored
 from backdoor_audit.structure import misfit
 
-MANIFEST, JOB, PAGE = "fleet.json", "job.json", "fleet.html"
+JOB = "job.json"
 _SCHEMA_VERSION = 1
 _LONGEST = 1e9  # seconds of one audit, 30 years: the times of a fleet are added up
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_a_folder_stands_for_all_models_that_the_gate_reads(folder: Path) -> Non
     assert len({model.name.lower() for model in found}) == len(SUFFIXES) + 2
     assert next(model.name for model in found if model.file.is_dir()) == "vit-1.5"
     assert all(named(model.name) == model.name for model in found)
+
+
+@pytest.mark.parametrize("name", ["fleet.json", "fleet.html", "Fleet.JSON"])
+def test_no_model_is_called_as_a_file_of_the_fleet(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.pt").touch()
+    (found,) = listed([tmp_path])
+    assert re.fullmatch(rf"{name}-[0-9a-f]{{8}}", found.name)
 
 
 def test_a_folder_with_a_config_is_one_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
