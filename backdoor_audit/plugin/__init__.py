@@ -32,6 +32,7 @@ from backdoor_audit.plugin.asked import (
     requested,
     shadowed,
     split_arguments,
+    take_back_values,
 )
 from backdoor_audit.plugin.fixtures import (
     audit_options,
@@ -94,6 +95,7 @@ def pytest_load_initial_conftests(
     """
     if may_audit(early_config, args):
         cores.wait_asleep(os.environ)
+    take_back_values(early_config, args, _taken(parser))
     try:
         yield
     except SystemExit as error:
@@ -107,17 +109,17 @@ def pytest_load_initial_conftests(
     if ending is not None:
         plugins.unregister(ending)
     plugins.register(ending or Ending(), ENDING)
-    taken = {
-        name
-        for group in (parser._anonymous, *parser._groups)
-        for declared in group.options
-        for name in declared.names()
-    }
-    group = parser.getgroup("backdoor_audit")
+    taken, group = _taken(parser), parser.getgroup("backdoor_audit")
     for option in OPTIONS:
         if option.alias not in taken:
             early_config.stash.setdefault(OWN, set()).add(option.alias)
             group.addoption(option.alias, help=f"short for {option.flag}", **_declared(option))
+
+
+def _taken(parser: pytest.Parser) -> set[str]:
+    """The names of all options that were declared so far."""
+    groups = (parser._anonymous, *parser._groups)
+    return {name for group in groups for declared in group.options for name in declared.names()}
 
 
 def _declared(option: Option) -> dict[str, Any]:

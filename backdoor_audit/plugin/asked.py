@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.config.argparsing import FILE_OR_DIR  # pytest has no public name for what is no option
+from _pytest.config.findpaths import determine_setup  # nor for how it finds its root and its file
 
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
@@ -40,6 +42,9 @@ ENDING, SESSION_NAME, CLOSING = "backdoor_audit.ending", "backdoor_audit.session
 OWN = pytest.StashKey[set[str]]()
 """The short names that no other plugin or conftest had taken."""
 
+_APART = pytest.StashKey[list[tuple[str, str]]]()
+"""Options of ours whose value stands behind a space and is a path that is there, with it."""
+
 _NAMED = re.compile("backdoor[-_]audit")
 
 
@@ -55,12 +60,67 @@ def asked_for(config: pytest.Config) -> AuditOptions | None:
     given = _given(config)
     wanted = requested(config)
     _refuse_several_models(config)
+    _refuse_root_of_values(config)
     table = _table(config.rootpath, requested=wanted)
     if not wanted and "model" not in table:
         _refuse_options_without_model(config)
         _refuse_another_root(config)
         return None
     return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)
+
+
+def take_back_values(config: pytest.Config, arguments: Sequence[str], taken: Collection[str]) -> None:
+    """Keep pytest from importing the conftest.py beside a model that was given as ``--model PATH``, with a space.
+
+    It does not know the short names yet, and takes what stands behind one for a path to tests. ``arguments`` are all that it
+    has, ``taken`` the names of options that it knows.
+    """
+    names = {option.flag for option in OPTIONS} | {option.alias for option in OPTIONS if option.alias not in taken}
+    try:
+        words = expanded(arguments)
+    except OptionError:  # pytest tells
+        return
+    apart = [(name, value) for name, value in pairwise(words) if name in names and os.path.exists(value)]
+    config.stash[_APART] = apart
+    paths: list[str] = getattr(config.known_args_namespace, FILE_OR_DIR)
+    for name, value in apart:
+        if name not in taken and value in paths:
+            paths.remove(value)
+
+
+def _refuse_root_of_values(config: pytest.Config) -> None:
+    """Raise `OptionError` if pytest took the folder of a model or of images for the project, and its settings for the user's.
+
+    Before it knows any plugin, it takes for a path to tests what stands behind the name of an option and a space.
+    """
+    own: set[str] = config.stash.get(OWN, set[str]())
+    apart = [
+        (name, value) for name, value in config.stash.get(_APART, []) if name in own or name.startswith("--audit-")
+    ]
+    if not apart:
+        return
+    paths: list[str] = getattr(config.option, FILE_OR_DIR)
+    taken, meant = (_settings(config, given) for given in ([*paths, *(value for _, value in apart)], paths))
+    if taken != meant != config.inipath:  # those of addopts come too late to do harm
+        name, value = apart[0]
+        raise OptionError(
+            f"{name} {brief(value)}: pytest takes what stands behind the space for a path to tests, and its settings from "
+            f"{taken or 'no file'} in place of {meant or 'none'}; write {name}={brief(value)}, and all options so"
+        )
+
+
+def _settings(config: pytest.Config, paths: Sequence[str]) -> Path | None:
+    """The file with pytest's settings, and ours, that pytest finds for these paths."""
+    known = config.known_args_namespace
+    given = {
+        "inifile": known.inifilename,
+        "override_ini": known.override_ini,
+        "args": paths,
+        "rootdir_cmd_arg": known.rootdir or None,
+        "invocation_dir": config.invocation_params.dir,
+    }
+    wanted = inspect.signature(determine_setup).parameters  # which differ between versions of pytest
+    return determine_setup(**{name: value for name, value in given.items() if name in wanted})[1]
 
 
 def _typed(config: pytest.Config) -> tuple[str, ...]:

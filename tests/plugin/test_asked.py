@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from backdoor_audit import plugin
@@ -230,3 +232,62 @@ def test_processes_that_share_the_cores_are_counted(
     config = project.parseconfig(*options)
     config.option.tx = [*["popen"] * (config.option.numprocesses or 0), *config.option.tx]  # as xdist does before a run
     assert plugin._workers(config) == workers
+
+
+APART = (
+    "--model",
+    "../given/backdoored.safetensors",
+    "--data",
+    "../given/images.npz",
+    *OTHER[1:],
+    "-k",
+    "precondition",
+)
+
+
+@pytest.fixture
+def given(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with model and images, whose conftest leaves a word, beside the project that pytest is started in."""
+    folder, home = project.path / "given", project.path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for name in ("backdoored.safetensors", "images.npz"):
+        (project.path / name).rename(folder / name)
+    (folder / "conftest.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    monkeypatch.chdir(home)
+    return folder
+
+
+def test_no_conftest_beside_a_model_is_imported_however_the_model_is_given(given: Path, run: Run) -> None:
+    result = run(None, *APART)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
+    assert not (given / "ran").exists()
+
+
+@pytest.mark.parametrize("apart", [APART, ("--audit-model", *APART[1:]), (f"--model={APART[1]}", *APART[2:])])
+def test_settings_beside_a_model_are_not_those_of_the_run(given: Path, run: Run, apart: tuple[str, ...]) -> None:
+    """They could allow what is inconclusive, and end in 0."""
+    (given / "pyproject.toml").write_text("[tool.backdoor_audit]\ninconclusive = 'allow'\n")
+    result = run(None, *apart)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*takes what stands behind the space*given/pyproject.toml in place of none; write --*=*"]
+    )
+    assert not (given / "ran").exists()
+    together = [f"{name}={value}" for name, value in zip(APART[::2], APART[1::2], strict=False)][:2]
+    assert run(None, *together, *APART[4:]).ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_settings_of_the_project_are_not_hidden_by_where_a_model_lies(given: Path, run: Run) -> None:
+    (given.parent / "home" / "pyproject.toml").write_text("[tool.backdoor_audit]\nmin_accuracy = 0.9\n")
+    result = run(None, *APART)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*from no file in place of */home/pyproject.toml; write --model=*"])
+
+
+def test_a_model_behind_a_space_in_a_file_of_the_project_changes_no_settings(given: Path, run: Run) -> None:
+    (given / "pyproject.toml").write_text("[tool.backdoor_audit]\ninconclusive = 'allow'\n")
+    (given.parent / "home" / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(APART[:4])}\n")
+    assert run(None, *APART[4:]).ret == pytest.ExitCode.TESTS_FAILED
+    assert not (given / "ran").exists()
