@@ -90,17 +90,8 @@ def acceptance(entry: Mapping[str, Any]) -> str:
 
 
 def expected_exit_code(record: Record) -> int:
-    """What pytest ends with after a whole run with this record: 0 for a pass, else 1.
-
-    With a baseline its verdict decides; inconclusive findings count as passed where the run allowed them.
-    """
-    if record.baseline:
-        return int(record.baseline["verdict"] != Verdict.PASS.value)
-    if record.verdict is Verdict.PASS:
-        return 0
-    failed = any(finding.verdict is Verdict.FAIL for finding in record.findings)
-    whole = record.findings and not (failed or record.errors or record.not_run)
-    return 0 if whole and record.settings.get("inconclusive") == "allow" else 1
+    """What pytest ends with after a whole run with this record: 0 where it lets the model through, else 1."""
+    return int(not record.passes_gate)
 
 
 def rule_of(finding: Finding) -> str:

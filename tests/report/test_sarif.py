@@ -201,6 +201,7 @@ def test_what_the_baseline_of_a_record_accepts_is_suppressed() -> None:
         (record(settings={"inconclusive": "allow"}), 1),
         (record(finding(FAIL), baseline={"file": "accepted.json", "verdict": "pass"}), 0),
         (record(finding(PASS), baseline={"file": "accepted.json", "verdict": "fail"}), 1),
+        (record(finding(PASS), baseline={"file": "a.json", "verdict": "pass"}, errors={"audit::x": "broken"}), 1),
         (record(finding(PASS), baseline={"file": "accepted.json", "verdict": "inconclusive"}), 1),
     ],
 )
