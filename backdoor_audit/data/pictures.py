@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fsdecode
 from pathlib import Path
@@ -34,6 +35,8 @@ _MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the f
 _MOST_EXIF = 2  # blocks of a JPEG, one of them in its thumbnail; old pillows copy all of them for each of their entries
 _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 _MOST_SKIPPED = 255  # rows of a BMP that two of its bytes may skip; old pillows make them whatever its height
+_TILE_SIDES = (322, 323)  # entries of a TIFF
+_PER_TILED = 8  # bytes of a pixel of four channels of 16 bits
 _pillow_open = Image.open
 
 
@@ -127,9 +130,22 @@ def _parsed(content: bytes, reading: Reading) -> Image.Image:
     except UnidentifiedImageError:
         raise UnreadableError("no PNG, JPEG, BMP, GIF, WebP, TIFF or PPM picture") from None
     width, height = image.size
-    skipped = 2 * _MOST_SKIPPED * width if image.format == "BMP" else 0
-    reading.check_picture(_PER_PIXEL * width * height + skipped, f"decoding {width}x{height} px")
+    size = _PER_PIXEL * width * height + _beside_pixels(image)
+    reading.check_picture(size, f"decoding {width}x{height} px")
     return image
+
+
+def _beside_pixels(image: Image.Image) -> int:
+    """Bytes that decoding takes whatever the picture's height: rows of a BMP that are skipped, one tile of a TIFF."""
+    if image.format == "BMP":
+        return 2 * _MOST_SKIPPED * image.width
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return _PER_TILED * math.prod(_whole_number(tags.get(name)) for name in _TILE_SIDES)
+
+
+def _whole_number(value: object) -> int:
+    """The largest whole number of an entry that should be one; 0 for anything else."""
+    return max((part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, int)), default=0)
 
 
 class _Timed(io.BytesIO):

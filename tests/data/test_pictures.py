@@ -155,20 +155,37 @@ def test_a_bmp_that_skips_more_rows_than_it_has_is_refused(tmp_path):
         assert "decoding 4000000x1 px would take 2152 MB" in message_of(one_picture(tmp_path, file, "x.bmp"))
 
 
+def tiff(entries, content, at):
+    """A grey TIFF of 8 px with numbers in these entries (or several, by how many and where), and ``content`` at a place."""
+    known = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 277: 1, **entries}
+    tags = [
+        struct.pack("<HHII", name, 4, *(value if isinstance(value, tuple) else (1, value)))
+        for name, value in sorted(known.items())
+    ]
+    start = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
+    return start.ljust(at, b"\0") + content
+
+
 def test_a_picture_whose_parts_are_read_again_and_again_is_refused(tmp_path):
     """Here 400 strips of one row each; before version 13 of pillow the entries of a TIFF could each be all of the file."""
-    names = (256, 257, 258, 259, 262, 277, 278)
-    numbers = (8, 400, 8, 1, 1, 1, 1)
-    strips = struct.pack("<400I", *[3600] * 400), struct.pack("<400I", *[8] * 400)
-    tags = [struct.pack("<HHII", name, 4, 1, number) for name, number in zip(names, numbers, strict=True)]
-    tags[5:5] = [struct.pack("<HHII", 273, 4, 400, 200)]
-    tags += [struct.pack("<HHII", 279, 4, 400, 1800)]
-    start = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4)
-    file = (start.ljust(200, b"\0") + b"".join(strips)).ljust(80_000, b"\0")
+    strips = struct.pack("<400I", *[3600] * 400) + struct.pack("<400I", *[8] * 400)
+    file = tiff({257: 400, 273: (400, 200), 278: 1, 279: (400, 1800)}, strips.ljust(80_000, b"\0"), 200)
     one_picture(tmp_path, file, "x.tif")
     assert len(load_clean_set(tmp_path)) == 1
     with bounds.allowing(bounds.Bounds(memory=2**24)):
         assert "reading parts of it again and again would take" in message_of(tmp_path)
+
+
+@pytest.mark.parametrize(("side", "refused"), [(16, False), (20_000, True)])
+def test_a_tile_that_is_larger_than_its_picture_counts_as_one(side, refused, tmp_path):
+    tile = zlib.compress(bytes(256))
+    file = tiff({259: 8, 322: side, 323: side, 324: 512, 325: len(tile)}, tile, 512)
+    one_picture(tmp_path, file, "x.tif")
+    with bounds.allowing(bounds.Bounds(memory=2**29)):
+        if refused:
+            assert "decoding 8x8 px would take 3200 MB" in message_of(tmp_path)
+        else:
+            assert len(load_clean_set(tmp_path)) == 1
 
 
 def test_a_picture_takes_no_more_than_its_share_of_the_time(tmp_path):
