@@ -19,6 +19,7 @@ from backdoor_audit.errors import AuditError, DataFormatError
 from backdoor_audit.model.anew import Likeness
 from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Packed
+from backdoor_audit.structure import brief
 
 Result = TypeVar("Result")
 
@@ -114,8 +115,14 @@ class References:
             for name, entry in values["entries"].items()
         }
         architectures = [
-            (Likeness(structure, tuple(behaviour)), str(called))
+            (Likeness(str(structure), tuple(map(float, behaviour))), str(called))
             for structure, behaviour, called in values["architectures"]
         ]
-        known = (values["data"], values["classes"], values["seed"])
-        return cls(*known, entries, architectures, values["code"], digest, source)
+        known = (str(values["data"]), _whole_number(values["classes"]), _whole_number(values["seed"]))
+        return cls(*known, entries, architectures, str(values["code"]), digest, source)
+
+
+def _whole_number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{brief(value)} where a whole number belongs")
+    return value

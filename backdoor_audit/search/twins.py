@@ -28,6 +28,7 @@ from backdoor_audit.model.metrics import Rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS, build_network
 from backdoor_audit.model.training import OnBatch, fit
 from backdoor_audit.store import Packed
+from backdoor_audit.structure import brief
 
 OWN = "own"
 """In place of a name of `NETWORKS`: the architecture of the audited network."""
@@ -99,6 +100,8 @@ class Twins:
         Raises `DataFormatError` if one falls below the 95 % interval of its stated accuracy: it was altered, or its file is
         read as another network.
         """
+        if not self.classifiers:  # refused, with the accuracies that they were refused for
+            return self
         for number, (twin, stated) in enumerate(zip(self.classifiers, self.accuracies, strict=True), 1):
             shown = clean_accuracy(twin, clean.images, clean.labels)
             if float(shown) < stated.interval[0]:
@@ -169,9 +172,18 @@ class Twins:
                     network, (channels, height, width), architecture, mean=twin["mean"], std=twin["std"], device=device
                 )
             )
-        accuracies = tuple(Rate(hits, n) for hits, n in packed.values["accuracies"])
         values = packed.values
-        return cls(tuple(classifiers), accuracies, values["reason"], values["seconds"], values["kind"])
+        accuracies = tuple(_counted(hits, n) for hits, n in values["accuracies"])
+        if classifiers and len(accuracies) != len(classifiers):
+            raise ValueError(f"{len(accuracies)} accuracies of {len(classifiers)} networks")
+        return cls(tuple(classifiers), accuracies, str(values["reason"]), float(values["seconds"]), str(values["kind"]))
+
+
+def _counted(hits: object, n: object) -> Rate:
+    """An accuracy from a file. Raises `ValueError` for what is none: nothing is below one that is no number."""
+    if type(hits) is not int or type(n) is not int or not 0 <= hits <= n:
+        raise ValueError(f"{brief(hits)} right of {brief(n)} where an accuracy belongs")
+    return Rate(hits, n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

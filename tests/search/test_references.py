@@ -23,7 +23,7 @@ from backdoor_audit.run.run import Run
 from backdoor_audit.search import references
 from backdoor_audit.search.references import References
 from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, Twins
-from backdoor_audit.store import Packed, Store, as_stored, key, write
+from backdoor_audit.store import Packed, Store, as_stored, checked, key, write
 from tests.subjects import COLOURS, colour_images, random_network
 
 IMAGES = colour_images(per_class=8)
@@ -221,6 +221,31 @@ def test_an_entry_of_another_form_is_refused_in_one_line(file):
     whose = references.name_of(Likeness.of(PLAIN))
     with pytest.raises(DataFormatError, match=r"twins\.safetensors: an entry cannot be used .*; make the file again"):
         references.recall(portable(OWN_ARCHITECTURE, whose), Natural.unpack)
+
+
+def doctored(name, packed):
+    """The values of a file, with one of them changed, by the name of the change."""
+    values = {**packed.values, "entries": {**packed.values["entries"]}}
+    if name in ("classes", "seed"):
+        return {**values, name: float("inf")}
+    if name == "behaviour":
+        (structure, scores, called), *_ = values["architectures"]
+        return {**values, "architectures": [[structure, [[], *scores[1:]], called]]}
+    which = next(key for key, entry in values["entries"].items() if "twins" in entry["values"])
+    entry = values["entries"][which]
+    accuracies = {"none": [], "beyond": [[9, 8]] * 2, "nan": [[float("nan"), 8]] * 2, "text": [["8", 8]] * 2}[name]
+    values["entries"][which] = {**entry, "values": {**entry["values"], "accuracies": accuracies}}
+    return values
+
+
+@pytest.mark.parametrize("name", ["classes", "seed", "behaviour", "none", "beyond", "nan", "text"])
+def test_a_doctored_file_with_a_digest_of_its_own_is_refused_in_one_line(file, tmp_path, no_training, name):
+    """Nothing is below an accuracy that is no number, so that networks which learned nothing would count as proven."""
+    packed, _ = checked(file, references._NAME)
+    write(file, references._NAME, Packed(packed.tensors, doctored(name, packed)))
+    run = run_of(network(moved=0.1), tmp_path, twins=str(file))
+    with pytest.raises(DataFormatError, match=r"^[^\n]+$"):
+        _ = run.reference.twins
 
 
 def test_a_likeness_holds_over_rounding_and_not_over_another_behaviour():

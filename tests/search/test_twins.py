@@ -165,6 +165,12 @@ def test_a_refusal_comes_back_from_the_store(tmp_path):
     assert (found.classifiers, found.accuracies, found.reason, found.seconds) == ((), (Rate(3, 10),), "too few", 2.0)
 
 
+def test_a_refusal_has_nothing_to_prove():
+    """A file made for a model whose own twins learned too little ended the run that used it in a traceback."""
+    refused = Twins((), (Rate(3, 10),), "too few", 2.0)
+    assert refused.proven(CleanSet.of(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))) is refused
+
+
 @pytest.mark.parametrize(
     ("image_shape", "seen"),
     [
