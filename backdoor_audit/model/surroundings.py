@@ -20,6 +20,10 @@ class _Setting:
     write: Callable[[Any], object]
 
 
+def _default_device() -> torch.device:
+    return torch.empty(0).device  # torch.get_default_device raises after set_default_device(None) in torch 2.6
+
+
 def _set_default_device(value: torch.device) -> None:
     torch.set_default_device(None if value.type == "cpu" else value)  # "cpu" would slow down every later call
 
@@ -36,7 +40,7 @@ def _set_autocast(value: tuple[bool, bool]) -> None:
 
 _SETTINGS = {
     "torch's default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": _Setting(torch.get_default_device, _set_default_device),
+    "torch's default device": _Setting(_default_device, _set_default_device),
     "torch's gradient mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
     "torch's deterministic mode": _Setting(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),

@@ -205,7 +205,8 @@ BOMB = zlib.compress(b"\0" * 80_000_000)
 )
 def test_text_that_unpacks_without_end_is_one_line(kind, start, tmp_path):
     one_picture(tmp_path, PNG[:33] + chunk(kind, start + BOMB) + PNG[33:])
-    assert message_of(tmp_path).startswith("1 unreadable images: a/x.png (Decompressed data too large")
+    refused = message_of(tmp_path).lower()  # Pillow's own words, which differ in capitals
+    assert refused.startswith("1 unreadable images: a/x.png (decompressed data too large")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     """From here on nothing in the folder can be looked at, as after ``chmod 444``."""
     for name in ("stat", "lstat"):
         monkeypatch.setattr(os, name, _guarded(getattr(os, name), folder))
+    if accessor := getattr(pathlib, "_NormalAccessor", None):  # Python 3.10 looks it up once
+        monkeypatch.setattr(accessor, "stat", staticmethod(os.stat))
     return folder
 
 
