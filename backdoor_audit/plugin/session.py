@@ -280,12 +280,15 @@ class AuditSession:
             return
         asked = {Item.parse(name).question for name in self.expected or self._names()}
         files = dict.fromkeys(entry.file for entry in self.suite.entries if entry.question.name in asked)
+        filters = session.config.pluginmanager.has_plugin("warnings")  # else strict markers do not know the mark
         for path in files:  # one that asks nothing is left out: pytest would show an item of it as skipped
             module = AuditModule.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
-                    # a warning of a stranger's network must not decide the verdict, however strict the project is
-                    item.add_marker(pytest.mark.filterwarnings("default"))
+                    if (
+                        filters
+                    ):  # a warning of a stranger's network must not decide the verdict, however strict the project is
+                        item.add_marker(pytest.mark.filterwarnings("default"))
                     items.append(item)
 
     def _names(self) -> list[str]:

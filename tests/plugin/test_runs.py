@@ -466,6 +466,13 @@ def test_warnings_as_errors_do_not_decide_the_verdict(project: pytest.Pytester) 
     assert result.ret == pytest.ExitCode.OK
 
 
+def test_strict_markers_without_filters_of_warnings_list_the_items(project: pytest.Pytester) -> None:
+    options = ("--strict-markers", "-p", "no:warnings", "--collect-only", "-q")
+    result = project.runpytest_subprocess("--model=clean.safetensors", *BASE, *options)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([INDEX.format(3).replace("[", "[[]")])
+
+
 def test_help_names_the_options_and_does_not_import_torch(project: pytest.Pytester) -> None:
     script = (
         "import sys, pytest; code = pytest.main(['--help']); print('TORCH', 'torch' in sys.modules); sys.exit(code)"
