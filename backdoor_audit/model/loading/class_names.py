@@ -11,6 +11,7 @@ from backdoor_audit.data import names_in
 from backdoor_audit.errors import AuditError
 from backdoor_audit.files import UnreadableError, read_json
 from backdoor_audit.model.loading import checkpoint
+from backdoor_audit.model.loading.hints import NAMED, names_told
 from backdoor_audit.model.loading.refusals import Deadline
 
 _DEEPEST = 3  # dicts inside each other in which a checkpoint is looked through
@@ -18,7 +19,7 @@ _NO_NAME = re.compile(r"LABEL_[0-9]+")  # what transformers writes where nobody 
 
 
 def class_names_of(model: Path) -> tuple[str, ...]:
-    """Names from ``id2label`` in the ``config.json`` of a Hugging Face folder, or ``class_to_idx`` in a checkpoint.
+    """Names from ``id2label`` or ``label_names`` in the ``config.json`` of a folder, or from one of `NAMED` in a checkpoint.
 
     Empty where there are none, and for a file that cannot be read: loading tells that.
     """
@@ -37,9 +38,12 @@ def _in_config(path: Path) -> tuple[str, ...]:
         content = read_json(path) if path.is_file() else None
     except (UnreadableError, OSError):
         return ()
-    named = content.get("id2label") if isinstance(content, dict) else None
-    names = names_in(named)
-    return () if all(_NO_NAME.fullmatch(name) for name in names) else names
+    if not isinstance(content, dict):
+        return ()
+    of_timm = content.get("pretrained_cfg")
+    places = [content, *([of_timm] if isinstance(of_timm, dict) else [])]
+    found = (names_in(place.get(key)) for key in ("id2label", "label_names") for place in places)
+    return next((names for names in found if not all(map(_NO_NAME.fullmatch, names))), ())
 
 
 def _in_checkpoint(content: object) -> tuple[str, ...]:
@@ -52,10 +56,10 @@ def _in_checkpoint(content: object) -> tuple[str, ...]:
             if not isinstance(part, Mapping) or id(part) in seen:
                 continue
             seen.add(id(part))
-            named = part.get("class_to_idx")
-            if id(named) not in asked and (names := names_in(named)):
-                return names
-            asked.add(id(named))
+            for named in map(part.get, NAMED):
+                if id(named) not in asked and (names := names_told(named)):
+                    return names
+                asked.add(id(named))
             inner += [value for value in part.values() if isinstance(value, Mapping) and id(value) not in seen]
         level = inner
     return ()

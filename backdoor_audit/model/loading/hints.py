@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from backdoor_audit.data import names_in
 from backdoor_audit.model.loading.building import Built
 from backdoor_audit.model.loading.pickled import Instance
 from backdoor_audit.model.networks import NETWORKS
@@ -15,6 +16,12 @@ _ARCHITECTURES = {"preactresnet18": "preact_resnet18"}  # of BackdoorBench, in o
 _BENCH_DATA = {"cifar10": "cifar10", "cifar100": "cifar100", "gtsrb": "gtsrb", "mnist": "half", "tiny": "tiny_imagenet"}
 _MOST_NAMES = 100_000
 _LONGEST = 60
+
+NAMED = (
+    *("class_to_idx", "idx_to_class", "id2label"),
+    *("classes", "class_names", "label_names", "CLASSES", "categories"),
+)
+"""Under which keys checkpoints have the names of the classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +116,15 @@ def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, 
     return ()
 
 
+def names_told(value: object) -> tuple[str, ...]:
+    """Names by label in a value that was read from a checkpoint, as `names_in` tells them of JSON."""
+    if isinstance(value, Mapping):
+        value = {str(key) if isinstance(name, str) else key: name for key, name in value.items()}
+    return names_in(value)
+
+
 def _class_names(places: list[Mapping[object, object]]) -> tuple[str, ...]:
     """Names in the order of the scores."""
-    for place in places:
-        numbered = place.get("class_to_idx")
-        if isinstance(numbered, Mapping) and 0 < len(numbered) <= _MOST_NAMES:
-            order = {
-                value: key
-                for key, value in numbered.items()
-                if isinstance(key, str) and type(value) is int and 0 <= value < len(numbered)
-            }
-            if len(order) == len(numbered):
-                return tuple(printable(order[at])[:_LONGEST] for at in range(len(order)))
-        for key in ("classes", "class_names", "CLASSES", "categories"):
-            listed = place.get(key)
-            if isinstance(listed, (list, tuple)) and listed and all(isinstance(name, str) for name in listed):
-                return tuple(printable(name)[:_LONGEST] for name in listed[:_MOST_NAMES])
-    return ()
+    found = (names_told(place.get(key)) for place in places for key in NAMED)
+    names = next(filter(None, found), ())
+    return tuple(printable(name)[:_LONGEST] for name in names[:_MOST_NAMES])

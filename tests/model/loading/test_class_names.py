@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from backdoor_audit import bounds
-from backdoor_audit.model.loading import class_names, class_names_of
+from backdoor_audit.model.loading import checkpoint, class_names, class_names_of
+from backdoor_audit.model.loading.hints import hints_of
 from tests.subjects.forbidden import forbid
 
 WEIGHTS = {"weight": torch.zeros(2, 3)}
@@ -18,6 +19,21 @@ def test_a_checkpoint_may_say_the_place_of_each_class(wrap, legacy, tmp_path):
     content = {"model": WEIGHTS, **wrap({"class_to_idx": PLACES})}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     assert class_names_of(path) == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"meta": {"dataset_meta": {"classes": ("ant", "cat", "dog")}}},
+        {"hyper_parameters": {"class_names": ["ant", "cat", "dog"]}},
+        {"idx_to_class": {2: "dog", 0: "ant", 1: "cat"}},
+        {"classes": 3, "id2label": {"0": "ant", "1": "cat", "2": "dog"}},
+    ],
+)
+def test_names_that_are_told_of_a_checkpoint_are_those_that_number_the_images(told, tmp_path):
+    torch.save({"model": WEIGHTS, **told}, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ("ant", "cat", "dog")
+    assert hints_of(checkpoint.content_of(tmp_path / "m.pth")).class_names == ("ant", "cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +63,8 @@ def test_the_config_beside_a_model_names_its_classes(tmp_path):
         ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, ()),
         ({"id2label": {"0": "cat", "2": "dog"}}, ()),
         ({"id2label": 3}, ()),
+        ({"label_names": ["dog", "cat"]}, ("dog", "cat")),
+        ({"pretrained_cfg": {"label_names": ["dog", "cat"]}}, ("dog", "cat")),
         ([], ()),
     ):
         config.write_text(json.dumps(told))
@@ -74,12 +92,12 @@ def test_dicts_that_are_shared_are_looked_at_once(tmp_path):
     middle = {number: Counted(dict.fromkeys(range(50), lowest)) for number in range(50)}
     top = Counted({**middle, "again": Counted(middle)})
     assert class_names._in_checkpoint(top) == ()
-    assert len(asked) == 1 + 50 + 1 + 1
+    assert asked.count("class_to_idx") == 1 + 50 + 1 + 1
 
 
 def test_places_that_many_dicts_share_are_looked_at_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(class_names, "names_in", lambda found: asked.append(found) or ())
+    monkeypatch.setattr(class_names, "names_told", lambda found: asked.append(found) or ())
     shared = {"cat": 0, "dog": 2}
     assert class_names._in_checkpoint({number: {"class_to_idx": shared, "of": number} for number in range(50)}) == ()
     assert len([found for found in asked if found is shared]) == 1
