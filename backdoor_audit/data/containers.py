@@ -9,6 +9,10 @@ SAVE = "write images and labels with numpy.savez('images.npz', images=..., label
 _UNPACK = "unpack it, and give the folder of its class folders"
 _DATASETS = "save_to_disk('images'), and give that folder (pip install 'backdoor-audit[datasets]')"
 _MARKS = (
+    (
+        b"\0\0\x08\x03",
+        "images as MNIST has them; put its four files into ROOT/MNIST/raw, and give torchvision:MNIST?root=ROOT",
+    ),
     (b"\x80", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
     (b"\x93NUMPY", f"one array of numpy.save; {SAVE}"),
     (b"PAR1", f"a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).{_DATASETS}"),
@@ -21,6 +25,12 @@ _MARKS = (
     (b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {_UNPACK}"),
     (b"Rar!", f"a rar archive; {_UNPACK}"),
 )
+_OF_TORCHVISION = {
+    "cifar-10-batches-py": "CIFAR10",
+    "cifar-100-python": "CIFAR100",
+    "stl10_binary": "STL10",
+}
+_IDX = ("-idx3-ubyte", "-idx3-ubyte.gz")  # images of MNIST and of those made like it
 OF_PICTURES = f"a zip archive of pictures; {_UNPACK}"
 _PICTURE = "a picture; give a folder with one sub-folder per class, where the pictures lie"
 _PLACE_OF_TAR = 257  # bytes before the mark of an archive of tar
@@ -28,6 +38,7 @@ MARKED = 512
 """Bytes of a file's beginning by which it is told."""
 
 _IN_FOLDERS = (
+    (_IDX, "{name}; put its four files into ROOT/MNIST/raw, and give --audit-data=torchvision:MNIST?root=ROOT"),
     ((".parquet",), "parquet files; write them anew by datasets.load_dataset({folder!r})." + _DATASETS),
     ((".npz", ".csv", ".tsv", ".jsonl"), "{name}; give it, as in --audit-data={path}"),
     ((".safetensors", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".npy"), "{name}; read its arrays, and " + SAVE),
@@ -52,9 +63,23 @@ def told(start: bytes, *, is_picture: bool) -> str:
 def within(folder: Path, paths: Iterable[Path]) -> str:
     """What else lies in a folder without pictures, with the way out; empty where nothing of it is known."""
     files = sorted(paths)
+    for path in files:
+        if source := _of_torchvision(path):
+            return f"it holds {path.relative_to(folder)}, which torchvision opens; give --audit-data={source}"
     for endings, what in _IN_FOLDERS:
         for path in files:
             if path.name.lower().endswith(endings):
                 name = str(path.relative_to(folder))
                 return f"it holds {what.format(folder=str(folder), name=name, path=path)}"
+    return ""
+
+
+def _of_torchvision(path: Path) -> str:
+    """The source that opens a file where torchvision has put it, or an empty string."""
+    here = path.absolute()
+    if kind := _OF_TORCHVISION.get(here.parent.name):
+        return f"torchvision:{kind}?root={here.parents[1]}"
+    if here.name.endswith(_IDX):
+        laid = here.parent.name == "raw" and len(here.parents) > 3
+        return f"torchvision:{here.parents[1].name}?root={here.parents[2]}" if laid else ""
     return ""

@@ -27,8 +27,14 @@ from backdoor_audit.printable import listed
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_PATHS = ("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path")
-_LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "class_id", "label_id", "y")
+_PATHS = (
+    *("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path"),
+    *("image_file", "image_name", "img_name", "image_id", "id"),
+)
+_NUMBERS = ("class_id", "classid", "class_idx", "class_index", "label_id", "label_idx", "category_id", "target_id")
+_LABELS = (*_NUMBERS, "label", "labels", "class", "class_name", "label_name", "target", "category", "y")
+"""In this order: where a table has numbers of classes beside their names, sorted names would number them anew."""
+
 _WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
 )
@@ -117,6 +123,7 @@ def _read(table: _Table, folder: Path, source: Path, wish: Wish, reading: Readin
     refuse_many(source, found | table.others, "labels")
     rows = _once(rows, folder, source, reading)
     label_of, names = labels_of(source, sorted(found), wish, reading, "labels", table.others)
+    _refuse_absent(rows, folder, source, reading)
     shown = shown_names(names, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
     if wish.most is not None and wish.most < len(rows):
@@ -124,6 +131,20 @@ def _read(table: _Table, folder: Path, source: Path, wish: Wish, reading: Readin
         rows, labels = [rows[index] for index in chosen.tolist()], labels[chosen]
     readers = [(name, partial(opened, folder / name, reading)) for name, _ in rows]
     return CleanSet(decode(readers, wish, reading), labels, shown, str(source))
+
+
+def _refuse_absent(rows: Rows, folder: Path, source: Path, reading: Reading) -> None:
+    """Raise `DataFormatError` where not one picture is at its place: their paths are written in another way."""
+    for number, (name, _) in enumerate(rows, 1):
+        if number % 1024 == 0:
+            reading.check_time()
+        if os.path.lexists(folder / name):
+            return
+    if len(rows) > 1:
+        raise DataFormatError(
+            f"{source}: none of its {len(rows)} pictures is there ({listed([rows[0][0]])}, ...); write each path as it is from "
+            "the table's own folder, or absolute, with the ending of the file and / between folders"
+        )
 
 
 def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:

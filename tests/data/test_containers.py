@@ -64,6 +64,31 @@ def test_a_folder_of_parquet_files_is_told_with_the_way_out(name, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("cifar-10-batches-py/data_batch_1", "CIFAR10"),
+        ("cifar-100-python/train", "CIFAR100"),
+        ("FashionMNIST/raw/t10k-images-idx3-ubyte.gz", "FashionMNIST"),
+    ],
+)
+def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b"x")
+    for given in (tmp_path, tmp_path / name.partition("/")[0], (tmp_path / name).parent):
+        assert message_of(given).endswith(
+            f"which torchvision opens; give --audit-data=torchvision:{source}?root={tmp_path}"
+        )
+
+
+def test_images_of_mnist_elsewhere_say_where_torchvision_looks_for_them(tmp_path):
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes(b"\0\0\x08\x03")
+    said = "put its four files into ROOT/MNIST/raw, and give"
+    assert said in message_of(tmp_path)
+    assert said in message_of(tmp_path / "t10k-images-idx3-ubyte")
+
+
 @pytest.mark.parametrize("name", ["images.npz", "deeper/labels.csv", "lines.jsonl"])
 def test_a_data_set_that_lies_in_the_folder_is_to_be_given(name, tmp_path):
     (tmp_path / "deeper").mkdir()

@@ -10,7 +10,7 @@ datasets = pytest.importorskip("datasets")
 
 
 def rows(labels, **extra):
-    pictures = [Image.new("RGB", (6, 4), (number, 0, 0)) for number in range(len(labels))]
+    pictures = [Image.new("RGB", (6, 4), (number + 2, 0, 0)) for number in range(len(labels))]
     return datasets.Dataset.from_dict({"image": pictures, "label": labels, **extra}).cast_column(
         "image", datasets.Image()
     )
@@ -21,7 +21,7 @@ def test_a_data_set_saved_to_disk_is_read(tmp_path):
     clean_set = load_clean_set(tmp_path)
     assert clean_set.labels.tolist() == [1, 0, 1]
     assert clean_set.class_names == ("ant", "cat")
-    assert (clean_set.images[:, 0, 0, 0] * 255).tolist() == pytest.approx([0, 1, 2])
+    assert (clean_set.images[:, 0, 0, 0] * 255).tolist() == pytest.approx([2, 3, 4])
     assert len(load_clean_set(tmp_path, most=2)) == 2
 
 

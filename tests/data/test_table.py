@@ -142,6 +142,15 @@ def test_columns_are_found_by_their_names(pictures):
     assert labels_by_red(load_clean_set(table, class_order="text")) == {0: 0, 1: 1, 2: 2}
 
 
+@pytest.mark.parametrize(
+    "header", ["image_id,class_name,class_id", "Filename,label,ClassId", "id,category,category_id"]
+)
+def test_numbers_of_classes_win_over_their_names_in_a_table(header, pictures):
+    table = pictures / "labels.csv"
+    table.write_text(f"{header}\na/0.png,zebra,0\n1.png,ant,1\n")
+    assert labels_by_red(load_clean_set(table)) == {0: 0, 1: 1}
+
+
 def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
     table = tmp_path_factory.mktemp("elsewhere") / "labels.csv"
     table.write_text("path,label\n" + "".join(f"{pictures / name},{label}\n" for name, label in LABELS.items()))
@@ -157,6 +166,11 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ("file_name,label\n1.png\n", "row 1 has 1 columns, the first one 2;"),
         ("file_name,label\n,cat\n", "1 rows without a path that a file can have;"),
         ("file_name,label\n1.png,0\ngone.png,1\n", "1 unreadable images: gone.png (No such file"),
+        (
+            "id,label\n1,0\na/0,1\n",
+            "none of its 2 pictures is there (1, ...); write each path as it is from the table's own folder",
+        ),
+        ("path,label\na\\0.png,0\na\\1.png,1\n", "none of its 2 pictures is there (a\\0.png, ...); write each path"),
         ('file_name,label\n"1.png,0\n', "not CSV ("),
         (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16);"),
         ("file_name,label\n1.png,99999999999\n", "labels 99999999999 are numbers and so the labels;"),
