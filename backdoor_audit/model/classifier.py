@@ -128,12 +128,15 @@ class Classifier:
                     "(--resize, --channels) or correct --arch"
                 ) from None
         if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
-            single = (
-                "; give one score for two classes as two: torch.cat([-score, score], dim=1) in a factory for --arch"
-            )
+            shape, cure = tuple(logits.shape), ""
+            if shape in {(2,), (2, 1)}:
+                pair = "cat" if logits.ndim == 2 else "stack"
+                cure = f"; give one score for two classes as two: torch.{pair}([-score, score], dim=1) in a factory for --arch"
+            elif logits.ndim > 2 and logits[0].numel() == max(shape[1:]):
+                cure = "; take the sides of length 1 away, scores.flatten(1), in a factory for --arch"
             raise ModelFormatError(
-                f"{self.architecture} gives scores of shape {tuple(logits.shape)} for 2 images; an image classifier "
-                f"gives (2, classes) with at least 2 classes{single if tuple(logits.shape) == (2, 1) else ''}"
+                f"{self.architecture} gives scores of shape {shape} for 2 images; an image classifier "
+                f"gives (2, classes) with at least 2 classes{cure}"
             )
         return int(logits.shape[1])
 

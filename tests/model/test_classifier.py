@@ -53,7 +53,16 @@ def test_without_mean_and_std_the_network_sees_the_pixels():
 
 def test_one_score_for_two_classes_is_refused_with_the_way_out():
     assert "torch.cat([-score, score], dim=1) in a factory for --arch" in refusal(linear(classes=1))
-    assert "torch.cat" not in refusal(nn.Flatten(0))
+    assert "torch.stack([-score, score], dim=1) in a factory for --arch" in refusal(
+        nn.Sequential(linear(classes=1), nn.Flatten(0))
+    )
+    assert refusal(nn.Flatten(0)).endswith("at least 2 classes")
+
+
+@pytest.mark.parametrize("sides", [(3, 1, 1), (1, 3)])
+def test_scores_with_sides_of_length_one_are_refused_with_the_way_out(sides):
+    assert "scores.flatten(1), in a factory for --arch" in refusal(nn.Sequential(linear(), nn.Unflatten(1, sides)))
+    assert refusal(nn.Unflatten(1, (1, 1))).endswith("at least 2 classes")
 
 
 @pytest.mark.parametrize(

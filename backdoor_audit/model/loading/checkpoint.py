@@ -16,7 +16,14 @@ from torch import Tensor
 from backdoor_audit.model.loading.archive import Archive, fill
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.pickled import Storage, StoredTensor, Unpickler
-from backdoor_audit.model.loading.refusals import Deadline, damaged, odd_tensor, refuse_above, torchscript
+from backdoor_audit.model.loading.refusals import (
+    Deadline,
+    damaged,
+    odd_tensor,
+    plain_pickle,
+    refuse_above,
+    torchscript,
+)
 
 Fetch = Callable[[Storage, memoryview], None]
 """Puts the bytes of a storage into a place of exactly its size."""
@@ -24,6 +31,7 @@ Fetch = Callable[[Storage, memoryview], None]
 _PICKLE_PER_BYTE = 16  # bytes of memory: 537 MB of pickle at the stated bound
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the files of torch before 1.6
 _PROTOCOL = 1001
+_HEAD = 32  # bytes that hold it, in whatever protocol
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +105,8 @@ def content_of(path: Path) -> object:
 
 def unpickled(path: Path) -> object:
     """The content of a file that is unpickled in full. **That runs whatever code its author put in.**"""
-    with contained("unpickling failed", "its classes must be importable here"), warnings.catch_warnings():
+    advice = "its classes must be importable here, and torch.save must have written it"
+    with contained("unpickling failed", advice), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on old protocols and storages are not for the user of a gate
         with path.open("rb") as file:  # a path would be judged by its ending
             return torch.load(file, map_location="cpu", weights_only=False)
@@ -132,6 +141,10 @@ def _archived(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
 
 def _legacy(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
     """The format before: five pickles, then the storages, each after the number of its elements."""
+    start = file.read(_HEAD)
+    file.seek(0)
+    if len(start) == _HEAD and _MAGIC.to_bytes(10, "little") not in start:
+        raise plain_pickle()
     unpickler = Unpickler(file, size, deadline)
     if unpickler.load() != _MAGIC or unpickler.load() != _PROTOCOL:
         raise damaged("a pickle, but not one that torch.save has written")

@@ -44,6 +44,7 @@ def from_factory(name: str, num_classes: int | None) -> Architecture:
     try:
         with contained(f"--arch={name} failed", f"{accepted}{_meant(name)}"):  # the user's own code may raise anything
             module = _made(_factory(name), _arguments(name, num_classes))
+            open_classes = num_classes is None and bool(_arguments(name, 1))
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(here)
@@ -53,16 +54,19 @@ def from_factory(name: str, num_classes: int | None) -> Architecture:
 
     def build(state: Mapping[str, Tensor]) -> Built:
         known = _TORCHVISION.fullmatch(name)
-        if known:
+        reads = f"--arch=torchvision:{known[1]} reads the sizes off the file, or pass --classes=N" if known else ""
+        other_sizes = any(key in state and state[key].shape != tensor.shape for key, tensor in own.items())
+        if open_classes and other_sizes and not known:
+            reads = f"pass --classes=N if it has another number of classes, which {name} takes as {_CLASSES}"
+        if reads:
             try:
                 refuse_misfit(found, state, name)
             except ModelFormatError as error:
-                raise ModelFormatError(
-                    f"{error}; --arch=torchvision:{known[1]} reads the sizes off the file, or pass --classes=N"
-                ) from None
+                raise ModelFormatError(f"{error}; {reads}") from None
         return Built(found)
 
-    return Architecture(name, own_tensors(found, name), build)
+    own = own_tensors(found, name)
+    return Architecture(name, own, build)
 
 
 def offered(name: str) -> str:
@@ -124,8 +128,9 @@ def _meant(name: str) -> str:
     """What to put behind the error of a factory: the name written right, or others in the same file."""
     module, _, attribute = name.partition(":")
     right = _module_name(module)
-    if len(name) <= _LONGEST_NAME and right != module and right:
-        return f"; did you mean {right}:{attribute}?"
+    if len(name) <= _LONGEST_NAME and right != module:
+        elsewhere = _elsewhere(module, attribute) if _made_in(right) is None else ""
+        return elsewhere or (f"; did you mean {right}:{attribute}?" if right else "")
     made = _made_in(module)
     if made is None or attribute in made:
         return ""
@@ -133,6 +138,16 @@ def _meant(name: str) -> str:
         if one.lower() == attribute.lower().removesuffix("()"):
             return f"; did you mean {module}:{one}?"
     return close(attribute, made, f"{module}:") or _others(name)
+
+
+def _elsewhere(file: str, attribute: str) -> str:
+    """What to do about a function in a file that cannot be imported from the working directory, or nothing."""
+    path = Path(os.path.abspath(file if file.endswith(".py") else f"{file}.py"))
+    if not path.is_file():
+        return ""
+    stem = re.sub(r"\W", "_", path.stem)
+    called = "" if stem == path.stem else f"call the file {stem}.py, "
+    return f"; {called}start in {path.parent}, or with PYTHONPATH={path.parent}, and pass --arch={stem}:{attribute}"
 
 
 def _others(name: str) -> str:
@@ -145,7 +160,8 @@ def _others(name: str) -> str:
 def _module_name(file: str) -> str:
     """A module's name for what may be its file, or an empty string."""
     looks = file.endswith(".py") or "/" in file
-    module = file.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".") if looks else file
+    here = file.removeprefix(f"{os.getcwd()}/").removeprefix("./")
+    module = here.removesuffix(".py").replace("/", ".") if looks else file
     return module if all(part.isidentifier() for part in module.split(".")) else ""
 
 

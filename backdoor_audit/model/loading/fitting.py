@@ -30,6 +30,9 @@ _BESIDE = re.compile(
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
 
+_NORMALISING = re.compile(r"(?:.*[._])?(?:mean|std|mu|sigma)", re.IGNORECASE)
+"""Names of buffers by which a network normalises its images itself."""
+
 _OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
 
 _PARTS = {
@@ -74,9 +77,11 @@ class Fit(Generic[T]):
         """Raise `ModelFormatError` if tensors beside the network may be layers that it does not have."""
         if self.strange:
             shown = ", ".join(key[:60] for key in self.strange[:3])
+            normalising = all(map(_NORMALISING.fullmatch, self.strange))
+            cure = " (mean and std in front of the network: it then goes with --mean and --std)" if normalising else ""
             raise ModelFormatError(
                 f"does not fit {name}: {len(self.strange)} tensors outside of {self.prefix[:60]}* may be layers that it does not "
-                f"have ({shown}); pass an --arch that has them, or save the audited network alone and deploy that"
+                f"have ({shown}); pass an --arch that has them, or save the audited network alone and deploy that{cure}"
             )
 
     def told(self) -> tuple[str, ...]:

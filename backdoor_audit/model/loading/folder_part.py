@@ -9,12 +9,14 @@ from typing import NoReturn
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.folders import (
     CONFIG,
+    DISTRIBUTED,
     INDEX,
     PART,
     PREPROCESSORS,
     WEIGHTS,
     WHOLE,
     json_of,
+    merged,
     shown,
     weights_in,
 )
@@ -52,11 +54,15 @@ def _indices(file: Path) -> Iterator[Path]:
 
 
 def _recognises(asked: Asked) -> bool:
+    if asked.path.suffix == DISTRIBUTED:
+        return True
     said = asked.path.name in (CONFIG, *PREPROCESSORS) and weights_in(asked.path.parent) is not None
     return said or any(index.is_file() for index in _indices(asked.path))
 
 
 def _refuse(asked: Asked) -> NoReturn:
+    if asked.path.suffix == DISTRIBUTED:
+        raise ModelFormatError(merged(asked.path.parent))
     raise ModelFormatError(f"one file of a folder that holds a network; pass --model={shown(asked.path.parent)}")
 
 

@@ -21,6 +21,9 @@ WEIGHTS = tuple(name for whole in WHOLE for name in (whole, whole + INDEX))
 PART = re.compile(r"(?P<stem>model|pytorch_model)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
 """The name of one file of several."""
 
+DISTRIBUTED = ".distcp"
+"""The ending of parts that ``torch.distributed.checkpoint`` writes."""
+
 _MOST_PARTS = 64
 _MOST_ENTRIES = 1000  # of a folder in which checkpoints are looked for
 
@@ -78,6 +81,14 @@ def checkpoints_in(folder: Path) -> list[Path]:
     entries = (entry for entry, _ in zip(folder.iterdir(), range(_MOST_ENTRIES), strict=False))
     found = [entry for entry in entries if (entry / CONFIG).is_file() and weights_in(entry)]
     return sorted(found, key=lambda entry: (_step(entry.name), entry.name), reverse=True)
+
+
+def merged(folder: Path) -> str:
+    """What to do about a folder of ``torch.distributed.checkpoint``, whose files hold parts of tensors."""
+    return (
+        "parts of a checkpoint of torch.distributed; make one file of them, python -m torch.distributed.checkpoint.format_utils "
+        f"dcp_to_torch {shown(folder)} m.pt, and pass --model=m.pt"
+    )
 
 
 def shown(path: Path) -> str:

@@ -68,6 +68,8 @@ def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
 def _no_model(folder: Path) -> str:
     accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
     inside = sorted(folder.iterdir(), key=lambda file: (file.name not in _USUAL, file.name))
+    if any(file.suffix == folders.DISTRIBUTED for file in inside):
+        return folders.merged(folder)
     models = [file for file in inside if file.suffix.lower() in SUFFIXES and not _BESIDE.match(file.name)]
     if models:
         return f"not a file but a folder; give the model file in it, {folders.shown(models[0])} ({accepted})"

@@ -28,6 +28,7 @@ from backdoor_audit.tensor_file import MOST_DIMENSIONS
 _PER_STEP = 4096  # bytes of memory for each instruction: 2 million, 45,000 tensors, at the stated bound
 _PER_CHARACTER = 4
 _LONGEST_NAME = 1000
+_NEWEST = 2  # protocol of pickles that is read
 _AT_ONCE = 1024  # instructions between two looks at the bounds
 
 _STORAGES = {
@@ -200,7 +201,9 @@ class Unpickler:
             self._marked.append(self._stack)
             self._stack = []
         elif code == pickle.PROTO:
-            self._take(1)
+            protocol = self._take(1)[0]
+            if protocol > _NEWEST:
+                raise not_tensors_alone(f"pickle_protocol={protocol}, torch.save writes {_NEWEST} unless asked")
         else:
             self._compose(code)
 

@@ -30,6 +30,14 @@ def not_tensors_alone(found: str) -> ModelFormatError:
     return ModelFormatError(f"a pickle that cannot be read as tensors alone ({found}); {RESAVE}")
 
 
+def plain_pickle() -> ModelFormatError:
+    """The error for a pickle that ``torch.load`` would not read even where its code may run."""
+    return ModelFormatError(
+        "a pickle that torch.save has not written (pickle.dump, joblib.dump), and that torch.load does not read; where its "
+        "origin is trusted read it as it was written, and torch.save(model.state_dict(), 'm.pt')"
+    )
+
+
 def torchscript() -> ModelFormatError:
     """The error for a TorchScript archive, whose weights alone would not be what it computes."""
     return ModelFormatError(

@@ -74,8 +74,25 @@ def save_legacy(content, path):
 def test_a_file_that_runs_code_is_refused_and_does_not_run_it(save, evil, name, tmp_path):
     mark = tmp_path / "executed"
     save({"state_dict": state_of(), "extra": evil(mark)}, tmp_path / name)
-    assert "--audit-allow-pickle" in message_of(tmp_path / name)
+    plain = save in (save_plain, save_plain_protocol_2)
+    assert ("that torch.load does not read" if plain else "--audit-allow-pickle") in message_of(tmp_path / name)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("save", [save_plain, save_plain_protocol_2])
+def test_a_plain_pickle_is_not_advised_to_be_executed(save, tmp_path):
+    save(state_of(), tmp_path / "m.pt")
+    assert message_of(tmp_path / "m.pt").startswith(
+        "a pickle that torch.save has not written (pickle.dump, joblib.dump)"
+    )
+    assert "torch.save must have written it" in message_of(tmp_path / "m.pt", allow_pickle=True)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_another_protocol_is_told(zipped, tmp_path):
+    torch.save(state_of(), tmp_path / "m.pt", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    assert "(pickle_protocol=4, torch.save writes 2 unless asked); re-save it" in message_of(tmp_path / "m.pt")
+    load_model(tmp_path / "m.pt", arch="small_cnn", allow_pickle=True)
 
 
 @pytest.mark.parametrize("save", [save_plain, save_plain_protocol_2, torch.save, save_legacy])

@@ -238,6 +238,19 @@ def test_a_branch_beside_the_network_is_refused_not_left_out(beside, strange, tm
         build_architecture("small_cnn", {**prefixed("net."), **beside})
 
 
+@pytest.mark.parametrize(
+    "names", [("mean", "std"), ("normalize.mu", "normalize.sigma"), ("0.image_mean", "0.image_std")]
+)
+def test_a_normalisation_beside_the_network_is_told_as_one(names, tmp_path):
+    beside = {f"module.{name}": torch.ones(1, 3, 1, 1) for name in names}
+    with pytest.raises(
+        ModelFormatError, match=r"deploy that \(mean and std in front of the network: it then goes with --mean"
+    ):
+        loaded({**prefixed("module.model."), **beside}, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match=r"deploy that$"):
+        loaded({**prefixed("module.model."), **beside, "gate": torch.ones(1)}, tmp_path / "m.pt")
+
+
 def test_what_training_keeps_beside_a_network_is_left_out_and_told(tmp_path):
     content = {
         **prefixed("a.net."),

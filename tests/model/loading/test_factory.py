@@ -157,6 +157,32 @@ def test_a_file_without_a_function_is_read_for_its_functions_and_not_imported(ar
     assert not {"nets_of_a_user", "package_of_nets", "broken_net", "empty_net"} & (set(sys.modules) - before)
 
 
+def test_a_path_in_place_of_a_module_says_where_it_can_be_imported(tmp_path, monkeypatch):
+    inner = tmp_path / "package_of_nets"
+    assert "; did you mean package_of_nets.inner:make?" in refusal(f"{inner}/inner.py:make")
+    (tmp_path / "my-nets.py").write_text(SOURCE)
+    assert f"; call the file my_nets.py, start in {tmp_path}, or with PYTHONPATH={tmp_path}, and pass" in refusal(
+        "my-nets.py:make"
+    )
+    monkeypatch.chdir(inner)
+    for arch in ("../nets_of_a_user.py:make", f"{tmp_path}/nets_of_a_user:make"):
+        message = refusal(arch)
+        assert "did you mean" not in message
+        assert message.endswith(f"with PYTHONPATH={tmp_path}, and pass --arch=nets_of_a_user:make")
+    assert refusal("/nowhere/nets.py:make").endswith("returns a torch.nn.Module")
+
+
+def test_a_factory_with_another_number_of_classes_than_the_file_says_how_to_give_it(tmp_path):
+    torch.save({"weight": torch.zeros(5, 3), "bias": torch.zeros(5)}, tmp_path / "m.pt")
+    asked = "; pass --classes=N if it has another number of classes, which nets_of_a_user:Net takes as num_classes"
+    with pytest.raises(ModelFormatError) as caught:
+        load_model(tmp_path / "m.pt", arch="nets_of_a_user:Net")
+    assert str(caught.value).endswith(asked)
+    for arch, said in (("nets_of_a_user:make", None), ("nets_of_a_user:Net", 4)):
+        with pytest.raises(ModelFormatError, match=r"check --arch$"):
+            load_model(tmp_path / "m.pt", arch=arch, num_classes=said)
+
+
 def test_a_function_of_torchvision_that_does_not_fit_says_which_name_does(tmp_path):
     torch.save(models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "m.pt")
     arch = "torchvision.models:squeezenet1_1"

@@ -138,6 +138,15 @@ def test_a_folder_without_a_model_names_what_is_in_it(tmp_path):
     assert f"give the model file in it, {tmp_path / 'best.ckpt'} (" in refusal(tmp_path)
 
 
+def test_parts_of_a_distributed_checkpoint_say_how_they_become_one_file(tmp_path):
+    part = tmp_path / "__0_0.distcp"
+    part.write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "other.pt").write_bytes(b"x")
+    command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} m.pt, and pass --model=m.pt"
+    assert refusal(tmp_path).endswith(command)
+    assert refusal(part).endswith(command)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "zzz.pt"])
 def test_the_model_file_of_a_folder_is_told_from_what_trainers_write_beside_it(name, tmp_path):
     beside = (
