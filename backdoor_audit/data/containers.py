@@ -57,6 +57,8 @@ def told(start: bytes, *, is_picture: bool) -> str:
         return f"a tar archive; {_UNPACK}"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
         return f"a file of safetensors, which is no data set here; {SAVE}"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return 'a JSON file; write FILE.jsonl, one picture in every line, as {"file_name": "a.png", "label": "cat"}'
     return "not an .npz file"
 
 
