@@ -128,14 +128,14 @@ class Classifier:
                     "(--resize, --channels) or correct --arch"
                 ) from None
         if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
-            shape, cure = tuple(logits.shape), ""
-            if shape in {(2,), (2, 1)}:
+            sizes, cure = tuple(logits.shape), ""
+            if sizes in {(2,), (2, 1)}:
                 pair = "cat" if logits.ndim == 2 else "stack"
                 cure = f"; give one score for two classes as two: torch.{pair}([-score, score], dim=1) in a factory for --arch"
-            elif logits.ndim > 2 and logits[0].numel() == max(shape[1:]):
+            elif logits.ndim > 2 and logits[0].numel() == max(sizes[1:]):
                 cure = "; take the sides of length 1 away, scores.flatten(1), in a factory for --arch"
             raise ModelFormatError(
-                f"{self.architecture} gives scores of shape {shape} for 2 images; an image classifier "
+                f"{self.architecture} gives scores of shape {sizes} for 2 images; an image classifier "
                 f"gives (2, classes) with at least 2 classes{cure}"
             )
         return int(logits.shape[1])

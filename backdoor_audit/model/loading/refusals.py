@@ -56,6 +56,14 @@ def odd_tensor(name: str, what: str) -> ModelFormatError:
     return ModelFormatError(f"{name[:80]} is {what}; save the model with ordinary float32 or float16 tensors")
 
 
+def without_numbers() -> ModelFormatError:
+    """The error for a file whose weights are empty."""
+    return ModelFormatError(
+        "its weights are empty, as DeepSpeed leaves them where stage 3 of ZeRO keeps the numbers in other files; put them "
+        "together by the zero_to_fp32.py in the folder of the checkpoint, and pass what it writes"
+    )
+
+
 def refuse_quantised(names: Iterable[str]) -> None:
     """Raise `ModelFormatError` if one of these names is that of a quantised layer's weights."""
     for name in names:

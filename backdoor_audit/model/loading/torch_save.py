@@ -13,7 +13,7 @@ from backdoor_audit.model.loading.containers import Candidate, T, candidates, un
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.hints import Hints, hints_of
 from backdoor_audit.model.loading.placing import Source, place
-from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised
+from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised, without_numbers
 from backdoor_audit.model.loading.tensors import refuse_odd
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
@@ -33,6 +33,9 @@ def _read(asked: Asked) -> Network:
         found, hints = candidates(saved.content, saved.deadline), hints_of(saved.content)
         if saved.strangers and not any(candidate.module for candidate in found):
             raise needs_code(next(iter(saved.strangers)))
+        weights = [value for one in found for name, value in one.tensors.items() if name.endswith("weight")]
+        if weights and all(value.size == (0,) for value in weights):
+            raise without_numbers()
         for candidate in found:
             refuse_quantised((*candidate.tensors, *candidate.others))
         swapped = isinstance(saved.content, dict) and "message_hub" in saved.content

@@ -426,6 +426,12 @@ def test_a_quantised_network_says_which_one_to_audit(tmp_path):
         loaded(content, tmp_path / "m.pt")
 
 
+def test_weights_that_deepspeed_keeps_in_other_files_say_how_to_put_them_together(tmp_path):
+    empty = {key: torch.zeros(0) if key.endswith(("weight", "bias")) else value for key, value in STATE.items()}
+    with pytest.raises(ModelFormatError, match="its weights are empty, as DeepSpeed leaves them"):
+        loaded({"module": empty, "ds_version": "0.16"}, tmp_path / "m.pt")
+
+
 def test_modules_that_mean_very_many_by_reference_take_no_time(tmp_path):
     inner = nn.Module()
     for _ in range(60):
