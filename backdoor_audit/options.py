@@ -6,6 +6,7 @@ import difflib
 import enum
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ else:  # pragma: no cover - same module under its older name
     import tomli as tomllib
 
 TABLE = "tool.backdoor_audit"
+_ALIKE = re.compile(r"(?:tool\.)?backdoor[-_]?audits?", re.IGNORECASE)
+"""What somebody may have called the table."""
+
 _MOST_TOLD = 20  # unknown keys
 
 
@@ -357,9 +361,11 @@ def read_table(folder: Path) -> dict[str, Any]:
         raise OptionError(f"{file}: cannot be read ({error})") from None
     except (ValueError, RecursionError, OverflowError) as error:  # numbers, dates and depths that Python does not take
         raise OptionError(f"{file}: not valid TOML ({error})") from None
-    misspelt = TABLE.replace("_", "-").removeprefix("tool.")
-    if isinstance(table.get("tool"), dict) and misspelt in table["tool"]:
-        raise OptionError(f"{file}: [tool.{misspelt}] is not read; write [{TABLE}]")
+    tools = table.get("tool")
+    within = tools if isinstance(tools, dict) else {}
+    for misspelt in (*table, *(f"tool.{name}" for name in within)):
+        if misspelt != TABLE and _ALIKE.fullmatch(misspelt):
+            raise OptionError(f"{file}: [{misspelt}] is not read; write [{TABLE}]")
     place = ""
     for name in TABLE.split("."):
         table, place = table.get(name, {}), f"{place}.{name}".removeprefix(".")
@@ -375,10 +381,7 @@ def build_options(
 
     Paths in the table are relative to ``table_folder``. All problems are named in one `OptionError`.
     """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    for unknown, hint in _unknown(table):
-        problems.append(f"[{TABLE}] has an unknown key {unknown}{hint}")
+    problems, values = unknown_keys(table), dict[str, Any]()
     for option in OPTIONS:
         given = _given(option, command_line, table)
         if given is None:
@@ -397,6 +400,11 @@ def build_options(
         chosen = {}
     values["limits"] = {**chosen, **_limit_values(limits)}
     return _agreed(values, problems, {option.key: option.flag for option in OPTIONS})
+
+
+def unknown_keys(table: Mapping[str, Any]) -> list[str]:
+    """What is said of each key of the project's table that there is not."""
+    return [f"[{TABLE}] has an unknown key {unknown}{hint}" for unknown, hint in _unknown(table)]
 
 
 def options_of(arguments: Mapping[str, Any]) -> AuditOptions:

@@ -17,7 +17,7 @@ from _pytest.config.findpaths import determine_setup  # nor for how it finds its
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
 from backdoor_audit.option_texts import expanded
-from backdoor_audit.options import OPTIONS, TABLE, AuditOptions, build_options, read_table
+from backdoor_audit.options import OPTIONS, TABLE, AuditOptions, build_options, read_table, unknown_keys
 from backdoor_audit.structure import brief
 
 _NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
@@ -45,7 +45,7 @@ OWN = pytest.StashKey[set[str]]()
 _APART = pytest.StashKey[list[tuple[str, str]]]()
 """Options of ours whose value stands behind a space and is a path that is there, with it."""
 
-_NAMED = re.compile("backdoor[-_]audit")
+_NAMED = re.compile("backdoor[-_]?audit", re.IGNORECASE)
 
 
 def dest(key: str) -> str:
@@ -64,6 +64,8 @@ def asked_for(config: pytest.Config) -> AuditOptions | None:
     table = _table(config.rootpath, requested=wanted)
     if not wanted and "model" not in table:
         _refuse_options_without_model(config)
+        if unknown := unknown_keys(table):  # the model itself may stand there by another name
+            raise OptionError("; ".join(unknown))
         _refuse_another_root(config)
         return None
     return build_options(given, _limit_pairs(config.option.audit_limit), table, config.rootpath)

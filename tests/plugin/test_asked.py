@@ -35,11 +35,26 @@ def test_a_model_in_the_table_is_audited_however_the_table_is_written(
     result.stdout.fnmatch_lines(["INCONCLUSIVE*exit code 1]"])
 
 
-def test_a_table_under_the_packages_other_name_is_told(project: pytest.Pytester, run: Run) -> None:
-    project.makepyprojecttoml("[tool.backdoor-audit]\n" + "\n".join(DOTTED))
+@pytest.mark.parametrize(
+    "name", ["tool.backdoor-audit", "backdoor_audit", "tool.Backdoor_Audit", "tool.backdoor_audits"]
+)
+def test_a_table_under_another_name_is_told(project: pytest.Pytester, run: Run, name: str) -> None:
+    project.makepyprojecttoml(f"[{name}]\n" + "\n".join(DOTTED))
+    project.makepyfile(test_own="def test_own(): pass")
     result = run(None)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*[[]tool.backdoor-audit] is not read; write [[]tool.backdoor_audit]"])
+    result.stderr.fnmatch_lines([f"*[[]{name}] is not read; write [[]tool.backdoor_audit]"])
+
+
+@pytest.mark.parametrize("key", ["models", "audit_model", "Model", "path"])
+def test_a_table_whose_model_has_another_name_is_no_run_without_an_audit(
+    project: pytest.Pytester, run: Run, key: str
+) -> None:
+    project.makepyprojecttoml(f'[tool.backdoor_audit]\n{key} = "backdoored.safetensors"\ndata = "images.npz"')
+    project.makepyfile(test_own="def test_own(): pass")
+    result = run(None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*[[]tool.backdoor_audit] has an unknown key {key!r}; *"])
 
 
 def test_a_broken_file_of_a_project_that_does_not_use_the_audit_is_its_own_business(
