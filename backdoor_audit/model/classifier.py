@@ -78,8 +78,7 @@ class Classifier:
         """
         channels = image_shape[0]
         mean, std = tuple(mean) or (0.0,) * channels, tuple(std) or (1.0,) * channels
-        if len(mean) == len(std) == 1:
-            mean, std = mean * channels, std * channels
+        mean, std = (numbers * channels if len(numbers) == 1 else numbers for numbers in (mean, std))
         fits = len(mean) == len(std) == channels and min(std) > 0
         used_mean, used_std = (mean, std) if fits else ((0.0,) * channels, (1.0,) * channels)
         device, view = torch.device(device), (1, channels, 1, 1)

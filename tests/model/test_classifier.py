@@ -43,6 +43,8 @@ def test_one_mean_and_std_serve_all_channels():
     subject = Classifier.wrap(linear(12), image_shape=(3, 2, 2), mean=[0.5], std=[0.25])
     assert subject.mean == (0.5, 0.5, 0.5)
     assert subject.std == (0.25, 0.25, 0.25)
+    mixed = Classifier.wrap(linear(12), image_shape=(3, 2, 2), mean=(0.1, 0.2, 0.3), std=[0.25])
+    assert (mixed.mean, mixed.std) == ((0.1, 0.2, 0.3), (0.25, 0.25, 0.25))
 
 
 def test_without_mean_and_std_the_network_sees_the_pixels():
