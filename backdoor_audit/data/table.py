@@ -169,7 +169,7 @@ def _once(rows: Rows, folder: Path, source: Path, reading: Reading) -> Rows:
 
 def _list_rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every line of a text: the last word is the label, unless it is a CSV file by another name."""
-    lines = _text(path).splitlines()
+    lines = _lines(path)
     separated = any(mark in line for line in lines[:1] for mark in _SEPARATORS)
     if separated and not _is_list(lines, path.parent, reading):
         return _rows(path, reading)
@@ -278,7 +278,7 @@ def _json_rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
     parts: list[str] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if number % 1024 == 0:
             reading.check_time()
         if not line.strip():
@@ -304,6 +304,11 @@ def _label(text: str) -> str:
     """The label as written; whole numbers that a table keeps as floats without their zeros."""
     whole = re.fullmatch(r"([0-9]+)\.0+", text.strip())
     return whole[1] if whole else text.strip()
+
+
+def _lines(path: Path) -> list[str]:
+    """Its lines; a name may hold what only Unicode takes for the end of one, such as U+2028."""
+    return re.split(r"\r\n|\r|\n", _text(path))
 
 
 def _text(path: Path) -> str:

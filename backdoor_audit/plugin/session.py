@@ -285,9 +285,7 @@ class AuditSession:
             module = AuditModule.from_parent(session, path=path, nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
-                    if (
-                        filters
-                    ):  # a warning of a stranger's network must not decide the verdict, however strict the project is
+                    if filters:  # a warning of a stranger's network must not decide, however strict the project is
                         item.add_marker(pytest.mark.filterwarnings("default"))
                     items.append(item)
 

@@ -73,9 +73,9 @@ class Ending:
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, int | None, int | None]:
         """Let no exit code 0 past a record that refuses the model; end the child, if this is one."""
         Ending.running += 1
-        pipes = os.environ.pop(_PIPES, "")
-        if pipes:
-            _become_child(config, *map(int, pipes.split(",")))
+        parent, *pipes = os.environ.pop(_PIPES, "").split(",")
+        if parent == str(os.getppid()):  # else a variable that somebody has set: the run is supervised as any other
+            _become_child(config, *map(int, pipes))
         try:
             code = yield
         except BaseException as error:
@@ -159,7 +159,7 @@ def _become_child(config: pytest.Config, writer: int, alive: int) -> None:
 def _started(config: pytest.Config, writer: int, alive: int) -> subprocess.Popen[bytes]:
     """The same command, started anew: a copy of this process would lack its threads."""
     command = [sys.executable, "-m", "pytest", *map(str, config.invocation_params.args)]
-    environment = {**os.environ, _PIPES: f"{writer},{alive}"}
+    environment = {**os.environ, _PIPES: f"{os.getpid()},{writer},{alive}"}
     return subprocess.Popen(command, env=environment, pass_fds=(writer, alive), cwd=config.invocation_params.dir)
 
 

@@ -181,7 +181,7 @@ class Twins:
 
 def _counted(hits: object, n: object) -> Rate:
     """An accuracy from a file. Raises `ValueError` for what is none: nothing is below one that is no number."""
-    if type(hits) is not int or type(n) is not int or not 0 <= hits <= n:
+    if type(hits) is not int or type(n) is not int or not 0 <= hits <= n or not n:
         raise ValueError(f"{brief(hits)} right of {brief(n)} where an accuracy belongs")
     return Rate(hits, n)
 

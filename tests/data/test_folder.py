@@ -97,7 +97,10 @@ def test_all_unreadable_files_are_named_at_once(tmp_path):
 def test_images_of_16_bits_are_divided_by_the_largest_number_of_16_bits(name, tmp_path):
     (tmp_path / "a").mkdir()
     values = np.array([[0, 1, 4000], [257, 65534, 65535]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "a" / name)
+    if name.endswith(".pgm"):  # which Pillow writes from version 11 on
+        (tmp_path / "a" / name).write_bytes(b"P5 3 2 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / "a" / name)
     clean_set = load_clean_set(tmp_path)
     assert clean_set.images[0, 0].tolist() == (values.astype(np.float32) / 65535).tolist()
     assert clean_set.notes == ("1 pictures of 16 bits: divided by 65535",)

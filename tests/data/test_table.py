@@ -71,8 +71,9 @@ def test_a_text_that_is_no_list_of_pictures_is_one_line(line, pictures):
 
 
 def test_lines_of_json_are_read_whatever_the_file_is_called(pictures):
-    lines = [json.dumps({"image": name, "label": label}) for name, label in LABELS.items()]
-    (pictures / "test.jsonl").write_text("\n".join(lines))
+    rows = [{"image": name, "label": label, "told": "one line\u2028or two"} for name, label in LABELS.items()]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (pictures / "test.jsonl").write_text("\r\n".join(lines), encoding="utf-8")
     assert labels_by_red(load_clean_set(pictures / "test.jsonl")) == {0: 1, 1: 0, 2: 1}
 
 

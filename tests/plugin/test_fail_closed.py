@@ -490,6 +490,16 @@ def test_a_thread_of_a_plugin_does_not_keep_the_model_out_of_a_second_process(
     assert "before the audit was over" in record_of(project).errors["audit"]
 
 
+@pytest.mark.parametrize("value", ["1,1,1", "1,0", "x"])
+def test_a_run_is_not_taken_for_the_second_process_of_another_by_its_environment(
+    project: pytest.Pytester, run: Run, value: str
+) -> None:
+    project.makeconftest(f"import os; os.environ['BACKDOOR_AUDIT_PIPES'] = '{value}'")
+    result = run("clean", base=wild(project, "os._exit(0)", CHECKING), process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "before the audit was over" in record_of(project).errors["audit"]
+
+
 def test_an_interrupt_of_the_parent_alone_reaches_the_run(project: pytest.Pytester, sleeping: Gate) -> None:
     sleeping.send_signal(signal.SIGINT)
     result = sleeping.ended(PATIENCE)

@@ -233,12 +233,13 @@ def doctored(name, packed):
         return {**values, "architectures": [[structure, [[], *scores[1:]], called]]}
     which = next(key for key, entry in values["entries"].items() if "twins" in entry["values"])
     entry = values["entries"][which]
-    accuracies = {"none": [], "beyond": [[9, 8]] * 2, "nan": [[float("nan"), 8]] * 2, "text": [["8", 8]] * 2}[name]
-    values["entries"][which] = {**entry, "values": {**entry["values"], "accuracies": accuracies}}
+    accuracies = {"none": [], "beyond": [[9, 8]] * 2, "nan": [[float("nan"), 8]] * 2}
+    accuracies |= {"text": [["8", 8]] * 2, "of_none": [[0, 0]] * 2}
+    values["entries"][which] = {**entry, "values": {**entry["values"], "accuracies": accuracies[name]}}
     return values
 
 
-@pytest.mark.parametrize("name", ["classes", "seed", "behaviour", "none", "beyond", "nan", "text"])
+@pytest.mark.parametrize("name", ["classes", "seed", "behaviour", "none", "beyond", "nan", "text", "of_none"])
 def test_a_doctored_file_with_a_digest_of_its_own_is_refused_in_one_line(file, tmp_path, no_training, name):
     """Nothing is below an accuracy that is no number, so that networks which learned nothing would count as proven."""
     packed, _ = checked(file, references._NAME)
