@@ -72,6 +72,13 @@ def test_models_of_strangers_with_the_calibration_that_ships() -> None:
     assert told(sum(bool(entry["stopped"]) for entry in signs), len(signs)) in DETECTION
 
 
+def test_all_clean_models_beside_twins() -> None:
+    clean = [entry for entry in stored(RESULTS / "verdicts.json")["models"] if not entry["attack"]]
+    for text in (README, DETECTION):
+        assert told(sum(bool(entry["stopped"]) for entry in clean), len(clean)) in text
+    assert f"those of {sum(entry['maker'] == 'strangers' for entry in clean)} strangers" in README
+
+
 def test_models_that_no_calibration_has_seen() -> None:
     models = stored(RESULTS / "verdicts.json")["models"]
     clean = [entry for entry in models if not entry["attack"] and entry["half"] == "report"]
