@@ -282,7 +282,7 @@ class AuditSession:
         files = dict.fromkeys(entry.file for entry in self.suite.entries if entry.question.name in asked)
         filters = session.config.pluginmanager.has_plugin("warnings")  # else strict markers do not know the mark
         for path in files:  # one that asks nothing is left out: pytest would show an item of it as skipped
-            module = AuditModule.from_parent(session, path=path, nodeid=AUDIT)
+            module = AuditModule.from_parent(session, path=path.absolute(), nodeid=AUDIT)
             for item in session.genitems(module):
                 if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
                     if filters:  # a warning of a stranger's network must not decide, however strict the project is

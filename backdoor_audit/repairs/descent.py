@@ -76,8 +76,10 @@ def descend(
                     after_step()
                 schedule.step()
     descent.zero_grad(set_to_none=True)
+    module.eval().requires_grad_(
+        False
+    )  # first: dropout would draw from the global random state, and bend the statistics
     augmentation.settle(classifier, clean, generator)
-    module.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -109,6 +109,18 @@ def test_the_descent_stops_when_the_time_is_spent():
         descended(subject, textures(2, seed=0), ones(subject))
 
 
+def test_dropout_draws_nothing_after_the_descent_and_bends_no_statistics():
+    clean = textures(4, seed=0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
+    subject = Classifier.wrap(network, image_shape=SHAPE)
+    state = torch.random.get_rng_state()
+    descended(subject, clean, ones(subject), augmentation=Augmentation(shift=1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        wanted = subject.module[:2](clean.images).mean(dim=0)
+    assert torch.allclose(subject.module[3].running_mean, wanted, atol=1e-5)
+
+
 def test_weights_and_buffers_come_back_from_where_they_were_moved():
     subject = Classifier.wrap(random_network("small_cnn"), image_shape=SHAPE)
     before = snapshot(subject.module)
