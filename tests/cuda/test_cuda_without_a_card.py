@@ -65,6 +65,7 @@ def steps_of(probe):
     return sum(stage.steps for stage in getattr(probe, "stages", ())) or probe.steps
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="pretended tensors of torch 2.6 draw on a real card")
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_step_of_a_search_waits_for_the_card_once_at_most(name):
     short, few = searched(SEARCHES[name], 1)
