@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -51,6 +52,7 @@ def sleeps(_: Path) -> Iterable[str]:
 
 
 def dies(_: Path) -> Iterable[str]:
+    faulthandler.disable()  # pytest's would fill the terminal
     os.abort()
 
 
