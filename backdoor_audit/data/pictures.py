@@ -32,8 +32,10 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none of them 
 _PER_PIXEL = 28  # bytes: pillow's own and its converted copy, the array, and its floats while they are resized
 _FILE_SHARE = 128  # a picture's file may take this part of the memory: decoders are quick on files of that size
 _MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the file holds for it
-_MOST_EXIF = 2  # blocks of a JPEG, one of them in its thumbnail; old pillows copy all of them for each of their entries
-_EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
+_MOST_EXIF = 2  # blocks of a JPEG; old pillows copy all of them for each of their entries
+_MARKER = re.compile(rb"\xff[^\x00\xff]")  # of a segment of a JPEG; pillow skips what else lies between two of them
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+_ALONE = (0x01, *range(0xD0, 0xDA))  # markers that no length follows
 _MOST_SKIPPED = 255  # rows of a BMP that two of its bytes may skip; old pillows make them whatever its height
 _TILE_SIDES = (322, 323)  # entries of a TIFF
 _PER_TILED = 8  # bytes of a pixel of four channels of 16 bits
@@ -123,7 +125,7 @@ def _check_size(size: int, reading: Reading) -> None:
 def _parsed(content: bytes, reading: Reading) -> Image.Image:
     if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > _MOST_SCANS:
         raise UnreadableError(f"a JPEG of more than {_MOST_SCANS} scans; save it anew")
-    if content.startswith(b"\xff\xd8") and len(_EXIF.findall(content)) > _MOST_EXIF:
+    if content.startswith(b"\xff\xd8") and _blocks_of_exif(content) > _MOST_EXIF:
         raise UnreadableError(f"a JPEG of more than {_MOST_EXIF} blocks of EXIF; save it anew")
     try:
         image = _pillow_open(_Timed(content, reading), formats=_FORMATS)
@@ -133,6 +135,17 @@ def _parsed(content: bytes, reading: Reading) -> Image.Image:
     size = _PER_PIXEL * width * height + _beside_pixels(image)
     reading.check_picture(size, f"decoding {width}x{height} px")
     return image
+
+
+def _blocks_of_exif(content: bytes) -> int:
+    """How many a JPEG has before its pixels: previews, inside of a block or behind the picture, have their own."""
+    at, found = 2, 0
+    while (marker := _MARKER.search(content, at)) and (kind := content[marker.start() + 1]) != _START_OF_SCAN:
+        at = marker.end()
+        if kind not in _ALONE:
+            found += kind == _APP1 and content[at + 2 : at + 8] == b"Exif\0\0"
+            at += max(2, int.from_bytes(content[at : at + 2], "big"))
+    return found
 
 
 def _beside_pixels(image: Image.Image) -> int:

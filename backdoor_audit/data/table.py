@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -32,8 +32,7 @@ _PATHS = (
     *("image_file", "image_name", "img_name", "image_id", "id"),
 )
 _NUMBERS = ("class_id", "classid", "class_idx", "class_index", "label_id", "label_idx", "category_id", "target_id")
-_LABELS = (*_NUMBERS, "label", "labels", "class", "class_name", "label_name", "target", "category", "y")
-"""In this order: where a table has numbers of classes beside their names, sorted names would number them anew."""
+_LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "y")
 
 _WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
@@ -219,7 +218,9 @@ def _rows(path: Path, reading: Reading) -> _Table:
             row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
         )
         header = next(entries, [])
-        columns, part = _columns(path, header), _part_column(header)
+        first_row = next(entries, [])
+        columns, part = _columns(path, header, first_row), _part_column(header)
+        entries = chain([first_row] if first_row else [], entries)
         if columns is None:
             columns = (0, 1)
             part = None
@@ -263,20 +264,30 @@ def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> _Table:
     return _Table(kept, frozenset(others))
 
 
-def _columns(path: Path, header: Sequence[str]) -> tuple[int, int] | None:
+def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int, int] | None:
     """Where path and label stand; None for two columns without a header."""
     places = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
-    paths, labels = ([places[name] for name in wanted if name in places] for wanted in (_PATHS, _LABELS))
-    if paths and labels:
-        return paths[0], labels[0]
+    paths = [places[name] for name in _PATHS if name in places]
+    label = _label_key({name: row[place] if place < len(row) else "" for name, place in places.items()})
+    if paths and label is not None:
+        return paths[0], places[label]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
         return None
     raise DataFormatError(f"{path}: columns {listed([name.strip()[:40] for name in header], 8) or 'absent'}; {_WANTED}")
 
 
+def _label_key(entry: Mapping[str, object]) -> str | None:
+    """What the label is called in such an entry: numbers of classes come before names, which sorted would be numbered anew."""
+    named, numbered = (next((key for key in keys if key in entry), None) for keys in (_LABELS, _NUMBERS))
+    if named is None or numbered is None:
+        return named or numbered
+    return named if _label(str(entry[named])).isdecimal() else numbered
+
+
 def _json_rows(path: Path, reading: Reading) -> _Table:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
+    key: str | None = None
     parts: list[str] = []
     for number, line in enumerate(_lines(path), 1):
         if number % 1024 == 0:
@@ -287,7 +298,9 @@ def _json_rows(path: Path, reading: Reading) -> _Table:
             entry = parsed_json(line)
         except UnreadableError as error:
             raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
-        name, label = (_first(entry, keys) for keys in (_PATHS, _LABELS))
+        if key is None and isinstance(entry, dict):
+            key = _label_key(entry)
+        name, label = _first(entry, _PATHS), _first(entry, [key] if key else [])
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
             raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))

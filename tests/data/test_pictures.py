@@ -19,7 +19,7 @@ def encoded(image, form, **options):
 
 
 def one_picture(folder, content, name="x.png"):
-    (folder / "a").mkdir(exist_ok=True)
+    (folder / "a").mkdir(parents=True, exist_ok=True)
     (folder / "a" / name).write_bytes(content)
     return folder
 
@@ -144,6 +144,14 @@ def test_a_jpeg_of_several_blocks_of_exif_is_refused(blocks, refused, tmp_path):
         assert "a JPEG of more than 2 blocks of EXIF" in message_of(folder)
     else:
         assert len(load_clean_set(folder)) == 1
+
+
+def test_previews_of_a_phone_have_exif_of_their_own_and_junk_hides_no_block(tmp_path):
+    content = encoded(RED, "JPEG")
+    picture = content[:2] + exif(10) + content[2:]
+    assert len(load_clean_set(one_picture(tmp_path / "phone", picture * 4))) == 1
+    hidden = content[:2] + b"".join(exif(10) + b"\0\xff\0\xff" for _ in range(3)) + content[2:]
+    assert "a JPEG of more than 2 blocks of EXIF" in message_of(one_picture(tmp_path / "junk", hidden))
 
 
 def test_a_bmp_that_skips_more_rows_than_it_has_is_refused(tmp_path):

@@ -152,6 +152,18 @@ def test_numbers_of_classes_win_over_their_names_in_a_table(header, pictures):
     assert labels_by_red(load_clean_set(table)) == {0: 0, 1: 1}
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_a_label_that_is_a_number_comes_before_other_numbers_of_classes(pictures, name):
+    rows = [
+        {"file_name": path, "y": 7, "category_id": 3 - k, "label": k} for k, path in enumerate(("a/0.png", "1.png"))
+    ]
+    lines = [json.dumps(row) for row in rows]
+    if name.endswith("csv"):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (pictures / name).write_text("\n".join(lines))
+    assert labels_by_red(load_clean_set(pictures / name)) == {0: 0, 1: 1}
+
+
 def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
     table = tmp_path_factory.mktemp("elsewhere") / "labels.csv"
     table.write_text("path,label\n" + "".join(f"{pictures / name},{label}\n" for name, label in LABELS.items()))
