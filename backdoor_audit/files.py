@@ -8,12 +8,18 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from backdoor_audit import bounds
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - same module under its older name
+    import tomli as tomllib
 
 _DEEPEST = 100  # objects and lists inside each other
 _BLOCK = 2**20  # bytes that are read of a file that tells no size, as in /proc
@@ -135,6 +141,12 @@ def parsed_json(text: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"not JSON ({(str(error).splitlines() or ['?'])[0]})") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table that a TOML file is. Raises `UnreadableError`, and whatever the parser raises for a text that is no TOML."""
+    found: dict[str, Any] = tomllib.loads(read_text(path))
+    return found
 
 
 def _refuse_deep(text: str) -> None:

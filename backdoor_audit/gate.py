@@ -25,7 +25,8 @@ from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import OptionError
 from backdoor_audit.evidence import Finding, Record
 from backdoor_audit.model import surroundings
-from backdoor_audit.options import OPTIONS, AuditOptions, options_of
+from backdoor_audit.option_sources import options_of
+from backdoor_audit.options import OPTIONS, AuditOptions
 from backdoor_audit.questions.question import Skipped
 from backdoor_audit.questions.record import judged_record
 from backdoor_audit.questions.regression import beside_baseline, write_baseline

@@ -9,7 +9,7 @@ from backdoor_audit import budget
 from backdoor_audit.errors import BudgetSpentError, OptionError
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.gate import audit
-from backdoor_audit.options import build_options
+from backdoor_audit.option_sources import build_options
 from tests.subjects import toy
 
 

@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.options import (
-    OPTIONS,
-    AuditOptions,
-    Option,
-    Role,
-    build_options,
-    options_of,
-    options_with,
-    read_table,
-)
+from backdoor_audit.option_sources import build_options, options_of, read_table
+from backdoor_audit.options import OPTIONS, AuditOptions, Option, Role, options_with
 
 
 def build(

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,15 @@ from typing import Any
 from backdoor_audit.data import load_clean_set, names_from
 from backdoor_audit.data.folder import files_within
 from backdoor_audit.data.reading import Reading
-from backdoor_audit.files import UnreadableError, read_text, refuse_special
+from backdoor_audit.files import UnreadableError, read_text, read_toml, refuse_special
 from backdoor_audit.fleet.models import Model
 from backdoor_audit.installed import listed
 from backdoor_audit.model.loading import parts_of
 from backdoor_audit.model.networks import NETWORKS
+from backdoor_audit.option_sources import build_options, read_table
 from backdoor_audit.option_texts import RaisingParser, expanded
-from backdoor_audit.options import OPTIONS, AuditOptions, Role, build_options, options_with, read_table
+from backdoor_audit.options import OPTIONS, AuditOptions, Role, options_with
 from backdoor_audit.properties import corpus_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - same module under its older name
-    import tomli as tomllib
 
 BEHIND = "behind --: "
 """Where the options of the gate stand."""
@@ -150,12 +145,11 @@ def _project_options(here: Path) -> list[str]:
     for folder in (here, *here.parents):
         for name in _PROJECT[1:]:
             try:
-                text = read_text(folder / name)
                 if name == "pyproject.toml":
-                    found = tomllib.loads(text)["tool"]["pytest"]["ini_options"].get("addopts", "")
+                    found = read_toml(folder / name)["tool"]["pytest"]["ini_options"].get("addopts", "")
                 else:
                     parser = configparser.ConfigParser(interpolation=None, strict=False)
-                    parser.read_string(text)
+                    parser.read_string(read_text(folder / name))
                     found = parser[_SECTIONS.get(name, "pytest")].get("addopts", "")
                 return list(map(str, found)) if isinstance(found, list) else shlex.split(str(found))
             except (UnreadableError, ValueError, KeyError, TypeError, AttributeError, configparser.Error):

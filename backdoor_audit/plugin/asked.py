@@ -16,8 +16,9 @@ from _pytest.config.findpaths import determine_setup  # nor for how it finds its
 
 from backdoor_audit.errors import OptionError
 from backdoor_audit.item import AUDIT
+from backdoor_audit.option_sources import build_options, read_table, unknown_keys
 from backdoor_audit.option_texts import expanded
-from backdoor_audit.options import OPTIONS, TABLE, AuditOptions, build_options, read_table, unknown_keys
+from backdoor_audit.options import OPTIONS, TABLE, AuditOptions
 from backdoor_audit.structure import brief
 
 _NO_RUN = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")

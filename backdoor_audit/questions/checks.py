@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding
 from backdoor_audit.item import Item
-from backdoor_audit.options import limit_problem
+from backdoor_audit.option_sources import limit_problem
 from backdoor_audit.printable import printable
 from backdoor_audit.questions.question import Answer, Question, Skipped
 from backdoor_audit.schema import schema

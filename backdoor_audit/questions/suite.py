@@ -18,7 +18,8 @@ from backdoor_audit.evidence import Finding, Limits
 from backdoor_audit.files import UnreadableError, read_bytes
 from backdoor_audit.item import SUITE_MODULE, Item
 from backdoor_audit.needs import Needs
-from backdoor_audit.options import AuditOptions, limit_problem
+from backdoor_audit.option_sources import limit_problem
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.checks import ask, fraction_problem, items_of, question_problem, section_of, told
 from backdoor_audit.questions.question import Question, Skipped
 from backdoor_audit.structure import brief

@@ -23,7 +23,8 @@ from backdoor_audit.baseline import Baseline, baseline_of, compare, regressions,
 from backdoor_audit.baseline.acceptance import Acceptance
 from backdoor_audit.evidence import Record
 from backdoor_audit.option_paths import check_paths
-from backdoor_audit.options import OPTIONS, build_options, read_table
+from backdoor_audit.option_sources import build_options, read_table
+from backdoor_audit.options import OPTIONS
 from backdoor_audit.properties.corpus import Counterexample, load_corpus
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.schema import schema

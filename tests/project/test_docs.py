@@ -15,7 +15,9 @@ import pytest
 import backdoor_audit
 from backdoor_audit import cli
 from backdoor_audit.errors import AuditError
-from backdoor_audit.options import OPTIONS, build_options, tomllib
+from backdoor_audit.files import tomllib
+from backdoor_audit.option_sources import build_options
+from backdoor_audit.options import OPTIONS
 from backdoor_audit.questions.suite import shipped
 from tests.subjects import row_images, row_reader
 from tests.subjects.texts import (

@@ -21,7 +21,7 @@ LAYERS = (
     {"option_texts", "record_schema", "tensor_file"},
     {"budget", "data", "evidence", "installed", "store"},
     {"content", "model", "options", "schema", "triggers"},
-    {"attacks", "baseline", "filters", "option_paths", "repairs", "search"},
+    {"attacks", "baseline", "filters", "option_paths", "option_sources", "repairs", "search"},
     {"detectors", "properties", "rates", "readings"},
     {"canary"},
     {"catalogue"},

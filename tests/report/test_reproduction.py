@@ -12,7 +12,8 @@ import pytest
 
 from backdoor_audit.commands import repair
 from backdoor_audit.evidence import Record, plain
-from backdoor_audit.options import AuditOptions, build_options
+from backdoor_audit.option_sources import build_options
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.report.reproduction import repair_command, reproduction_command
 from tests.subjects.records import record
 
