@@ -15,7 +15,7 @@ from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.reference import portable
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.references import References
-from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE
+from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE
 from backdoor_audit.store import Packed, Store
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import Detector
@@ -25,7 +24,8 @@ from backdoor_audit.needs import Needs
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.properties import HarmlessChanges, NothingSteers, Property, Relabelling
 from backdoor_audit.run.run import Run
-from backdoor_audit.search.twins import LIBRARY, TwinRecipe, seen_size
+from backdoor_audit.search.twin_recipe import LIBRARY, TwinRecipe
+from backdoor_audit.search.twins import at_size, seen_size
 
 TWINS = "the training of reference twins"
 CANARIES = "the search for canaries"
@@ -252,7 +252,7 @@ def _of_library(run: Run, patience: float) -> float:
     """How long a pass takes through our own small networks, on average; their weights do not matter."""
     some = run.inputs.halves[0].sample(64, seed=0)
     channels, size = some.image_shape[0], seen_size(some.image_shape)
-    shrunk = replace(some, images=functional.interpolate(some.images, size=size, mode="bilinear", antialias=True))
+    shrunk = replace(some, images=at_size(some.images, size))
     taken = []
     for name in LIBRARY.architectures:
         with torch.random.fork_rng(devices=()):

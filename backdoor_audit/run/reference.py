@@ -15,7 +15,8 @@ from backdoor_audit.model.anew import Likeness
 from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.kept import Kept
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
-from backdoor_audit.search.twins import ALONE, LIBRARY, OWN_ARCHITECTURE, TwinRecipe, Twins, alone
+from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE, TwinRecipe
+from backdoor_audit.search.twins import ALONE, Twins, alone
 from backdoor_audit.store import Packed, generator_for
 
 Result = TypeVar("Result")

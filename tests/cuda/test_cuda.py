@@ -8,7 +8,7 @@ from backdoor_audit.detectors import DETECTORS, NeuralCleanse, compares
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.search.twins import OWN_ARCHITECTURE
+from backdoor_audit.search.twin_recipe import OWN_ARCHITECTURE
 from fixtures import IMAGES, MODELS
 from tests.subjects import random_network, seeded
 

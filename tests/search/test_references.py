@@ -22,7 +22,8 @@ from backdoor_audit.run.reference import portable
 from backdoor_audit.run.run import Run
 from backdoor_audit.search import references
 from backdoor_audit.search.references import References
-from backdoor_audit.search.twins import LIBRARY, OWN_ARCHITECTURE, Twins
+from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE
+from backdoor_audit.search.twins import Twins
 from backdoor_audit.store import Packed, Store, as_stored, checked, key, write
 from tests.subjects import COLOURS, colour_images, random_network
 

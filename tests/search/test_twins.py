@@ -5,23 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-import backdoor_audit.search.twins as module_under_test
+import backdoor_audit.search.twin_recipe as module_under_test
 from backdoor_audit.data import CleanSet, load_clean_set
 from backdoor_audit.errors import OptionError
 from backdoor_audit.model import training
 from backdoor_audit.model.anew import Likeness, products_per_image, with_new_weights
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.metrics import Rate, clean_accuracy
-from backdoor_audit.search.twins import (
-    OWN,
-    OWN_ARCHITECTURE,
-    TwinRecipe,
-    Twins,
-    _mixed,
-    _moved,
-    _stratified,
-    seen_size,
-)
+from backdoor_audit.search.twin_recipe import OWN_ARCHITECTURE, TwinRecipe, _mixed, _moved, _stratified
+from backdoor_audit.search.twins import OWN, Twins, _Shrinking, at_size, seen_size
 from backdoor_audit.store import Store
 from fixtures import IMAGES
 from tests.subjects import COLOUR_SHAPE, COLOURS, colour_images, random_network, seeded
@@ -210,9 +202,9 @@ def test_a_twin_of_larger_images_averages_over_pixels_instead_of_skipping_them(l
     (twin,) = large.classifiers
     shape = (COLOUR_SHAPE[0], 128, 128)
     stripes = torch.tensor([1.0, 0.0, 0.0, 1.0]).repeat(32).expand(1, *shape)
-    reader = Classifier.wrap(module_under_test._Shrinking(twin.module.network, (32, 32)), image_shape=shape)
+    reader = Classifier.wrap(_Shrinking(twin.module.network, (32, 32)), image_shape=shape)
     grey = torch.full((1, *shape), 0.5)
-    inner = module_under_test._shrunk(stripes, (32, 32))[..., 1:-1]
+    inner = at_size(stripes, (32, 32))[..., 1:-1]
     assert torch.allclose(inner, torch.tensor(0.5), atol=1e-5)
     near = (reader.logits(stripes) - reader.logits(grey)).abs().max()  # the outermost columns differ a little
     assert near < 0.1 * (reader.logits(torch.zeros_like(grey)) - reader.logits(grey)).abs().max()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from backdoor_audit.model.loading.archive import Archive, fill
 from backdoor_audit.model.loading.foreign import contained
-from backdoor_audit.model.loading.pickled import Storage, StoredTensor, Unpickler
+from backdoor_audit.model.loading.pickle_values import Storage, StoredTensor
+from backdoor_audit.model.loading.pickled import Unpickler
 from backdoor_audit.model.loading.refusals import (
     Deadline,
     damaged,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.model.loading.pickled import Instance, StoredTensor, kind_of
+from backdoor_audit.model.loading.pickle_values import Instance, StoredTensor, kind_of
 from backdoor_audit.model.loading.refusals import Deadline, damaged
 
 T = TypeVar("T", Tensor, StoredTensor)

@@ -15,7 +15,7 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.folding import folded, whole_name
 from backdoor_audit.model.loading.foreign import contained
-from backdoor_audit.model.loading.pickled import StoredTensor
+from backdoor_audit.model.loading.pickle_values import StoredTensor
 from backdoor_audit.model.loading.refusals import Deadline
 
 _MOST_PREFIXES = 8  # components before a name

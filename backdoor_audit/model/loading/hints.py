@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from backdoor_audit.data import names_in
 from backdoor_audit.model.loading.building import Built
-from backdoor_audit.model.loading.pickled import Instance
+from backdoor_audit.model.loading.pickle_values import Instance
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.printable import printable
 

@@ -10,11 +10,10 @@ have called is refused unless it is known to give a plain value.
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import BinaryIO
 
 import torch
@@ -22,8 +21,15 @@ import torch
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.inert import DICTS, INERT, SETS
+from backdoor_audit.model.loading.pickle_values import (
+    Instance,
+    Named,
+    Storage,
+    StoredTensor,
+    key_of,
+    tensor_of,
+)
 from backdoor_audit.model.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
-from backdoor_audit.tensor_file import MOST_DIMENSIONS
 
 _PER_STEP = 4096  # bytes of memory for each instruction: 2 million, 45,000 tensors, at the stated bound
 _PER_CHARACTER = 4
@@ -54,7 +60,6 @@ _STORAGES = {
 _STORAGE = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
 _TENSOR = re.compile(r"torch\.(?:cuda\.|sparse\.|cuda\.sparse\.)?(\w*)Tensor")
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_QUANTISED = frozenset({torch.qint8, torch.qint32, torch.quint8, torch.quint4x2, torch.quint2x4})
 _PARAMETER = "torch.nn.parameter.Parameter"
 _PARAMETERS = frozenset({_PARAMETER, "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
 _EMPTY_TENSOR = "without data"
@@ -74,63 +79,6 @@ _ODD = {
     "torch._utils._rebuild_device_tensor_from_numpy": "of another kind of device",
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": "of another kind of device",
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Storage:
-    """Numbers of one kind, kept in the file under ``key``; tensors are views of it."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes."""
-        return self.numel * self.dtype.itemsize
-
-
-@dataclass(slots=True, eq=False)
-class StoredTensor:
-    """A tensor as the file describes it. ``oddity`` says why it is of no use, and is empty for an ordinary one."""
-
-    oddity: str = ""
-    storage: Storage | None = None
-    dtype: torch.dtype = torch.float32
-    offset: int = 0
-    size: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it shows."""
-        return math.prod(self.size)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Named:
-    """A function or a class, or what a known one would return; only its name is kept. ``known`` ones may be called."""
-
-    name: str
-    known: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class Instance:
-    """An object of a class that was not imported: the name of the class, and the attributes that the file gives it."""
-
-    kind: str
-    attributes: dict[object, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OtherKey:
-    """A key of a dict that is no text; it is shown and never compared."""
-
-    shown: str
-
-    def __str__(self) -> str:
-        return self.shown
 
 
 _ALLOWED = _PARAMETERS | _REBUILDS.keys() | _ODD.keys()
@@ -262,7 +210,7 @@ class Unpickler:
         if isinstance(target, list) and kind is list:
             target.extend(items)
         elif isinstance(target, dict) and kind is dict and len(items) % 2 == 0:
-            target.update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
+            target.update((key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
         elif isinstance(target, Instance):  # a kind of dict or list: what it holds is of no use
             return
         elif not isinstance(target, Named) or not target.known:
@@ -346,7 +294,7 @@ class Unpickler:
         for pair in pairs:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise damaged("an OrderedDict of something else than pairs")
-            found[_key(pair[0])] = pair[1]
+            found[key_of(pair[0])] = pair[1]
         return found
 
     def _rebuilt(self, name: str, arguments: tuple[object, ...]) -> StoredTensor:
@@ -433,41 +381,6 @@ class Unpickler:
         return items
 
 
-def tensor_of(storage: object, offset: object, size: object, stride: object, dtype: object) -> StoredTensor:
-    """A description that fits its storage. Raises `ModelFormatError` for any other."""
-    if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise damaged("a tensor without its numbers")
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
-        raise damaged("a tensor without its shape")
-    if len(size) > MOST_DIMENSIONS:
-        raise damaged(f"a tensor of {len(size)} dimensions, at most {MOST_DIMENSIONS} are accepted")
-    numbers = [number for number in (offset, *size, *stride) if type(number) is int and 0 <= number < 2**62]
-    if len(numbers) != 1 + 2 * len(size) or math.prod(max(length, 1) for length in numbers[1 : 1 + len(size)]) >= 2**62:
-        raise damaged("a tensor with sizes that no tensor has")
-    start, sizes, strides = numbers[0], tuple(numbers[1 : 1 + len(size)]), tuple(numbers[1 + len(size) :])
-    found = StoredTensor("", storage, dtype, start, sizes, strides)
-    reach = 1 + start + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
-    if found.numel and reach * dtype.itemsize > storage.nbytes:
-        raise damaged(f"a tensor of {sizes} beyond the end of its numbers")
-    found.oddity = _oddity(found, storage)
-    return found
-
-
-def _key(key: object) -> object:
-    """A key that takes no time to hash: a tuple may be deep, or wide by reference, and numbers may be chosen to collide."""
-    if isinstance(key, str):
-        return key
-    return OtherKey(str(key) if isinstance(key, (int, float, type(None))) else kind_of(key))
-
-
-def kind_of(value: object) -> str:
-    """What a user calls a value of a pickle that was read."""
-    if isinstance(value, (Named, Instance)):
-        name = value.name if isinstance(value, Named) else value.kind
-        return name.rpartition(".")[2][:40]
-    return "Tensor" if isinstance(value, StoredTensor) else type(value).__name__
-
-
 def _attributes(state: object) -> dict[object, object]:
     """What BUILD would set, or nothing where a class would have made sense of it itself. Not copied: it may be given often."""
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
@@ -477,13 +390,3 @@ def _attributes(state: object) -> dict[object, object]:
 
 def _harmless(name: object) -> bool:
     return isinstance(name, str) and not hasattr(torch.Tensor, name)
-
-
-def _oddity(tensor: StoredTensor, storage: Storage) -> str:
-    if storage.dtype in _QUANTISED or tensor.dtype in _QUANTISED:
-        return "quantised"
-    if tensor.dtype.is_complex:
-        return "complex"
-    if tensor.numel * tensor.dtype.itemsize > storage.nbytes:
-        return f"a {tensor.size} view of less data"
-    return ""
