@@ -14,10 +14,12 @@ from backdoor_audit.detectors.detector import Cost, ImageShape
 from backdoor_audit.detectors.field import Field
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search import anomaly
+from backdoor_audit.search.goals import Goal, goals
+from backdoor_audit.search.goals import sources as away_from_each
 from backdoor_audit.search.racing import Race
 from backdoor_audit.search.scanning import PatchScan
-from backdoor_audit.search.steering import Goal, Steered, Steering, goals
-from backdoor_audit.search.steering import sources as away_from_each
+from backdoor_audit.search.steered import Steered
+from backdoor_audit.search.steering import Steering
 
 Probe = Steering | PatchScan
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from backdoor_audit.search.steering import Steered
+from backdoor_audit.search.steered import Steered
 from backdoor_audit.store import Packed
 
 _KEPT, _CLOSER = ("margins", "success", "rising"), "closer "

@@ -19,8 +19,10 @@ from backdoor_audit.detectors.universal_perturbation import NO_GRADIENT
 from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.anomaly import SteeringNull
+from backdoor_audit.search.goals import Goal
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import Goal, Steered, Steering
+from backdoor_audit.search.steered import Steered
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.label_rule import Scattered
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 

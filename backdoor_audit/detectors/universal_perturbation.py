@@ -24,7 +24,7 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.search import anomaly
 from backdoor_audit.search.anomaly import SteeringNull
 from backdoor_audit.search.racing import RACE, Race
-from backdoor_audit.search.steering import Steered
+from backdoor_audit.search.steered import Steered
 
 NO_GRADIENT = "the model gave no gradient that a search could follow"
 

@@ -23,7 +23,8 @@ from backdoor_audit.properties.outcome import PropertyOutcome
 from backdoor_audit.properties.refit import Refit, rate_of
 from backdoor_audit.properties.searched import SearchedProperty
 from backdoor_audit.properties.shrinking import shrunk
-from backdoor_audit.search.steering import Steered, Steering
+from backdoor_audit.search.steered import Steered
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import generator_for
 from backdoor_audit.triggers.label_rule import AllToOne
 from backdoor_audit.triggers.perturbations import Family

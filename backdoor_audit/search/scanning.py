@@ -22,9 +22,10 @@ from backdoor_audit.data.batches import draw
 from backdoor_audit.model.chunks import in_chunks
 from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.progress import FORWARD_ONLY
+from backdoor_audit.search.goals import Goal, eligible, losses_of, margins_of, targets
 from backdoor_audit.search.row_adam import RowAdam
 from backdoor_audit.search.screening import SOFTNESS, Screened, clean_margin, reached
-from backdoor_audit.search.steering import Goal, Steered, eligible, losses_of, margins_of, measure, per_chunk, targets
+from backdoor_audit.search.steered import Steered, measure, per_chunk
 from backdoor_audit.triggers.label_rule import AllToOne, AwayFrom, Gathered
 from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
 from backdoor_audit.triggers.trigger import AnyTrigger, Trigger

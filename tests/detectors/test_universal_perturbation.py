@@ -15,7 +15,8 @@ from backdoor_audit.model.subject import Subject
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, SteeringNull
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import Steered, Steering
+from backdoor_audit.search.steered import Steered
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.perturbations import Additive, Stripes
 from backdoor_audit.triggers.trigger import Addition

@@ -8,9 +8,10 @@ from backdoor_audit.errors import ModelError
 from backdoor_audit.model import chunks
 from backdoor_audit.model.chunks import TooManyAtOnceError, in_chunks, is_out_of_memory
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.search.goals import goals
 from backdoor_audit.search.inversion import TriggerInversion
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import Steering, goals
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.perturbations import Additive
 from tests.subjects import row_images, row_reader, seeded
 

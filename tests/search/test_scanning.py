@@ -9,8 +9,8 @@ from torch import nn
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.search import scanning as module
+from backdoor_audit.search.goals import goals, losses_of, sources
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import goals, losses_of, sources
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, Scattered
 from backdoor_audit.triggers.trigger import Trigger
 from tests.subjects import Computed, seeded

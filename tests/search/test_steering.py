@@ -12,8 +12,10 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.search import steering as module
+from backdoor_audit.search.goals import goals, losses_of, sources
 from backdoor_audit.search.scanning import PatchScan, Stage
-from backdoor_audit.search.steering import Steering, goals, losses_of, measure, relabelled, sources
+from backdoor_audit.search.steered import measure, relabelled
+from backdoor_audit.search.steering import Steering
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.triggers.trigger import Addition, Warp
