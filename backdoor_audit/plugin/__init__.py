@@ -20,20 +20,14 @@ from backdoor_audit.options import OPTIONS, AuditOptions, Option
 from backdoor_audit.plugin.asked import (
     CLOSING,
     ENDING,
-    OWN,
     SESSION_NAME,
     asked_for,
-    collects,
-    dest,
     may_audit,
-    names_paths,
     refuse_blocked,
     refuse_lists_of_others,
-    requested,
     shadowed,
-    split_arguments,
-    take_back_values,
 )
+from backdoor_audit.plugin.behind_a_space import take_back_values
 from backdoor_audit.plugin.fixtures import (
     audit_options,
     audit_run,
@@ -45,6 +39,7 @@ from backdoor_audit.plugin.fixtures import (
     evidence,
     finding,
 )
+from backdoor_audit.plugin.given import OWN, collects, dest, names_paths, requested, split_arguments
 from backdoor_audit.plugin.recording import refuse_inputs
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split

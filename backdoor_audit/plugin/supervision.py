@@ -34,7 +34,7 @@ import pytest
 from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.plugin.asked import collects
+from backdoor_audit.plugin.given import collects
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.plugin.recording import RUN, Recorder, digest
 from backdoor_audit.printable import printable
