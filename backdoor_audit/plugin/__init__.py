@@ -28,6 +28,7 @@ from backdoor_audit.plugin.asked import (
     shadowed,
 )
 from backdoor_audit.plugin.behind_a_space import take_back_values
+from backdoor_audit.plugin.collection import question_of
 from backdoor_audit.plugin.fixtures import (
     audit_options,
     audit_run,
@@ -193,7 +194,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash.get(SESSION, None)
     if session is None or "finding" not in metafunc.fixturenames:
         return
-    question = session.question_of(metafunc)
+    question = question_of(metafunc, session.suite)
     if question is not None:
         from backdoor_audit.questions.checks import items_of
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -16,12 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from backdoor_audit.errors import AuditError, ModelError, OptionError
+from backdoor_audit.errors import AuditError, ModelError
 from backdoor_audit.evidence import Finding, plain
-from backdoor_audit.item import AUDIT, Item
+from backdoor_audit.item import AUDIT
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.agreement import Agreement
 from backdoor_audit.plugin.closing import Closing
+from backdoor_audit.plugin.collection import audit_items
+from backdoor_audit.plugin.folders import Folders
 from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder, place_of
@@ -33,21 +33,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from backdoor_audit.baseline import Standing
-    from backdoor_audit.questions import Question
     from backdoor_audit.questions.suite import Suite
     from backdoor_audit.run.run import Run
 
 SESSION = pytest.StashKey["AuditSession"]()
 
 _FIXTURES = "backdoor_audit.plugin.fixtures"  # which imports this module
-
-
-class AuditModule(pytest.Module):
-    """A file of the suite: what its tests are called does not depend on the project's ``python_functions``."""
-
-    def funcnamefilter(self, name: str) -> bool:
-        """Whether a function is a test."""
-        return name.startswith("test_")
 
 
 class AuditSession:
@@ -57,6 +48,7 @@ class AuditSession:
         self.config, self.options, self.selected, self.collects = config, options, selected, collects
         self.workerinput: Mapping[str, Any] | None = getattr(config, "workerinput", None)
         self.budget_began = float(self.workerinput["backdoor_audit_began"]) if self.workerinput else time.time()
+        self.folders = Folders(config, self.budget_began)
         self.run: Run | None = None
         self.expected: list[str] = []
         self.outcomes = Outcomes()
@@ -65,7 +57,6 @@ class AuditSession:
         self.pace = Pace(config, *self._among_workers())
         self.closing = Closing(config, self.recorder)
         self._open = ExitStack()
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._agreement = Agreement()
         self._signals = Signals()
 
@@ -90,30 +81,7 @@ class AuditSession:
         """Where workers of this run tell each other how far they are, None without workers; and the name of this one."""
         if self.workerinput is None:
             return None, ""
-        return self._pace_folder(), str(self.workerinput["workerid"])
-
-    def _pace_folder(self) -> Path:
-        return self.store_folder() / f"pace-{self.budget_began:.3f}"
-
-    def store_folder(self) -> Path:
-        """Where finished work is kept: pytest's cache, or a folder of this run when the cache is switched off.
-
-        Raises `OptionError` for a cache that cannot be made.
-        """
-        if self.workerinput is not None:
-            return Path(self.workerinput["backdoor_audit_store"])
-        cache = getattr(self.config, "cache", None)
-        if cache is not None:
-            try:
-                return Path(cache.mkdir("backdoor_audit"))
-            except OSError as error:
-                raise OptionError(
-                    f"-o cache_dir: finished work cannot be kept in {self.config.getini('cache_dir')} "
-                    f"({error.strerror or error}); give a folder that can be written by -o cache_dir=DIR, or pass "
-                    "-p no:cacheprovider to keep none"
-                ) from None
-        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="backdoor_audit-")
-        return Path(self._scratch.name)
+        return self.folders.pace, str(self.workerinput["workerid"])
 
     def start(self, module: nn.Module | None = None) -> Run:
         """The run of this process, with everything loaded. Raises `AuditError`."""
@@ -124,7 +92,7 @@ class AuditSession:
             worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
             self.run = Run(
                 self.options,
-                Store(self.store_folder()),
+                Store(self.folders.store),
                 self.suite,
                 module=module,
                 began=self.budget_began,
@@ -141,19 +109,6 @@ class AuditSession:
         from backdoor_audit.questions.suite import Suite
 
         return Suite.of(self.options)
-
-    def question_of(self, metafunc: pytest.Metafunc) -> Question | None:
-        """The question whose items a test function takes: the suite's, or that of a module in the project. None without one."""
-        from backdoor_audit.questions.suite import names_some, questions_of
-
-        name = metafunc.definition.originalname.removeprefix("test_")
-        if metafunc.definition.nodeid.startswith(f"{AUDIT}::"):
-            return self.suite.question(name)
-        try:
-            own = questions_of(metafunc.module, str(metafunc.module.__file__)) if names_some(metafunc.module) else ()
-        except AuditError as error:
-            raise pytest.UsageError(f"backdoor_audit: {error}") from None
-        return next((question for question in own if question.name == name), None)
 
     @property
     def report(self) -> Path:
@@ -270,32 +225,18 @@ class AuditSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker what the controller knows already."""
-        node.workerinput["backdoor_audit_store"] = str(self.store_folder())
+        node.workerinput["backdoor_audit_store"] = str(self.folders.store)
         node.workerinput["backdoor_audit_began"] = self.budget_began
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add the shipped audits under node ids that read well and can be run again."""
-        if not self.collects:
-            return
-        asked = {Item.parse(name).question for name in self.expected or self._names()}
-        files = dict.fromkeys(entry.file for entry in self.suite.entries if entry.question.name in asked)
-        filters = session.config.pluginmanager.has_plugin("warnings")  # else strict markers do not know the mark
-        for path in files:  # one that asks nothing is left out: pytest would show an item of it as skipped
-            module = AuditModule.from_parent(session, path=path.absolute(), nodeid=AUDIT)
-            for item in session.genitems(module):
-                if isinstance(item, pytest.Item) and self._is_selected(item.nodeid):
-                    if filters:  # a warning of a stranger's network must not decide, however strict the project is
-                        item.add_marker(pytest.mark.filterwarnings("default"))
-                    items.append(item)
+        if self.collects:
+            items += audit_items(session, self.suite, self.expected or self._names(), self.selected)
 
     def _names(self) -> list[str]:
         """Node ids of a complete run, which a worker asks for itself."""
         return [item.node_id for item in self.suite.items(self.start())]
-
-    def _is_selected(self, nodeid: str) -> bool:
-        wanted = [argument for argument in self.selected if argument != AUDIT]
-        return not wanted or any(nodeid == argument or nodeid.startswith(f"{argument}[") for argument in wanted)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
@@ -446,8 +387,4 @@ class AuditSession:
         """Drop the folder that stood in for pytest's cache."""
         self._signals.give_back()
         self._open.close()
-        if self.is_controller and self.config.pluginmanager.hasplugin("dsession"):
-            with suppress(OptionError):  # there is no cache, which has ended the run
-                shutil.rmtree(self._pace_folder(), ignore_errors=True)
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self.folders.drop(had_workers=self.is_controller and self.config.pluginmanager.hasplugin("dsession"))
