@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any
 
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.item import Item
-from backdoor_audit.printable import printable
+from backdoor_audit.presentable import plain, presentable
 from backdoor_audit.record_schema import READ_VERSIONS, SCHEMA_VERSION, record_schema
 from backdoor_audit.record_types import Count, Reasons, Seconds
 from backdoor_audit.schema_of import LATER, Schema, Stored
 from backdoor_audit.structure import brief, misfit
-
-LONGEST = 4000
-"""Characters of a text in a record; longer ones are cut. Pictures, counterexamples and tests to paste are kept whole."""
 
 POWER = "detection_power"
 """Statistic of findings about the audit's own sight, from canaries: they say nothing against the model."""
@@ -33,7 +29,6 @@ REGRESSION = "regression"
 """Statistic of findings about what got worse than in a baseline; they are made from one and are no part of it."""
 
 _FINDINGS = ("findings", "advisory")
-_WHOLE = frozenset({"pictures", "image", "stamped", "overlay", "picture", "spec", "test"})
 _JUDGED = ("verdict", "power", "flagged_classes", "suspected_classes", "flagged_all_to_all", "suspected_all_to_all")
 
 _NAMED = {
@@ -272,8 +267,7 @@ class Record:
     def power(self) -> Verdict | None:
         """The canaries' verdict: pass if the audit saw every one of them; None if none was planted."""
         verdicts = {finding.verdict for finding in self.findings if finding.statistic == POWER}
-        worst = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
-        return next((verdict for verdict in worst if verdict in verdicts), None)
+        return next((verdict for verdict in WORST_FIRST if verdict in verdicts), None)
 
     @property
     def flagged_classes(self) -> tuple[int, ...]:
@@ -354,62 +348,3 @@ class Record:
 def _needed(kind: type[Record] | type[Finding]) -> list[str]:
     """The fields that a file must have; those with a default came later, or say nothing where they are missing."""
     return [entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING]
-
-
-def presentable(value: Any, key: str = "") -> Any:
-    """The same value with every text in it, keys as well, printable and of a length to show.
-
-    Under some keys (``key`` is the one of the value itself) texts stay whole: pictures, counterexamples, and tests to paste,
-    which keep their lines.
-    """
-    if isinstance(value, str):
-        text = _printable_lines(value) if key == "test" else printable(value)
-        if len(text) <= LONGEST or key in _WHOLE:
-            return text
-        note = f" ... ({len(text)} characters) ... "
-        half = (LONGEST - len(note)) // 2  # names that differ mostly differ at one of their ends
-        return printable(text[:half]) + note + printable(text[-half:])
-    if isinstance(value, Mapping):
-        return {
-            presentable(name): presentable(entry, key if key in _WHOLE else str(name)) for name, entry in value.items()
-        }
-    if type(value) in (list, tuple):
-        return type(value)(presentable(entry, key) for entry in value)
-    return value
-
-
-def together(parts: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Sections of questions from several processes or machines: every row of each question; of one row the last."""
-    rows: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for question, entries in part.items():
-            rows.setdefault(question, {}).update(entries)
-    return rows
-
-
-def plain(value: Any) -> Any:
-    """The same value in builtins, which JSON and worker channels take; a subclass of str or a Path would break the latter.
-
-    NaN and infinities become None. What UTF-8 cannot hold (lone surrogates) is escaped.
-    """
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {_encodable(str(key)): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if value is None or type(value) in (bool, int):
-        return value
-    if not isinstance(value, Real):
-        return _encodable(str(value))
-    number = int(value) if isinstance(value, Integral) else float(value)
-    return number if isinstance(number, int) or math.isfinite(number) else None
-
-
-def _encodable(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _printable_lines(text: str) -> str:
-    """Each line printable, with the spaces that indent it."""
-    return "\n".join(" ".join(map(printable, line.split(" "))) for line in text.split("\n"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from backdoor_audit.errors import DataFormatError
-from backdoor_audit.evidence import SCHEMA_VERSION, Finding, Record, Verdict, inconclusive, judge, plain
+from backdoor_audit.evidence import SCHEMA_VERSION, Finding, Record, Verdict, inconclusive, judge
+from backdoor_audit.presentable import plain
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.errors import OptionError
-from backdoor_audit.evidence import presentable
 from backdoor_audit.installed import GROUPS, Plugin, contained, is_advisory, loaded, offered, plugins_of, summaries
 from backdoor_audit.item import Item
+from backdoor_audit.presentable import presentable
 from tests.subjects.packages import install
 
 REPAIR = """

@@ -13,10 +13,11 @@ from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
 from backdoor_audit.baseline.schema import KEPT, SCHEMA, SCHEMA_VERSION
 from backdoor_audit.content import content_of
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import REGRESSION, Finding, Record, presentable
+from backdoor_audit.evidence import REGRESSION, Finding, Record
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.item import Item, Row
 from backdoor_audit.options import Role, options_with
+from backdoor_audit.presentable import presentable
 from backdoor_audit.structure import brief, misfit
 
 _MODEL = ("model_fingerprint", "architecture", "parameters")

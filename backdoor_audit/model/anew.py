@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backdoor_audit.errors import ModelError, ModelFormatError
-from backdoor_audit.model.classifier import Classifier, own_code
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.own_code import own_code
 
 
 def with_new_weights(like: Classifier) -> nn.Module:

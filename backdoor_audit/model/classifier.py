@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,28 +14,12 @@ from backdoor_audit import budget, progress
 from backdoor_audit.errors import AuditError, ModelError, ModelFormatError, OptionError
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.chunks import TooManyAtOnceError, in_chunks, is_out_of_memory
+from backdoor_audit.model.layers import LayerMap, layers_of
 from backdoor_audit.model.layout import fitting_layout
-from backdoor_audit.printable import printable
+from backdoor_audit.model.own_code import as_model_error, from_outside, own_code, told_line
 
 _BATCH = 256
 _CHANNELS = frozenset({1, 3})  # that clean images can be converted to
-_LONGEST_LINE = 200  # characters of what a stranger's exception says
-
-
-@dataclass(frozen=True, slots=True)
-class LayerMap:
-    """Where a network keeps what the checks look at; found by running one image through it, not by reading names.
-
-    ``feature_layer`` is the last module whose output is a feature map (n, c, h, w) with nothing but linear layers after
-    it: on residual networks that is the block after its addition, on plain ones the last activation or pooling. Modules
-    that run more than once per image are passed over.
-    ``head`` is the last linear layer; its input is the penultimate vector. None: this network has no such layer.
-    """
-
-    feature_layer: str | None
-    channels: int
-    head: str | None
-    neurons: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +103,7 @@ class Classifier:
                         f"{self.architecture} takes images with {channels} channels, the clean images have "
                         f"{self.image_shape[0]} ({shape}): pass --channels={channels}, or correct --arch"
                     ) from None
-                reason = _first_line(error) or type(error).__name__
+                reason = told_line(error) or type(error).__name__
                 raise ModelFormatError(
                     f"{self.architecture} does not accept {shape} images: {reason}; resize or convert the clean images "
                     "(--resize, --channels) or correct --arch"
@@ -172,7 +154,7 @@ class Classifier:
                 raise
             if is_out_of_memory(error):
                 raise self._too_many(len(inputs)) from None
-            raise _ended(error, "in its forward pass") from None
+            raise as_model_error(error, "in its forward pass") from None
 
     def _too_many(self, count: int) -> TooManyAtOnceError:
         pixels = " x ".join(map(str, self.image_shape))
@@ -240,7 +222,9 @@ class Classifier:
     def layers(self) -> LayerMap:
         """The layers that pruning and activation checks work on, found by running one grey image."""
         with own_code("when its layers were looked for"):
-            return _trace(self)
+            return layers_of(
+                self.module, self.num_classes, lambda: self.logits(torch.full((1, *self.image_shape), 0.5))
+            )
 
 
 def choose_device(wanted: str, worker: int = 0) -> torch.device:
@@ -292,7 +276,7 @@ def _frozen(module: nn.Module, device: torch.device) -> nn.Module:
         except Exception as error:  # a stranger's module may copy itself in its own way
             raise ModelFormatError(
                 f"{type(module).__name__} cannot be copied to {device}, frozen and in single precision: "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{type(error).__name__}: {told_line(error)}"
             ) from None
 
 
@@ -319,45 +303,6 @@ def _is_plain(tensor: Tensor) -> bool:
 def _is_finite(tensor: Tensor) -> bool:
     asked = tensor.float() if tensor.element_size() == 1 else tensor  # float8 cannot be asked itself
     return bool(torch.isfinite(asked).all())
-
-
-@contextmanager
-def own_code(when: str) -> Iterator[None]:
-    """A block in which the model's code runs: whatever it raises becomes a `ModelError` with one line that ends in ``when``.
-
-    Not Ctrl-C, not an `AuditError`, and not what a signal handler raises, as time limits of pytest and CI runners do.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, AuditError):
-        raise
-    except BaseException as error:
-        if from_outside(error):
-            raise
-        raise _ended(error, when) from None
-
-
-def _ended(error: BaseException, when: str) -> ModelError:
-    name, line = type(error).__name__, _first_line(error)
-    return ModelError(f"the model's own code raised {name}{f' ({line})' if line else ''} {when}")
-
-
-def _first_line(error: BaseException) -> str:
-    try:
-        return (printable(str(error).partition("\n")[0]))[:_LONGEST_LINE]
-    except BaseException:  # a stranger's exception may have a text that fails as well
-        return ""
-
-
-def from_outside(error: BaseException) -> bool:
-    """Whether a signal handler raised this while the model's code ran."""
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
-    step = error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code in handlers:
-            return True
-        step = step.tb_next
-    return False
 
 
 def _scores(output: object, architecture: str, device: torch.device) -> Tensor:
@@ -400,39 +345,3 @@ def hooked(module: nn.Module, hook: Callable[..., object], *, pre: bool = False)
         yield
     finally:
         handle.remove()
-
-
-def _trace(classifier: Classifier) -> LayerMap:
-    events: list[tuple[str, nn.Module, Tensor]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda module, _inputs, output, name=name: (
-                events.append((name, module, output)) if isinstance(output, Tensor) else None
-            )
-        )
-        for name, module in classifier.module.named_modules()
-        if name
-    ]
-    try:
-        classifier.logits(torch.full((1, *classifier.image_shape), 0.5))
-    finally:
-        for handle in handles:
-            handle.remove()
-    calls = Counter(name for name, _, _ in events)
-    feature_layer, channels, head, neurons = None, 0, None, 0
-    for name, module, output in events:
-        own_weights = any(True for _ in module.parameters(recurse=False))
-        if output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            if calls[name] == 1:  # a hook cannot tell the calls of a shared ReLU or pooling apart
-                feature_layer, channels = name, output.shape[1]
-            elif own_weights:
-                feature_layer, channels = None, 0
-        elif isinstance(module, nn.Linear):
-            head, neurons = name, module.in_features
-        elif own_weights and not isinstance(module, nn.BatchNorm1d):
-            feature_layer, channels = None, 0  # more than a linear head follows: those maps are not the last features
-    if head is not None:
-        linear = classifier.module.get_submodule(head)
-        if not isinstance(linear, nn.Linear) or linear.out_features != classifier.num_classes:
-            head, neurons = None, 0
-    return LayerMap(feature_layer, channels, head, neurons)

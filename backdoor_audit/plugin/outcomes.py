@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from _pytest.outcomes import Exit
 
-from backdoor_audit.evidence import WORST_FIRST, Finding, Verdict, together
+from backdoor_audit.evidence import WORST_FIRST, Finding, Verdict
 from backdoor_audit.item import AUDIT
+from backdoor_audit.presentable import together
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ import pytest
 from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
 
 from backdoor_audit.errors import AuditError, OptionError
-from backdoor_audit.evidence import Record, plain
+from backdoor_audit.evidence import Record
 from backdoor_audit.files import UnreadableError, abandoned, read_bytes, refuse_special
 from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.outcomes import Outcomes
+from backdoor_audit.presentable import plain
 from backdoor_audit.printable import line_of
 from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FILES as PICTURE_FILES

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from backdoor_audit.errors import AuditError, ModelError
-from backdoor_audit.evidence import Finding, plain
+from backdoor_audit.evidence import Finding
 from backdoor_audit.item import AUDIT
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.agreement import Agreement
@@ -27,6 +27,7 @@ from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder, place_of
 from backdoor_audit.plugin.signals import Signals
 from backdoor_audit.plugin.supervision import CHANNEL, JUDGED, REFUSED
+from backdoor_audit.presentable import plain
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
-from backdoor_audit.evidence import Finding, Record, Verdict, plain
+from backdoor_audit.evidence import Finding, Record, Verdict
+from backdoor_audit.presentable import plain
 from backdoor_audit.questions.frameworks import FRAMEWORKS, Reference, references
 from backdoor_audit.report.paths import shown_command, shown_path, without_folders
 from backdoor_audit.report.terminal import headline

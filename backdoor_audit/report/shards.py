@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from backdoor_audit.content import content_of
-from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict, plain, together
+from backdoor_audit.evidence import WORST_FIRST, Finding, Record, Verdict
 from backdoor_audit.installed import plugins_of, summaries
 from backdoor_audit.options import Role, options_with
+from backdoor_audit.presentable import plain, together
 
 
 def merged(records: Mapping[str, Record]) -> dict[str, Record]:

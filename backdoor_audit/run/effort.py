@@ -18,8 +18,9 @@ from backdoor_audit.detectors import Detector
 from backdoor_audit.detectors.detector import SEARCHING
 from backdoor_audit.item import Item
 from backdoor_audit.model import surroundings
-from backdoor_audit.model.classifier import Classifier, autocast, from_outside, own_code
+from backdoor_audit.model.classifier import Classifier, autocast
 from backdoor_audit.model.networks import build_network
+from backdoor_audit.model.own_code import from_outside, own_code
 from backdoor_audit.needs import Needs
 from backdoor_audit.progress import FORWARD_ONLY
 from backdoor_audit.properties import HarmlessChanges, NothingSteers, Property, Relabelling

@@ -18,8 +18,9 @@ from backdoor_audit.data.conversion import resized
 from backdoor_audit.errors import BudgetSpentError, ModelError
 from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
 from backdoor_audit.model import surroundings
-from backdoor_audit.model.classifier import Classifier, own_code
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, chance_accuracy, clean_accuracy, standard_error
+from backdoor_audit.model.own_code import own_code
 from backdoor_audit.printable import listed, printable
 from backdoor_audit.run.class_order import begins_at_one, class_order
 from backdoor_audit.run.input_ranges import alternatives, network_accuracy

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from backdoor_audit.errors import DataFormatError, DegenerateScoresError
-from backdoor_audit.evidence import presentable
 from backdoor_audit.files import UnreadableError, read_json, write_text
+from backdoor_audit.presentable import presentable
 from backdoor_audit.schema_of import LATER, Definitions, Stored
 from backdoor_audit.structure import misfit
 

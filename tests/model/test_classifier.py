@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.model.classifier import Classifier, LayerMap, autocast, hooked
+from backdoor_audit.model.classifier import Classifier, autocast, hooked
+from backdoor_audit.model.layers import LayerMap
 from backdoor_audit.model.loading import load_classifier, save_classifier
 from backdoor_audit.repairs.pruning import pruned
 from tests.subjects import Computed, assert_unchanged, by_brightness, random_network, seeded, snapshot

@@ -20,7 +20,8 @@ from backdoor_audit.errors import AuditError, BudgetSpentError, ModelError, Mode
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.model import surroundings
-from backdoor_audit.model.classifier import Classifier, own_code
+from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.own_code import own_code
 from backdoor_audit.run.preconditions import PRECONDITIONS, check, slow
 from backdoor_audit.search.inversion import TriggerInversion
 from tests.subjects import row_images, row_reader, seeded

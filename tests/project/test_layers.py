@@ -18,7 +18,7 @@ NAME = PACKAGE.name
 LAYERS = (
     {"bounds", "control_groups", "item", "needs", "printable", "progress", "schema_of", "source", "structure", "words"},
     {"cores", "errors", "files", "record_types"},
-    {"option_texts", "record_schema", "tensor_file"},
+    {"option_texts", "presentable", "record_schema", "tensor_file"},
     {"budget", "data", "evidence", "installed", "store"},
     {"content", "model", "options", "schema", "triggers"},
     {"attacks", "baseline", "filters", "option_paths", "option_sources", "repairs", "search"},

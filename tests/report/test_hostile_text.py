@@ -14,7 +14,8 @@ import pytest
 
 from backdoor_audit.baseline import Baseline, baseline_of, difference
 from backdoor_audit.cli import main
-from backdoor_audit.evidence import LONGEST, Finding, Record, plain
+from backdoor_audit.evidence import Finding, Record
+from backdoor_audit.presentable import LONGEST, plain
 from backdoor_audit.report.comparison import page as difference_page
 from backdoor_audit.report.comparison_table import lines
 from backdoor_audit.report.extras import verdict_banner

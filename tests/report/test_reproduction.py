@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from backdoor_audit.commands import repair
-from backdoor_audit.evidence import Record, plain
+from backdoor_audit.evidence import Record
 from backdoor_audit.option_sources import build_options
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.presentable import plain
 from backdoor_audit.report.reproduction import repair_command, reproduction_command
 from tests.subjects.records import record
 

@@ -16,9 +16,10 @@ import torch
 from backdoor_audit.canary import Sighting
 from backdoor_audit.detectors import Detection
 from backdoor_audit.detectors.field import Field
-from backdoor_audit.evidence import Finding, Record, Verdict, presentable
+from backdoor_audit.evidence import Finding, Record, Verdict
 from backdoor_audit.gate import audit
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.presentable import presentable
 from backdoor_audit.repairs.outcome import CurvePoint, RepairOutcome, Scores
 from backdoor_audit.report.schema import schema
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit

@@ -12,7 +12,8 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.search import inversion as module
-from backdoor_audit.search.inversion import CostController, TriggerInversion, _batches_without
+from backdoor_audit.search.cost_controller import CostController
+from backdoor_audit.search.inversion import TriggerInversion, _batches_without
 from tests.subjects import (
     Computed,
     PatchDetector,

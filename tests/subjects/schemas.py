@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 
-from backdoor_audit.evidence import plain
+from backdoor_audit.presentable import plain
 from backdoor_audit.report.schema import schema
 
 
