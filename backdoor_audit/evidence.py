@@ -159,6 +159,11 @@ def judge(
     return concluded(statistic, verdict, reason, value=value, limit=limit, **rest)
 
 
+def passed(statistic: str, reason: str, **rest: Any) -> Finding:
+    """A finding that says what holds, by a rule of its own."""
+    return concluded(statistic, Verdict.PASS, reason, **rest)
+
+
 def inconclusive(statistic: str, reason: str, **rest: Any) -> Finding:
     """A finding that says why nothing could be measured."""
     return concluded(statistic, Verdict.INCONCLUSIVE, reason, **rest)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
-from backdoor_audit.evidence import Finding, Verdict, concluded, inconclusive
+from backdoor_audit.evidence import Finding, inconclusive, passed
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import chance_accuracy
 from backdoor_audit.printable import listed
 from backdoor_audit.run import matching
+from backdoor_audit.run.probing import in_batches
 
-_BATCH = 256
 _PAIRS = 5  # that are named
 _MOST_NAMES = 20  # that an option can be spelt out for
 _AS_GOOD = 0.02  # accuracy that an order which has a name may be below the best one
@@ -37,15 +36,11 @@ def class_order(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
     accuracy alone does not tell. An order in which the model would still know nothing is none.
     """
     del min_accuracy
-    parts = []
-    for batch in clean.images.split(_BATCH):
-        budget.check()
-        parts.append(classifier.predict(batch).cpu())
-    predicted = torch.cat(parts).numpy()
+    predicted = torch.cat([classifier.predict(batch).cpu() for batch in in_batches(clean.images)]).numpy()
     found = matching.better_order(clean.labels.numpy(), predicted)
     if found is None or found.matched <= chance_accuracy(classifier.num_classes, clean.labels):
         reason = "no other order of the classes suits the model much better"
-        return concluded("class_order", Verdict.PASS, reason, value=0, limit=0)
+        return passed("class_order", reason, value=0, limit=0)
     pairs = [
         f"label {clean.class_name(label)} looks like class {clean.class_name(found.outputs[label])} of the model"
         for label in found.moved

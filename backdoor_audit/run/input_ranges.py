@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from backdoor_audit import budget
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import NORMALIZATIONS
+from backdoor_audit.run.probing import in_batches
 
 _BATCH = 250
 
@@ -46,8 +46,7 @@ def network_accuracy(classifier: Classifier, images: Tensor, labels: Tensor, fed
     """
     hits = 0
     with torch.no_grad():
-        for batch, wanted in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
-            budget.check()
+        for batch, wanted in zip(in_batches(images, _BATCH), labels.split(_BATCH), strict=True):
             predicted = classifier(fed(batch) * classifier._std + classifier._mean).argmax(dim=1)
             hits += int((predicted.cpu() == wanted).sum())
     return hits / len(labels)

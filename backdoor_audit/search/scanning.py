@@ -8,27 +8,25 @@ models as well, while one of a seventh hardly does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
-from backdoor_audit.model.chunks import in_chunks
-from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.progress import FORWARD_ONLY
-from backdoor_audit.search.goals import Goal, eligible, losses_of, margins_of, targets
-from backdoor_audit.search.row_adam import RowAdam
+from backdoor_audit.search.goals import Goal, eligible
 from backdoor_audit.search.screening import SOFTNESS, Screened, clean_margin, reached
 from backdoor_audit.search.steered import Steered, measure, per_chunk
+from backdoor_audit.search.windows import Windows, starts
 from backdoor_audit.triggers.label_rule import AllToOne, AwayFrom, Gathered
 from backdoor_audit.triggers.perturbations import REFERENCE_SIDE
-from backdoor_audit.triggers.trigger import AnyTrigger, Trigger
 
 _WATCHED = 32  # search images on which the end of a scan is told from its middle
 _SHOWN = 16  # held-out images on which every window of a screening is tried
@@ -48,6 +46,11 @@ class Stage:
     images: int
     steps: int
     kept: float
+
+    def sized(self, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+        """Side and stride of the windows in px of such images."""
+        scale = max(1, round(max(image_shape[1:]) / (REFERENCE_SIDE + 4)))
+        return min(self.side * scale, *image_shape[1:]), self.stride * scale
 
 
 # Towards a class: few images and many steps at first, as what a window shows depends on how far it was optimised, and on where it
@@ -101,9 +104,7 @@ class PatchScan:
         progress: bool = False,
     ) -> Steered:
         """Scan on ``search_set``, measure on ``held_out``. The classifier is not changed."""
-        height, width = classifier.image_shape[1:]
-        scale = _scale(classifier.image_shape)
-        windows = _Windows(classifier, wanted, self.learning_rate)
+        windows = Windows(classifier, wanted, self.learning_rate)
         images, scored = search_set.images.to(classifier.device), classifier.predict(search_set.images)
         counted = eligible(wanted, scored.cpu(), search_set.labels)
         total = sum(stage.steps for stage in (*self.stages, *self.closer))
@@ -120,7 +121,7 @@ class PatchScan:
             return fit
 
         def lay(stage: Stage) -> None:
-            windows.lay(min(stage.side * scale, height, width), stage.stride * scale, generator)
+            windows.lay(*stage.sized(classifier.image_shape), generator)
 
         *earlier, last = self.stages
         for stage in earlier:
@@ -145,28 +146,28 @@ class PatchScan:
         bar.close()
         return found
 
-    def _reached(self, windows: _Windows, search_set: CleanSet) -> Tensor:
+    def _reached(self, windows: Windows, search_set: CleanSet) -> Tensor:
         """The margin of every goal's best window on a few search images, the same ones every time; (goals,)."""
-        goal, contents, places = windows.places[:, 0], windows.contents, windows.places
+        goal = windows.places[:, 0]
         margins = measure(
             windows.classifier,
             search_set,
             [windows.wanted[row] for row in goal],
-            lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
+            windows.stamped,
             count=_WATCHED,
             generator=torch.Generator().manual_seed(0),
         )[0]
         windows.passes += len(goal) * _WATCHED // 3
         return torch.stack([margins[goal == row].max() for row in range(len(windows.wanted))])
 
-    def _judged(self, windows: _Windows, held_out: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
+    def _judged(self, windows: Windows, held_out: CleanSet, generator: torch.Generator, rising: Tensor) -> Steered:
         """Every goal by the place that is best on held-out images."""
-        classifier, wanted, places, contents = windows.classifier, windows.wanted, windows.places, windows.contents
+        wanted, places = windows.wanted, windows.places
         margins, success, landing = measure(
-            classifier,
+            windows.classifier,
             held_out,
             [wanted[row] for row in places[:, 0]],
-            lambda chunk, batch: _laid(batch, contents[chunk], places[chunk]),
+            windows.stamped,
             count=self.measured,
             generator=generator,
         )
@@ -196,14 +197,13 @@ class PatchScan:
         A round keeps away from the classes in which those before it landed.
         """
         del progress
-        first, scale, (height, width) = self.stages[0], _scale(classifier.image_shape), classifier.image_shape[1:]
         images, scores = search_set.images.to(classifier.device), classifier.logits(search_set.images)
         softness, scored = SOFTNESS * float(clean_margin(scores)), scores.argmax(dim=1)
         found = Screened.nothing(classifier.num_classes)
         for _ in range(rounds):
             goal = Gathered(softness, found.landed)
-            windows = _Windows(classifier, [goal], self.learning_rate)
-            windows.lay(min(first.side * scale, height, width), first.stride * scale, generator)
+            windows = Windows(classifier, [goal], self.learning_rate)
+            windows.lay(*self.stages[0].sized(classifier.image_shape), generator)
             counted = eligible([goal], scored.cpu(), search_set.labels)
             for _ in range(self._screening[0]):
                 budget.check()
@@ -222,9 +222,7 @@ class PatchScan:
 
     def passes_of_screening(self, image_shape: tuple[int, int, int], *, rounds: int, images: int) -> float:
         """Image passes of `screened` with so many images in either half."""
-        first, scale, (height, width) = self.stages[0], _scale(image_shape), image_shape[1:]
-        side, stride = min(first.side * scale, height, width), first.stride * scale
-        places = len(starts(height, side, stride)) * len(starts(width, side, stride))
+        places = _all_over(image_shape, self.stages[0])
         steps, together = self._screening
         each = min(together, images) * steps + min(_SHOWN, images) * FORWARD_ONLY
         return rounds * places * each
@@ -257,15 +255,14 @@ class PatchScan:
 
     def passes(self, image_shape: tuple[int, int, int], *, measured: int, least: int = 0, most: int = 10**9) -> float:
         """Image passes for one goal, with ``least`` to ``most`` images in every step."""
-        height, width = image_shape[1:]
-        scale, watched = _scale(image_shape), min(_WATCHED, most) * FORWARD_ONLY
+        watched = min(_WATCHED, most) * FORWARD_ONLY
         places, before, passes = 0, 0, 0.0
 
         def descended(stage: Stage, fewest: int) -> None:
             nonlocal places, before, passes
-            side, stride = min(stage.side * scale, height, width), stage.stride * scale
+            side, stride = stage.sized(image_shape)
             if not places:
-                places = len(starts(height, side, stride)) * len(starts(width, side, stride))
+                places = _all_over(image_shape, stage)
             elif side < before:
                 places *= len(starts(before, side, stride)) ** 2
             watching = places * watched if stage is self.stages[-1] else 0  # half-way
@@ -283,101 +280,10 @@ class PatchScan:
         return passes
 
 
-class _Windows:
-    """Windows on their places: ``places`` (rows, 3) are goal, top, left; `contents` (rows, c, side, side) before the sigmoid.
-
-    ``sloped`` (goals,) says for which goals the model gave any gradient.
-    """
-
-    def __init__(self, classifier: Classifier, wanted: Sequence[Goal], learning_rate: float) -> None:
-        self.classifier, self.wanted, self.learning_rate = classifier, wanted, learning_rate
-        self.places = torch.zeros((0, 3), dtype=torch.long)
-        self.adam = RowAdam({}, learning_rate=learning_rate)
-        self.passes = 0
-        self.sloped = torch.zeros(len(wanted), dtype=torch.bool)
-
-    @property
-    def contents(self) -> Tensor:
-        """What lies in the windows, before the sigmoid."""
-        return self.adam.parameters["content"]
-
-    def lay(self, side: int, stride: int, generator: torch.Generator) -> None:
-        """Windows of this size: random ones all over the image at first, then cut out of those that are there."""
-        channels, height, width = self.classifier.image_shape
-        if not len(self.places):
-            laid = (starts(height, side, stride), starts(width, side, stride))
-            self.places = torch.cartesian_prod(torch.arange(len(self.wanted)), *laid)
-            contents = torch.randn((len(self.places), channels, side, side), generator=generator)
-            contents = contents.to(self.classifier.device)
-        elif side < self.contents.shape[-1]:
-            inner = starts(self.contents.shape[-1], side, stride).tolist()
-            corners = [(top, left) for top in inner for left in inner]
-            contents = torch.cat([self.contents[:, :, top : top + side, left : left + side] for top, left in corners])
-            self.places = torch.cat([self.places + torch.tensor([0, *corner]) for corner in corners])
-        else:
-            return
-        self.adam = RowAdam({"content": contents.clone()}, learning_rate=self.learning_rate)
-
-    def step(self, images: Tensor, scored: Tensor, batches: Tensor) -> Tensor:
-        """One step of every window with the images of its goal (goals, n); mean losses (rows,) on the CPU."""
-        contents, classifier = self.contents, self.classifier
-
-        def slope(chunk: Tensor) -> tuple[Tensor, Tensor]:
-            content = contents[chunk].requires_grad_()
-            where, batch = self.places[chunk], batches[self.places[chunk, 0]]
-            with autocast(classifier.device, classifier.module):
-                logits = classifier(_laid(images[batch], content, where).flatten(0, 1))
-            mine = [self.wanted[row] for row in where[:, 0]]
-            losses = _losses(logits.float(), targets(mine, scored[batch]), mine)
-            (gradient,) = torch.autograd.grad(losses.sum(), content)
-            return gradient, losses.detach().mean(dim=1)
-
-        rows = torch.arange(len(self.places))
-        parts = in_chunks(rows, per_chunk(classifier, batches.shape[1]), classifier.device, slope)
-        gradient, means = (torch.cat(column) for column in zip(*parts, strict=True))
-        self.passes += len(rows) * batches.shape[1]
-        self.adam.step({"content": gradient}, rows)
-        told = torch.stack([means, gradient.flatten(1).any(dim=1)]).cpu()  # the one copy that is waited for
-        self.sloped[self.places[told[1] > 0, 0]] = True
-        return told[0]
-
-    def stamped(self, chunk: Tensor, batch: Tensor) -> Tensor:
-        """Images (len(chunk), n, c, h, w) with the windows of these numbers."""
-        return _laid(batch, self.contents[chunk], self.places[chunk])
-
-    def keep(self, rows: Tensor) -> None:
-        """Give up all other windows."""
-        self.places = self.places[rows]
-        self.adam.keep(rows)
-
-    def keep_best(self, fit: Tensor, kept: float, least: int) -> Tensor:
-        """Keep of every goal that share of its windows, by how well they do; what that is of those that are left."""
-        rows = _best_places(self.places[:, 0], fit, kept, least)
-        self.keep(rows)
-        return fit[rows]
-
-    def trigger(self, row: int, target_class: int) -> AnyTrigger:
-        """One window as a patch."""
-        place, content = self.places[row : row + 1], self.contents[row : row + 1].cpu()
-        blank = torch.zeros((1, 1, *self.classifier.image_shape))
-        mask = _laid(blank[:, :, :1], torch.full_like(content[:, :1], torch.inf), place)[0, 0]
-        return Trigger(mask, _laid(blank, content, place)[0, 0], target_class)
-
-
-def _losses(logits: Tensor, target: Tensor, wanted: Sequence[Goal]) -> Tensor:
-    """Minus the margin of the one class that is asked for, (goals, n); for other goals the loss of `losses_of`.
-
-    The margin still has a slope where the cross-entropy of an image that obeys has none, and does not dwell on the image that
-    is furthest off.
-    """
-    if all(isinstance(goal, AllToOne) for goal in wanted):
-        return -margins_of(logits, target, wanted)
-    return losses_of(logits, target, wanted)
-
-
-def _scale(image_shape: tuple[int, int, int]) -> int:
-    """How many pixels of such images stand for one of a `Stage`."""
-    return max(1, round(max(image_shape[1:]) / (REFERENCE_SIDE + 4)))
+def _all_over(image_shape: tuple[int, int, int], stage: Stage) -> int:
+    """On how many places its windows lie."""
+    side, stride = stage.sized(image_shape)
+    return math.prod(len(starts(length, side, stride)) for length in image_shape[1:])
 
 
 def _class_of(goal: Goal, landing: int) -> int | None:
@@ -385,32 +291,3 @@ def _class_of(goal: Goal, landing: int) -> int | None:
     if isinstance(goal, AwayFrom) and landing >= 0:
         return landing
     return goal.target_class if isinstance(goal, AllToOne) else None
-
-
-def starts(length: int, side: int, stride: int) -> Tensor:
-    """First pixels of windows along one axis; the last window ends at the border."""
-    last = length - side
-    return torch.tensor(sorted({*range(0, last + 1, stride), last}))
-
-
-def _laid(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
-    """Images (rows, n, c, h, w) with a window of free content (rows, c, side, side), through a sigmoid, at each row's place."""
-    height, width = images.shape[-2:]
-    side = content.shape[-1]
-    down, across = (
-        functional.one_hot(places[:, axis, None] + torch.arange(side), length).float().to(images.device)
-        for axis, length in ((1, height), (2, width))
-    )  # (rows, side, length): which pixel each row or column of the window falls on
-    pattern = down.transpose(1, 2).unsqueeze(1) @ torch.sigmoid(content) @ across.unsqueeze(1)
-    inside = (down.sum(dim=1).unsqueeze(2) * across.sum(dim=1).unsqueeze(1)).unsqueeze(1)
-    laid: Tensor = images * (1 - inside).unsqueeze(1) + pattern.unsqueeze(1)
-    return laid
-
-
-def _best_places(goal: Tensor, fit: Tensor, share: float, least: int) -> Tensor:
-    """Row numbers of each goal's best places: that share of them, and no fewer than ``least`` if there are as many."""
-    staying = []
-    for number in goal.unique():
-        mine = (goal == number).nonzero().flatten()
-        staying.append(mine[fit[mine].argsort(descending=True)[: max(least, int(share * len(mine)))]])
-    return torch.cat(staying)

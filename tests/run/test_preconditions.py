@@ -7,7 +7,8 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import NORMALIZATIONS
-from backdoor_audit.run.preconditions import PRECONDITIONS, _as_good, accuracy, check, unmet
+from backdoor_audit.run.preconditions import PRECONDITIONS, check, unmet
+from backdoor_audit.run.recognition import _as_good, accuracy
 from tests.subjects import Computed, assert_unchanged, random_network, row_images, row_reader, snapshot
 
 SHAPE = (1, 8, 8)

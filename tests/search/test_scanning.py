@@ -8,7 +8,7 @@ from torch import nn
 
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
-from backdoor_audit.search import scanning as module
+from backdoor_audit.search import windows as module
 from backdoor_audit.search.goals import goals, losses_of, sources
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, Scattered
@@ -72,7 +72,7 @@ def test_of_each_goal_the_places_that_fit_best_stay():
 
 
 def test_smaller_windows_are_cut_out_of_those_that_are_there():
-    windows = module._Windows(reader(), goals(CLASSES)[:1], 0.5)
+    windows = module.Windows(reader(), goals(CLASSES)[:1], 0.5)
     windows.lay(4, 4, seeded())
     assert windows.places.tolist() == [[0, 0, 0], [0, 0, 4], [0, 4, 0], [0, 4, 4]]
     windows.keep(torch.tensor([1, 2]))
