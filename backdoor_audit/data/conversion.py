@@ -12,10 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from backdoor_audit.data.clean_set import choose
 from backdoor_audit.data.pictures import pixels_of
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.printable import first_line, listed, printable
+
+Reader = tuple[str, Callable[[], Image.Image]]
+"""What a picture is called, and what opens it."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, what pillow's convert("L") uses
 _AT_ONCE = 2**22  # pixels that are converted together, so that what comes between takes little memory
@@ -75,7 +79,13 @@ def with_channels(images: Tensor, channels: int | None) -> Tensor:
     return images
 
 
-def decode(readers: Sequence[tuple[str, Callable[[], Image.Image]]], wish: Wish, reading: Reading) -> Tensor:
+def chosen(labels: Tensor, reader: Callable[[int], Reader], wish: Wish, reading: Reading) -> tuple[Tensor, Tensor]:
+    """As many of the labelled pictures as are wished for, decoded, and their labels; ``reader`` gives that of each number."""
+    indices = choose(labels, min(wish.most or len(labels), len(labels)), wish.seed)
+    return _decoded([reader(index) for index in indices.tolist()], wish, reading), labels[indices]
+
+
+def _decoded(readers: Sequence[Reader], wish: Wish, reading: Reading) -> Tensor:
     """All images as one tensor (n, c, h, w) in [0, 1]; every image that fails is named before anything is raised.
 
     Each picture is decoded alone, and only what is left after resizing is kept.

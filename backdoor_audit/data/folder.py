@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from backdoor_audit.data import containers
-from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose, shown_names
-from backdoor_audit.data.conversion import Wish, decode
+from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, shown_names
+from backdoor_audit.data.conversion import Reader, Wish, chosen
 from backdoor_audit.data.naming import labels_of
 from backdoor_audit.data.pictures import IMAGE_SUFFIXES, begins_as_picture, opened
 from backdoor_audit.data.reading import Reading
@@ -57,11 +57,11 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     shown = shown_names(names, str(folder))
     files = [(path, label_of[name]) for name, paths in files_of.items() for path in paths]
     labels = torch.tensor([label for _, label in files])
-    if wish.most is not None and wish.most < len(files):
-        chosen = choose(labels, wish.most, wish.seed)
-        files, labels = [files[index] for index in chosen.tolist()], labels[chosen]
-    readers = [(str(path.relative_to(folder)), partial(opened, path, reading)) for path, _ in files]
-    return CleanSet(decode(readers, wish, reading), labels, shown, str(folder))
+
+    def reader(index: int) -> Reader:
+        return str(files[index][0].relative_to(folder)), partial(opened, files[index][0], reading)
+
+    return CleanSet(*chosen(labels, reader, wish, reading), shown, str(folder))
 
 
 def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:

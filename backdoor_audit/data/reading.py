@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
 from backdoor_audit.printable import printable, shortened
+
+Entry = TypeVar("Entry")
 
 _NAMED = 5  # of what is not read
 _FEWER = "take fewer images by --audit-max-images=N or smaller ones by --audit-resize=PIXELS"
@@ -55,6 +59,13 @@ class Reading:
         """All that there is to tell about the images, in single lines."""
         told = [text.replace("{n}", str(count)) for text, count in self._noted.items()]
         return tuple(printable(line) for line in (*told, self.left()) if line)
+
+    def timed(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The same, with a look at the time now and then. Raises what `check_time` raises."""
+        for number, entry in enumerate(entries, 1):
+            if number % 1024 == 0:
+                self.check_time()
+            yield entry
 
     def check_time(self) -> None:
         """Raises `DataFormatError` when the time is over."""

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
-from backdoor_audit.data.conversion import Wish, brief, decode
+from backdoor_audit.data.clean_set import CleanSet, checked_labels, shown_names
+from backdoor_audit.data.conversion import Reader, Wish, brief, chosen
 from backdoor_audit.data.naming import labels_of, relabelled
 from backdoor_audit.data.pictures import parsed
 from backdoor_audit.data.reading import Reading
@@ -67,9 +67,11 @@ def from_saved_dataset(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
             classes, shown = checked_labels(numbers, str(folder)), shown_names(called_as, str(folder))
         if not len(classes):
             raise DataFormatError(f"{folder}: no images; {_WANTED}")
-        indices = choose(classes, min(wish.most or len(classes), len(classes)), wish.seed)
-        readers = [(f"image {index}", _opener(saved, image, index, reading)) for index in indices.tolist()]
-        return CleanSet(decode(readers, wish, reading), classes[indices], shown, str(folder))
+
+        def reader(index: int) -> Reader:
+            return f"image {index}", _opener(saved, image, index, reading)
+
+        return CleanSet(*chosen(classes, reader, wish, reading), shown, str(folder))
 
 
 def _part(datasets: Any, folder: Path, reading: Reading) -> Any:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backdoor_audit.data.clean_set import CleanSet, checked_labels, choose, shown_names
-from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, decode
+from backdoor_audit.data.clean_set import CleanSet, checked_labels, shown_names
+from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, chosen
 from backdoor_audit.data.folder import files_within, is_image
 from backdoor_audit.data.naming import relabelled
 from backdoor_audit.data.opening import opening_within
@@ -43,11 +43,8 @@ def from_torchvision(source: str, wish: Wish, reading: Reading) -> CleanSet:
         classes = checked_labels(labels, source)
         if len(classes) != count:
             raise DataFormatError(f"{source}: {count} images and {len(classes)} labels; give a set of labelled images")
-        indices = choose(classes, min(wish.most or count, count), wish.seed)
-        readers = [(f"image {index}", _item_opener(dataset, index)) for index in indices.tolist()]
-        images = decode(readers, wish, reading)
-    shown = shown_names(names, source)
-    return CleanSet(images, classes[indices], shown, source)
+        pictures = chosen(classes, lambda index: (f"image {index}", _item_opener(dataset, index)), wish, reading)
+    return CleanSet(*pictures, shown_names(names, source), source)
 
 
 def _labels(dataset: Any, reading: Reading) -> NDArray[Any]:

@@ -1,0 +1,208 @@
+"""The rows of a table of paths and labels, from CSV, JSON Lines or a list."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from backdoor_audit.data.conversion import brief
+from backdoor_audit.data.folder import is_image
+from backdoor_audit.data.reading import Reading
+from backdoor_audit.errors import DataFormatError
+from backdoor_audit.files import UnreadableError, parsed_json, read_text
+from backdoor_audit.printable import listed
+
+_PATHS = (
+    *("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path"),
+    *("image_file", "image_name", "img_name", "image_id", "id"),
+)
+_NUMBERS = ("class_id", "classid", "class_idx", "class_index", "label_id", "label_idx", "category_id", "target_id")
+_LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "y")
+WANTED = (
+    "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
+)
+_SEPARATORS = ",;\t"
+_WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
+_WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
+_PART_COLUMNS = ("split", "partition", "subset")
+_PARTS = (("test", "testing"), ("validation", "val", "valid", "dev", "eval"))
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Path and label of every row that is read, and the labels of rows of other parts: classes that these may lack."""
+
+    rows: Rows
+    others: frozenset[str] = frozenset()
+
+
+def table_in(path: Path, reading: Reading) -> Table:
+    """The rows of a file, read as its ending says. Raises `DataFormatError`."""
+    suffix = path.suffix.lower()
+    return (_json_rows if suffix == ".jsonl" else _list_rows if suffix == ".txt" else _rows)(path, reading)
+
+
+def _list_rows(path: Path, reading: Reading) -> Table:
+    """Path and label of every line of a text: the last word is the label, unless it is a CSV file by another name."""
+    lines = _lines(path)
+    separated = any(mark in line for line in lines[:1] for mark in _SEPARATORS)
+    if separated and not _is_list(lines, path.parent, reading):
+        return _rows(path, reading)
+    rows: Rows = []
+    for number, line in enumerate(reading.timed(lines), 1):
+        if not line.strip():
+            continue
+        row = _list_row(line)
+        if row is None:
+            raise DataFormatError(f"{path}: line {number}: {line.strip()[:40]}; {_WANTED_WORDS}")
+        rows.append(row)
+    return Table(rows)
+
+
+def _is_list(lines: Sequence[str], folder: Path, reading: Reading) -> bool:
+    """Whether every line has a path and, as its last word, a label, and a picture is there: paths may hold what separates."""
+    there = False
+    for line in reading.timed(filter(str.strip, lines)):
+        row = _list_row(line)
+        if row is None:
+            return False
+        there = there or os.path.exists(folder / row[0])
+    return there
+
+
+def _list_row(line: str) -> tuple[str, str] | None:
+    """Path and label of a line; None for one that has no picture's name before its last word."""
+    words = line.rsplit(maxsplit=1)
+    if len(words) < 2 or not is_image(words[0].strip().rpartition("/")[2]):
+        return None
+    return words[0].strip(), _label(words[1])
+
+
+def _rows(path: Path, reading: Reading) -> Table:
+    """Path and label of every row of a CSV file, whatever it separates them by."""
+    text = _text(path)
+    first = text.partition("\n")[0]
+    delimiter = max(_SEPARATORS, key=first.count)
+    rows: Rows = []
+    parts: list[str] = []
+    try:
+        entries: Iterator[list[str]] = (
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
+        )
+        header = next(entries, [])
+        first_row = next(entries, [])
+        columns, part = _columns(path, header, first_row), _part_column(header)
+        entries = chain([first_row] if first_row else [], entries)
+        if columns is None:
+            columns = (0, 1)
+            part = None
+            entries = chain([header], entries)
+        for number, row in enumerate(reading.timed(entries), 1):
+            if len(row) <= max(columns):
+                raise DataFormatError(
+                    f"{path}: row {number} has {len(row)} columns, the first one {len(header)}; {WANTED}"
+                )
+            rows.append((row[columns[0]].strip(), _label(row[columns[1]])))
+            parts.append(row[part].strip() if part is not None and part < len(row) else "")
+    except csv.Error as error:
+        raise DataFormatError(f"{path}: not CSV ({brief(error)}); {WANTED}") from None
+    return _of_part(rows, parts, reading)
+
+
+def _part_column(header: Sequence[str]) -> int | None:
+    names = [name.strip().lower() for name in header]
+    return next((names.index(name) for name in _PART_COLUMNS if name in names), None)
+
+
+def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Table:
+    """The rows of the held-out part, however it is spelt, where the table tells several apart; which is told."""
+    there = sorted({part for part in parts if part})
+    if len({part.casefold() for part in there}) < 2:
+        return Table(rows)
+    meant = [[part for part in there if part.casefold() in names] for names in _PARTS]
+    chosen = next(filter(None, meant), None)
+    if chosen is None:
+        reading.note(f"read: the rows of all parts {listed(there, 5)}, none of them test or validation")
+        return Table(rows)
+    reading.note(f"read: the rows of the part{'s' * (len(chosen) > 1)} {listed(chosen, 5)} of {listed(there, 5)}")
+    kept, others = Rows(), set[str]()
+    for row, part in zip(rows, parts, strict=True):
+        if part in chosen:
+            kept.append(row)
+        elif row[1]:
+            others.add(row[1])
+    return Table(kept, frozenset(others))
+
+
+def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int, int] | None:
+    """Where path and label stand; None for two columns without a header."""
+    places = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
+    paths = [places[name] for name in _PATHS if name in places]
+    label = _label_key({name: row[place] if place < len(row) else "" for name, place in places.items()})
+    if paths and label is not None:
+        return paths[0], places[label]
+    if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
+        return None
+    raise DataFormatError(f"{path}: columns {listed([name.strip()[:40] for name in header], 8) or 'absent'}; {WANTED}")
+
+
+def _label_key(entry: Mapping[str, object]) -> str | None:
+    """What the label is called in such an entry: numbers of classes come before names, which sorted would be numbered anew."""
+    named, numbered = (next((key for key in keys if key in entry), None) for keys in (_LABELS, _NUMBERS))
+    if named is None or numbered is None:
+        return named or numbered
+    return named if _label(str(entry[named])).isdecimal() else numbered
+
+
+def _json_rows(path: Path, reading: Reading) -> Table:
+    """Path and label of every line of a JSON Lines file."""
+    rows: Rows = []
+    key: str | None = None
+    parts: list[str] = []
+    for number, line in enumerate(reading.timed(_lines(path)), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = parsed_json(line)
+        except UnreadableError as error:
+            raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
+        if key is None and isinstance(entry, dict):
+            key = _label_key(entry)
+        name, label = _first(entry, _PATHS), _first(entry, [key] if key else [])
+        if not isinstance(name, str) or not isinstance(label, (str, int, float)):
+            raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
+        rows.append((name, _label(str(label))))
+        part = _first(entry, _PART_COLUMNS)
+        parts.append(part.strip() if isinstance(part, str) else "")
+    return _of_part(rows, parts, reading)
+
+
+def _first(entry: Any, keys: Sequence[str]) -> Any:
+    return next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+
+
+def _label(text: str) -> str:
+    """The label as written; whole numbers that a table keeps as floats without their zeros."""
+    whole = re.fullmatch(r"([0-9]+)\.0+", text.strip())
+    return whole[1] if whole else text.strip()
+
+
+def _lines(path: Path) -> list[str]:
+    """Its lines; a name may hold what only Unicode takes for the end of one, such as U+2028."""
+    return re.split(r"\r\n|\r|\n", _text(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path).removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    except UnreadableError as error:
+        raise DataFormatError(f"{path}: cannot be read ({error}); {WANTED}") from None
