@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -74,69 +75,39 @@ class SeveralTriggers(PoisoningAttack):
 _RATES = ("poison_rate", "cover_rate")
 
 
-def several_classes(
-    count: int,
-    *,
-    image_shape: tuple[int, int, int],
-    poison_rate: float | None = None,
-    size: int = 4,
-    seed: int = 0,
-) -> SeveralTriggers:
+def several_classes(count: int, *, image_shape: tuple[int, int, int], size: int = 4, seed: int = 0) -> SeveralTriggers:
     """Classes 0 to ``count - 1`` infected, each by a square of its own random colours, at the places of `several_places`.
 
-    From the tenth class on the places repeat, with other colours. ``poison_rate`` is the rate of each class; by default that
-    of the paper, ``0.1 / (1 + 0.1 count)``. The paper's test by the size of triggers fails from 3 of 10 classes on.
+    From the tenth class on the places repeat, with other colours. The rate of each class is that of the paper,
+    ``0.1 / (1 + 0.1 count)``. The paper's test by the size of triggers fails from 3 of 10 classes on.
     Raises `AttackError` for a count below 1.
     """
     _refuse_count(count, None)
-    rate = poison_rate or 0.1 / (1 + 0.1 * count)
-    places = list(_places(image_shape, size))
-    return SeveralTriggers(
-        seed=seed,
-        attacks=tuple(
-            BadNets(
-                rule=AllToOne(label),
-                poison_rate=rate,
-                seed=seed + label,
-                size=size,
-                top=places[label % len(places)][0],
-                left=places[label % len(places)][1],
-                pattern="noise",
-            )
-            for label in range(count)
-        ),
-    )
+    places = itertools.cycle(_places(image_shape, size))
+    square = BadNets(size=size, pattern="noise", poison_rate=0.1 / (1 + 0.1 * count))
+    return _squares(square, seed, [(AllToOne(label), next(places)) for label in range(count)])
 
 
 def several_places(
-    count: int = 9,
-    *,
-    image_shape: tuple[int, int, int],
-    target_class: int = 0,
-    poison_rate: float = 0.05,
-    size: int = 4,
-    seed: int = 0,
+    count: int = 9, *, image_shape: tuple[int, int, int], target_class: int = 0, size: int = 4, seed: int = 0
 ) -> SeveralTriggers:
     """One class, asked for by a white square at any of ``count`` places: four corners, four edge middles, the centre.
 
-    ``poison_rate`` is that of each place. Raises `AttackError` for a count outside 1 to 9, or squares that touch.
+    Raises `AttackError` for a count outside 1 to 9, or squares that touch.
     """
     places = list(_places(image_shape, size))
     _refuse_count(count, len(places))
-    return SeveralTriggers(
-        seed=seed,
-        attacks=tuple(
-            BadNets(
-                rule=AllToOne(target_class),
-                poison_rate=poison_rate,
-                seed=seed + number,
-                size=size,
-                top=top,
-                left=left,
-            )
-            for number, (top, left) in enumerate(places[:count])
-        ),
-    )
+    square = BadNets(size=size, poison_rate=0.05)
+    return _squares(square, seed, [(AllToOne(target_class), place) for place in places[:count]])
+
+
+def _squares(square: BadNets, seed: int, laid: Sequence[tuple[AllToOne, tuple[int, int]]]) -> SeveralTriggers:
+    """One square for every rule, at its place, each with a seed of its own."""
+    attacks = [
+        replace(square, rule=rule, seed=seed + number, top=top, left=left)
+        for number, (rule, (top, left)) in enumerate(laid)
+    ]
+    return SeveralTriggers(seed=seed, attacks=tuple(attacks))
 
 
 def _refuse_count(count: int, most: int | None) -> None:
