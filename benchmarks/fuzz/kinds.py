@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.fuzz import models, pictures, records
+from benchmarks.fuzz import commands, models, pictures, records, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("folder", 12, pictures.folder, pictures.read_images),
     Kind("npz", 12, pictures.npz, pictures.read_images),
     Kind("record", 10, records.record, records.read_record),
-    Kind("compare", 6, records.comparison, records.command),
+    Kind("compare", 6, records.comparison, commands.command),
     Kind("baseline", 6, records.baseline, records.read_baseline),
     Kind("corpus", 5, records.corpus, records.read_corpus),
     Kind("reference", 4, records.reference, records.read_reference),
-    Kind("toml", 6, records.project, records.read_project),
-    Kind("options", 5, records.options, records.read_options),
-    Kind("command", 4, records.arguments, records.command),
+    Kind("toml", 6, settings.project, settings.read_project),
+    Kind("options", 5, settings.options, settings.read_options),
+    Kind("command", 4, settings.arguments, commands.command),
     Kind("store", 8, records.store, records.read_store),
 )
 """Every reader; a new one is fuzzed by being here."""

@@ -9,7 +9,7 @@ import pickletools
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -23,7 +23,8 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier, save_classifier
 from backdoor_audit.model.networks import NETWORKS, build_network
 from backdoor_audit.triggers.trigger import Trigger, load_trigger
-from benchmarks.fuzz.alter import CANARY, CANARY_MODULE, ODD_TEXTS, altered, altered_json, special
+from benchmarks.fuzz.alter import CANARY_MODULE, ODD_TEXTS, altered, altered_json, special
+from benchmarks.fuzz.pickles import altered_pickle, as_long, as_tensor, as_text, hostile
 
 SHAPE = (1, 8, 8)
 NETWORK = "small_vgg"
@@ -65,7 +66,7 @@ def valid_torch(zipped: bool) -> bytes:
     buffer = io.BytesIO()
     torch.save({"state_dict": state, "epoch": 3}, buffer, _use_new_zipfile_serialization=zipped)
     address = str(next(iter(state.values())).untyped_storage()._cdata)
-    return buffer.getvalue() if zipped else buffer.getvalue().replace(_text(address), _text("0"))
+    return buffer.getvalue() if zipped else buffer.getvalue().replace(as_text(address), as_text("0"))
 
 
 def read_model(path: Path) -> Iterable[str]:
@@ -211,7 +212,7 @@ def archive(draw: Random, members: dict[str, bytes]) -> bytes:
 def _bomb(megabytes: int) -> bytes:
     """A state dict with one storage of zeros, deflated a thousandfold."""
     count = megabytes << 18
-    body = b"\x80\2}" + _text("w") + _tensor(b"K\0", _long(count) + b"\x85", b"K\1\x85", count=count) + b"s."
+    body = b"\x80\2}" + as_text("w") + as_tensor(b"K\0", as_long(count) + b"\x85", b"K\1\x85", count=count) + b"s."
     return zeros_deflated("archive/data/0", b"", megabytes, {"archive/data.pkl": body, "archive/version": b"3\n"})
 
 
@@ -259,32 +260,6 @@ def _third_pickle(content: bytes) -> tuple[int, int]:
     return ends[2], ends[3]
 
 
-def altered_pickle(draw: Random, content: bytes) -> bytes:
-    """A pickle with operations put in, doubled, removed, swapped or nested; or with hostile ones in front or inside."""
-    try:
-        places = [place for _, _, place in pickletools.genops(content) if place is not None]
-    except Exception:  # a pickle that was altered before
-        return altered(draw, content)
-    parts = [content[at:end] for at, end in zip(places, [*places[1:], len(content)], strict=True)]
-    for _ in range(draw.choice((1, 1, 2, 3, 8))):
-        at = draw.randrange(1, len(parts))
-        how = draw.randrange(6)
-        if how == 0:
-            parts.insert(at, draw.choice(SNIPPETS))
-        elif how == 1:
-            parts.insert(at, parts[at])
-        elif how == 2 and len(parts) > 2:
-            del parts[at]
-        elif how == 3:
-            other = draw.randrange(1, len(parts))
-            parts[at], parts[other] = parts[other], parts[at]
-        elif how == 4:
-            parts[at] = draw.choice(SNIPPETS)
-        else:
-            parts.insert(at, hostile(draw) + draw.choice((b"", b"0", b"\x85", b"R")))
-    return b"".join(parts)
-
-
 def hostile_pickle(draw: Random, folder: Path) -> Path:
     """A pickle written by hand, in a zip, in the older form, or by itself."""
     path = folder / "m.pt"
@@ -299,248 +274,6 @@ def hostile_pickle(draw: Random, folder: Path) -> Path:
     else:
         path.write_bytes(content)
     return path
-
-
-def _text(text: str) -> bytes:
-    content = text.encode("utf-8", "surrogatepass")
-    return b"X" + len(content).to_bytes(4, "little") + content
-
-
-def _long(value: int) -> bytes:
-    return b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
-
-
-def _name(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def _tensor(offset: bytes, size: bytes, stride: bytes, *, count: int = 16, kind: str = "FloatStorage") -> bytes:
-    """A tensor over storage 0."""
-    storage = b"(" + _text("storage") + _name("torch", kind) + _text("0") + _text("cpu") + _long(count) + b"tQ"
-    hooks = _name("collections", "OrderedDict") + b")R"
-    return (
-        _name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + offset + size + stride + b"\x89" + hooks + b"tR"
-    )
-
-
-_COMMAND = f"touch {CANARY}"
-_SOURCE = f"open({CANARY!r}, 'w')"
-_CALLS = (
-    ("os", "system", _COMMAND),
-    ("posix", "system", _COMMAND),
-    ("subprocess", "check_call", _COMMAND),
-    ("subprocess", "Popen", _COMMAND),
-    ("builtins", "eval", _SOURCE),
-    ("builtins", "exec", _SOURCE),
-    ("builtins", "__import__", CANARY_MODULE),
-    ("__builtin__", "eval", _SOURCE),
-    ("importlib", "import_module", CANARY_MODULE),
-    ("runpy", "run_path", f"{CANARY_MODULE}.py"),
-    ("pydoc", "locate", f"{CANARY_MODULE}.make"),
-    ("torch.hub", "load_state_dict_from_url", "file:///etc/passwd"),
-    ("torch", "load", CANARY),
-    ("torch.jit.unsupported_tensor_ops", "execWrapper", _SOURCE),
-    ("torch._dynamo", "eval_frame.eval", _SOURCE),
-    ("numpy.testing._private.utils", "runstring", _SOURCE),
-    ("timeit", "timeit", _SOURCE),
-    (CANARY_MODULE, "make", ""),
-)
-_DEPTHS = (5, 90, 500, 5_000, 20_000, 200_000, 1_000_000)
-_SIZES = (0, 1, -1, 2**20, 3 * 10**9, 10**11, 2**62)
-
-
-def _call(draw: Random) -> bytes:
-    module, name, argument = draw.choice(_CALLS)
-    how = draw.randrange(5)
-    given = _text(argument) + b"\x85"
-    if how == 0:
-        return b"(" + _text(argument) + f"i{module}\n{name}\n".encode()
-    if how == 1:
-        return b"(" + _name(module, name) + _text(argument) + b"o"
-    if how == 2:
-        return _text(module) + _text(name) + b"\x93" + given + b"R"
-    if how == 3:
-        return _name(module, name) + given + b"\x81"
-    return _name(module, name) + given + b"R" + b"\x85R" * draw.choice((0, 0, 3, 1000))
-
-
-def _deep(draw: Random) -> bytes:
-    depth = draw.choice(_DEPTHS)
-    inside = draw.choice(
-        (
-            b")" + b"\x85" * depth,
-            b"]" * depth + b"a" * (depth - 1),
-            b"(" * depth + b"t" * depth,
-            b"}" * depth + b"",
-            (b"}" + _text("state_dict")) * depth + b"}" + b"s" * depth,
-        )
-    )
-    return draw.choice((inside, b"}" + inside + b"K\1s", b"}" + _text("w") + inside + b"s"))
-
-
-def _grown(draw: Random) -> bytes:
-    """Few bytes that mean very many objects: each level holds the one below twice."""
-    levels = draw.choice((3, 20, 30, 60))
-    doubled = draw.choice(
-        (b")" + b"2\x86" * levels, b"]" + b"".join(b"2\x86" for _ in range(levels)), b"K\1" + b"2\x86" * levels)
-    )
-    return draw.choice((b"}" + doubled + b"K\1s", b"}" + _text("w") + doubled + b"s", doubled))
-
-
-def _asking(draw: Random) -> bytes:
-    """Calls that are allowed, with arguments that ask for too much."""
-    size = _long(draw.choice(_SIZES))
-    asked = draw.choice(
-        (
-            _name("builtins", "bytearray") + size + b"\x85R",
-            _name("builtins", "bytearray")
-            + _text("a" * 9)
-            + _text(draw.choice(("utf-8", "zip", CANARY_MODULE)))
-            + b"\x86R",
-            _name("torch", "Size") + b"(" + size + size + b"t\x85R",
-            _name("torch", "FloatStorage") + size + b"\x85R",
-            _name("torch.storage", "UntypedStorage") + size + b"\x85R",
-            _name("torch", "device") + _text("cuda:99") + b"\x85R",
-            _name("collections", "Counter") + b"}" + _text("a") + size + b"s\x85R",
-            _name("torch._utils", "_rebuild_parameter") + b"N\x88N\x87R",
-            _name("torch._utils", "_rebuild_meta_tensor_no_storage") + b"N" + size + b"\x85" + size + b"\x85\x89tR",
-            b"(" + _text("storage") + _name("torch", "FloatStorage") + _text("0") + _text("cpu") + size + b"tQ",
-            b"(" + _text(draw.choice(ODD_TEXTS)) + b"tQ",
-        )
-    )
-    return draw.choice((asked, b"}" + _text("w") + asked + b"s", b"}" + asked + b"K\1s"))
-
-
-def _view(draw: Random) -> bytes:
-    """Tensors whose shape, stride, offset or storage lie."""
-    offset = draw.choice((b"K\0", b"K\x08", _long(draw.choice(_SIZES))))
-    size = draw.choice((b"K\4\x85", b"K\2K\2\x86", _long(draw.choice(_SIZES)) + b"\x85", b")", b"N"))
-    stride = draw.choice((b"K\1\x85", b"K\0\x85", _long(draw.choice(_SIZES)) + b"\x85", b")", b"K\2K\1\x86"))
-    kind = draw.choice(
-        ("FloatStorage", "BoolStorage", "QInt8Storage", "ComplexFloatStorage", "UntypedStorage", "BFloat16Storage")
-    )
-    tensor = _tensor(offset, size, stride, count=draw.choice((16, 4, 2**40, 0)), kind=kind)
-    return b"}" + _text("w") + tensor + b"s"
-
-
-def _built(draw: Random) -> bytes:
-    """An object whose attributes are set from the file."""
-    name = draw.choice(
-        ("items", "keys", "values", "get", "__class__", "__dict__", "__len__", "__iter__", "_metadata", "x")
-    )
-    value = draw.choice((_text("x"), b"N", b"]", b"}", _name("collections", "OrderedDict"), _name("os", "system")))
-    holder = draw.choice(
-        (
-            _name("collections", "OrderedDict") + b")R",
-            _name("torch.nn", "Parameter"),
-            _name("collections", "OrderedDict"),
-        )
-    )
-    filled = holder + draw.choice(
-        (b"", _text("k") + b"K\1s", _text("w") + _tensor(b"K\0", b"K\4\x85", b"K\1\x85") + b"s")
-    )
-    return filled + b"}" + _text(name) + value + b"sb"
-
-
-def _keyed(draw: Random) -> bytes:
-    """State dicts with odd names, or that hold themselves."""
-    key = draw.choice(
-        (
-            _text(draw.choice(("module.", "model.", "_orig_mod.")) * draw.choice((1, 50, 20_000)) + "w"),
-            _text(draw.choice(ODD_TEXTS)),
-            _text("a" * 2_000_000),
-            b"K\7",
-            b"N",
-            b"]",
-            b"G\x7f\xf8\0\0\0\0\0\0",
-        )
-    )
-    value = draw.choice((_tensor(b"K\0", b"K\4\x85", b"K\1\x85"), b"K\1", b"}", b"N"))
-    itself = b"}q\0" + _text("state_dict") + b"h\0s"
-    pairs = b"}(" + b"".join(_text(f"module.{'a.' * 40}{n}") + b"K\1" for n in range(draw.choice((1, 3000)))) + b"u"
-    return draw.choice(
-        (b"}" + key + value + b"s", itself, pairs, b"}" + _text("state_dict") + b"}" + key + value + b"ss")
-    )
-
-
-_HOSTILE: tuple[Callable[[Random], bytes], ...] = (_call, _call, _deep, _grown, _asking, _view, _built, _keyed)
-
-
-def hostile(draw: Random) -> bytes:
-    """The body of a pickle that leaves one object."""
-    return draw.choice(_HOSTILE)(draw)
-
-
-SNIPPETS = (
-    *(
-        b"(",
-        b"}",
-        b"]",
-        b")",
-        b"t",
-        b"\x85",
-        b"\x86",
-        b"\x87",
-        b"0",
-        b"2",
-        b"R",
-        b"b",
-        b"s",
-        b"u",
-        b"a",
-        b"e",
-        b"Q",
-        b"o",
-        b"1",
-    ),
-    *(
-        b"\x81",
-        b"\x93",
-        b"N",
-        b"\x88",
-        b"\x89",
-        b"K\1",
-        b"M\xff\xff",
-        b"J\xff\xff\xff\xff",
-        b"h\0",
-        b"j\xff\xff\xff\x7f",
-        b"q\0",
-    ),
-    *(
-        b"r\xff\xff\xff\x7f",
-        b"\x94",
-        b"\x82\1",
-        b"\x84\xff\xff\xff\x7f",
-        b"\x95" + b"\xff" * 8,
-        b"\x8a\xff" + b"\1" * 255,
-    ),
-    *(
-        b"X\xff\xff\xff\x7f",
-        b"\x8d" + b"\xff" * 7 + b"\x7f",
-        b"T\xff\xff\xff\x7f",
-        b"I99999999999999999999\n",
-        b"L1L\n",
-        b"V\\ud800\n",
-    ),
-    *(
-        _name("os", "system"),
-        _name("builtins", "eval"),
-        _name("builtins", "getattr"),
-        _name("collections", "OrderedDict"),
-    ),
-    *(
-        _name("torch._utils", "_rebuild_tensor_v2"),
-        _name("torch", "FloatStorage"),
-        _name("torch.serialization", "_get_layout"),
-    ),
-    *(
-        _name("torch._tensor", "_rebuild_from_type_v2"),
-        _name("builtins", "set"),
-        _name("builtins", "complex"),
-        _long(2**70),
-    ),
-)
-"""Single operations of a pickle."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What runs leave and take: records, baselines, counterexamples, references, finished work, settings and command lines."""
+"""What runs leave and take: records, baselines, counterexamples, references, finished work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import base64
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import date
 from functools import cache
@@ -18,13 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from backdoor_audit import cli
 from backdoor_audit.baseline import Baseline, baseline_of, compare, regressions, renewed, section
 from backdoor_audit.baseline.acceptance import Acceptance
 from backdoor_audit.evidence import Record
-from backdoor_audit.option_paths import check_paths
-from backdoor_audit.option_sources import build_options, read_table
-from backdoor_audit.options import OPTIONS
 from backdoor_audit.properties.corpus import Counterexample, load_corpus
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.report.schema import schema
@@ -33,6 +28,7 @@ from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.store import Packed, Store, key
 from backdoor_audit.triggers.written import Numbers, Patch, Sinusoid, SmoothWarp
 from benchmarks.fuzz.alter import ODD_TEXTS, altered, altered_json, encoded, special
+from benchmarks.fuzz.commands import Command, Refused, command
 from benchmarks.fuzz.models import in_order
 
 _CLASSES = 3
@@ -40,19 +36,8 @@ _DETECTORS = ("neural_cleanse", "patch_scan", "source_scan")
 _TODAY = date(2026, 1, 1)
 
 
-class Refused(Exception):  # noqa: N818 - no error of the tool: what the product answered
-    """The product ended with its exit code for wrong input; the message is what it printed."""
-
-
 class WrongResultError(Exception):
     """The product took altered work for a result."""
-
-
-class Command(NamedTuple):
-    """Arguments of ``backdoor-audit`` and the files that it may write."""
-
-    arguments: Sequence[str]
-    written: Sequence[Path] = ()
 
 
 @cache
@@ -125,57 +110,6 @@ def _png() -> str:
     buffer = io.BytesIO()
     Image.new("L", (4, 4), 99).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def command(given: Command) -> Iterable[str]:
-    """What one call of ``backdoor-audit`` printed and wrote. Raises `Refused` with what it said of wrong input."""
-    out, err = io.BytesIO(), io.BytesIO()
-    streams = [io.TextIOWrapper(stream, "utf-8", newline="") for stream in (out, err)]
-    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
-        try:
-            code: Any = cli.main(given.arguments)
-        except SystemExit as ended:
-            code = ended.code
-        for stream in streams:
-            stream.flush()
-    said = [stream.getvalue().decode() for stream in (out, err)]
-    if code == cli.USAGE_ERROR:
-        raise Refused(_without_usage(said[1]))
-    return [*said, *(_written(file) for file in given.written if file.exists())]
-
-
-@cache
-def warm() -> None:
-    """Draw and compare valid records once: what is imported, compiled and looked up for that is no part of any input."""
-    with tempfile.TemporaryDirectory() as name:
-        file, out = Path(name, "audit.json"), Path(name, "out")
-        file.write_text(json.dumps(valid_record()))
-        for arguments in (["report", str(file)], ["compare", str(file), str(file), "--force"]):
-            list(command(Command([*arguments, "--out", str(out)])))
-
-
-def _without_usage(text: str) -> str:
-    """What argparse says below its lines on usage."""
-    lines = text.split("\n")
-    if lines[0].startswith("usage: "):
-        del lines[0]
-        while lines and lines[0].startswith(" "):
-            del lines[0]
-    return "\n".join(lines)
-
-
-def _written(file: Path) -> str:
-    """The text of a rendering; of SARIF the texts inside, as its readers see them."""
-    text = file.read_text(encoding="utf-8")
-    return "\n".join(_texts(json.loads(text))) if file.suffix == ".sarif" else text
-
-
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value.replace("\n", " ")  # a text of several lines is no line of a log
-    elif isinstance(value, (dict, list)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _texts(part)
 
 
 def _put(draw: Random, path: Path, stored: Any) -> Path:
@@ -308,174 +242,6 @@ def read_reference(path: Path) -> Iterable[str]:
     return [null.source]
 
 
-_ODD_TOML = (
-    *(
-        "3",
-        "-1",
-        "0",
-        "1.5",
-        "nan",
-        "inf",
-        "-inf",
-        "1e400",
-        "true",
-        "[]",
-        "{}",
-        "[1, 2]",
-        '["a", "b"]',
-        "{ a = 1 }",
-        "9" * 400,
-    ),
-    *("1979-05-27", "07:32:00", "[[1]]", "'x'", '""', "[" * 90 + "]" * 90, "[" * 5000 + "]" * 5000, "0xfff", "1" * 30),
-    *(json.dumps(text) for text in ODD_TEXTS if text.isascii()),
-)
-_GOOD = {
-    **{
-        "model": "m.safetensors",
-        "data": "images.npz",
-        "classes": "10",
-        "mean": "0.5",
-        "std": "0.25",
-        "resize": "32x32",
-    },
-    **{
-        "channels": "3",
-        "max_images": "200",
-        "device": "cpu",
-        "seed": "3",
-        "budget": "10m",
-        "profile": "quick",
-        "memory": "4G",
-    },
-}
-
-
-def project(draw: Random, folder: Path) -> Path:
-    """A folder with an altered ``pyproject.toml``."""
-    keys = [option.key for option in OPTIONS]
-    lines = ["[tool.backdoor_audit]", *(f"{name} = {json.dumps(value)}" for name, value in _GOOD.items())]
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        name = draw.choice(
-            (*keys, "limits", "limits.anomaly_index", "limits.x", draw.choice(("modle", '""', '"a\\u001b[31m"', "a.b")))
-        )
-        lines = [line for line in lines if line.partition(" =")[0] != name]
-        lines.append(f"{name} = {draw.choice(_ODD_TOML)}")
-    text = "\n".join(lines)
-    if draw.random() < 0.15:
-        text = draw.choice(
-            ("tool = ", "[tool]\nbackdoor_audit = ", "[[tool.backdoor_audit]]\nx = ", "tool.x = ")
-        ) + draw.choice(_ODD_TOML)
-    for name in ("m.safetensors", "images.npz"):
-        (folder / name).write_bytes(b"x")
-    path = folder / "pyproject.toml"
-    if draw.random() < 0.04:
-        special(draw, path)
-    else:
-        path.write_bytes(encoded(draw, text))
-    return folder
-
-
-def read_project(folder: Path) -> Iterable[str]:
-    """The options of a run in this folder."""
-    options = build_options({}, {}, read_table(folder), folder)
-    check_paths(options)
-    return [options.profile]
-
-
-class Line(NamedTuple):
-    """What stands on the command line of the gate."""
-
-    options: Mapping[str, str]
-    limits: Mapping[str, str]
-
-
-_NUMBERS = (
-    "0",
-    "-1",
-    "1",
-    "1e3",
-    "0x10",
-    "nan",
-    "inf",
-    "1e400",
-    "9" * 400,
-    "9" * 5000,
-    "1,,2",
-    ",",
-    "3x3x3",
-    "x",
-    "2x",
-    "1_000",
-    " 7 ",
-)
-_LINE_TEXTS = tuple(text.replace("\0", "") for text in ODD_TEXTS)
-
-
-def options(draw: Random, folder: Path) -> Line:
-    """Options of the gate, a few of them odd."""
-    (folder / "m.safetensors").write_bytes(b"x")
-    (folder / "images.npz").write_bytes(b"x")
-    given = {name: str(folder / value) if name in ("model", "data") else value for name, value in _GOOD.items()}
-    for _ in range(draw.choice((1, 1, 2, 5))):
-        odd = draw.choice(
-            (*_NUMBERS, *_LINE_TEXTS, "\udcff", "/dev/zero", str(folder), "x" * 5000, "~", "torchvision:X?root=" * 9)
-        )
-        given[draw.choice(OPTIONS).key] = odd
-    known = (*asdict(shipped_limits()), "x", "\x1b[31m")
-    limits = {draw.choice(known): draw.choice((*_NUMBERS, "0.5", "\x1b[31m")) for _ in range(draw.choice((0, 0, 1, 2)))}
-    return Line(given, limits)
-
-
-def read_options(given: Line) -> Iterable[str]:
-    """The options of a run with this command line."""
-    check_paths(build_options(given.options, given.limits, {}, Path()))
-    return []
-
-
-def arguments(draw: Random, folder: Path) -> Command:
-    """Calls of ``backdoor-audit`` with odd arguments; none of them has a model that could be worked on."""
-    name = draw.choice(("calibrate", "repair", "attacks", "attack", "report", "export", "compare", "x"))
-    flags = (
-        "--out",
-        "--data",
-        "--seed",
-        "--force",
-        "--sarif",
-        "--markdown",
-        "--schema",
-        "--store",
-        "--method",
-        "--arch",
-        "--resize",
-    )
-    more = (
-        "--held-out",
-        "--epochs",
-        "--set",
-        "--rule",
-        "--source",
-        "--target",
-        "--attack",
-        "--profile",
-        "--channels",
-        "--mean",
-    )
-    odd = (
-        *_NUMBERS,
-        *_LINE_TEXTS,
-        "\udcff",
-        str(folder),
-        str(folder / "none.json"),
-        "/dev/null",
-        str(folder / ("x" * 300)),
-    )
-    called = [name]
-    for _ in range(draw.choice((0, 1, 2, 3, 5))):
-        flag = draw.choice((*flags, *more))
-        called += draw.choice(([flag, draw.choice(odd)], [f"{flag}={draw.choice(odd)}"], [draw.choice(odd)]))
-    return Command(called)
-
-
 _PARTS = {"work": "fuzzed", "seed": 0}
 
 
@@ -532,3 +298,13 @@ def read_store(work: Work) -> Iterable[str]:
     if not recalled:
         raise Refused("; ".join(getattr(told, "told", [])) or "done again")
     return []
+
+
+@cache
+def warm() -> None:
+    """Draw and compare valid records once: what is imported, compiled and looked up for that is no part of any input."""
+    with tempfile.TemporaryDirectory() as name:
+        file, out = Path(name, "audit.json"), Path(name, "out")
+        file.write_text(json.dumps(valid_record()))
+        for arguments in (["report", str(file)], ["compare", str(file), str(file), "--force"]):
+            list(command(Command([*arguments, "--out", str(out)])))

@@ -28,9 +28,10 @@ import torch
 from backdoor_audit import bounds
 from backdoor_audit.errors import AuditError
 from benchmarks.fuzz.alter import CANARY, CANARY_MODULE
+from benchmarks.fuzz.commands import Refused
 from benchmarks.fuzz.kinds import Kind
 from benchmarks.fuzz.pictures import deep
-from benchmarks.fuzz.records import Refused, WrongResultError, warm
+from benchmarks.fuzz.records import WrongResultError, warm
 
 FINE = ("accepted", "refused")
 WRONG = ("traceback", "odd text", "wrong result", "hang", "crash", "over memory", "code executed")
