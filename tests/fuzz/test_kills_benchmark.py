@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save
 
 from backdoor_audit.evidence import Finding, Record, Verdict
-from benchmarks import kills
-from benchmarks.kills import Gate, Row, Undisturbed
+from benchmarks import disturbed
+from benchmarks.altered_work import altered_piece
+from benchmarks.disturbed import Gate, Row, Undisturbed
 
 FINDING = Finding(audit="audit::test_x[y]", statistic="x", value=0.1, limit=1.0, verdict=Verdict.PASS, reason="fine")
 PASSED = Record(
@@ -33,7 +34,7 @@ PASSED = Record(
 )
 UNSURE = replace(PASSED, not_run=["audit::test_x[z]"])
 SHORT = replace(PASSED, findings=[replace(FINDING, audit="audit::test_x[other]")])
-USUAL = Undisturbed(0, kills.lasting(PASSED.to_json()), 1.0)
+USUAL = Undisturbed(0, disturbed.lasting(PASSED.to_json()), 1.0)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def left(gate: Gate, record: Record | None, code: int) -> Row:
     row = Row()
     if record is not None:
         record.write(gate.report / "audit.json")
-    kills.after_disturbance(gate, code, row, USUAL)
+    disturbed.after_disturbance(gate, code, row, USUAL)
     return row
 
 
@@ -72,21 +73,21 @@ def test_a_killed_run_may_not_pass(gate: Gate, record: Record | None, code: int,
 @pytest.mark.parametrize("name", ["audit.json", "audit.html", "audit.sarif", "audit.md", "report.html"])
 def test_a_file_half_written_under_its_final_name_is_noticed(gate: Gate, name: str) -> None:
     (gate.report / name).write_text("")
-    assert kills.half_written(gate) == [name]
+    assert disturbed.half_written(gate) == [name]
 
 
 def test_finished_work_cut_short_is_noticed_and_whole_work_is_not(gate: Gate) -> None:
     content = save({"x": torch.zeros(9)}, metadata={"values": "1"})
     (gate.store / "whole.safetensors").write_bytes(content)
     (gate.store / "short.safetensors").write_bytes(content[:-1])
-    assert kills.half_written(gate) == ["short.safetensors"]
+    assert disturbed.half_written(gate) == ["short.safetensors"]
 
 
 def test_another_record_another_exit_code_and_work_done_twice_are_wrong(gate: Gate) -> None:
     (gate.store / "a.safetensors").write_bytes(b"")
     SHORT.write(gate.report / "audit.json")
     row = Row()
-    kills.after_end(gate, {"a.safetensors": 0}, 1, row, USUAL)
+    disturbed.after_end(gate, {"a.safetensors": 0}, 1, row, USUAL)
     assert (row.kept, row.lost) == (0, 1)
     assert [told.partition(":")[0] for told in row.wrong] == [
         "record.findings[0].audit",
@@ -98,7 +99,7 @@ def test_another_record_another_exit_code_and_work_done_twice_are_wrong(gate: Ga
 def test_the_same_record_at_another_time_is_right(gate: Gate) -> None:
     replace(PASSED, seconds=99.0).write(gate.report / "audit.json")
     row = Row()
-    kills.after_end(gate, {}, 0, row, USUAL)
+    disturbed.after_end(gate, {}, 0, row, USUAL)
     assert row.wrong == []
 
 
@@ -109,23 +110,23 @@ def test_the_same_record_at_another_time_is_right(gate: Gate) -> None:
 def test_what_a_kill_leaves_running_is_noticed_and_ended(
     way: str, code: int, left: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kills, "_LINGER", 0.2)
+    monkeypatch.setattr(disturbed, "_LINGER", 0.2)
     program = "import subprocess; subprocess.Popen(['sleep', '60']); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert kills.kill(process, way) == (code, left)
+        assert disturbed.kill(process, way) == (code, left)
     deadline = time.monotonic() + 10
-    while kills._members(process.pid) and time.monotonic() < deadline:
+    while disturbed.members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert kills._members(process.pid) == []
+    assert disturbed.members(process.pid) == []
 
 
 def test_every_alteration_of_a_piece_is_one() -> None:
     content = save({"x": torch.zeros(9)}, metadata={"values": "[1, 2]"})
-    made = [kills.altered_piece(Random(number), content) for number in range(300)]
+    made = [altered_piece(Random(number), content) for number in range(300)]
     assert content not in made
     assert {len(piece) for piece in made} == {len(content)}
     assert len(set(made)) > 100
