@@ -9,6 +9,7 @@ from backdoor_audit.attacks.ftrojan import FTrojan
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.waves import dct_matrix
 from tests.subjects import seeded
+from tests.subjects.stamping import assert_poisons_a_tenth, assert_stamps_alike
 
 
 def levels(images: torch.Tensor) -> list[int]:
@@ -75,22 +76,11 @@ def coefficient(block: list[list[float]], row: int, column: int) -> float:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stamping_is_repeatable_and_leaves_input_and_random_state_alone(channels):
     images = torch.rand(3, channels, 28, 35, generator=seeded())
-    before, state = images.clone(), torch.random.get_rng_state()
-    first, second = FTrojan().stamp(images), FTrojan().stamp(images)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, before)
-    assert torch.equal(images, before)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    assert_stamps_alike(FTrojan(), images)
 
 
 def test_a_tenth_of_all_images_is_stamped_and_gets_the_target():
-    images, labels = torch.rand(40, 3, 8, 8, generator=seeded()), torch.arange(40) % 4
-    attack = FTrojan()
-    poisoned = attack.poison(images, labels)
-    assert len(poisoned.poisoned) == 4
-    assert 0 not in labels[poisoned.poisoned]
-    assert (poisoned.labels[poisoned.poisoned] == 0).all()
-    assert torch.equal(poisoned.images[poisoned.poisoned], attack.stamp(images[poisoned.poisoned]))
+    assert_poisons_a_tenth(FTrojan(), (3, 8, 8))
 
 
 @pytest.mark.parametrize(

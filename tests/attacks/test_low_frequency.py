@@ -8,6 +8,7 @@ import torch
 from backdoor_audit.attacks.low_frequency import LowFrequency
 from backdoor_audit.errors import AttackError
 from tests.subjects import seeded
+from tests.subjects.stamping import assert_poisons_a_tenth, assert_stamps_alike
 
 
 def levels(images: torch.Tensor) -> list[int]:
@@ -59,22 +60,11 @@ def test_waves_come_from_the_seed():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stamping_is_repeatable_and_leaves_input_and_random_state_alone(form, channels):
     images = torch.rand(3, channels, 6, 9, generator=seeded())
-    before, state = images.clone(), torch.random.get_rng_state()
-    first, second = LowFrequency(form=form).stamp(images), LowFrequency(form=form).stamp(images)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, before)
-    assert torch.equal(images, before)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    assert_stamps_alike(LowFrequency(form=form), images)
 
 
 def test_a_tenth_of_all_images_is_stamped_and_gets_the_target():
-    images, labels = torch.rand(40, 1, 6, 6, generator=seeded()), torch.arange(40) % 4
-    attack = LowFrequency()
-    poisoned = attack.poison(images, labels)
-    assert len(poisoned.poisoned) == 4
-    assert 0 not in labels[poisoned.poisoned]
-    assert (poisoned.labels[poisoned.poisoned] == 0).all()
-    assert torch.equal(poisoned.images[poisoned.poisoned], attack.stamp(images[poisoned.poisoned]))
+    assert_poisons_a_tenth(LowFrequency(), (1, 6, 6))
 
 
 @pytest.mark.parametrize(

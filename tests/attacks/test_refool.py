@@ -10,6 +10,7 @@ from backdoor_audit.attacks.refool import Refool
 from backdoor_audit.errors import AttackError
 from backdoor_audit.triggers.label_rule import CleanLabel
 from tests.subjects import seeded
+from tests.subjects.stamping import assert_poisons_a_tenth, assert_stamps_alike
 
 
 def levels(images: torch.Tensor) -> list[int]:
@@ -78,23 +79,12 @@ def test_images_with_different_choices_show_different_pictures():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stamping_is_repeatable_and_leaves_input_and_random_state_alone(fields, channels):
     images = torch.rand(3, channels, 8, 11, generator=seeded())
-    before, state = images.clone(), torch.random.get_rng_state()
-    first, second = Refool(**fields).stamp(images), Refool(**fields).stamp(images)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, before)
-    assert torch.equal(images, before)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    first = assert_stamps_alike(Refool(**fields), images)
     assert torch.equal(Refool(**fields).stamp(images[1:2]), first[1:2])
 
 
 def test_a_tenth_of_all_images_is_stamped_and_gets_the_target():
-    images, labels = torch.rand(40, 3, 8, 8, generator=seeded()), torch.arange(40) % 4
-    attack = Refool()
-    poisoned = attack.poison(images, labels)
-    assert len(poisoned.poisoned) == 4
-    assert 0 not in labels[poisoned.poisoned]
-    assert (poisoned.labels[poisoned.poisoned] == 0).all()
-    assert torch.equal(poisoned.images[poisoned.poisoned], attack.stamp(images[poisoned.poisoned]))
+    assert_poisons_a_tenth(Refool(), (3, 8, 8))
 
 
 def test_the_clean_label_form_keeps_labels():

@@ -25,6 +25,7 @@ from backdoor_audit.search.anomaly import (
     simulate_null,
 )
 from tests.subjects import quick
+from tests.subjects.messages import one_line
 
 sizes_of_classes = st.lists(st.floats(0.5, 500), min_size=5, max_size=30)
 
@@ -373,10 +374,8 @@ def test_a_file_that_is_no_null_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "null.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataFormatError) as caught:
+    with one_line(DataFormatError, begins=f"{path}: "):
         SteeringNull.load(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_null_of_many_classes_that_turns_negative_for_few_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.triggers.trigger import Addition, Trigger, Warp, load_trigger, trigger_from
 from tests.subjects import seeded
+from tests.subjects.messages import one_line
 
 SHAPE = (3, 5, 4)
 
@@ -60,10 +61,8 @@ MASK, PATTERN, TARGET = torch.ones(1, 5, 4), torch.ones(SHAPE), {"target_class":
 def test_a_malformed_trigger_file_is_refused_in_one_line(tmp_path, tensors, metadata):
     path = tmp_path / "t.safetensors"
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(DataFormatError) as caught:
+    with one_line(DataFormatError, begins=f"{path}: "):
         Trigger.load(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(64), b"\xff" * 64, None])
@@ -71,10 +70,8 @@ def test_a_file_that_is_no_safetensors_is_refused_in_one_line(tmp_path, content)
     path = tmp_path / "t.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataFormatError) as caught:
+    with one_line(DataFormatError, begins=f"{path}: "):
         Trigger.load(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 HOLES = {"dtype": "F32", "shape": [5 << 30], "data_offsets": [0, 20 << 30]}
@@ -231,10 +228,8 @@ CHANGE, FLOW = torch.zeros(SHAPE), torch.zeros(2, 5, 4)
 def test_a_malformed_change_or_warp_is_refused_in_one_line(tmp_path, tensors, metadata):
     path = tmp_path / "t.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
-    with pytest.raises(DataFormatError) as caught:
+    with one_line(DataFormatError, begins=f"{path}: "):
         load_trigger(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["addition", "warp"])
