@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+NO_HEAD = "this network does not end in a linear layer"
+NO_FEATURE_MAP = "this network does not end in a feature map followed by linear layers"
+
 
 @dataclass(frozen=True, slots=True)
 class LayerMap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -118,6 +118,12 @@ def own_dropout(generator: torch.Generator, device: torch.device) -> Iterator[No
         yield
 
 
+def half_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images of which about half are mirrored, drawn one by one."""
+    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(mirrored.to(images.device), images.flip(3), images)
+
+
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     """Images moved by one random offset of up to ``pixels`` in each direction; what comes in is black."""
     height, width = images.shape[2:]
@@ -135,12 +141,18 @@ def _recalibrate(
     norms = [layer for layer in classifier.module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
+    with torch.no_grad(), statistics_anew(norms):
+        for _ in range(_RECALIBRATION_BATCHES):
+            classifier(prepared(torch.randint(0, count, (128,), generator=generator))[0])
+
+
+@contextmanager
+def statistics_anew(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """A block after which the running statistics of batch norms are plain averages over the batches that went through in it."""
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain average over the batches that follow
-    with torch.no_grad():
-        for _ in range(_RECALIBRATION_BATCHES):
-            classifier(prepared(torch.randint(0, count, (128,), generator=generator))[0])
+        layer.momentum = None
+    yield
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

@@ -14,6 +14,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
+from backdoor_audit.model.training import half_mirrored, statistics_anew
 from backdoor_audit.store import generator_for
 
 SHIFTS = (4, 3, 2, 1)
@@ -36,8 +37,7 @@ class Augmentation:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changed images (n, c, h, w), on their device."""
         if self.mirror:
-            mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-            images = torch.where(mirrored.to(images.device), images.flip(3), images)
+            images = half_mirrored(images, generator)
         if self.shift:
             height, width = images.shape[2:]
             padded = functional.pad(images, (self.shift,) * 4, mode="replicate")
@@ -61,16 +61,13 @@ class Augmentation:
         norms = [layer for layer in norms if layer.track_running_stats]
         if not norms or self == Augmentation():
             return
-        momenta = [layer.momentum for layer in norms]
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average over the batches that follow
-            layer.train()
-        for batch in torch.randperm(len(clean), generator=generator).chunk(max(1, len(clean) // _BATCH)):
-            classifier(clean.images[batch].to(classifier.device))
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-            layer.eval()
+        with statistics_anew(norms):
+            for layer in norms:
+                layer.train()
+            for batch in torch.randperm(len(clean), generator=generator).chunk(max(1, len(clean) // _BATCH)):
+                classifier(clean.images[batch].to(classifier.device))
+            for layer in norms:
+                layer.eval()
 
 
 def harmless_augmentation(classifier: Classifier, clean: CleanSet) -> Augmentation:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.layers import NO_HEAD
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.norm_masks import batch_statistics
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
@@ -54,7 +55,7 @@ class BenignSalience:
         """A fine-tuned copy, judged on held-out images; the trigger is for the scores. Not applicable without a linear head."""
         head = subject.classifier.layers().head
         if head is None:
-            return not_applicable(self, trigger, "this network does not end in a linear layer")
+            return not_applicable(self, trigger, NO_HEAD)
         repaired = subject.classifier.copy()
         self._train(repaired, head, subject.search_set, generator)
         note = (

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backdoor_audit import budget
 from backdoor_audit.model.activations import capture
+from backdoor_audit.model.layers import NO_FEATURE_MAP
 from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.record_types import CurvePoint
@@ -56,8 +57,7 @@ class FinePruning:
         clean = subject.search_set
         layers = subject.classifier.layers()
         if layers.feature_layer is None:
-            reason = "this network does not end in a feature map followed by linear layers"
-            return not_applicable(self, trigger, reason)
+            return not_applicable(self, trigger, NO_FEATURE_MAP)
         ranked, held = clean.split(int(torch.randint(2**31, (), generator=generator)))
         activity = dormancy(capture(subject.classifier, layers.feature_layer, ranked.images))
         order = activity.argsort(stable=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.layers import NO_HEAD
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.descent import mixed_targets
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
@@ -51,7 +52,7 @@ class FeatureShiftTuning:
         """A tuned copy, judged on held-out images; the trigger is for the scores. Not applicable without a linear head."""
         head = subject.classifier.layers().head
         if head is None:
-            return not_applicable(self, trigger, "this network does not end in a linear layer")
+            return not_applicable(self, trigger, NO_HEAD)
         before = _layer(subject.classifier, head).weight.detach().clone()
 
         def learning(copy: Classifier) -> Learning:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from backdoor_audit.model.activations import capture, channel_norm
+from backdoor_audit.model.layers import NO_FEATURE_MAP
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable
 from backdoor_audit.repairs.pruning import sweep
@@ -34,8 +35,7 @@ class LinfPruning:
         del generator
         layer = subject.classifier.layers().feature_layer
         if layer is None:
-            reason = "this network does not end in a feature map followed by linear layers"
-            return not_applicable(self, trigger, reason)
+            return not_applicable(self, trigger, NO_FEATURE_MAP)
         others = subject.search_set.without_class(trigger.target_class).images
         norms = channel_norm(capture(subject.classifier, layer, trigger.stamp(others)), self.norm).mean(dim=0)
         return sweep(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.model.activations import capture
+from backdoor_audit.model.layers import NO_HEAD
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fine_tuning import fine_tune
 from backdoor_audit.repairs.outcome import RepairResult, not_applicable, reported
@@ -36,7 +37,7 @@ class NeuronPruning:
         del generator
         head = subject.classifier.layers().head
         if head is None:
-            return not_applicable(self, trigger, "this network does not end in a linear layer")
+            return not_applicable(self, trigger, NO_HEAD)
         others = subject.search_set.without_class(trigger.target_class).images
         stamped = capture(subject.classifier, head, trigger.stamp(others), inputs=True).mean(dim=0)
         gap = stamped - capture(subject.classifier, head, others, inputs=True).mean(dim=0)

@@ -13,10 +13,9 @@ from backdoor_audit.data.clean_set import choose
 from backdoor_audit.data.png import png
 from backdoor_audit.model.activations import NORMS, channel_norms, input_groups, norm_table, separation
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.layers import NO_FEATURE_MAP
 from backdoor_audit.run.grad_cam import grad_cam, inside_share, localised_support
 from backdoor_audit.triggers.trigger import AnyTrigger
-
-NO_FEATURE_MAP = "this network does not end in a feature map followed by linear layers"
 
 _EXAMPLES = 4
 _IMAGES = 128  # whose channel norms are averaged

@@ -19,7 +19,7 @@ from backdoor_audit.model.anew import products_per_image, with_new_weights
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS, build_network
-from backdoor_audit.model.training import OnBatch, fit
+from backdoor_audit.model.training import OnBatch, fit, half_mirrored
 from backdoor_audit.search.twins import LEAST_SIDE, OWN, Twins, as_twin, at_size, normalises, seen_size
 
 _BATCH = 64
@@ -222,9 +222,7 @@ class TwinRecipe:
 
         def augmented(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             images = _moved(images, self.shift, generator)
-            if self.flip:
-                mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-                images = torch.where(mirrored.to(images.device), images.flip(3), images)
+            images = half_mirrored(images, generator) if self.flip else images
             wanted = functional.one_hot(labels, num_classes).float()
             return _mixed(images, wanted, generator) if next(turn) < mixed else (images, wanted)
 

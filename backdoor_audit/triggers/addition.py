@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.triggers.drawing import Strategies, Targets, around_zero, classes, contents
-from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger, length, unit
+from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger, on_ball, unit
 from backdoor_audit.triggers.numbers import WHITE, ImageShape, Numbers
 
 
@@ -65,9 +65,7 @@ class Additive(Family):
 
     def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: ImageShape) -> Tensor:
         """A step of that share of the radius, then back onto the ball."""
-        radius = self._radius(image_shape)
-        moved = parameters + share * radius * unit(direction)
-        return moved * (radius / length(moved)).clamp_max(1)
+        return on_ball(parameters, direction, share, self._radius(image_shape))
 
     def trigger(self, parameters: Tensor, target_class: int, image_shape: ImageShape) -> Addition:
         """The addition."""

@@ -299,6 +299,12 @@ class Family(ABC):
         return ()
 
 
+def on_ball(parameters: Tensor, direction: Tensor, share: float, radius: float) -> Tensor:
+    """Each row moved along its direction by that share of the radius, then back onto the ball."""
+    moved = parameters + share * radius * unit(direction)
+    return moved * (radius / length(moved)).clamp_max(1)
+
+
 def length(values: Tensor) -> Tensor:
     """L2 norm of each row, shaped to divide it; never 0."""
     norm: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)

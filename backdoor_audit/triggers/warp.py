@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.triggers.drawing import Strategies, Targets, around_zero, classes, contents
-from backdoor_audit.triggers.kind import REFERENCE_SIDE, AnyTrigger, Family, Part, WrittenTrigger, length, unit
+from backdoor_audit.triggers.kind import REFERENCE_SIDE, AnyTrigger, Family, Part, WrittenTrigger, on_ball, unit
 from backdoor_audit.triggers.numbers import HUNDREDTHS, ImageShape, Numbers
 
 
@@ -80,9 +80,7 @@ class Warping(Family):
 
     def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: ImageShape) -> Tensor:
         """A step of that share of the budget, then back to the root mean square allowed."""
-        radius = self._radius(image_shape)
-        moved = parameters + share * radius * unit(direction)
-        return moved * (radius / length(moved)).clamp_max(1)
+        return on_ball(parameters, direction, share, self._radius(image_shape))
 
     def trigger(self, parameters: Tensor, target_class: int, image_shape: ImageShape) -> Warp:
         """The warp."""
