@@ -15,14 +15,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run.run import Run
 from backdoor_audit.store import Packed, Store, key
-from benchmarks.disturbed import (
-    AGAIN,
-    FIXTURES,
-    Bench,
-    Gate,
-    Row,
-    after_end,
-)
+from benchmarks.disturbed import AGAIN, FIXTURES, Bench, Gate, Row, after_end
 
 
 @dataclass

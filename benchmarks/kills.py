@@ -26,18 +26,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.altered_work import altered_store
-from benchmarks.disturbed import (
-    HEAD,
-    MODELS,
-    PATIENCE,
-    Bench,
-    Row,
-    after_disturbance,
-    after_end,
-    kill,
-    members,
-    says,
-)
+from benchmarks.disturbed import HEAD, MODELS, PATIENCE, Bench, Row, after_disturbance, after_end, kill, members, says
 
 WAYS = ("SIGKILL of all", "SIGKILL of one", "SIGTERM", "SIGINT")
 

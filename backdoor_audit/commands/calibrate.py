@@ -7,13 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import (
-    declare_making,
-    path,
-    reading,
-    refuse_to_replace,
-    writing,
-)
+from backdoor_audit.commands.arguments import declare_making, path, reading, refuse_to_replace, writing
 from backdoor_audit.errors import OptionError
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.printable import printable

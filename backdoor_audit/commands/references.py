@@ -6,12 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import (
-    declare_making,
-    reading,
-    refuse_to_replace,
-    writing,
-)
+from backdoor_audit.commands.arguments import declare_making, reading, refuse_to_replace, writing
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.printable import printable
 

@@ -27,15 +27,7 @@ from backdoor_audit.errors import AttackError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.training import Recipe, fit
-from tests.subjects import (
-    assert_same,
-    by_brightness,
-    grey_images,
-    random_network,
-    row_images,
-    seeded,
-    snapshot,
-)
+from tests.subjects import assert_same, by_brightness, grey_images, random_network, row_images, seeded, snapshot
 
 LEARNED = {"ssba", "input_aware", "lira", "trojannn", "bit_trojan"}
 

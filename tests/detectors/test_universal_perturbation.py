@@ -20,15 +20,7 @@ from backdoor_audit.search.steering import Steering
 from backdoor_audit.store import Packed
 from backdoor_audit.triggers.perturbations import Additive, Stripes
 from backdoor_audit.triggers.trigger import Addition
-from tests.subjects import (
-    Computed,
-    assert_unchanged,
-    by_brightness,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-)
+from tests.subjects import Computed, assert_unchanged, by_brightness, row_images, row_reader, seeded, snapshot
 from tests.subjects.detections import margin_row, size_row
 
 NULL = SteeringNull({"additive": (1.0, 0.5)}, classes=10, models=30, source="thirty hand-made models")

@@ -10,15 +10,7 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.mm_bd import MMBD, gamma_fit, gamma_surprise, margin
 from fixtures import IMAGES, MODELS
-from tests.subjects import (
-    COLOUR_TARGET,
-    COLOURS,
-    colour_images,
-    colour_net,
-    row_images,
-    row_reader,
-    seeded,
-)
+from tests.subjects import COLOUR_TARGET, COLOURS, colour_images, colour_net, row_images, row_reader, seeded
 
 OTHERS = [3.0, 5.0, 4.0, 6.0, 5.5, 4.5, 3.5, 7.0, 5.0]
 

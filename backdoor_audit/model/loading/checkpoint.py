@@ -17,14 +17,7 @@ from backdoor_audit.model.loading.archive import Archive, fill
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.pickle_values import Storage, StoredTensor
 from backdoor_audit.model.loading.pickled import Unpickler
-from backdoor_audit.model.loading.refusals import (
-    Deadline,
-    damaged,
-    odd_tensor,
-    plain_pickle,
-    refuse_above,
-    torchscript,
-)
+from backdoor_audit.model.loading.refusals import Deadline, damaged, odd_tensor, plain_pickle, refuse_above, torchscript
 
 Fetch = Callable[[Storage, memoryview], None]
 """Puts the bytes of a storage into a place of exactly its size."""

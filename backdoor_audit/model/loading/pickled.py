@@ -21,14 +21,7 @@ import torch
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.inert import DICTS, INERT, SETS
-from backdoor_audit.model.loading.pickle_values import (
-    Instance,
-    Named,
-    Storage,
-    StoredTensor,
-    key_of,
-    tensor_of,
-)
+from backdoor_audit.model.loading.pickle_values import Instance, Named, Storage, StoredTensor, key_of, tensor_of
 from backdoor_audit.model.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
 
 _PER_STEP = 4096  # bytes of memory for each instruction: 2 million, 45,000 tensors, at the stated bound
