@@ -8,29 +8,22 @@ models. Findings that are not a pass may be accepted in the file by hand, with a
 from backdoor_audit.baseline.acceptance import Acceptance
 from backdoor_audit.baseline.difference import (
     INDEX_NOISE,
-    INDEX_NOISE_SHARE,
     REGRESSIONS,
     STEERED_NOISE,
-    Change,
     Difference,
     compare,
     difference,
     index_noise,
-    index_table,
 )
 from backdoor_audit.baseline.judgement import Standing, regressions, renewed, section, standing
-from backdoor_audit.baseline.schema import SCHEMA_VERSION
 from backdoor_audit.baseline.signature import Baseline, baseline_of, configuration, read_signature
 
 __all__ = [
     "INDEX_NOISE",
-    "INDEX_NOISE_SHARE",
     "REGRESSIONS",
-    "SCHEMA_VERSION",
     "STEERED_NOISE",
     "Acceptance",
     "Baseline",
-    "Change",
     "Difference",
     "Standing",
     "baseline_of",
@@ -38,7 +31,6 @@ __all__ = [
     "configuration",
     "difference",
     "index_noise",
-    "index_table",
     "read_signature",
     "regressions",
     "renewed",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit
 from backdoor_audit.model.loading.factory import from_factory, offered
-from backdoor_audit.model.loading.fitting import load_state, refuse_misfit, strip_prefixes
+from backdoor_audit.model.loading.fitting import strip_prefixes
 from backdoor_audit.model.loading.folder_part import instead_of
 from backdoor_audit.model.loading.names import close
 from backdoor_audit.model.loading.timm_network import timm_network
@@ -25,18 +25,9 @@ from backdoor_audit.model.networks import NETWORKS
 TRANSFORMERS = "transformers"
 """What stands before the colon in the names of networks that are built from a folder, which no option names."""
 
+_LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
 _LONGEST_NAME = 200
 """Characters of a name that somebody could have meant."""
-
-__all__ = [
-    "TRANSFORMERS",
-    "architecture_of",
-    "build_architecture",
-    "can_be_named",
-    "load_state",
-    "refuse_misfit",
-    "strip_prefixes",
-]
 
 
 def architecture_of(
@@ -55,10 +46,8 @@ def architecture_of(
     with _quiet():
         if name in NETWORKS:
             return _network(name, num_classes)
-        if kind == "torchvision" and colon:
-            return torchvision_network(rest, num_classes)
-        if kind == "timm" and colon:
-            return timm_network(rest, num_classes)
+        if colon and kind in _LIBRARIES:
+            return _LIBRARIES[kind](rest, num_classes)
         if colon:
             return from_factory(name, num_classes)
         hint = offered(name) or _written_right(name) or close(name, NETWORKS)

@@ -9,7 +9,8 @@ from torch import nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_model
-from backdoor_audit.model.loading.architecture import build_architecture, can_be_named, load_state, strip_prefixes
+from backdoor_audit.model.loading.architecture import build_architecture, can_be_named
+from backdoor_audit.model.loading.fitting import load_state, strip_prefixes
 from backdoor_audit.model.networks import NETWORKS, build_network
 
 
