@@ -79,11 +79,15 @@ class Windows:
         """Images (len(chunk), n, c, h, w) with the windows of these numbers."""
         return _laid(batch, self.contents[chunk], self.places[chunk])
 
+    def keep(self, rows: Tensor) -> None:
+        """Give up all other windows."""
+        self.places = self.places[rows]
+        self.adam.keep(rows)
+
     def keep_best(self, fit: Tensor, kept: float, least: int) -> Tensor:
         """Keep of every goal that share of its windows, by how well they do; what that is of those that are left."""
         rows = _best_places(self.places[:, 0], fit, kept, least)
-        self.places = self.places[rows]
-        self.adam.keep(rows)
+        self.keep(rows)
         return fit[rows]
 
     def trigger(self, row: int, target_class: int) -> AnyTrigger:

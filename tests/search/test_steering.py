@@ -11,11 +11,10 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.model.metrics import attack_success_rate
-from backdoor_audit.search import steering as module
-from backdoor_audit.search.goals import goals, losses_of, sources
+from backdoor_audit.search.goals import eligible, goals, losses_of, sources, targets
 from backdoor_audit.search.scanning import PatchScan, Stage
 from backdoor_audit.search.steered import measure, relabelled
-from backdoor_audit.search.steering import Steering
+from backdoor_audit.search.steering import Steering, late_share
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne, AwayFrom, Scattered
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.triggers.trigger import Addition, Warp
@@ -110,7 +109,7 @@ def test_there_is_a_goal_for_every_class():
 def test_goals_say_which_images_count_and_what_is_asked_of_them():
     labels = torch.tensor([0, 2, 2])
     wanted = (*goals(3), AllToAll(3), Scattered(3))
-    assert module.eligible(wanted, labels, labels).tolist() == [
+    assert eligible(wanted, labels, labels).tolist() == [
         [False, True, True],
         [True, True, True],
         [True, False, False],
@@ -118,7 +117,7 @@ def test_goals_say_which_images_count_and_what_is_asked_of_them():
         [True, True, True],
     ]
     asked = [[0, 0, 0], [1, 1, 1], [2, 2, 2], [1, 0, 0], [0, 2, 2]]
-    assert module.targets(wanted, labels.expand(5, 3)).tolist() == asked
+    assert targets(wanted, labels.expand(5, 3)).tolist() == asked
 
 
 def test_how_far_a_change_relabels_worked_by_hand():
@@ -144,7 +143,7 @@ def test_a_change_that_moves_each_class_to_another_has_the_smallest_loss():
 
 def test_a_class_that_is_hardly_ever_given_is_left_by_the_images_labelled_so():
     predicted, labels = torch.tensor([0] * 9 + [1] * 2), torch.tensor([0] * 4 + [1] * 7)
-    counted = module.eligible(sources(2), predicted, labels)
+    counted = eligible(sources(2), predicted, labels)
     assert counted[0].tolist() == (predicted == 0).tolist()
     assert counted[1].tolist() == (labels == 1).tolist()
 
@@ -321,7 +320,7 @@ def test_a_probe_leaves_model_and_images_as_it_found_them_and_its_seed_alone_dec
 def test_how_many_images_pass_at_once_does_not_matter(probe, monkeypatch):
     classifier, opt, val = reader(CHECKED), bright_rows(), bright_rows(1)
     together = probe(classifier, opt, val, goals(CLASSES), generator=seeded(6))
-    monkeypatch.setattr(module, "_CHUNK_VALUES", {"cpu": 1})
+    monkeypatch.setattr("backdoor_audit.search.steered._CHUNK_VALUES", {"cpu": 1})
     apart = probe(classifier, opt, val, goals(CLASSES), generator=seeded(6))
     assert torch.allclose(apart.margins, together.margins, atol=1e-3)
     assert apart.image_passes == together.image_passes
@@ -359,7 +358,7 @@ def test_a_network_that_names_one_class_only_cannot_be_steered_to_it(probe):
 )
 def test_the_share_of_the_fall_that_came_late_worked_by_hand(losses, share):
     steps = torch.tensor(losses)
-    assert module.late_share(torch.stack([steps, steps], dim=1)).tolist() == pytest.approx([share, share])
+    assert late_share(torch.stack([steps, steps], dim=1)).tolist() == pytest.approx([share, share])
 
 
 def test_a_short_search_is_still_rising_and_a_long_one_is_not():
