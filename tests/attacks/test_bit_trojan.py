@@ -6,15 +6,10 @@ from backdoor_audit.errors import AttackError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.training import Recipe
 from backdoor_audit.triggers.label_rule import AllToAll, AllToOne
-from tests.subjects import (
-    assert_unchanged,
-    by_brightness,
-    grey_images,
-    random_network,
-    row_images,
-    row_reader,
-    snapshot,
-)
+from tests.subjects.brightness import by_brightness, grey_images
+from tests.subjects.networks import random_network
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 ROW = BitTrojan(neurons=7, size=3, top=0, left=0, trigger_steps=30, rounds=1)
 

@@ -18,24 +18,12 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.model.subject import Subject
 from fixtures import IMAGES, MODELS
-from tests.subjects import (
-    COLOUR_SHAPE,
-    COLOUR_TARGET,
-    COLOURS,
-    Computed,
-    assert_unchanged,
-    by_brightness,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    grey_images,
-    quick,
-    random_network,
-    row_images,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.brightness import by_brightness, grey_images
+from tests.subjects.colours import COLOUR_SHAPE, COLOUR_TARGET, COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import quick, seeded, square_trigger
+from tests.subjects.networks import Computed, random_network
+from tests.subjects.rows import row_images
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 PIXEL = (1, 1, 2)
 

@@ -19,16 +19,10 @@ from backdoor_audit.model.loading import load_classifier
 from backdoor_audit.triggers.trigger import load_trigger
 from benchmarks.verdicts import area_under_curve
 from fixtures import IMAGES, MODELS
-from tests.subjects import (
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    seeded,
-    snapshot,
-)
+from tests.subjects.colours import COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded
+from tests.subjects.networks import random_network
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 def test_the_three_norms_of_a_channel_worked_by_hand():

@@ -15,18 +15,13 @@ from backdoor_audit.readings.last_layer import LastLayerSignature
 from backdoor_audit.readings.mm_bd import MMBD
 from backdoor_audit.readings.reading import FeatureSplit, feature_masks, mask_loss
 from backdoor_audit.readings.trodo import TRODO
-from tests.subjects import (
-    PatchDetector,
-    assert_unchanged,
-    by_brightness,
-    colour_images,
-    colour_net,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-)
+from tests.subjects.brightness import by_brightness
+from tests.subjects.colours import colour_images, colour_net
+from tests.subjects.common import seeded
+from tests.subjects.networks import random_network
+from tests.subjects.patches import PatchDetector
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 SHAPE = (1, 8, 8)
 KINDS = {kind.__name__: kind for kind in (BAN, BTIDBF, FreeEagle, LastLayerSignature, MMBD, TRODO)}

@@ -11,19 +11,12 @@ from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.clp import ChannelLipschitz, channel_bounds, outliers, prune_outliers
 from backdoor_audit.repairs.outcome import CurvePoint, Scores, score
-from tests.subjects import (
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_reader,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
 from tests.subjects.planted import OPT, TRIGGER, VAL, planted
+from tests.subjects.rows import row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 def repair(method=None, subject=None, opt=OPT, val=VAL):

@@ -7,20 +7,12 @@ from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs.fmp import FeatureMapPruning, map_gradients, map_layers, stepped, weakest
 from backdoor_audit.repairs.outcome import CurvePoint, score
-from tests.subjects import (
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
 from tests.subjects.planted import OPT, TRIGGER, VAL, planted
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 def wrapped(name):

@@ -7,19 +7,11 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import LinfPruning
 from backdoor_audit.triggers.trigger import Trigger
-from tests.subjects import (
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 def repair(subject=None, trigger=None, **options):

@@ -9,20 +9,11 @@ from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.repairs import NeuronPruning, Unlearning
 from backdoor_audit.repairs.outcome import score
-from tests.subjects import (
-    COLOUR_SHAPE,
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOUR_SHAPE, COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 def repair(method, subject=None):

@@ -9,17 +9,11 @@ from backdoor_audit.model.training import fit
 from backdoor_audit.repairs import LinfPruning
 from backdoor_audit.repairs.outcome import score
 from backdoor_audit.repairs.pruning import PRUNE_RATES, pruned, sweep
-from tests.subjects import (
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_images,
-    seeded,
-    snapshot,
-)
+from tests.subjects.colours import COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded
+from tests.subjects.networks import random_network
+from tests.subjects.rows import row_images
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 LAYERS = [
     ("small_cnn", "features"),

@@ -13,20 +13,11 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.run.exhibits import activation_exhibit, exhibit, overlay
 from backdoor_audit.triggers.perturbations import Additive, Smooth, Stripes, Warping
 from backdoor_audit.triggers.trigger import Trigger
-from tests.subjects import (
-    COLOUR_TARGET,
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOUR_TARGET, COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 SHAPES = {"grey": (1, 12, 10), "colour": (3, 12, 10)}
 KINDS = ("patch", "blend", Additive(), Smooth(), Stripes(), Warping())

@@ -11,18 +11,10 @@ from backdoor_audit.run import grad_cam as grad_cam_module
 from backdoor_audit.run.grad_cam import grad_cam, inside_share, localised_support
 from backdoor_audit.triggers.trigger import Addition, Trigger, Warp, load_trigger
 from fixtures import IMAGES, MODELS
-from tests.subjects import (
-    COLOUR_TARGET,
-    COLOURS,
-    assert_unchanged,
-    colour_images,
-    colour_net,
-    colour_trigger,
-    random_network,
-    seeded,
-    snapshot,
-    square_trigger,
-)
+from tests.subjects.colours import COLOUR_TARGET, COLOURS, colour_images, colour_net, colour_trigger
+from tests.subjects.common import seeded, square_trigger
+from tests.subjects.networks import random_network
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 class Weighted(nn.Module):

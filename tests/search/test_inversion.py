@@ -14,18 +14,12 @@ from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.search import inversion as module
 from backdoor_audit.search.cost_controller import CostController
 from backdoor_audit.search.inversion import TriggerInversion, _batches_without
-from tests.subjects import (
-    Computed,
-    PatchDetector,
-    assert_unchanged,
-    quick,
-    random_network,
-    row_images,
-    row_reader,
-    seeded,
-    snapshot,
-)
+from tests.subjects.common import quick, seeded
+from tests.subjects.networks import Computed, random_network
+from tests.subjects.patches import PatchDetector
 from tests.subjects.pixels import pixel_images, pixel_reader
+from tests.subjects.rows import row_images, row_reader
+from tests.subjects.unchanged import assert_unchanged, snapshot
 
 
 class Controlled:
