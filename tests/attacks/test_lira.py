@@ -12,17 +12,9 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.training import Recipe
 from backdoor_audit.triggers.label_rule import AllToAll
 from tests.subjects import random_network, row_images, seeded, snapshot
+from tests.subjects.stamping import assert_stamps_alike, constant_state
 
 RECIPE = Recipe(epochs=8, learning_rate=0.05, batch_size=16)
-
-
-def constant_state(part: str, channels: int, out_channels: int, width: int, value: float) -> dict[str, torch.Tensor]:
-    """Weights of a trigger network that draws one value everywhere."""
-    with torch.random.fork_rng(devices=()):
-        network = TriggerNetwork(channels, out_channels, width)
-    state = {f"{part}.{name}": torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
-    state[f"{part}.leave.bias"] += value
-    return state
 
 
 def test_the_residual_is_epsilon_times_tanh_clamped_and_rounded():
@@ -36,10 +28,7 @@ def test_the_residual_is_epsilon_times_tanh_clamped_and_rounded():
 def test_a_stamp_is_repeatable_and_leaves_its_input_and_the_random_state(shape: tuple[int, int, int]):
     attack = Lira(width=2, state=constant_state("trigger", shape[0], shape[0], 2, 1.0))
     images = torch.rand(4, *shape, generator=seeded())
-    before, random = images.clone(), torch.random.get_rng_state()
-    assert torch.equal(attack.stamp(images), attack.stamp(images))
-    assert torch.equal(images, before)
-    assert torch.equal(torch.random.get_rng_state(), random)
+    assert_stamps_alike(attack, images)
     assert attack.stamp(images[:0]).shape == (0, *shape)
 
 

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.attacks.attack import Attack, PoisoningAttack
+from backdoor_audit.attacks.trigger_network import TriggerNetwork
 from tests.subjects.common import seeded
+
+
+def constant_state(part: str, channels: int, out_channels: int, width: int, value: float) -> dict[str, torch.Tensor]:
+    """Weights of a trigger network that draws one value everywhere."""
+    with torch.random.fork_rng(devices=()):
+        network = TriggerNetwork(channels, out_channels, width)
+    state = {f"{part}.{name}": torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
+    state[f"{part}.leave.bias"] += value
+    return state
 
 
 def assert_stamps_alike(attack: Attack, images: Tensor) -> Tensor:
