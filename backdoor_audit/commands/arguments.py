@@ -88,6 +88,11 @@ def declare_making(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the arguments of a command that makes a file from clean images; ``what`` is the help of ``--out``."""
     declare_data(parser)
     declare_out(parser, what)
+    declare_work(parser)
+
+
+def declare_work(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command that reads a model and images, and works for a while."""
     declare_store(parser)
     declare_seed(parser)
     declare_force(parser)

@@ -8,12 +8,8 @@ from pathlib import Path
 
 from backdoor_audit.commands.arguments import (
     declare_data,
-    declare_force,
     declare_out,
-    declare_plugins,
-    declare_reading,
-    declare_seed,
-    declare_store,
+    declare_work,
     help_of,
     reading,
     refuse_to_replace,
@@ -57,11 +53,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="of the audits (default: standard)",
     )
     parser.add_argument("--twins", default="", metavar="FILE", help=help_of("twins"))
-    declare_store(parser)
-    declare_seed(parser)
-    declare_force(parser)
-    declare_reading(parser)
-    declare_plugins(parser)
+    declare_work(parser)
 
 
 def run(options: argparse.Namespace) -> int:
