@@ -188,9 +188,7 @@ def _stowaway(run: Run) -> Stowaway | None:
         if run.searches.detection(entry.name).flagged(limits, index=index)
     }
     classes = {trigger.target_class for trigger in run.flagged.triggers}
-    return stow_away(
-        Subject(run.classifier, *run.inputs.halves), seen_by=flagging, classes=classes, seed=run.options.seed
-    )
+    return stow_away(run.inputs.subject, seen_by=flagging, classes=classes, seed=run.options.seed)
 
 
 def _aim(limits: Limits) -> Limits:
@@ -199,7 +197,7 @@ def _aim(limits: Limits) -> Limits:
 
 def _tried(run: Run, method: Repair, aim: Limits, draft: Path, stowaway: Stowaway | None) -> Attempt:
     """One method against all triggers; its file stands at ``draft`` if it holds, and leaves no ``stowaway`` if there is one."""
-    subject = Subject(run.classifier, *run.inputs.halves)
+    subject = run.inputs.subject
     judged, more = (*run.flagged.triggers, *run.flagged.beside()), list[AnyTrigger]()
     attempt = Attempt(method=method.name, classes=tuple(trigger.target_class for trigger in judged))
     for round_ in range(1, (_ROUNDS if isinstance(method, Joint) else 1) + 1):
