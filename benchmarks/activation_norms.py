@@ -10,6 +10,7 @@ minutes. Nothing is chosen on these figures, so both halves of the zoo are used.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ from backdoor_audit.attacks import Attack, load_attack
 from backdoor_audit.model.activations import NORMS, channel_auc, channel_norms, separation
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.run.grad_cam import grad_cam, inside_share, localised_support
-from benchmarks.arguments import add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS
 from benchmarks.zoo.build import read_table
@@ -187,8 +187,11 @@ def _measured(pair: tuple[Subject, Subject | None], *, root: Path) -> Row:
 
 def main() -> None:
     """Measure, print; write ``benchmarks/results/activation_norms.json`` after a whole run."""
-    parser = parser_of(__doc__)
-    add_jobs(parser)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(1)

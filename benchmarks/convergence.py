@@ -15,6 +15,7 @@ searches are kept in ``benchmarks/cache``, so a stopped run goes on where it was
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,6 @@ from backdoor_audit.detectors import (
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.properties import PROPERTIES, HarmlessChanges, NothingSteers, PropertyOutcome
 from backdoor_audit.questions.suite import shipped_limits
-from benchmarks.arguments import add_half, add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import CACHE, RESULTS, of_subject
 from benchmarks.properties import outcome
@@ -164,9 +164,12 @@ def _names() -> list[str]:
 
 def main() -> None:
     """Search, print one line per search that did not converge, and the table."""
-    parser = parser_of(__doc__)
-    add_half(parser, default="report")
-    add_jobs(parser, "searches")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=("development", "report"), default="report")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="searches at a time, one thread each (default: 1)")
     parser.add_argument("--sample", type=int, default=12, help="subjects for less effort (default: 12; 0: all)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
     parser.add_argument("--searches", default="", help="only these, separated by commas; nothing is written")

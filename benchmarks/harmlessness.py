@@ -8,6 +8,7 @@ accuracy is measured on test images that neither repair nor audit has seen. ``--
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
@@ -27,7 +28,6 @@ from backdoor_audit.model.metrics import clean_accuracy
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.repair import repair
 from backdoor_audit.store import Store
-from benchmarks.arguments import add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, Candidate
 from benchmarks.verdicts import candidates, read_rows
@@ -126,11 +126,12 @@ def summary(rows: list[Row]) -> str:
 
 def main() -> None:
     """Repair, print a line for each model and the table."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="zoo, population, or a folder of published networks")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with the data (default: data)")
     parser.add_argument("--only", default="", help="only models whose name contains this")
     parser.add_argument("--most", type=int, default=10, help="so many models at most (default: 10)")
-    add_jobs(parser, "models")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (default: 1)")
     parser.add_argument("--rows", type=Path, default=None, help="gather the rows of several calls (JSON lines)")
     parser.add_argument("--write", action="store_true", help="write results/harmlessness.json, the rows in brief")
     options = parser.parse_args()

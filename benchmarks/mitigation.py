@@ -10,6 +10,7 @@ run goes on where it was. Nothing is tuned on these figures; both halves of the 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import statistics
@@ -40,7 +41,6 @@ from backdoor_audit.repairs import (
     Unlearning,
 )
 from backdoor_audit.store import Packed, generator_for
-from benchmarks.arguments import add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
 from benchmarks.zoo.build import FULL_SIZE as FULL_SIZE_ZOO
@@ -243,8 +243,11 @@ def _cell(row: Row) -> str:
 
 def main() -> None:
     """Repair, measure, print; put the subjects into ``benchmarks/results/mitigation.json``."""
-    parser = parser_of(__doc__)
-    add_jobs(parser)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this")
     parser.add_argument("--methods", default="", help="only these, separated by commas")
     parser.add_argument("--full-size", action="store_true", help="on networks of ordinary size")

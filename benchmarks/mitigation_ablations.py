@@ -8,6 +8,7 @@ images. Then the gain of sharing a backward pass among maps. Finished lines are 
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ from backdoor_audit.repairs import DistilledUnlearning, FeatureMapPruning, FineT
 from backdoor_audit.repairs.fmp import map_layers
 from backdoor_audit.store import generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
-from benchmarks.arguments import parser_of
 from benchmarks.measured import RESULTS, of_subject
 from benchmarks.mitigation import MEASURED, Row, kept, rates
 from benchmarks.zoo.data import audited_and_held_out, training_images
@@ -189,7 +189,10 @@ def line(label: str, row: Row) -> str:
 
 def main() -> None:
     """Measure, print, and write ``benchmarks/results/mitigation_ablations.json``."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(next(entry for entry in EVERY if entry.name == SUBJECT), options.data_root)

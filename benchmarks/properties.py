@@ -10,6 +10,7 @@ Limits are chosen on the *development* half; rates are quoted from the *report* 
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -24,7 +25,6 @@ from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.properties import PROPERTIES, Property, PropertyOutcome
 from backdoor_audit.store import Packed, generator_for
-from benchmarks.arguments import add_half, add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, STORE, of_subject
 from benchmarks.zoo.build import read_table
@@ -133,9 +133,12 @@ def _share(hits: Sequence[bool]) -> str:
 
 def main() -> None:
     """Ask, print one line per subject and the rates."""
-    parser = parser_of(__doc__)
-    add_half(parser, default="report")
-    add_jobs(parser)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=("development", "report"), default="report")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects at a time, one thread each (default: 1)")
     parser.add_argument("--only", default="", help="only subjects whose name contains this; nothing is written")
     parser.add_argument("--properties", default="", help="only these, separated by commas; nothing is written")
     options = parser.parse_args()

@@ -8,6 +8,7 @@ subjects lie above *every* clean one. Finished readings are kept in ``benchmarks
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import statistics
@@ -24,7 +25,6 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings import MMBD, FreeEagle, Reading
 from backdoor_audit.readings import READINGS as SHIPPED
 from backdoor_audit.store import Packed, generator_for
-from benchmarks.arguments import add_half, add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import STORE, of_subject
 from benchmarks.verdicts import area_under_curve
@@ -75,9 +75,12 @@ def of_twins(subject: Subject, names: Sequence[str], root: Path) -> dict[str, fl
 
 def main() -> None:
     """Measure, and print one line per subject and one per statistic."""
-    parser = parser_of(__doc__)
-    add_half(parser, default="development")
-    add_jobs(parser, "subjects measured")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=("development", "report"), default="development")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="subjects measured at a time, one thread each (default: 1)")
     parser.add_argument("--only", default=",".join(READINGS), help="statistics, separated by commas (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ Limits are chosen on the *development* half; the *report* half only says what th
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,6 @@ from backdoor_audit.detectors import Row as ClassRow
 from backdoor_audit.evidence import Verdict
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.questions.suite import shipped_limits
-from benchmarks.arguments import parser_of
 from benchmarks.measured import RESULTS, of_subject
 from benchmarks.zoo.build import read_table
 from benchmarks.zoo.subject import Subject
@@ -221,7 +221,10 @@ def report(known: dict[tuple[str, int], list[Measured]]) -> dict[str, Any]:
 
 def main() -> None:
     """Read or search, print, write."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
     parser.add_argument("--search", action="store_true", help="search what the cache has not")
     options = parser.parse_args()
     torch.set_num_threads(1)

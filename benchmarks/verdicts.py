@@ -29,7 +29,6 @@ from backdoor_audit.model.metrics import Rate
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import KINDS
-from benchmarks.arguments import add_jobs, parser_of
 from benchmarks.jobs import finished
 from benchmarks.measured import RESULTS, Candidate, Measured, strangers, zoo
 
@@ -311,16 +310,19 @@ def work(
 
 def main() -> None:
     """Judge, print one line per model and the rates."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="zoo, population, or a folder of published networks")
     parser.add_argument("--half", default="", choices=("", "development", "report"), help="default: both")
     parser.add_argument("--kind", default="", choices=("", "clean", "backdoored"), help="default: both")
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("data"), help="folder with the data (default: %(default)s)"
+    )
     parser.add_argument("--only", default="", help="only models whose name contains this")
     parser.add_argument("--detectors", default="", help="only these, separated by commas (default: all)")
     parser.add_argument("--properties", action="store_true", help="ask the properties as well")
     parser.add_argument("--alone", action="store_true", help="judge as where no reference twins can be trained")
     parser.add_argument("--seed", type=int, default=0, help="seed of split and search (default: 0)")
-    add_jobs(parser, "models")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (default: 1)")
     parser.add_argument(
         "--rows", type=Path, default=None, help="gather the rows of several calls in this file (JSON lines)"
     )
