@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from backdoor_audit.model.loading.architecture import built
 from backdoor_audit.model.loading.building import Architecture, Built
 from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.fitting import Fit, fits, load_state, refuse_misfit
-from backdoor_audit.model.loading.folding import folded
+from backdoor_audit.model.loading.folding import folded, whole_name
 from backdoor_audit.model.loading.tensors import as_float32
 
 _MOST_BUILT = 8  # sets of weights that are held against the network's shapes
@@ -36,18 +36,21 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
     """The network with the file's weights, and notes; no number is read before the network has been found to fit.
 
     Where several sets of weights fit, averaged ones (EMA, SWA) are taken, as those are what training scripts evaluate and
-    deploy. Raises `ModelFormatError` if none fits, or if several do and that rule does not decide.
+    deploy. A set that would fit without some of its tensors counts: it may be the one that is used, with layers that nobody
+    looked at. Raises `ModelFormatError` if none fits, or if several do and that rule does not decide.
     """
     found = fits(source.candidates, architecture.reference)
     groups = [[fit for fit in found if _averaged(fit, source) is averaged] for averaged in (True, False)]
     refused: list[ModelFormatError] = []
     for group in groups:
-        fitting: list[tuple[Fit[T], Built]] = []
+        fitting: list[tuple[Fit[T], Built | ModelFormatError]] = []
         for fit in group[:_MOST_BUILT]:
             try:
                 fitting.append((fit, _compared(source, fit, architecture)))
             except ModelFormatError as error:
                 refused.append(error)
+                if len(found) > 1 and _fits_but_for_more(source, fit, architecture):
+                    fitting.append((fit, error))
         if len(fitting) > 1 or (fitting and len(group) > _MOST_BUILT):
             places = " and under ".join(fit.where for fit, _ in fitting[:2])
             raise ModelFormatError(
@@ -56,17 +59,30 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             )
         if fitting:
             fit, result = fitting[0]
+            if isinstance(result, ModelFormatError):
+                raise ModelFormatError(f"the weights under {fit.where}: {result}, or save the one to audit alone")
             notes: tuple[str, ...] = fit.told()
-            if group is groups[0] and groups[1]:
-                others = " and ".join(other.where for other in groups[1][:3])
+            others = " and ".join([other.where for other in found if other is not fit][:3])
+            if others:
+                which = "the averaged ones" if group is groups[0] else "those"
                 notes = (
-                    f"two sets of weights: the averaged ones under {fit.where} audited, those under {others} are NOT audited; "
+                    f"two sets of weights: {which} under {fit.where} audited, those under {others} are NOT audited; "
                     "ship the same ones",
                     *notes,
                 )
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]
+
+
+def _fits_but_for_more(source: Source[T], fit: Fit[T], architecture: Architecture) -> bool:
+    """Whether a set is the network's, with tensors beside it that the network does not have."""
+    own = {key: tensor for key, tensor in fit.state.items() if whole_name(key) in architecture.reference}
+    try:
+        _compared(source, replace(fit, state=own, strange=()), architecture)
+    except ModelFormatError:
+        return False
+    return True
 
 
 def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Built:

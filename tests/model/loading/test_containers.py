@@ -212,6 +212,46 @@ def test_a_layer_that_the_network_does_not_have_is_refused_not_left_out(tmp_path
         loaded({**STATE, "gate.weight": torch.zeros(1)}, tmp_path / "m.pt")
 
 
+MORE = {"gate.weight": torch.ones(2, 2)}
+"""A layer that the network does not have: whoever loads these weights by other code may use it."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {**OTHER, **MORE}, "best": STATE},
+        {"state_dict": {**prefixed("net.", OTHER), **MORE}, "best": STATE},
+        {"best": STATE, "state_dict": {**prefixed("net.", OTHER), **prefixed("net.", MORE)}},
+    ],
+)
+def test_a_set_with_one_layer_more_does_not_leave_the_audit_to_another_set(content, tmp_path):
+    with pytest.raises(ModelFormatError, match=r"2 sets of weights fit small_cnn, under .*save the one to audit alone"):
+        loaded(content, tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ({"state_dict": STATE, "state_dict_ema": {**OTHER, **MORE}}, "state_dict_ema"),
+        ({"message_hub": {}, "state_dict": {**OTHER, **MORE}, "ema_state_dict": STATE}, "state_dict"),
+    ],
+)
+def test_averages_with_one_layer_more_do_not_leave_the_audit_to_what_was_averaged(content, where, tmp_path):
+    with pytest.raises(
+        ModelFormatError, match=rf"the weights under {where}: .*gate\.weight.*save the one to audit alone"
+    ):
+        loaded(content, tmp_path / "m.pt")
+
+
+def test_a_set_of_another_shape_beside_the_audited_one_is_told(tmp_path):
+    wider = build_network("preact_resnet18", num_classes=3, in_channels=1, width=4).state_dict()
+    narrow = {key: value.flatten()[:0] for key, value in wider.items()}
+    model = loaded({"teacher": narrow, "student": wider}, tmp_path / "m.pt", arch="preact_resnet18")
+    assert model.notes[0] == (
+        "two sets of weights: those under student audited, those under teacher are NOT audited; ship the same ones"
+    )
+
+
 BRANCH = {f"trojan.{key}": torch.zeros(2, 2) for key in ("conv.weight", "out.weight")}
 
 
