@@ -117,11 +117,13 @@ def read_bytes(path: Path, *, per_byte: int = 1) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular UTF-8 file. Raises `UnreadableError` for any other, and for one above the memory bound."""
+    """The text of a regular UTF-8 file, without a mark at its beginning. Raises `UnreadableError` for any other, and for one
+    above the memory bound.
+    """
     try:
-        return read_bytes(path, per_byte=_PER_BYTE).decode("utf-8")
+        return read_bytes(path, per_byte=_PER_BYTE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"not UTF-8 at byte {error.start}") from None
+        raise UnreadableError(f"not UTF-8 at byte {error.start}: save it as UTF-8") from None
 
 
 def read_json(path: Path) -> Any:

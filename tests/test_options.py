@@ -224,7 +224,7 @@ def test_a_broken_table_is_told_in_one_line(tmp_path: Path, content: str) -> Non
 def test_a_table_that_is_no_text_or_no_file_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "pyproject.toml"
     file.write_bytes(b"[tool.backdoor_audit]\nmodel = '\xff'\n")
-    with pytest.raises(OptionError, match=r"pyproject.toml: cannot be read \(not UTF-8 at byte 31\)"):
+    with pytest.raises(OptionError, match=r"pyproject.toml: cannot be read \(not UTF-8 at byte 31: save it as UTF-8\)"):
         read_table(tmp_path)
     file.unlink()
     os.mkfifo(file)

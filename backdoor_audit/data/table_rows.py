@@ -6,12 +6,12 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from backdoor_audit.data.containers import SAVE
 from backdoor_audit.data.conversion import brief
 from backdoor_audit.data.folder import is_image
 from backdoor_audit.data.reading import Reading
@@ -20,18 +20,21 @@ from backdoor_audit.files import UnreadableError, parsed_json, read_text
 from backdoor_audit.printable import listed
 
 _PATHS = (
-    *("file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path", "img", "img_path"),
-    *("image_file", "image_name", "img_name", "image_id", "id"),
+    *("filename", "path", "file", "filepath", "image", "imagepath", "img", "imgpath"),
+    *("imagefile", "imagename", "imgname", "imageid", "id"),
 )
-_NUMBERS = ("class_id", "classid", "class_idx", "class_index", "label_id", "label_idx", "category_id", "target_id")
-_LABELS = ("label", "labels", "class", "class_name", "label_name", "target", "category", "y")
+_NUMBERS = ("classid", "classidx", "classindex", "labelid", "labelidx", "categoryid", "targetid")
+_LABELS = ("label", "class", "classlabel", "classname", "labelname", "target", "category", "y")
+"""What columns are called but for case, what joins words (`_`, `-`, spaces) and the ``s`` of a plural."""
+
 WANTED = (
     "accepted: a header with file_name (or path, file, image) and label (or class, target), or rows of path and label"
 )
 _SEPARATORS = ",;\t"
+_MOST_SHOWN = 8  # columns
 _WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 _WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
-_PART_COLUMNS = ("split", "partition", "subset")
+_PART_COLUMNS = ("split", "partition", "subset", "dataset")
 _PARTS = (("test", "testing"), ("validation", "val", "valid", "dev", "eval"))
 
 Rows = list[tuple[str, str]]
@@ -119,8 +122,8 @@ def _rows(path: Path, reading: Reading) -> Table:
 
 
 def _part_column(header: Sequence[str]) -> int | None:
-    names = [name.strip().lower() for name in header]
-    return next((names.index(name) for name in _PART_COLUMNS if name in names), None)
+    name = _first(header, _PART_COLUMNS)
+    return None if name is None else header.index(name)
 
 
 def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Table:
@@ -145,19 +148,21 @@ def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Table:
 
 def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int, int] | None:
     """Where path and label stand; None for two columns without a header."""
-    places = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
-    paths = [places[name] for name in _PATHS if name in places]
+    places = {name: place for place, name in reversed(list(enumerate(header)))}
+    picture = _first(header, _PATHS)
     label = _label_key({name: row[place] if place < len(row) else "" for name, place in places.items()})
-    if paths and label is not None:
-        return paths[0], places[label]
+    if picture is not None and label is not None:
+        return places[picture], places[label]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
         return None
-    raise DataFormatError(f"{path}: columns {listed([name.strip()[:40] for name in header], 8) or 'absent'}; {WANTED}")
+    pixels = f"; where it holds the pixels, {SAVE}" if picture is None and len(header) > _MOST_SHOWN else ""
+    shown = listed([name.strip()[:40] for name in header], _MOST_SHOWN)
+    raise DataFormatError(f"{path}: columns {shown or 'absent'}; {WANTED}{pixels}")
 
 
 def _label_key(entry: Mapping[str, object]) -> str | None:
     """What the label is called in such an entry: numbers of classes come before names, which sorted would be numbered anew."""
-    named, numbered = (next((key for key in keys if key in entry), None) for keys in (_LABELS, _NUMBERS))
+    named, numbered = (_first(entry, keys) for keys in (_LABELS, _NUMBERS))
     if named is None or numbered is None:
         return named or numbered
     return named if _label(str(entry[named])).isdecimal() else numbered
@@ -166,7 +171,7 @@ def _label_key(entry: Mapping[str, object]) -> str | None:
 def _json_rows(path: Path, reading: Reading) -> Table:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
-    key: str | None = None
+    path_key = label_key = part_key = None
     parts: list[str] = []
     for number, line in enumerate(reading.timed(_lines(path)), 1):
         if not line.strip():
@@ -175,19 +180,28 @@ def _json_rows(path: Path, reading: Reading) -> Table:
             entry = parsed_json(line)
         except UnreadableError as error:
             raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
-        if key is None and isinstance(entry, dict):
-            key = _label_key(entry)
-        name, label = _first(entry, _PATHS), _first(entry, [key] if key else [])
+        entry = entry if isinstance(entry, dict) else {}
+        label_key = label_key or _label_key(entry)
+        path_key = path_key if path_key in entry else _first(entry, _PATHS)
+        name, label = entry.get(path_key), entry.get(label_key)
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
             raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))
-        part = _first(entry, _PART_COLUMNS)
+        part_key = part_key if part_key in entry else _first(entry, _PART_COLUMNS)
+        part = entry.get(part_key)
         parts.append(part.strip() if isinstance(part, str) else "")
     return _of_part(rows, parts, reading)
 
 
-def _first(entry: Any, keys: Sequence[str]) -> Any:
-    return next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
+    """The first name among these that is called as one of those that are wanted, in the order of these."""
+    called: dict[str, str] = {}
+    plurals: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[\W_]+", "", name.lower())
+        called.setdefault(plain, name)
+        plurals.setdefault(plain.removesuffix("s"), name)
+    return next((some[one] for one in wanted for some in (called, plurals) if one in some), None)
 
 
 def _label(text: str) -> str:
@@ -203,6 +217,6 @@ def _lines(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path).removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+        return read_text(path)
     except UnreadableError as error:
         raise DataFormatError(f"{path}: cannot be read ({error}); {WANTED}") from None

@@ -10,6 +10,8 @@ from backdoor_audit.errors import OptionError
     ("name", "content"),
     [
         ("names.txt", "cat\nhot dog\n\n"),
+        ("names.txt", "\N{ZERO WIDTH NO-BREAK SPACE}cat\r\nhot dog\r\n"),
+        ("names.json", '\N{ZERO WIDTH NO-BREAK SPACE}["cat", "hot dog"]'),
         ("names.json", json.dumps(["cat", "hot dog"])),
         ("names.json", json.dumps({"hot dog": 1, "cat": 0})),
         ("names.json", json.dumps({"1": "hot dog", "0": "cat"})),
@@ -18,7 +20,7 @@ from backdoor_audit.errors import OptionError
     ],
 )
 def test_names_are_read_from_texts_and_files(name, content, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     assert names_from(str(tmp_path / name)) == names_from("cat, hot dog") == ("cat", "hot dog")
 
 

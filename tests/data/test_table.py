@@ -144,7 +144,11 @@ def test_columns_are_found_by_their_names(pictures):
 
 
 @pytest.mark.parametrize(
-    "header", ["image_id,class_name,class_id", "Filename,label,ClassId", "id,category,category_id"]
+    "header",
+    [
+        *("image_id,class_name,class_id", "Filename,label,ClassId", "id,category,category_id"),
+        *("filepaths,labels,class id", "Image Path,Class Label,Label-Idx", "IMAGES,Classname,target.id"),
+    ],
 )
 def test_numbers_of_classes_win_over_their_names_in_a_table(header, pictures):
     table = pictures / "labels.csv"
@@ -162,6 +166,25 @@ def test_a_label_that_is_a_number_comes_before_other_numbers_of_classes(pictures
         lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (pictures / name).write_text("\n".join(lines))
     assert labels_by_red(load_clean_set(pictures / name)) == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_a_name_as_it_is_listed_comes_before_its_plural(pictures, name):
+    rows = [{"images": 9, "labels": 7, "image": path, "label": k} for k, path in enumerate(("a/0.png", "1.png"))]
+    lines = [json.dumps(row) for row in rows]
+    if name.endswith("csv"):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (pictures / name).write_text("\n".join(lines))
+    assert labels_by_red(load_clean_set(pictures / name)) == {0: 0, 1: 1}
+
+
+def test_a_table_of_pixels_says_how_they_become_a_data_set(pictures):
+    table = pictures / "labels.csv"
+    table.write_text(",".join(("label", *(f"pixel{k}" for k in range(16)))) + "\n" + ",".join("1" * 17) + "\n")
+    with pytest.raises(
+        DataFormatError, match=r"and 9 more; accepted: .*; where it holds the pixels, write .*numpy\.savez"
+    ):
+        load_clean_set(table)
 
 
 def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
@@ -185,7 +208,7 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ),
         ("path,label\na\\0.png,0\na\\1.png,1\n", "none of its 2 pictures is there (a\\0.png, ...); write each path"),
         ('file_name,label\n"1.png,0\n', "not CSV ("),
-        (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16);"),
+        (b"file_name,label\n\xff.png,0\n", "cannot be read (not UTF-8 at byte 16: save it as UTF-8);"),
         ("file_name,label\n1.png,99999999999\n", "labels 99999999999 are numbers and so the labels;"),
         (
             "file_name,label\n1.png,0\na/0.png,-1\n",

@@ -17,6 +17,7 @@ from backdoor_audit.model.loading import (
     zipped,
 )
 from backdoor_audit.model.loading.format import Asked, Format
+from backdoor_audit.printable import printable
 
 FORMATS: tuple[Format, ...] = (
     hugging_face.FORMAT,
@@ -46,12 +47,21 @@ _OTHERS = (
     (4, b"TFL3", "a TensorFlow Lite file; convert the network to PyTorch or ONNX"),
     (0, b"GGUF", "a GGUF file, which is no image classifier of PyTorch; give the weights that it was made from"),
     (0, b"\x93NUMPY", "an array of numpy; save the weights by name, as safetensors"),
-    (0, b"\x1f\x8b", "packed with gzip; unpack it first (gunzip)"),
-    (0, b"7z\xbc\xaf", "a 7z archive; unpack it first"),
-    (0, b"<!DOCTYPE", "a web page instead of the model; download the file itself"),
-    (0, b"<!doctype", "a web page instead of the model; download the file itself"),
-    (0, b"<html", "a web page instead of the model; download the file itself"),
+    *(
+        (at, mark, f"packed with {packer}; unpack it first")
+        for at, mark, packer in (
+            (0, b"\x1f\x8b", "gzip"),
+            (0, b"BZh", "bzip2"),
+            (0, b"\xfd7zXZ", "xz"),
+            (0, b"\x28\xb5\x2f\xfd", "zstd"),
+            (0, b"7z\xbc\xaf", "7z"),
+            (0, b"Rar!", "rar"),
+            (257, b"ustar", "tar"),
+        )
+    ),
 )
+_TEXT = re.compile(rb"[\t\n\f\r -~]+")
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")
 
 
 def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
@@ -61,6 +71,12 @@ def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
     for at, mark, said in _OTHERS:
         if asked.start[at:].startswith(mark):
             return said
+    if _MARKUP.match(asked.start):
+        return "a web page instead of the model, or XML; download the file itself"
+    if _TEXT.fullmatch(asked.start):
+        return f"a text instead of the model (begins with {printable(asked.start[:40].decode())!r}); give the model file itself"
+    if asked.path.suffix == safetensors_file.SUFFIX:
+        return f"not a readable safetensors file (begins with {asked.start[:8]!r}); check that it is complete"
     *names, last = (format.name for format in formats if format.suffixes and not format.refused)
     return f"neither {', '.join(names)} nor {last} (begins with {asked.start[:8]!r}); {_CONVERT}"
 

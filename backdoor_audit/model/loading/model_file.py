@@ -40,6 +40,8 @@ The two of CIFAR-10 differ in how the spread was averaged, and both are in wide 
 takes GTSRB as it is and uses ``half`` for MNIST.
 """
 
+_BEGINNING = 512  # bytes by which a file is told; those of an archive of tar stand at 257
+
 _LARGEST_NUMBER = 2.0
 """Of a mean or a standard deviation for pixels in [0, 1]; those for pixels in 0 to 255 are far above it."""
 
@@ -213,7 +215,7 @@ def _asked(path: Path, arch: str | None, num_classes: int | None, allow_pickle: 
         raise ModelFormatError(f"{what}; give --model the path of a model file or of a Hugging Face folder") from None
     refuse_above(size, "the file")
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(_BEGINNING)
         if not start:
             raise ModelFormatError("the file is empty; copy it again from its source")
         members = names_in(file, size) if start.startswith(b"PK") else frozenset()

@@ -21,6 +21,7 @@ from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.printable import printable
 
+SUFFIX = ".safetensors"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit, bytes
 
 
@@ -37,10 +38,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _recognises(asked: Asked) -> bool:
     length = int.from_bytes(asked.start[:8], "little")
-    whole = asked.start[8:9] == b"{" and length <= min(asked.size - 8, _LARGEST_HEADER)
-    return whole or (
-        asked.path.suffix == ".safetensors" and not asked.start.startswith((b"PK\x03\x04", b"\x80", b"version "))
-    )
+    begins = asked.start[8:9] == b"{"
+    return begins and (length <= min(asked.size - 8, _LARGEST_HEADER) or asked.path.suffix == SUFFIX)
 
 
 def _network(asked: Asked) -> Network:
@@ -54,7 +53,7 @@ def _network(asked: Asked) -> Network:
     return Network(built.module, architecture.name, notes + built.notes, header, Hints().or_else(built))
 
 
-FORMAT = Format("safetensors", _recognises, _network, (".safetensors",))
+FORMAT = Format("safetensors", _recognises, _network, (SUFFIX,))
 
 
 def save_classifier(

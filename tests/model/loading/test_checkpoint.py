@@ -211,7 +211,7 @@ def test_a_truncated_file_is_one_line(save, kept, tmp_path):
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"hello", "neither safetensors, torch.save nor ONNX (begins with b'hello')"),
+        (b"hello", "a text instead of the model (begins with 'hello')"),
         (b"\x80", ""),
         (b"PK\x03\x04", "damaged"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),

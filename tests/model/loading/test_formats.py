@@ -59,8 +59,10 @@ def test_the_help_of_the_model_names_every_format_that_is_read():
 
 
 def test_a_file_of_no_format_is_told_which_there_are(tmp_path):
-    (tmp_path / "m.pt").write_bytes(b"nothing that is known")
-    assert refusal(tmp_path / "m.pt").startswith("neither safetensors, torch.save nor ONNX (begins with b'nothing ')")
+    (tmp_path / "m.pt").write_bytes(b"\0nothing that is known")
+    assert refusal(tmp_path / "m.pt").startswith(
+        "neither safetensors, torch.save nor ONNX (begins with b'\\x00nothing')"
+    )
 
 
 def of_others(**changes):
@@ -91,7 +93,7 @@ def test_a_format_of_another_package_that_fails_is_one_line(tmp_path):
     def fails(asked):
         raise SystemExit(0)
 
-    (tmp_path / "m.theirs").write_bytes(b"nothing that is known")
+    (tmp_path / "m.theirs").write_bytes(b"\0nothing that is known")
     assert "SystemExit" in refusal(tmp_path / "m.theirs", more_formats=(of_others(read=fails),))
     nobodys = Format("theirs", lambda asked: False, fails, (".theirs",))
     said = refusal(tmp_path / "m.theirs", more_formats=(nobodys,))
@@ -113,12 +115,18 @@ def zip_of(path, **members):
         (b"\x1f\x8b\x08" + bytes(20), "packed with gzip"),
         (b"<!DOCTYPE html><html>", "a web page instead of the model"),
         (b"\x93NUMPY\x01\0v\0", "an array of numpy"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"7z\xbc\xaf\x27\x1c", "packed with 7z"),
+        (b"BZh91AY" + bytes(20), "packed with bzip2"),
+        (b"m.pt" + bytes(253) + b"ustar", "packed with tar"),
+        (b"\xef\xbb\xbf\n <HTML><head>", "a web page instead of the model"),
+        (b"<?xml version='1.0'?><Error>", "a web page instead of the model"),
+        (b"Entry not found", "a text instead of the model (begins with 'Entry not found')"),
     ],
 )
-def test_files_of_others_are_named_with_the_way_out(content, said, tmp_path):
-    (tmp_path / "m.pt").write_bytes(content)
-    assert refusal(tmp_path / "m.pt").startswith(said)
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.onnx"])
+def test_files_of_others_are_named_with_the_way_out(name, content, said, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name).startswith(said)
 
 
 def test_zip_archives_of_others_are_named_with_the_way_out(tmp_path):
@@ -622,4 +630,4 @@ def test_a_folder_above_the_bound_is_refused(tmp_path):
 def test_a_tar_archive_is_no_model(tmp_path):
     with tarfile.open(tmp_path / "m.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("m.pt"), io.BytesIO())
-    assert refusal(tmp_path / "m.tar").startswith("neither safetensors, torch.save nor ONNX")
+    assert refusal(tmp_path / "m.tar") == "packed with tar; unpack it first"
