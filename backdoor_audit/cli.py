@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from backdoor_audit import bounds, cores
@@ -79,10 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with bounds.allowing(bounds_of(options)):
             return command.run(options)
     except AuditError as error:
-        print(f"backdoor-audit: {error}", file=sys.stderr)
+        told = f"backdoor-audit: {error}"
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(line_of(f"backdoor-audit: {told}"), file=sys.stderr)
+        told = line_of(f"backdoor-audit: {f'{error.filename}: {error.strerror}' if error.filename else error}")
+    with suppress(OSError):  # nobody reads it; the exit code still tells wrong usage from an answer that is bad
+        print(told, file=sys.stderr, flush=True)
     return USAGE_ERROR
 
 

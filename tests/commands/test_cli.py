@@ -347,3 +347,13 @@ def test_a_terminal_without_our_letters_gets_them_escaped(tmp_path, monkeypatch,
     terminal.flush()
     assert b"Backdoor audit of" in terminal.buffer.getvalue()
     assert capsys.readouterr().err == ""
+
+
+def test_wrong_usage_is_told_from_a_bad_answer_where_nobody_reads_the_line(monkeypatch, tmp_path):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        code = main(["compare", str(tmp_path), str(tmp_path)])
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert code == 4
