@@ -24,6 +24,10 @@ _MAKE = "def make(): import torchvision; from torch import nn; "
 
 _LONGEST_HEAD = 12  # layers
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+_TRANSFORMED = (
+    "transform_input is off, which the file does not tell; training that began with torchvision's own weights has it on: with "
+    "--normalization=half, in place of imagenet, the network computes the same"
+)
 
 
 def torchvision_network(name: str, num_classes: int | None) -> Architecture:
@@ -67,7 +71,7 @@ def _variant(
     """Arguments, changes and notes for what differs in the tensors of the file from the network as it is usually built."""
     arguments: dict[str, Any] = {}
     changes: list[Change] = []
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (_TRANSFORMED,) if name in _AUXILIARY else ()
     if name in _AUXILIARY and not any(key.startswith(_AUXILIARY[name]) for key in state):
         arguments["aux_logits"] = False
         notes += ("built without its auxiliary classifiers, which the file does not have",)

@@ -11,6 +11,7 @@ from torchvision import models
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_model
 from backdoor_audit.model.loading.building import WithoutMemory
+from backdoor_audit.model.loading.model_file import NORMALIZATIONS
 from backdoor_audit.model.loading.torchvision_network import torchvision_network
 
 
@@ -86,6 +87,16 @@ def test_googlenet_without_auxiliary_classifiers_loads(tmp_path):
     loaded = load_model(tmp_path / "m.pt", arch="torchvision:googlenet")
     assert "built without its auxiliary classifiers, which the file does not have" in loaded.notes
     assert loaded.module(torch.rand(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_googlenet_that_began_with_torchvisions_weights_computes_the_same_as_its_note_says(tmp_path):
+    module = models.googlenet(num_classes=7, init_weights=False, aux_logits=False, transform_input=True).eval()
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", arch="torchvision:googlenet", normalization="half")
+    assert any(note.startswith("transform_input is off") and "--normalization=half" in note for note in loaded.notes)
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in NORMALIZATIONS["imagenet"])
+    assert torch.allclose(loaded.classifier((3, 64, 64))(images), module((images - mean) / std), atol=1e-4)
 
 
 @pytest.mark.parametrize(
