@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
@@ -156,8 +156,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tup
     tensors, notes = folded(stripped, own)
     refuse_misfit(module, tensors, name)
     with contained(f"does not load into {name}", "check --arch"):  # a stranger's module may load in its own way
-        keys = module.state_dict().keys()
-        module.load_state_dict({key: value for key, value in tensors.items() if key in keys}, strict=False)
+        given = module.state_dict()  # with the versions of its modules, which some of them ask for
+        versions = getattr(given, "_metadata", None)
+        given = OrderedDict((key, value) for key, value in tensors.items() if key in given)
+        vars(given)["_metadata"] = versions
+        module.load_state_dict(given, strict=False)
     return (*((f"stripped prefix {prefix}",) if prefix else ()), *notes)
 
 

@@ -49,6 +49,11 @@ CHANGED = {
         "resnet18",
         "conv1 takes 1 channels and is 3x3",
     ),
+    "a network that asks for the version of its state_dict": (
+        models.mnasnet0_5(num_classes=7),
+        "mnasnet0_5",
+        "normalisation: none given",
+    ),
     "one linear layer in place of a sequence": (
         changed("mobilenet_v3_small", "classifier", nn.Linear(576, 7)),
         "mobilenet_v3_small",
