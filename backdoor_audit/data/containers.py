@@ -8,11 +8,10 @@ from pathlib import Path
 SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
 _UNPACK = "unpack it, and give the folder of its class folders"
 _DATASETS = "save_to_disk('images'), and give that folder (pip install 'backdoor-audit[datasets]')"
+_LAID = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw, and give --audit-data=torchvision:MNIST?root=ROOT"
 _MARKS = (
-    (
-        b"\0\0\x08\x03",
-        "images as MNIST has them; put its four files into ROOT/MNIST/raw, and give torchvision:MNIST?root=ROOT",
-    ),
+    (b"\0\0\x08\x03", f"images as MNIST has them; {_LAID}"),
+    (b"\0\0\x08\x01", f"labels as MNIST has them; {_LAID}"),
     (b"\x80", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
     (b"\x93NUMPY", f"one array of numpy.save; {SAVE}"),
     (b"PAR1", f"a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).{_DATASETS}"),
@@ -30,7 +29,7 @@ _OF_TORCHVISION = {
     "cifar-100-python": "CIFAR100",
     "stl10_binary": "STL10",
 }
-_IDX = ("-idx3-ubyte", "-idx3-ubyte.gz")  # images of MNIST and of those made like it
+_IDX = ("-idx3-ubyte", "-idx3-ubyte.gz", "-idx1-ubyte", "-idx1-ubyte.gz")  # files of MNIST and of those made like it
 OF_PICTURES = f"a zip archive of pictures; {_UNPACK}"
 _PICTURE = "a picture; give a folder with one sub-folder per class, where the pictures lie"
 _PLACE_OF_TAR = 257  # bytes before the mark of an archive of tar
@@ -38,7 +37,7 @@ MARKED = 512
 """Bytes of a file's beginning by which it is told."""
 
 _IN_FOLDERS = (
-    (_IDX, "{name}; put its four files into ROOT/MNIST/raw, and give --audit-data=torchvision:MNIST?root=ROOT"),
+    (_IDX, "{name}; " + _LAID),
     ((".parquet",), "parquet files; write them anew by datasets.load_dataset({folder!r})." + _DATASETS),
     ((".npz", ".csv", ".tsv", ".jsonl"), "{name}; give it, as in --audit-data={path}"),
     ((".safetensors", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".npy"), "{name}; read its arrays, and " + SAVE),
@@ -46,8 +45,12 @@ _IN_FOLDERS = (
 )
 
 
-def told(start: bytes, *, is_picture: bool) -> str:
+def told(path: Path, start: bytes, *, is_picture: bool) -> str:
     """What a file is that begins so and is no archive of numpy, with the way out where there is one."""
+    if source := _of_torchvision(path):
+        return f"a file that torchvision opens; give --audit-data={source}"
+    if path.name.endswith(_IDX):
+        return f"a file as MNIST has them; {_LAID}"
     for mark, what in _MARKS:
         if start.startswith(mark):
             return what
@@ -77,11 +80,12 @@ def within(folder: Path, paths: Iterable[Path]) -> str:
 
 
 def _of_torchvision(path: Path) -> str:
-    """The source that opens a file where torchvision has put it, or an empty string."""
+    """The source that opens a file where torchvision has put it, with what lacks yet, or an empty string."""
     here = path.absolute()
     if kind := _OF_TORCHVISION.get(here.parent.name):
         return f"torchvision:{kind}?root={here.parents[1]}"
     if here.name.endswith(_IDX):
         laid = here.parent.name == "raw" and len(here.parents) > 3
-        return f"torchvision:{here.parents[1].name}?root={here.parents[2]}" if laid else ""
+        unpacked = ", once all in there is unpacked (gunzip)" if here.name.endswith(".gz") else ""
+        return f"torchvision:{here.parents[1].name}?root={here.parents[2]}{unpacked}" if laid else ""
     return ""

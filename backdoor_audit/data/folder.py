@@ -142,11 +142,17 @@ def _home_of_classes(folder: Path, files_of: Mapping[str, list[Path]]) -> Path:
     deep = [name for name in names if all(path.parent != folder / name for path in files_of[name])]
     if not deep:  # a picture right in it makes a folder a class
         return folder
-    one = next((name for part in _HELD_OUT for name in deep if part in name.lower()), deep[0])
-    below: dict[str, list[Path]] = {}
-    for path in files_of[one]:
-        below.setdefault(path.relative_to(folder / one).parts[0], []).append(path)
-    return _home_of_classes(folder / one, below)
+    held_out = (name for part in _HELD_OUT for name in deep if part in name.lower())
+    homes = []
+    for one in dict.fromkeys((*held_out, *deep)):
+        below: dict[str, list[Path]] = {}
+        for path in files_of[one]:
+            below.setdefault(path.relative_to(folder / one).parts[0], []).append(path)
+        homes.append(home := _home_of_classes(folder / one, below))
+        inside = (path.relative_to(home).parts for path in files_of[one] if path.is_relative_to(home))
+        if len({parts[0] for parts in inside if len(parts) > 1}) > 1:  # one folder alone is no classes
+            return home
+    return homes[0]
 
 
 def _are_parts(names: Collection[str]) -> bool:

@@ -82,7 +82,7 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
 
 def _other(path: Path, file: IO[bytes]) -> str:
     file.seek(0)
-    return told(file.read(MARKED), is_picture=begins_as_picture(path))
+    return told(path, file.read(MARKED), is_picture=begins_as_picture(path))
 
 
 def _arrays(

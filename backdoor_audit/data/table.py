@@ -30,7 +30,12 @@ def has_metadata(folder: Path) -> bool:
 def from_metadata(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that ``metadata.csv`` or ``metadata.jsonl`` names, by ``file_name`` and ``label``. Raises `DataFormatError`."""
     table = next(folder / name for name in _METADATA if (folder / name).is_file())
-    content = table_in(table, reading)
+    try:
+        content = table_in(table, reading)
+    except DataFormatError as error:
+        if not any(entry.is_dir() for entry in folder.iterdir()):
+            raise
+        raise DataFormatError(f"{error}; where the folders beside it are the classes, move it elsewhere") from None
     named = {os.path.normpath(folder / name) for name, _ in content.rows}
     try:
         for path in files_within(folder, reading):

@@ -41,7 +41,7 @@ from backdoor_audit.plugin.fixtures import (
     finding,
 )
 from backdoor_audit.plugin.given import OWN, collects, dest, names_paths, requested, split_arguments
-from backdoor_audit.plugin.recording import refuse_inputs
+from backdoor_audit.plugin.recording import refuse_overlap
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split
 
@@ -143,7 +143,7 @@ def audit_of(config: pytest.Config) -> AuditOptions | None:
         options = asked_for(config)
         if options is not None:
             check_paths(options)
-            refuse_inputs(options)
+            refuse_overlap(config, options)
     except OptionError:
         return None
     return options
@@ -157,7 +157,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if options is None:
             return
         check_paths(options)
-        refuse_inputs(options)
+        refuse_overlap(config, options)
         refuse_blocked(config)
     except OptionError as error:
         raise pytest.UsageError(f"backdoor_audit: {error}") from None

@@ -256,15 +256,20 @@ class Recorder:
             return shipped()
 
 
-def refuse_inputs(options: AuditOptions) -> None:
-    """Raise `OptionError` for an input that lies where this run removes and writes its own files."""
+def refuse_overlap(config: pytest.Config, options: AuditOptions) -> None:
+    """Raise `OptionError` for an input that lies where this run removes and writes its own files, and for another plugin's
+    output there (JUnit's, a log), which would take the place of the evidence.
+    """
     folder = os.path.realpath(options.report)
-    for name in ("model", *INPUTS):
-        file = os.path.realpath(given) if (given := str(getattr(options, name))) else ""
-        if file and _is_own(Path(os.path.relpath(file, folder)), Path(folder)):
+    inputs = {f"--audit-{name}": getattr(options, name) for name in ("model", *INPUTS)}
+    outputs = {name: value for name, value in vars(config.option).items() if not name.startswith("audit_")}
+    for name, value in {**outputs, **inputs}.items():
+        file = os.path.realpath(value) if isinstance(value, (str, Path)) and str(value) else ""
+        place = Path(os.path.relpath(file, folder)) if file else Path()
+        if file and not (name in outputs and str(place) == HTML) and _is_own(place, Path(folder)):
             raise OptionError(
-                f"--audit-{name}: {line_of(given)} is a file that this run writes itself; copy it to another place, or give "
-                "another folder by --audit-report=DIR"
+                f"{name}: {line_of(str(value))} is a file that this run writes itself; {'write that' if name in outputs else 'copy it'}"
+                " to another place, or give another folder by --audit-report=DIR"
             )
 
 

@@ -1,4 +1,5 @@
 import gzip
+import struct
 import tarfile
 import zipfile
 
@@ -71,7 +72,8 @@ def test_a_folder_of_parquet_files_is_told_with_the_way_out(name, tmp_path):
     [
         ("cifar-10-batches-py/data_batch_1", "CIFAR10"),
         ("cifar-100-python/train", "CIFAR100"),
-        ("FashionMNIST/raw/t10k-images-idx3-ubyte.gz", "FashionMNIST"),
+        ("FashionMNIST/raw/t10k-images-idx3-ubyte", "FashionMNIST"),
+        ("KMNIST/raw/t10k-labels-idx1-ubyte", "KMNIST"),
     ],
 )
 def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_path):
@@ -81,12 +83,35 @@ def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_
         assert message_of(given).endswith(
             f"which torchvision opens; give --audit-data=torchvision:{source}?root={tmp_path}"
         )
+    assert message_of(tmp_path / name).startswith(
+        f"a file that torchvision opens; give --audit-data=torchvision:{source}?root={tmp_path}; accepted"
+    )
+
+
+def test_files_of_mnist_that_are_packed_are_to_be_unpacked_first(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 3), ("t10k", 2)):
+        images = b"\0\0\x08\x03" + struct.pack(">III", count, 28, 28) + bytes(784 * count)
+        labels = b"\0\0\x08\x01" + struct.pack(">I", count) + bytes(range(count))
+        for name, content in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+            (raw / f"{part}-{name}.gz").write_bytes(gzip.compress(content))
+    source = f"torchvision:MNIST?root={tmp_path}"
+    for given in (tmp_path, raw, raw / "t10k-labels-idx1-ubyte.gz"):
+        assert f"give --audit-data={source}, once all in there is unpacked (gunzip)" in message_of(given)
+    for packed in raw.iterdir():
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    assert load_clean_set(source).labels.tolist() == [0, 1]
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"x"))
+    assert message_of(tmp_path / "t10k-labels-idx1-ubyte.gz").startswith(
+        "a file as MNIST has them; put its four files, unpacked"
+    )
 
 
 def test_images_of_mnist_elsewhere_say_where_torchvision_looks_for_them(tmp_path):
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (tmp_path / name).write_bytes(b"\0\0\x08\x03")
-    said = "put its four files into ROOT/MNIST/raw, and give"
+    said = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw, and give"
     assert said in message_of(tmp_path)
     assert said in message_of(tmp_path / "t10k-images-idx3-ubyte")
 

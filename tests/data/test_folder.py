@@ -171,6 +171,12 @@ def test_parts_are_told_where_one_of_them_has_no_class_folders(tmp_path):
     assert message_of(tmp_path).endswith(f"not classes; give one of them, as in --audit-data={tmp_path}/seg_test")
 
 
+def test_a_part_whose_pictures_lie_in_one_folder_is_not_the_one_to_give(tmp_path):
+    class_folders(tmp_path / "train", ["n01/images", "n02/images"], each=1)
+    class_folders(tmp_path / "val", ["images"])  # as in Tiny ImageNet, where a text tells their classes
+    assert message_of(tmp_path).endswith(f"give one of them, as in --audit-data={tmp_path}/train")
+
+
 def test_classes_that_share_a_word_with_parts_are_classes(tmp_path):
     for name in ("freight_train", "passenger_train"):
         class_folders(tmp_path / name, ["a", "b"], each=1)

@@ -187,6 +187,12 @@ def test_a_table_of_pixels_says_how_they_become_a_data_set(pictures):
         load_clean_set(table)
 
 
+def test_a_table_of_something_else_beside_class_folders_says_to_move_it(pictures):
+    (pictures / "metadata.csv").write_text("id,source\n1,web\n")
+    with pytest.raises(DataFormatError, match=r"columns id, source; .*the classes, move it elsewhere"):
+        load_clean_set(pictures)
+
+
 def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
     table = tmp_path_factory.mktemp("elsewhere") / "labels.csv"
     table.write_text("path,label\n" + "".join(f"{pictures / name},{label}\n" for name, label in LABELS.items()))

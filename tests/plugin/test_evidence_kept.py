@@ -100,6 +100,17 @@ def test_an_input_that_a_run_would_write_over_is_refused_and_kept(
     assert file.read_bytes() == (project.path / "clean.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("option", ["--junitxml", "--log-file", "--html"])
+def test_what_another_plugin_writes_does_not_take_the_place_of_the_evidence(
+    project: pytest.Pytester, run: Run, option: str
+) -> None:
+    result = run("clean", f"{option}={REPORT}/audit.json", CHECKS, process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"*{REPORT}/audit.json is a file that this run writes itself; write that to another place*"]
+    )
+
+
 def test_a_model_beside_the_evidence_that_no_run_writes_is_audited(project: pytest.Pytester, run: Run) -> None:
     shutil.copy(project.path / "clean.safetensors", project.path / "audit.safetensors")
     result = run(None, "--model=audit.safetensors", *OTHERS, "--report=.", CHECKS)
