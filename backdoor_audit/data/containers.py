@@ -45,12 +45,15 @@ _IN_FOLDERS = (
 )
 
 
-def told(path: Path, start: bytes, *, is_picture: bool) -> str:
-    """What a file is that begins so and is no archive of numpy, with the way out where there is one."""
+def named(path: Path) -> str:
+    """What a file is by its name and place, with the way out; empty for one that these do not tell."""
     if source := _of_torchvision(path):
         return f"a file that torchvision opens; give --audit-data={source}"
-    if path.name.endswith(_IDX):
-        return f"a file as MNIST has them; {_LAID}"
+    return f"a file as MNIST has them; {_LAID}" if path.name.endswith(_IDX) else ""
+
+
+def told(start: bytes, *, is_picture: bool) -> str:
+    """What a file is that begins so and is no archive of numpy, with the way out where there is one."""
     for mark, what in _MARKS:
         if start.startswith(mark):
             return what

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from backdoor_audit.data.clean_set import MOST_CLASSES, CleanSet, choose
-from backdoor_audit.data.containers import MARKED, OF_PICTURES, SAVE, told
+from backdoor_audit.data.containers import MARKED, OF_PICTURES, SAVE, named, told
 from backdoor_audit.data.conversion import ACCEPTED, Wish, brief, converted
 from backdoor_audit.data.folder import is_image
 from backdoor_audit.data.naming import labels_of, places, relabelled
@@ -82,7 +82,7 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
 
 def _other(path: Path, file: IO[bytes]) -> str:
     file.seek(0)
-    return told(path, file.read(MARKED), is_picture=begins_as_picture(path))
+    return named(path) or told(file.read(MARKED), is_picture=begins_as_picture(path))
 
 
 def _arrays(

@@ -261,15 +261,17 @@ def refuse_overlap(config: pytest.Config, options: AuditOptions) -> None:
     output there (JUnit's, a log), which would take the place of the evidence.
     """
     folder = os.path.realpath(options.report)
-    inputs = {f"--audit-{name}": getattr(options, name) for name in ("model", *INPUTS)}
     outputs = {name: value for name, value in vars(config.option).items() if not name.startswith("audit_")}
+    inputs = {f"--audit-{name}": getattr(options, name) for name in ("model", *INPUTS)}
     for name, value in {**outputs, **inputs}.items():
-        file = os.path.realpath(value) if isinstance(value, (str, Path)) and str(value) else ""
-        place = Path(os.path.relpath(file, folder)) if file else Path()
-        if file and not (name in outputs and str(place) == HTML) and _is_own(place, Path(folder)):
+        if not isinstance(value, (str, Path)) or not str(value):
+            continue
+        place = Path(os.path.relpath(os.path.realpath(value), folder))
+        if _is_own(place, Path(folder)) and not (name in outputs and str(place) == HTML):
+            cure = "write that" if name in outputs else "copy it"
             raise OptionError(
-                f"{name}: {line_of(str(value))} is a file that this run writes itself; {'write that' if name in outputs else 'copy it'}"
-                " to another place, or give another folder by --audit-report=DIR"
+                f"{name}: {line_of(str(value))} is a file that this run writes itself; {cure} to another place, or give "
+                "another folder by --audit-report=DIR"
             )
 
 
@@ -282,8 +284,9 @@ def _is_own(place: Path, folder: Path) -> bool:
         with suppress(UnreadableError):
             earlier = read_bytes(folder / RECORD)
         return place.name in (HTML, EARLIER, *FILES, *rendered_by_others(earlier))
-    picture = place.parts[0] == PICTURES and place.name in PICTURE_FILES
-    return len(place.parts) == 2 and (picture or bool(_TRIGGER.fullmatch(place.as_posix())))
+    if len(place.parts) != 2:  # the folder itself, or something deep in it
+        return False
+    return (place.parts[0] == PICTURES and place.name in PICTURE_FILES) or bool(_TRIGGER.fullmatch(place.as_posix()))
 
 
 def triggers_in(record: bytes) -> list[str]:

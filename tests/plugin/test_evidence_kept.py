@@ -111,6 +111,13 @@ def test_what_another_plugin_writes_does_not_take_the_place_of_the_evidence(
     )
 
 
+def test_images_in_the_folder_of_the_evidence_itself_are_read(project: pytest.Pytester, run: Run) -> None:
+    (project.path / REPORT).mkdir()
+    result = run("clean", f"--data={REPORT}", CHECKS, process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*no class folders*"])
+
+
 def test_a_model_beside_the_evidence_that_no_run_writes_is_audited(project: pytest.Pytester, run: Run) -> None:
     shutil.copy(project.path / "clean.safetensors", project.path / "audit.safetensors")
     result = run(None, "--model=audit.safetensors", *OTHERS, "--report=.", CHECKS)
