@@ -110,13 +110,20 @@ def help_of(key: str) -> str:
     return _option(key).help.replace("%", "%%")
 
 
-def refuse_to_replace(out: Path, *, force: bool, name: str = "out") -> None:
-    """Raise `OptionError` if a file stands where the option points and was not to be replaced, or if there is no folder."""
+def refuse_to_replace(out: Path, options: argparse.Namespace, name: str = "out") -> None:
+    """Raise `OptionError` if a file stands where the option points and was not to be replaced, or if there is no folder.
+
+    What the command reads, or writes by another option, is never replaced.
+    """
     if not os.path.isdir(out.parent):
         raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
     with writing(out, name):
         there = _is_there(out)
-    if there and not force:
+    others = (value for given in vars(options).values() for value in (given if isinstance(given, list) else [given]))
+    files = (value for value in others if isinstance(value, Path) or (there and isinstance(value, str) and value))
+    if any(file is not out and os.path.realpath(file) == os.path.realpath(out) for file in files):
+        raise OptionError(f"--{name}: {out} is read, or written as well, by this command; choose another name")
+    if there and not options.force:
         raise OptionError(f"--{name}: {out} exists; choose another name, or pass --force to replace it")
 
 

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.model.loading.formats import SUFFIXES
     from backdoor_audit.store import Store
 
-    refuse_to_replace(options.out, force=options.force)
+    refuse_to_replace(options.out, options)
     if not os.path.isdir(options.clean_models):
         raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
     models = sorted(file for file in options.clean_models.iterdir() if file.suffix.lower() in SUFFIXES)

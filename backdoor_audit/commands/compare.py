@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.report.comparison_table import lines
 
     if options.out is not None:
-        refuse_to_replace(options.out, force=options.force)
+        refuse_to_replace(options.out, options)
     before, after = read_signature(options.before), read_signature(options.after)
     before.refuse(after.configuration(), source=str(options.before))
     with content_of(f"{options.before}, {options.after}"):

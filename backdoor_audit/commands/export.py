@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"export: nothing to write; pass {', '.join(f'--{name}=FILE' for name in _forms())}")
     for name, out in asked.items():
         if out != _STDOUT:
-            refuse_to_replace(out, force=options.force, name=name)
+            refuse_to_replace(out, options, name=name)
     texts = _rendered(options.record, asked, _renderers(asked, plugins_of(options)))
     for name, out in asked.items():
         _write(name, out, texts[name])

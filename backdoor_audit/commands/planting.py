@@ -38,7 +38,7 @@ def plant(options: argparse.Namespace) -> None:
     out: Path = options.out
     attack_file, trigger_file = out.with_suffix(".attack.safetensors"), out.with_suffix(".trigger.safetensors")
     for file in (out, attack_file, trigger_file):
-        refuse_to_replace(file, force=options.force)
+        refuse_to_replace(file, options)
     if not 0 < options.held_out < 1:
         raise OptionError(f"--held-out: {options.held_out} is no share of the images; it must lie between 0 and 1")
     for name in ("epochs", "learning_rate", "batch_size"):

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.prepare import prepare
     from backdoor_audit.store import Store
 
-    refuse_to_replace(options.out, force=options.force)
+    refuse_to_replace(options.out, options)
     settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         store = Store(options.store or Path(scratch))

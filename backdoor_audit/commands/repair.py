@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.repair import repair, summary
     from backdoor_audit.store import Store
 
-    refuse_to_replace(options.out, force=options.force)
+    refuse_to_replace(options.out, options)
     settings = AuditOptions(
         model=options.model,
         data=options.data,

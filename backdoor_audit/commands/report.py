@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from backdoor_audit.report.html import page
     from backdoor_audit.report.shards import merged
 
-    refuse_to_replace(options.out, force=options.force)
+    refuse_to_replace(options.out, options)
     names = _short_names(options.records)
     records = merged({name: Record.read(file) for name, file in zip(names, options.records, strict=True)})
     text = page(records)

@@ -105,6 +105,17 @@ def test_the_schema_needs_no_record(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "s.json").read_text()) == schema()
 
 
+def test_a_record_is_not_replaced_by_what_is_drawn_from_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = folder / "audit.json"
+    before = record.read_bytes()
+    linked = folder / "link.md"
+    linked.symlink_to(record)
+    for more in ((f"--markdown={record}",), (f"--page={linked}",), (f"--sarif={folder}/x", f"--markdown={folder}/./x")):
+        assert export(folder, *more, "--force") == 4
+        assert "is read, or written as well, by this command; choose another name" in capsys.readouterr().err
+    assert record.read_bytes() == before
+
+
 def test_a_file_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "a.md").write_text("mine")
     assert export(folder, f"--markdown={folder / 'a.md'}") == 4
