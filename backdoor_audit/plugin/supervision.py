@@ -49,6 +49,7 @@ REFUSED = pytest.StashKey[bool]()
 _PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 _exit = os._exit  # as it is before a model's code could replace it
+_AT_THE_END = 30.0  # s, for what libraries have registered to run then
 _MOST = 2**16  # bytes of a report; a pipe holds as much without a reader
 
 
@@ -189,8 +190,12 @@ def _failed(error: BaseException, channel: Channel) -> int:
 def _end_child(config: pytest.Config, code: int) -> None:
     """Leave the child, past whatever may have replaced `sys.exit` or waits to run at the end of the caller's program."""
     config._ensure_unconfigure()
+    late = threading.Timer(_AT_THE_END, _exit, (code,))
+    late.daemon = True
+    late.start()
     with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # of the model's code as well, which may wait for ever
+    late.cancel()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -55,6 +55,17 @@ def test_a_model_that_ends_the_process_leaves_an_inconclusive_record(
         assert (project.path / "backdoor-audit-report" / name).stat().st_size > 0
 
 
+def test_what_a_model_leaves_to_run_at_the_end_does_not_keep_the_run_from_ending(
+    project: pytest.Pytester, run: Run
+) -> None:
+    project.makeconftest("from backdoor_audit.plugin import supervision\nsupervision._AT_THE_END = 0.5")
+    waits = "__import__('atexit').register(__import__('time').sleep, 2000)"
+    result = run("clean", "-k", "precondition", base=wild(project, waits, LOADING), process=True)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED  # a part of the audit passes nothing
+    assert "before the audit was over" not in result.stderr.str()
+    assert record_of(project).findings
+
+
 @pytest.mark.parametrize("after", [LOADING, CHECKING])
 @pytest.mark.parametrize("what", RAISES)
 def test_what_a_model_raises_is_no_outcome_of_an_item(
