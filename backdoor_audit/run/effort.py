@@ -107,6 +107,10 @@ def plan(run: Run, items: Sequence[Item]) -> Plan | None:
     return made
 
 
+_MOST_TIMED = 1000  # calls; fixtures of projects stop the clock (freezegun)
+_LEAST_PACE = 1e-9  # s
+
+
 def seconds_per_pass(classifier: Classifier, clean: CleanSet, *, patience: float) -> float:
     """How long forward and backward of one image take in a batch of the size of searches, or in the largest that is fast enough.
 
@@ -121,9 +125,9 @@ def seconds_per_pass(classifier: Classifier, clean: CleanSet, *, patience: float
         while size < largest and time.perf_counter() - began + 4 * taken[0] < patience:
             size = min(4 * size, largest)
             taken = [_timed(classifier, clean, size)]
-        while time.perf_counter() - began + taken[-1] < patience:
+        while len(taken) < _MOST_TIMED and time.perf_counter() - began + taken[-1] < patience:
             taken.append(_timed(classifier, clean, size))
-    return sum(taken) / len(taken) / size
+    return max(sum(taken) / len(taken) / size, _LEAST_PACE)
 
 
 def _timed(classifier: Classifier, clean: CleanSet, size: int) -> float:

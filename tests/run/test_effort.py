@@ -115,6 +115,11 @@ def test_a_model_that_sleeps_is_slower_by_that(tmp_path: Path) -> None:
     assert seconds_per_pass(slow, clean, patience=0.05) * 4096 >= 0.02
 
 
+def test_a_clock_that_stands_still_does_not_keep_the_speed_from_being_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    assert seconds_per_pass(row_reader(), row_images(), patience=0.05) > 0
+
+
 def test_measuring_leaves_the_model_and_the_random_state_alone() -> None:
     classifier = row_reader()
     before, state = snapshot(classifier.module), torch.get_rng_state()
