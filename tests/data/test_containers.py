@@ -30,7 +30,7 @@ UNPACK = "unpack it, and give the folder of its class folders; accepted: a folde
         (b"MATLAB 5.0 MAT-file", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
         (b"\x80\x04", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
         (b"Rar!\x1a\x07", f"a rar archive; {UNPACK}"),
-        (gzip.compress(b"x"), f"a gzip archive; {UNPACK}"),
+        (gzip.compress(b"x", mtime=0), f"a gzip archive; {UNPACK}"),
         (b'{"a": 1, "b": 2}', "a JSON file; write FILE.jsonl, one picture in every line, as {"),
         (b'\n[{"file": "a.png"}]', "a JSON file; write FILE.jsonl"),
         (b"", "not an .npz file; accepted: a folder"),
