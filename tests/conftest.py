@@ -1,7 +1,10 @@
-"""What holds for every test here, and for no audit: one thread for each process, and one that gates are begun from."""
+"""What holds for every test here, and for no audit: one thread for each process, a temporary folder that goes with the run, and
+a process that gates are begun from.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +26,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder() -> Iterator[None]:
+    """What a killed process leaves in its temporary folder goes with the run.
+
+    It is none of pytest's folders: a browser has sockets in it, whose paths may have 107 bytes.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
