@@ -4,6 +4,7 @@ a process that gates are begun from.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Iterator
 
@@ -40,6 +41,24 @@ def temporary_folder() -> Iterator[None]:
     ):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_for_good() -> None:
+    """What was imported and collected stays to the end: looking through it again for garbage takes a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_look() -> Iterator[None]:
+    """How fast a toy is need not be known well: what a gate tells of its pace is looked at where it is made."""
+    from backdoor_audit.run import effort
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(effort, "_A_LOOK", 0.02)
+        patch.setattr(effort, "_A_MEASUREMENT", 0.05)
         yield
 
 

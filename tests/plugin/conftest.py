@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 import torch._dynamo
 import torchvision
 
+import backdoor_audit
 import backdoor_audit.gate
 import backdoor_audit.report.extras
 import backdoor_audit.report.html
@@ -24,10 +29,37 @@ PRELOADED = (
 )
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with finished work: what the searches of `BASE` find in the toy's two models."""
+    folder, store = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("searched")
+    toy.write(folder)
+    options = {"data": "images.npz", "arch": "toy:network", "steps": 150, "device": "cpu", "profile": "quick"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        for name in ("clean", "backdoored"):
+            backdoor_audit.audit(f"{name}.safetensors", store=store, progress=False, **options)
+        del sys.modules["toy"]  # each project has its own
+    return store
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """An empty project with the toy's files."""
+def unsearched() -> None:
+    """Nothing was done before this test."""
+
+
+@pytest.fixture
+def project(
+    pytester: pytest.Pytester, searched: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    """A project with the toy's files, and with finished work, unless a test asks for ``unsearched``.
+
+    What the work depends on is in its name: where a test changes a model, images or options, the gate searches anew.
+    """
     toy.write(pytester.path)
+    if "unsearched" not in request.fixturenames:
+        shutil.copytree(searched, pytester.path / ".pytest_cache" / "d" / "backdoor_audit")
     monkeypatch.syspath_prepend(str(pytester.path))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return pytester

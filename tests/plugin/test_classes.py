@@ -89,6 +89,7 @@ def test_few_classes_are_told_at_the_start_and_searched_for_nothing(project: pyt
     assert {verdict for name, verdict in judged.items() if "test_anomaly_index" not in name} == {"pass"}
 
 
+@pytest.mark.usefixtures("unsearched")
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "session"])
 def test_a_fixture_that_switches_gradients_off_changes_nothing(mode: str, project: pytest.Pytester, run: Run) -> None:
     switched = {
@@ -112,6 +113,7 @@ def off():
     assert record(project)["errors"] == {}
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_gradients_stay_off_in_the_projects_own_tests(project: pytest.Pytester, run: Run) -> None:
     project.makeconftest(
         "import pytest, torch\n@pytest.fixture(autouse=True)\ndef off():\n    with torch.no_grad():\n        yield"
@@ -123,6 +125,7 @@ def test_gradients_stay_off_in_the_projects_own_tests(project: pytest.Pytester, 
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_module_made_without_gradients_is_audited(project: pytest.Pytester, run: Run) -> None:
     project.makeconftest(
         """

@@ -41,6 +41,7 @@ def stored(project: pytest.Pytester, folder: str = "backdoor-audit-report") -> d
     return content
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_backdoored_model_fails_and_its_class_is_named(project: pytest.Pytester, run: Run) -> None:
     result = run("backdoored")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -66,6 +67,7 @@ def test_a_model_whose_name_is_not_utf8_is_audited(project: pytest.Pytester, run
     assert "mod\\udcff.safetensors" in (project.path / "backdoor-audit-report" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_a_clean_model_passes_and_the_record_says_what_was_not_tested(project: pytest.Pytester, run: Run) -> None:
     result = run("clean")
     assert result.ret == pytest.ExitCode.OK
@@ -176,6 +178,7 @@ def test_a_model_in_pyproject_adds_audits_to_the_projects_own_tests(project: pyt
     assert stored(project)["settings"]["limits"]["clean_accuracy_drop"] == 0.05
 
 
+@pytest.mark.usefixtures("unsearched")
 @pytest.mark.parametrize("model", ["clean", "backdoored"])
 def test_workers_give_the_same_verdicts_and_sizes_search_once_and_bring_their_pictures_together(
     project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, model: str
@@ -225,6 +228,7 @@ def test_wrong_input_leaves_an_earlier_runs_evidence(project: pytest.Pytester, r
     assert stored(project) == before
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_finished_work_is_not_done_again(project: pytest.Pytester, run: Run) -> None:
     run("backdoored")
     first = stored(project)

@@ -59,12 +59,14 @@ def test_the_last_line_says_what_the_process_ends_with_whatever_a_plugin_wants(
     assert result.stdout.lines[-1] == "FAIL: hidden trigger found for class 3 [exit code 1]"
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
     (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
     assert told.startswith("backdoor_audit: 36 items, 4 searches, ")
     assert " image passes at " in told
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_without_a_terminal_a_line_now_and_then_says_how_far_the_run_is(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +79,7 @@ def test_what_a_list_of_items_costs_is_not_asked(run: Run) -> None:
     assert "image passes" not in run("clean", "--collect-only").stdout.str()
 
 
+@pytest.mark.usefixtures("unsearched")
 def test_with_workers_the_cost_is_told_once_the_verdict_is_last_and_junit_cases_are_grouped(
     project: pytest.Pytester, run: Run
 ) -> None:

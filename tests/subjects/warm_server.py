@@ -27,6 +27,7 @@ from execnet.gateway_base import Popen2IO
 import backdoor_audit.gate
 import backdoor_audit.report.extras  # noqa: F401
 from backdoor_audit.report import html
+from backdoor_audit.run import effort
 
 _MOST = 2**16  # bytes of an environment
 
@@ -121,6 +122,7 @@ def serve() -> None:
     """Begin one process after the other."""
     for template in ("page.html.j2", "section.html.j2", "answer.html.j2", "parts.html.j2"):
         html._environment().get_template(template)
+    effort._A_LOOK, effort._A_MEASUREMENT = 0.02, 0.05  # s; how fast a toy is need not be known well
     gc.collect()
     gc.freeze()  # or each copy would touch every page of what was imported
     for line in sys.stdin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.subjects.toy_runs import BASE
@@ -34,5 +36,8 @@ LOADING, CHECKING = 0, 8
 
 def wild(project: pytest.Pytester, act: str, after: int) -> tuple[str, ...]:
     """A factory of a network that does this once it was called so often; the arguments that audit it."""
+    shutil.rmtree(
+        project.path / ".pytest_cache", ignore_errors=True
+    )  # or work that was done before would stand for its own
     (project.path / "wild.py").write_text(WILD.replace("AFTER", str(after)).replace("ACT", act))
     return (*(argument for argument in BASE if "arch" not in argument), "--arch=wild:network")
