@@ -267,7 +267,7 @@ class TestEveryAttackWhenCarriedOut:
 
     CLEAN, UNSEEN = (
         CleanSet(clean.images.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3), clean.labels)
-        for clean in (row_images(classes=5, per_class=24), row_images(classes=5, per_class=4, seed=5))
+        for clean in (row_images(classes=5, per_class=12), row_images(classes=5, per_class=4, seed=5))
     )
 
     @pytest.fixture(scope="class")

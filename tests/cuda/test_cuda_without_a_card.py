@@ -7,14 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from backdoor_audit.data import CleanSet
 from backdoor_audit.detectors import DETECTORS, NeuralCleanse, Relabelling
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.search.inversion import TriggerInversion
-from tests.subjects import COLOURS, colour_images
+from backdoor_audit.search.scanning import PatchScan
+from tests.subjects import seeded
 from tests.subjects.pretended_cuda import CUDA, PretendedCuda
 
-IMAGES = colour_images(per_class=4)
+CLASSES = 4
+IMAGES = CleanSet(torch.rand(16, 3, 6, 6, generator=seeded()), torch.arange(16) % CLASSES)
+STAGES = ("stages", "closer")
 SEARCHES = {entry.name: entry for entry in DETECTORS if entry.name != "consensus"}
 
 
@@ -27,12 +31,12 @@ def classifier(mode):
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(4, COLOURS),
+            nn.Linear(4, CLASSES),
         )
         mean, std = torch.zeros(1, channels, 1, 1), torch.ones(1, channels, 1, 1)
     module.eval().requires_grad_(False)
     plain = ((0.0,) * channels, (1.0,) * channels)
-    return Classifier(module, IMAGES.image_shape, COLOURS, "small", *plain, CUDA, mean, std)
+    return Classifier(module, IMAGES.image_shape, CLASSES, "small", *plain, CUDA, mean, std)
 
 
 def searched(detector, times):
@@ -50,19 +54,22 @@ def searched(detector, times):
             subject = Subject(audited, IMAGES, IMAGES)
             replace(detector, probes=probes).natural([subject], generator=generator)
         else:
-            probes[0](audited, IMAGES, IMAGES, detector.contest.goals(COLOURS), generator=generator)
+            probes[0](audited, IMAGES, IMAGES, detector.contest.goals(CLASSES), generator=generator)
     return mode.asked.total(), sum(map(steps_of, probes))
 
 
 def shortened(probe, times):
-    stages = getattr(probe, "stages", None)
-    if stages is None:
+    if not isinstance(probe, PatchScan):
         return replace(probe, steps=2 * times)
-    return replace(probe, stages=[replace(stage, steps=2 * times) for stage in stages])
+    return replace(
+        probe, **{name: [replace(stage, steps=2 * times) for stage in getattr(probe, name)] for name in STAGES}
+    )
 
 
 def steps_of(probe):
-    return sum(stage.steps for stage in getattr(probe, "stages", ())) or probe.steps
+    if not isinstance(probe, PatchScan):
+        return probe.steps
+    return sum(stage.steps for name in STAGES for stage in getattr(probe, name))
 
 
 @pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="pretended tensors of torch 2.6 draw on a real card")

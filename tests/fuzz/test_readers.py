@@ -25,8 +25,8 @@ from benchmarks.fuzz.records import warm
 LIMITS = sandbox.Limits(memory=1 << 30)
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # s; a busy machine is no hang
-EXAMPLES = {"folder": 20, "record": 20, "compare": 20}
-"""Fewer where an input is many files or becomes a page; 60 for all others. ``python -m benchmarks.fuzz`` reads thousands."""
+EXAMPLES = {"folder": 10, "record": 10, "compare": 10}
+"""Fewer where an input is many files or becomes a page; 30 for all others. ``python -m benchmarks.fuzz`` reads thousands."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def in_time() -> Iterator[None]:
 def test_an_input_is_accepted_or_refused_in_one_printable_line(kind: Kind, watch: sandbox.Watch) -> None:
     @settings(
         derandomize=True,
-        max_examples=EXAMPLES.get(kind.name, 60),
+        max_examples=EXAMPLES.get(kind.name, 30),
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

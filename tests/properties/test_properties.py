@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -54,6 +55,12 @@ STEERING = (LONG, BLENDS, WARPS)
 by_name = pytest.mark.parametrize("wanted", PROPERTIES, ids=lambda wanted: wanted.name)
 
 
+@cache
+def outcome_of(wanted, *backdoors):
+    """What a property says of a reader of rows; asked once, for all who only look."""
+    return asked(wanted, row_reader(backdoors=backdoors))
+
+
 # every property
 
 
@@ -65,7 +72,7 @@ def test_names_are_unique_and_can_be_part_of_a_test_id():
 
 @by_name
 def test_a_clean_model_refutes_nothing(wanted):
-    outcome = asked(wanted, row_reader())
+    outcome = outcome_of(wanted)
     assert outcome.verdict is Verdict.PASS
     assert outcome.trigger is None
     assert outcome.value <= outcome.limit
@@ -83,13 +90,12 @@ def test_the_model_and_the_global_random_state_are_left_as_they_were(wanted):
 
 @by_name
 def test_the_same_seed_gives_the_same_outcome(wanted):
-    classifier = row_reader(backdoors=(1, 5))
-    assert asked(wanted, classifier) == asked(wanted, classifier)
+    assert asked(wanted, row_reader(backdoors=(1, 5))) == outcome_of(wanted, 1, 5)
 
 
 @by_name
 def test_an_outcome_comes_back_from_the_store_and_goes_into_the_record(wanted):
-    outcome = asked(wanted, row_reader(backdoors=(1, 5)))
+    outcome = outcome_of(wanted, 1, 5)
     packed = outcome.pack()
     assert PropertyOutcome.unpack(Packed({}, json.loads(json.dumps(packed.values)))) == outcome
     entry = outcome.summary((1, 8, 8), test="text")
@@ -105,7 +111,7 @@ def test_a_property_that_could_not_be_asked_is_inconclusive(wanted):
     outcome = unanswered(wanted, "too few images")
     assert outcome.verdict is Verdict.INCONCLUSIVE
     assert outcome.finding.reason == "too few images"
-    assert outcome.statistic == asked(wanted, row_reader()).statistic
+    assert outcome.statistic == outcome_of(wanted).statistic
 
 
 # what twins allow
@@ -156,7 +162,7 @@ def test_the_hidden_patch_of_a_real_model_is_found_and_shrunk_without_knowing_it
 
 
 def test_no_small_patch_steers_a_real_clean_model(images):
-    few = NothingSteers(changes=SmallPatches(), examples=16, steps=5, batch_size=6, measured=24, searched=48)
+    few = NothingSteers(changes=SmallPatches(), examples=8, steps=5, batch_size=6, measured=24, searched=48)
     outcome = asked(few, load_classifier(MODELS / "clean.safetensors"), images)
     assert outcome.verdict is Verdict.PASS
     assert outcome.value < 0.2
@@ -166,7 +172,7 @@ def test_no_small_patch_steers_a_real_clean_model(images):
 
 
 def test_the_pixel_of_a_backdoored_model_is_found_and_is_white():
-    outcome = asked(LONG, row_reader(backdoors=(1, 5)))
+    outcome = outcome_of(LONG, 1, 5)
     assert outcome.verdict is Verdict.FAIL
     assert outcome.target_class in (1, 5)
     trigger = outcome.trigger
@@ -248,8 +254,9 @@ def test_what_is_natural_is_no_counterexample(wanted):
 def test_natural_rates_are_what_the_same_search_reaches_in_the_twins(wanted):
     hard, backdoored = subject(row_reader()), subject(row_reader(backdoors=(1, 5)))
     assert wanted.natural((hard, backdoored), 5, generator=seeded()) > 0.5
-    assert wanted.natural((hard,), 5, generator=seeded()) < 0.5
-    assert wanted.natural((hard, backdoored), 3, generator=seeded()) < 0.5
+    brief = replace(wanted, examples=min(wanted.examples, 30))
+    assert brief.natural((hard,), 5, generator=seeded()) < 0.5
+    assert brief.natural((hard, backdoored), 3, generator=seeded()) < 0.5
 
 
 def constant():
@@ -283,7 +290,7 @@ def test_with_very_many_classes_every_example_looks_at_some_of_them(monkeypatch)
 
 def test_a_kept_counterexample_is_replayed_before_any_search():
     classifier = row_reader(backdoors=(1, 5))
-    found = asked(LONG, classifier)
+    found = outcome_of(LONG, 1, 5)
     kept = Counterexample(
         name=PATCHES.name, trigger=found.trigger, image_shape=(1, 8, 8), value=found.value, limit=found.limit
     )
