@@ -62,6 +62,7 @@ def test_what_a_model_leaves_to_run_at_the_end_does_not_keep_the_run_from_ending
     waits = "__import__('atexit').register(__import__('time').sleep, 2000)"
     result = run("clean", "-k", "precondition", base=wild(project, waits, LOADING), process=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED  # a part of the audit passes nothing
+    assert result.stdout.lines[-1].endswith("[exit code 1]")
     assert "before the audit was over" not in result.stderr.str()
     assert record_of(project).findings
 
