@@ -197,13 +197,17 @@ def test_what_was_replaced_while_the_model_ran_is_noticed(project: pytest.Pytest
     assert record.errors["audit"].endswith("somebody replaced sys.exit")
 
 
-def test_a_worker_that_dies_is_in_the_record(project: pytest.Pytester, run: Run) -> None:
-    arguments = wild(project, "if 'PYTEST_XDIST_WORKER' in os.environ: os._exit(0)", CHECKING)
+@pytest.mark.parametrize("which", ["gw0", "gw"])
+def test_workers_that_die_pass_nothing(which: str, project: pytest.Pytester, run: Run) -> None:
+    arguments = wild(
+        project, f"if os.environ.get('PYTEST_XDIST_WORKER', '').startswith('{which}'): os._exit(0)", CHECKING
+    )
     result = run("clean", "-n2", "--max-worker-restart=1", base=arguments, process=True)
     assert result.ret != pytest.ExitCode.OK
     record = record_of(project)
     assert record.verdict is Verdict.INCONCLUSIVE
-    assert any("crashed while running" in reason for reason in record.errors.values())
+    if which == "gw0":  # where both die at once, xdist itself may not get to say so
+        assert any("crashed while running" in reason for reason in record.errors.values())
 
 
 def test_ctrl_c_leaves_what_is_finished_and_is_inconclusive(project: pytest.Pytester, run: Run) -> None:
