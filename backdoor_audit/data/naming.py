@@ -49,7 +49,7 @@ def names_in(content: object) -> tuple[str, ...]:
     """Names by label in what JSON files and checkpoints hold; empty for anything that does not name every class once.
 
     A list of names; a mapping of numbers to names, or of names to numbers, or one with such a mapping under ``id2label`` or
-    ``class_to_idx``.
+    ``class_to_idx``. Of several names for a number, as in ``imagenet_class_index.json``, the first: folders are called so.
     """
     if isinstance(content, (list, tuple)):
         names = tuple(name for name in content if isinstance(name, str))
@@ -61,6 +61,8 @@ def names_in(content: object) -> tuple[str, ...]:
     by_number: dict[int, str] = {}
     for key, value in content.items():
         number, name = (value, key) if isinstance(value, int) else (key, value)
+        if isinstance(name, list) and name:
+            name = name[0]
         if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 9:
             number = int(number)
         if not isinstance(name, str) or not isinstance(number, int) or isinstance(number, bool):

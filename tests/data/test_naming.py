@@ -16,6 +16,7 @@ from backdoor_audit.errors import OptionError
         ("names.json", json.dumps({"hot dog": 1, "cat": 0})),
         ("names.json", json.dumps({"1": "hot dog", "0": "cat"})),
         ("config.json", json.dumps({"id2label": {"0": "cat", "1": "hot dog"}, "model_type": "vit"})),
+        ("imagenet_class_index.json", json.dumps({"0": ["cat", "tabby"], "1": ["hot dog", "sausage"]})),
         ("classes.JSON", json.dumps({"class_to_idx": {"hot dog": 1, "cat": 0}})),
     ],
 )
