@@ -355,6 +355,8 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     rows = [row for row in rows if row["seed"] == options.seed]
+    if not rows:
+        parser.error(f"no rows of seed {options.seed}; say --models, or --rows of earlier calls")
     print("\n".join(table(rows)))
     if options.write:
         write(rows, "verdicts_alone.json" if options.alone else "verdicts.json")
