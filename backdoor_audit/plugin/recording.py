@@ -24,6 +24,7 @@ from backdoor_audit.files import UnreadableError, abandoned, read_bytes, refuse_
 from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.given import typed
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.presentable import plain
 from backdoor_audit.printable import line_of
@@ -268,9 +269,11 @@ def refuse_overlap(config: pytest.Config, options: AuditOptions) -> None:
             continue
         place = Path(os.path.relpath(os.path.realpath(value), folder))
         if _is_own(place, Path(folder)) and not (name in outputs and str(place) == HTML):
+            words = (word.partition("=") for word in typed(config))
+            option = next((word for word, _, given in words if given == str(value)), name)
             cure = "write that" if name in outputs else "copy it"
             raise OptionError(
-                f"{name}: {line_of(str(value))} is a file that this run writes itself; {cure} to another place, or give "
+                f"{option}: {line_of(str(value))} is a file that this run writes itself; {cure} to another place, or give "
                 "another folder by --audit-report=DIR"
             )
 

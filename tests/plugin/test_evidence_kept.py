@@ -107,7 +107,7 @@ def test_what_another_plugin_writes_does_not_take_the_place_of_the_evidence(
     result = run("clean", f"{option}={REPORT}/audit.json", CHECKS, process=True)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        [f"*{REPORT}/audit.json is a file that this run writes itself; write that to another place*"]
+        [f"*{option}: {REPORT}/audit.json is a file that this run writes itself; write that to another place*"]
     )
 
 
