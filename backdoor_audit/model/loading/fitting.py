@@ -22,7 +22,7 @@ _MOST_PREFIXES = 8  # components before a name
 _MOST_PLACES = 64  # where a network's names are found equally often
 _MOST_ELSEWHERE = 8  # tensors of the network that may lie under another prefix
 _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_COUNTER = re.compile(r"(.*\.)?num_batches_tracked")  # absent from old files, never read by a frozen network
+_COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 _AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step|initted",
@@ -95,6 +95,11 @@ class Fit(Generic[T]):
         return notes
 
 
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts batches: absent from old files, never read by a frozen network."""
+    return _COUNTER.fullmatch(name) is not None
+
+
 def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
     """The places with the most of the network's names; where nothing agrees, the place with the most tensors.
 
@@ -113,7 +118,7 @@ def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit
 def _agreeing(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
     """The places with the most of these names; none if there is not one name in any of them."""
     deadline = Deadline()
-    wanted = {name for name in names if not _COUNTER.fullmatch(name)}
+    wanted = {name for name in names if not is_counter(name)}
     scored = [
         (score, candidate, prefix)
         for candidate in candidates
@@ -167,8 +172,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tup
 def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Raise `ModelFormatError`, with counts and the first three of each, if names, shapes or kinds of number differ."""
     own = own_tensors(module, name)
-    missing = [key for key in own if key not in state and not _COUNTER.fullmatch(key)]
-    extra = [key for key in state if key not in own and not _COUNTER.fullmatch(key)]
+    missing = [key for key in own if key not in state and not is_counter(key)]
+    extra = [key for key in state if key not in own and not is_counter(key)]
     shapes, kinds = [], []
     for key in (key for key in own if key in state):
         there, here = state[key], own[key]
@@ -200,7 +205,7 @@ def own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
 
 def _common_prefixes(names: Collection[str]) -> list[str]:
     """What all names of a network begin with, up to a dot; short ones first."""
-    wanted = [name for name in names if not _COUNTER.fullmatch(name)]
+    wanted = [name for name in names if not is_counter(name)]
     first, last = min(wanted, default=""), max(wanted, default="")
     ends = [at + 1 for at, letter in enumerate(first) if letter == "." and last.startswith(first[: at + 1])]
     return [first[:end] for end in ends[:_MOST_PREFIXES]]
@@ -242,8 +247,8 @@ def in_parts(names: Iterable[str]) -> bool:
 
 def _completed(state: dict[str, T], names: Collection[str]) -> tuple[dict[str, T], str]:
     """The tensors, those that the network does not know under one more prefix if it then misses none; and that prefix."""
-    missing = [name for name in names if name not in state and not _COUNTER.fullmatch(name)]
-    extra = [key for key in state if key not in names and not _COUNTER.fullmatch(key)]
+    missing = [name for name in names if name not in state and not is_counter(name)]
+    extra = [key for key in state if key not in names and not is_counter(key)]
     prefix, count = _outer_prefix(missing, extra)
     if not prefix or not count == len(missing) == len(extra):
         return state, ""
@@ -298,7 +303,7 @@ def _fit(
             state[rest] = tensor
     notes: tuple[str, ...] = ()
     notes += (f"stripped what wrapped {renamed} names (_orig_mod. or the like)",) * bool(renamed)
-    missing = [name for name in names if name not in state and not _COUNTER.fullmatch(name)] if prefix else []
+    missing = [name for name in names if name not in state and not is_counter(name)] if prefix else []
     for name in missing if len(missing) <= _MOST_ELSEWHERE else ():
         ends = [key for key in left if key.endswith(f".{name}")]
         if len(ends) == 1:  # the head lies elsewhere: backbone.conv1.weight, head.fc.weight

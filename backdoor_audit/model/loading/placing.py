@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -12,11 +12,12 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.architecture import built
 from backdoor_audit.model.loading.building import Architecture, Built
 from backdoor_audit.model.loading.containers import Candidate, T
-from backdoor_audit.model.loading.fitting import Fit, fits, load_state, refuse_misfit
+from backdoor_audit.model.loading.fitting import Fit, fits, is_counter, load_state, refuse_misfit
 from backdoor_audit.model.loading.folding import folded, whole_name
 from backdoor_audit.model.loading.tensors import as_float32
 
 _MOST_BUILT = 8  # sets of weights that are held against the network's shapes
+_FEW_LACKING = 8  # tensors: a set without so few of the network's may be in use, loaded over fresh ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +63,9 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             if isinstance(result, ModelFormatError):
                 raise ModelFormatError(f"the weights under {fit.where}: {result}, or save the one to audit alone")
             notes: tuple[str, ...] = fit.told()
-            others = " and ".join([other.where for other in found if other is not fit][:3])
+            beside = [other for other in found if other is not fit]
+            beside += _lesser(source, found, fit, architecture)
+            others = " and ".join(other.where for other in beside[:3])
             if others:
                 which = "the averaged ones" if group is groups[0] else "those"
                 notes = (
@@ -83,6 +86,39 @@ def _fits_but_for_more(source: Source[T], fit: Fit[T], architecture: Architectur
     except ModelFormatError:
         return False
     return True
+
+
+def _lesser(source: Source[T], found: Sequence[Fit[T]], taken: Fit[T], architecture: Architecture) -> list[Fit[T]]:
+    """Other sets, of the same shapes, that hold half of the network's tensors or more and not all of them.
+
+    Raises `ModelFormatError` for one that lacks only a few: loaded with ``strict=False``, it may be the one that is used.
+    Averages without what batch norm counts are usual, and are told.
+    """
+    wanted = {name for name in architecture.reference if not is_counter(name)}
+    shapes = _shapes(source, taken, wanted)
+    lesser: list[Fit[T]] = []
+    for candidate in source.candidates:
+        if 2 * len(candidate.tensors) < len(wanted) or any(fit.candidate is candidate for fit in found):
+            continue
+        for fit in fits([candidate], architecture.reference):
+            own = {name: shape for name, shape in _shapes(source, fit, wanted).items() if name in wanted}
+            if 2 * len(own) < len(wanted) or any(shape != shapes.get(name) for name, shape in own.items()):
+                continue
+            lacking = sorted(wanted - own.keys())
+            usual = _averaged(fit, source) and all(name.endswith(("running_mean", "running_var")) for name in lacking)
+            if len(lacking) <= _FEW_LACKING and not usual:
+                names = ", ".join(name[:60] for name in lacking[:3])
+                raise ModelFormatError(
+                    f"the weights under {taken.where} fit {architecture.name}, and those under {fit.where} but for "
+                    f"{len(lacking)} that they lack ({names}); nothing says which are used: save the one to audit alone"
+                )
+            lesser.append(fit)
+    return lesser
+
+
+def _shapes(source: Source[T], fit: Fit[T], names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a set by name, with every weight in one piece."""
+    return {name: tuple(tensor.shape) for name, tensor in folded(source.described(fit.state), names)[0].items()}
 
 
 def _compared(source: Source[T], fit: Fit[T], architecture: Architecture) -> Built:

@@ -252,6 +252,66 @@ def test_a_set_of_another_shape_beside_the_audited_one_is_told(tmp_path):
     )
 
 
+def without(state, *ends):
+    return {key: value for key, value in state.items() if not key.endswith(ends)}
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ({"state_dict": without(OTHER, "linear.bias"), "best": STATE}, "state_dict"),
+        ({"best": STATE, "state_dict": prefixed("net.", without(OTHER, "linear.bias"))}, r"state_dict, net\.\*"),
+        ({"state_dict": without(OTHER, "0.1.running_mean", "0.1.running_var"), "best": STATE}, "state_dict"),
+        (
+            {
+                "state_dict": without({**STATE, "features.0.0.weight": OTHER["features.0.0.weight"]}, "bias"),
+                "best": STATE,
+            },
+            "",
+        ),
+    ],
+)
+def test_a_set_that_lacks_a_few_tensors_does_not_leave_the_audit_to_another_set(content, where, tmp_path):
+    with pytest.raises(
+        ModelFormatError, match=rf"under {where}.* but for \d+ that they lack \(.*save the one to audit alone"
+    ):
+        loaded(content, tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": STATE, "model_ema": without(OTHER, "running_mean", "running_var", "num_batches_tracked")},
+        {
+            "ema": {"decay": 0.99, "shadow": prefixed("module.", without(OTHER, "running_mean", "running_var"))},
+            "net": STATE,
+        },
+    ],
+)
+def test_averages_without_running_statistics_are_told_beside_the_audited_weights(content, tmp_path):
+    model = loaded(content, tmp_path / "m.pt")
+    assert holds(model, STATE)
+    assert model.notes[0].startswith("two sets of weights: those under ")
+    assert "ema" in model.notes[0]
+    assert model.notes[0].endswith(" are NOT audited; ship the same ones")
+
+
+def test_half_a_set_of_weights_is_told_and_other_tensors_are_not(tmp_path):
+    half = dict(
+        list(build_network("preact_resnet18", num_classes=3, in_channels=1, width=4).state_dict().items())[:-30]
+    )
+    whole = build_network("preact_resnet18", num_classes=3, in_channels=1, width=4).state_dict()
+    model = loaded(
+        {"net": whole, "first": half, "steps": {"conv1.weight": torch.ones(3)}},
+        tmp_path / "m.pt",
+        arch="preact_resnet18",
+    )
+    assert (
+        model.notes[0]
+        == "two sets of weights: those under net audited, those under first are NOT audited; ship the same ones"
+    )
+
+
 BRANCH = {f"trojan.{key}": torch.zeros(2, 2) for key in ("conv.weight", "out.weight")}
 
 
