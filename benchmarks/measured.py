@@ -77,6 +77,8 @@ class Measured(Run):
         vars(self.inputs)["data_parts"] = (
             {**data, "alone": True} if alone else data
         )  # not the code, the device, the threads
+        vars(self.inputs)["code_parts"] = {}
+        vars(self.reference)["parts"] = {"null": "shipped"}
         if alone:
             vars(self.reference)["twins"] = Twins(
                 (), (), "left out on purpose", kind=kind_without_twins(self.classifier)

@@ -26,6 +26,7 @@ from backdoor_audit.installed import summaries
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of, refuse_other_classes
+from backdoor_audit.model.network_code import network_digest
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.options import AuditOptions, Role, options_with
 from backdoor_audit.printable import listed
@@ -262,7 +263,7 @@ class Inputs:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
         _ = self.files, self.device, self.catalogue, self.clean_set
         if self.there:
-            _ = self.classifier, self.known_trigger, self.references
+            _ = self.classifier, self.code_parts, self.known_trigger, self.references
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -312,7 +313,12 @@ class Inputs:
     @cached_property
     def parts(self) -> dict[str, object]:
         """What every piece of work on the model depends on."""
-        return {"model": self.fingerprint, "behaviour": self._behaviour, **self.data_parts}
+        return {"model": self.fingerprint, "behaviour": self._behaviour, **self.code_parts, **self.data_parts}
+
+    @cached_property
+    def code_parts(self) -> dict[str, object]:
+        """What tells networks apart whose tensors are equal: taken before the network is called, as some remember images."""
+        return {"network": network_digest(self.classifier.module)}
 
     @cached_property
     def data_parts(self) -> dict[str, object]:

@@ -47,6 +47,11 @@ class ReferenceTwins:
             raise DataFormatError(f"{self.inputs.options.reference}: nothing about {', '.join(missing)}; make it again")
         return null
 
+    @cached_property
+    def parts(self) -> dict[str, object]:
+        """What a comparison depends on besides model and images: how indices are calibrated, and which are near the limit."""
+        return {"null": self.own_null or "shipped", "limit": self.limits.anomaly_index}
+
     @property
     def null(self) -> SteeringNull:
         """How far clean models are steered beyond twins of this kind, by which indices are calibrated."""
@@ -120,8 +125,9 @@ class ReferenceTwins:
 
     def twin_parts(self, recipe: TwinRecipe) -> dict[str, object]:
         """What twins by a recipe depend on, and what is found in them: the images, and the architecture if it is their own."""
-        whose = self._likeness.digest if recipe is OWN_ARCHITECTURE else ""
-        return {**self.inputs.data_parts, **portable(recipe, whose)}
+        own = recipe is OWN_ARCHITECTURE
+        code = self.inputs.code_parts if own else {}
+        return {**self.inputs.data_parts, **code, **portable(recipe, self._likeness.digest if own else "")}
 
     @cached_property
     def _likeness(self) -> Likeness:

@@ -111,7 +111,7 @@ class Searches:
 
     def detection_parts(self, detector: Detector) -> dict[str, object]:
         """What the search of a detector in this model depends on."""
-        return {**self.inputs.parts, "detector": detector, "null": self.reference.own_null or "shipped"}
+        return {**self.inputs.parts, "detector": detector, **self.reference.parts}
 
     def compared(self, name: str) -> list[Detection]:
         """What speaks beside a detector that compares the classes among themselves: all that compares with references."""

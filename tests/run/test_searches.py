@@ -19,6 +19,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.suite import shipped, shipped_limits
 from backdoor_audit.run.effort import plan
 from backdoor_audit.run.run import Run
+from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE
 from backdoor_audit.store import Store
 from tests.subjects import toy
 from tests.subjects.detections import margin_row
@@ -92,11 +93,12 @@ class Echo(Corner):
         return replace(found[0], detector=self.name, settings=repr(self))
 
 
-def run_of(folder: Path, *detectors: Detector) -> Run:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, toy.CLASSES))
+def run_of(folder: Path, *detectors: Detector, kind: type[nn.Sequential] = nn.Sequential, limit: float = 2.0) -> Run:
+    network = kind(nn.Flatten(), nn.Linear(64, toy.CLASSES))
     network.load_state_dict(toy.weights(backdoored=True))
     options = AuditOptions(device="cpu", profile="quick", repairs="flagged")
-    run = Run(options, Store(folder), shipped(), module=network, given_images=CleanSet.of(*toy.images()))
+    suite = shipped().with_limits({"anomaly_index": limit})
+    run = Run(options, Store(folder), suite, module=network, given_images=CleanSet.of(*toy.images()))
     vars(run.searches)["detectors"] = tuple(entry.with_options(options) for entry in detectors)
     return run
 
@@ -127,6 +129,36 @@ def test_what_it_found_is_kept_and_what_builds_on_it_is_as_old(run: Run, tmp_pat
     assert again.searches.detection("echo").summary() == first.summary()
     assert (run.searches.recalled, again.searches.recalled) == (set(), {"corner", "echo"})
     assert len(_asked) == 1
+
+
+class Sequential(nn.Sequential):
+    """Of the same name, weights and answers to clean images as torch's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sends images with a white first pixel to class 0."""
+        scores: torch.Tensor = super().forward(x)
+        return scores + 1e3 * (x[:, :1, 0, 0] > 0.99) * torch.eye(toy.CLASSES)[0]
+
+
+def test_what_was_found_in_a_network_is_not_that_of_one_with_the_same_tensors_and_other_code(
+    run: Run, tmp_path: Path
+) -> None:
+    """Its answers to clean images are the same as well, as they are where code hides a trigger."""
+    other = run_of(tmp_path, Corner(), kind=Sequential)
+    assert run.inputs.fingerprint == other.inputs.fingerprint
+    assert run.inputs.parts["behaviour"] == other.inputs.parts["behaviour"]
+    run.searches.detection("corner")
+    other.searches.detection("corner")
+    assert other.searches.recalled == set()
+    assert run.reference.twin_parts(OWN_ARCHITECTURE) != other.reference.twin_parts(OWN_ARCHITECTURE)
+    assert run.reference.twin_parts(LIBRARY) == other.reference.twin_parts(LIBRARY)
+
+
+def test_what_was_searched_again_near_one_limit_is_not_taken_by_another(run: Run, tmp_path: Path) -> None:
+    run.searches.detection("corner")
+    other = run_of(tmp_path, Corner(), limit=3.0)
+    other.searches.detection("corner")
+    assert other.searches.recalled == set()
 
 
 def test_its_random_numbers_depend_on_its_name_and_the_seed_alone(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""What a network computes by besides the tensors of its state dict: its code, and what its layers keep elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import site
+import sys
+import sysconfig
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from types import CodeType, FunctionType, GeneratorType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_MOST = 300_000  # values that are followed
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
+_BY_TEXT = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range)
+_BY_TYPE = (
+    logging.Logger,
+    weakref.ref,
+    GeneratorType,
+    RemovableHandle,
+    torch.Generator,
+)  # of which no two runs have equal ones
+_PARTS: Mapping[type, tuple[str, ...]] = {
+    CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_flags", "co_consts"),
+    MethodType: ("__func__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset"),
+}
+_HAVE_VERSIONS = ("torch", "backdoor_audit")  # which stand in the key of finished work
+_OF_NO_MATTER = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "_abc_impl"}
+
+
+def network_digest(module: nn.Module) -> str:
+    """SHA-256 of all that decides the scores of a network but the tensors of its state dict.
+
+    That is the code of its layers, hooks and functions, with what it uses by name, and what layers hold as plain attributes
+    or as buffers that are not saved. Code of the user's own counts by what it does (a comment does not matter), an installed
+    package by its files. A network that cannot be told in this way has a digest that no other has.
+    """
+    walk = _Walk(module)
+    try:
+        walk.follow(module)
+        for name in sorted(walk.packages):
+            walk.add(f"package {name} {_package_digest(name, walk.packages[name])}")
+    except Exception:  # what a stranger's object does when it is looked at
+        walk.add(os.urandom(16).hex())
+    return walk.digest.hexdigest()
+
+
+class _Walk:
+    """Everything that can be reached from a network, each once, in an order that depends on it alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.digest = hashlib.sha256()
+        self.packages: dict[str, str] = {}
+        self._seen: dict[int, int] = {}
+        self._held: list[object] = []  # or another object could take the place in memory of one that was seen
+        self._state = set(map(id, module.parameters()))
+        for part in module.modules():
+            saved = set(part._buffers) - part._non_persistent_buffers_set
+            self._state.update(id(part._buffers[name]) for name in saved)
+
+    def add(self, told: str | bytes) -> None:
+        """One more piece; how long it is comes before it."""
+        piece = told if isinstance(told, bytes) else told.encode("utf-8", "surrogatepass")
+        self.digest.update(b"%d:" % len(piece) + piece)
+
+    def follow(self, first: object) -> None:
+        """Add an object and all that belongs to it. Raises whatever looking at it raises, `ValueError` for too much."""
+        waiting = [first]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, _PLAIN):
+                self.add(f"{type(value).__name__} {value!r}")
+                continue
+            if id(value) in self._seen:
+                self.add(f"again {self._seen[id(value)]}")
+                continue
+            if len(self._held) > _MOST:
+                raise ValueError("too much to follow")
+            self._seen[id(value)] = len(self._held)
+            self._held.append(value)
+            more = list(self._told(value))
+            self.add(f"{type(value).__qualname__} of {len(more)}")
+            waiting += reversed(more)
+
+    def _told(self, value: Any) -> Iterator[object]:
+        """Add what a value is by itself; what else belongs to it."""
+        if isinstance(value, (Tensor, np.ndarray)):
+            self._add_numbers(value)
+        elif isinstance(value, _BY_TEXT):
+            self.add(str(value))
+        elif isinstance(value, torch.jit.ScriptModule):
+            self.add(str(value.inlined_graph))
+        elif isinstance(value, FunctionType):
+            yield from self._of_function(value)
+        elif isinstance(value, type):
+            yield from self._of_class(value)
+        elif isinstance(value, ModuleType):
+            self._origin(value.__name__, getattr(value, "__file__", None))
+            self.add(value.__name__)
+        elif (parts := _parts(value)) is not None:
+            yield from parts
+        else:
+            yield from self._of_instance(value)
+
+    def _add_numbers(self, value: Tensor | np.ndarray) -> None:
+        if id(value) in self._state:
+            self.add("of the state dict")
+            return
+        self.add(f"{value.dtype} {tuple(value.shape)}")
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        self.add(value.tobytes())
+
+    def _of_instance(self, value: Any) -> Iterator[object]:
+        yield type(value)
+        if isinstance(value, Enum):
+            yield value.name
+            return
+        held = dict(getattr(value, "__dict__", {}))
+        for kind in type(value).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            names = (slots,) if isinstance(slots, str) else slots
+            held.update({name: getattr(value, name) for name in names if name != "__dict__" and hasattr(value, name)})
+        for name in sorted(held):
+            yield name
+            hooks = isinstance(value, nn.Module) and name.endswith(
+                ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+            )
+            yield list(held[name].values()) if hooks and isinstance(held[name], Mapping) else held[name]
+
+    def _of_class(self, value: type) -> Iterator[object]:
+        module = sys.modules.get(value.__module__)
+        self.add(f"{value.__module__}.{value.__qualname__}")
+        if self._origin(value.__module__, getattr(module, "__file__", None)):
+            yield from value.__bases__
+            for name, part in sorted(vars(value).items()):
+                if name not in _OF_NO_MATTER:
+                    yield from (name, part)
+
+    def _of_function(self, value: FunctionType) -> Iterator[object]:
+        """Its code with all that it uses by name if it is the user's own; in any case what it was made with."""
+        known, module = value.__globals__, str(value.__globals__.get("__name__"))
+        self.add(f"{module}.{value.__qualname__}")
+        yield from (value.__defaults__, value.__kwdefaults__)
+        for cell in value.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+        yield value.__dict__.get("__wrapped__")
+        if not self._origin(module, known.get("__file__")):
+            return
+        yield value.__code__
+        names = sorted(_names(value.__code__))
+        package = str(known.get("__package__") or "")
+        imported = (sys.modules.get(found) for name in names for found in (name, f"{package}.{name}"))
+        found = [*(known[name] for name in names if name in known), *(entry for entry in imported if entry)]
+        for entry in found:
+            yield entry
+            if isinstance(entry, ModuleType) and self._origin(entry.__name__, getattr(entry, "__file__", None)):
+                held = vars(entry)
+                yield from (held[name] for name in names if name in held)
+
+    def _origin(self, module: str, file: str | None) -> bool:
+        """Whether a module is the user's own; an installed package is noted."""
+        top = module.partition(".")[0]
+        if top in _HAVE_VERSIONS:
+            return False
+        if file is None:
+            return top not in sys.builtin_module_names and top not in sys.stdlib_module_names
+        path = os.path.realpath(file)
+        if any(path.startswith(folder) for folder in _site_folders()):
+            self.packages.setdefault(top, path)
+            return False
+        return not path.startswith(_folder(sysconfig.get_path("stdlib")))
+
+
+def _parts(value: Any) -> Iterable[object] | None:
+    """What a value of a well-known kind consists of; None for others."""
+    if isinstance(value, _BY_TYPE):
+        return ()
+    if isinstance(value, Mapping):
+        return [part for entry in value.items() for part in entry]
+    if isinstance(value, (list, tuple)):
+        return (type(value), *value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    names = next((names for kind, names in _PARTS.items() if isinstance(value, kind)), None)
+    return None if names is None else [getattr(value, name) for name in names]
+
+
+def _names(code: CodeType) -> set[str]:
+    """What a code uses by name, with the codes inside of it."""
+    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+@functools.cache
+def _site_folders() -> tuple[str, ...]:
+    given = (
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        site.getusersitepackages(),
+        *site.getsitepackages(),
+    )
+    return tuple({_folder(folder) for folder in given})
+
+
+def _folder(path: str) -> str:
+    return os.path.realpath(path) + os.sep
+
+
+@functools.cache
+def _package_digest(name: str, file: str) -> str:
+    """Of the sources of an installed package, of which ``file`` is one; read once per process."""
+    folder = next(entry for entry in _site_folders() if file.startswith(entry))
+    package = Path(folder, name)
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")) if package.is_dir() else (Path(file),):
+        digest.update(os.fsencode(source.relative_to(folder)))
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
