@@ -41,7 +41,8 @@ _SHOWN = 6  # changes told in one reason
 class Change:
     """One finding in both models. ``noise`` is how far ``after`` may lie from ``before`` by chance; None: not known.
 
-    ``target_class`` is None where the finding is about no class, or about all of them.
+    ``target_class`` is None where the finding is about no class, or about all of them. ``elsewhere`` says that what stands
+    against the model is about another class than before.
     """
 
     regression: str
@@ -53,6 +54,7 @@ class Change:
     noise: float | None
     verdicts: tuple[str, str]
     text: str
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +95,10 @@ def compare(baseline: Baseline, record: Record, *, source: str = "the baseline")
 def difference(before: Baseline, after: Baseline, *, not_run: Collection[str] = ()) -> Difference:
     """What got worse and better between two signatures of the same configuration.
 
-    Worse is: a verdict further from pass, or, with the same verdict, a value that lies beyond its noise on the bad side. A
-    finding that is new is worse if it is not a pass. One that is gone is worse, unless it is about a repair (there is nothing to
-    repair any more) or a canary, or among ``not_run``, items that this run left out and is inconclusive for.
+    Worse is: a verdict further from pass, or, with the same verdict, a value that lies beyond its noise on the bad side, or a
+    trigger for another class. A finding that is new is worse if it is not a pass. One that is gone is worse, unless it is about a
+    repair (there is nothing to repair any more) or a canary, or among ``not_run``, items that this run left out and is
+    inconclusive for.
     """
     changes = [
         change_between(audit, before.findings.get(audit), entry, after)
@@ -151,6 +154,8 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
     )
     band = "" if noise is None else f" (noise {number_text(noise, digits)})"
     judged = "" if verdicts[0] == verdicts[1] else f", {verdicts[0] if known else 'not there'} -> {verdicts[1]}"
+    elsewhere = known is not None and _is_elsewhere(audit, known, entry, model)
+    moved = f", for {model.class_name(entry['target_class'])} now" if elsewhere else ""
     return Change(
         regression=model.part(audit),
         item=audit,
@@ -160,8 +165,19 @@ def change_between(audit: str, known: Mapping[str, Any] | None, entry: Mapping[s
         after=after,
         noise=noise,
         verdicts=verdicts,
-        text=f"{_called(audit, entry, model)}{numbers}{band}{judged}",
+        text=f"{_called(audit, entry, model)}{numbers}{band}{judged}{moved}",
+        elsewhere=elsewhere,
     )
+
+
+def _is_elsewhere(audit: str, known: Mapping[str, Any], entry: Mapping[str, Any], model: Baseline) -> bool:
+    """Whether a finding about triggers, no pass then and now, is about another class: the item's name does not always tell.
+
+    What a repair leaves over may be of any of the classes that are flagged, which have findings of their own.
+    """
+    if "pass" in (known["verdict"], entry["verdict"]) or entry["statistic"] == POWER:
+        return False
+    return model.part(audit) != "repairs" and entry["target_class"] not in (None, known["target_class"])
 
 
 def _missing(audit: str, known: Mapping[str, Any], model: Baseline) -> Change:
@@ -182,7 +198,9 @@ def side(change: Change) -> int:
     """1 for worse, -1 for better, 0 for neither."""
     ranks = [_RANK[verdict] for verdict in change.verdicts]
     if ranks[0] != ranks[1]:
-        return 1 if ranks[1] > ranks[0] else -1
+        return 1 if ranks[1] > ranks[0] or change.elsewhere else -1
+    if change.elsewhere:
+        return 1
     rise = _rise(change)
     return 0 if change.noise is None or abs(rise) <= change.noise else int(math.copysign(1, rise))
 

@@ -21,8 +21,17 @@ from backdoor_audit.baseline import (
     standing,
 )
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import Finding
-from tests.subjects.baselines import CLEAN, TODAY, accepted, flagged, known_backdoor, record_of, with_backdoor
+from backdoor_audit.evidence import STEERED, Finding
+from tests.subjects.baselines import (
+    CLEAN,
+    TODAY,
+    accepted,
+    finding_of,
+    flagged,
+    known_backdoor,
+    record_of,
+    with_backdoor,
+)
 
 
 def test_a_finding_that_is_accepted_and_no_worse_does_not_stop_the_run() -> None:
@@ -63,6 +72,23 @@ def test_an_acceptance_does_not_cover_what_got_worse_since() -> None:
     )
     passed_then = baseline_of(record_of(), acceptances=[accepted()])
     assert not standing(passed_then, flagged(), TODAY).accepted
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_an_acceptance_does_not_cover_a_trigger_for_another_class(verdict: str) -> None:
+    """The node ids of a property, and of a row about a source, do not name the class that images are sent to."""
+    for audit, statistic in (
+        ("test_property[no_small_patch_steers]", STEERED),
+        ("test_anomaly_index[source_scan-from_class_0]", "anomaly_index"),
+    ):
+        before, same, other = (finding_of(audit, statistic, 0.9, verdict, target_class=target) for target in (2, 2, 1))
+        baseline = baseline_of(record_of(None, before), acceptances=[accepted(audit)])
+        assert standing(baseline, same, TODAY).accepted
+        ruling = standing(baseline, other, TODAY)
+        assert not ruling.accepted
+        assert ruling.text.endswith(", for class 1 (shoe) now")
+        record = record_of(None, other)
+        assert section("b.json", baseline, record, compare(baseline, record), TODAY)["verdict"] == "fail"
 
 
 def test_the_section_of_a_record_tells_accepted_expired_and_unused() -> None:
