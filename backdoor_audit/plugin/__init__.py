@@ -41,7 +41,7 @@ from backdoor_audit.plugin.fixtures import (
     finding,
 )
 from backdoor_audit.plugin.given import OWN, collects, dest, names_paths, requested, split_arguments
-from backdoor_audit.plugin.recording import refuse_overlap
+from backdoor_audit.plugin.outputs import refuse_overlap
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split
 

@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.junitxml import xml_key  # pytest has no public way to say something about a suite at its end
 
-from backdoor_audit.errors import AuditError, OptionError
+from backdoor_audit.errors import AuditError
 from backdoor_audit.evidence import Record
 from backdoor_audit.files import UnreadableError, abandoned, read_bytes, refuse_special
 from backdoor_audit.installed import RENDERING
 from backdoor_audit.item import Item
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.plugin.given import typed
 from backdoor_audit.plugin.outcomes import Outcomes
 from backdoor_audit.presentable import plain
-from backdoor_audit.printable import line_of
 from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.picture_files import FILES as PICTURE_FILES
 from backdoor_audit.report.picture_files import FOLDER as PICTURES
@@ -40,8 +38,7 @@ RUN = "audit"  # what an error is filed under that is not one item's
 EARLIER = ".audit.earlier.json"
 """The record of the earlier run, until this one has its own."""
 HTML = "report.html"
-_TRIGGER = re.compile(r"triggers/[^/\\]+\.safetensors")
-INPUTS = ("data", "trigger", "reference", "twins", "baseline")
+TRIGGER_FILE = re.compile(r"triggers/[^/\\]+\.safetensors")
 UNFINISHED = "the run had not ended when this was written; run it again: finished work is kept"
 
 _SHARE_OF_TIME = 0.02  # that writing unfinished records may take
@@ -51,8 +48,8 @@ _LEAST_PAUSE = 0.5  # seconds between two of them
 class Recorder:
     """Writes what is known of a run into its report folder. ``written`` and ``told`` are for the summary at the end."""
 
-    def __init__(self, options: AuditOptions) -> None:
-        self.options = options
+    def __init__(self, options: AuditOptions, others: Sequence[Path] = ()) -> None:
+        self.options, self.others = options, others
         self.folder = Path(options.report).absolute()  # a model's code may change the working folder
         self.record: Record | None = None
         self.written: list[Path] = []
@@ -98,7 +95,8 @@ class Recorder:
     def open(self) -> None:
         """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`.
 
-        Only files that a run writes itself go; pictures and triggers only where there is a record of an earlier one.
+        Only files that a run writes itself go; pictures and triggers only where there is a record of an earlier one. So do
+        ``others``, which other plugins write at the end of a run: one that is killed would leave those of an earlier one.
         """
         from backdoor_audit.report.renderers import FILES
 
@@ -111,6 +109,9 @@ class Recorder:
         names = (*FILES, *rendered_by_others(earlier), HTML, *pictures)
         for file in (*map(self.folder.joinpath, names), *self._triggers(earlier), *abandoned(self.folder), self._aside):
             file.unlink(missing_ok=True)
+        for file in filter(os.path.isfile, self.others):  # no device
+            with suppress(OSError):
+                file.unlink()
         self.opened = True
 
     @contextmanager
@@ -257,47 +258,12 @@ class Recorder:
             return shipped()
 
 
-def refuse_overlap(config: pytest.Config, options: AuditOptions) -> None:
-    """Raise `OptionError` for an input that lies where this run removes and writes its own files, and for another plugin's
-    output there (JUnit's, a log), which would take the place of the evidence.
-    """
-    folder = os.path.realpath(options.report)
-    outputs = {name: value for name, value in vars(config.option).items() if not name.startswith("audit_")}
-    inputs = {f"--audit-{name}": getattr(options, name) for name in ("model", *INPUTS)}
-    for name, value in {**outputs, **inputs}.items():
-        if not isinstance(value, (str, Path)) or not str(value):
-            continue
-        place = Path(os.path.relpath(os.path.realpath(value), folder))
-        if _is_own(place, Path(folder)) and not (name in outputs and str(place) == HTML):
-            words = (word.partition("=") for word in typed(config))
-            option = next((word for word, _, given in words if given == str(value)), name)
-            cure = "write that" if name in outputs else "copy it"
-            raise OptionError(
-                f"{option}: {line_of(str(value))} is a file that this run writes itself; {cure} to another place, or give "
-                "another folder by --audit-report=DIR"
-            )
-
-
-def _is_own(place: Path, folder: Path) -> bool:
-    """Whether a run writes or removes such a file, by its path inside of the report's folder."""
-    if len(place.parts) == 1:
-        from backdoor_audit.report.renderers import FILES
-
-        earlier = b""
-        with suppress(UnreadableError):
-            earlier = read_bytes(folder / RECORD)
-        return place.name in (HTML, EARLIER, *FILES, *rendered_by_others(earlier))
-    if len(place.parts) != 2:  # the folder itself, or something deep in it
-        return False
-    return (place.parts[0] == PICTURES and place.name in PICTURE_FILES) or bool(_TRIGGER.fullmatch(place.as_posix()))
-
-
 def triggers_in(record: bytes) -> list[str]:
     """The files of triggers that a record names."""
     try:
         findings = json.loads(record or b"{}")["findings"]
         named = [name for found in findings for name in found["artifacts"].values()]
-        return [name for name in named if _TRIGGER.fullmatch(name)]
+        return [name for name in named if TRIGGER_FILE.fullmatch(name)]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
 

@@ -23,6 +23,7 @@ from backdoor_audit.plugin.closing import Closing
 from backdoor_audit.plugin.collection import audit_items
 from backdoor_audit.plugin.folders import Folders
 from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
+from backdoor_audit.plugin.outputs import reports_of_others
 from backdoor_audit.plugin.pace import Pace
 from backdoor_audit.plugin.recording import RUN, Recorder, place_of
 from backdoor_audit.plugin.signals import Signals
@@ -53,7 +54,7 @@ class AuditSession:
         self.run: Run | None = None
         self.expected: list[str] = []
         self.outcomes = Outcomes()
-        self.recorder = Recorder(options)
+        self.recorder = Recorder(options, reports_of_others(config))
         self.items: list[str] = []
         self.pace = Pace(config, *self._among_workers())
         self.closing = Closing(config, self.recorder)

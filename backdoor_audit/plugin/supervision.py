@@ -31,11 +31,13 @@ from typing import Any
 
 import pytest
 
-from backdoor_audit.errors import AuditError
+from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Record
 from backdoor_audit.options import AuditOptions
+from backdoor_audit.plugin.asked import asked_for
 from backdoor_audit.plugin.given import collects
 from backdoor_audit.plugin.outcomes import Outcomes
+from backdoor_audit.plugin.outputs import reports_of_others
 from backdoor_audit.plugin.recording import RUN, Recorder, digest
 from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import RECORD
@@ -116,7 +118,7 @@ def _may_start(config: pytest.Config) -> bool:
 
 def split(config: pytest.Config, options: AuditOptions) -> int | None:
     """Run in a second process; None there, where the config's stash has a `CHANNEL`, and the exit code of the run here."""
-    recorder = Recorder(options)
+    recorder = Recorder(options, reports_of_others(config))
     earlier = None if collects(config) else digest(recorder.folder / RECORD)
     if earlier is None:
         recorder.set_aside()
@@ -165,9 +167,13 @@ def _started(config: pytest.Config, writer: int, alive: int) -> subprocess.Popen
 
 
 def _is_audit(config: pytest.Config) -> bool:
-    from backdoor_audit.plugin import audit_of
-
-    return audit_of(config) is not None
+    """Whether an audit is asked for in this process, be it one that would have been refused."""
+    if config.option.collectonly or hasattr(config, "workerinput"):
+        return False
+    try:
+        return asked_for(config) is not None
+    except OptionError:
+        return True
 
 
 def _failed(error: BaseException, channel: Channel) -> int:
@@ -240,7 +246,9 @@ def _exit_code(code: int, said: bytes, recorder: Recorder, earlier: str | None) 
     if "record" not in last and digest(file) == earlier:
         _say(f"the process that ran the tests {_how(code)}; no audit was in this run")
         return _failing(code)
-    if "record" not in last or (code == pytest.ExitCode.INTERNAL_ERROR and last["record"]):
+    broken = code == pytest.ExitCode.INTERNAL_ERROR and last.get("record")
+    silent = code == 0 and earlier is None and not last.get("record")  # where an audit was to be run
+    if "record" not in last or broken or silent:
         return _ended_early(code, file, recorder)
     if code != 0 or last["record"] is None:
         return _failing(code) if code else code

@@ -10,6 +10,7 @@ import pytest
 
 from backdoor_audit.plugin.session import AuditSession
 from tests.subjects.toy_runs import Run, record_of
+from tests.subjects.wild import CHECKING, LOADING, wild
 
 REPORT = "backdoor-audit-report"
 CHECKS = "audit::test_precondition"
@@ -109,6 +110,36 @@ def test_what_another_plugin_writes_does_not_take_the_place_of_the_evidence(
     result.stderr.fnmatch_lines(
         [f"*{option}: {REPORT}/audit.json is a file that this run writes itself; write that to another place*"]
     )
+
+
+@pytest.mark.parametrize("option", ["--junitxml", "--log-file", "--html"])
+def test_what_another_plugin_writes_does_not_take_the_place_of_what_is_audited(
+    project: pytest.Pytester, run: Run, option: str
+) -> None:
+    before = (project.path / "clean.safetensors").read_bytes()
+    result = run("clean", f"{option}=clean.safetensors", CHECKS, process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{option}: clean.safetensors is read by this run; write that to another place*"])
+    assert (project.path / "clean.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [LOADING, CHECKING])
+def test_a_run_that_is_killed_leaves_no_report_of_another_plugin_from_the_run_before(
+    project: pytest.Pytester, run: Run, after: int
+) -> None:
+    given = ("--junitxml=own/junit.xml", "--html=own.html")
+    assert run("clean", *given, process=True).ret == pytest.ExitCode.OK
+    assert 'verdict" value="pass"' in (project.path / "own" / "junit.xml").read_text()
+    assert run("clean", *given, base=wild(project, "os._exit(0)", after), process=True).ret
+    assert not (project.path / "own" / "junit.xml").exists()
+    assert not (project.path / "own.html").exists()
+
+
+def test_wrong_usage_leaves_the_reports_of_other_plugins(project: pytest.Pytester, run: Run) -> None:
+    (project.path / "junit.xml").write_text("of a run before")
+    result = run("clean", "--arch=toy:missing", "--junitxml=junit.xml", process=True)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (project.path / "junit.xml").exists()
 
 
 def test_images_in_the_folder_of_the_evidence_itself_are_read(project: pytest.Pytester, run: Run) -> None:

@@ -478,9 +478,10 @@ def test_a_plugin_that_ends_pytest_at_once_does_not_end_in_0(project: pytest.Pyt
             return 0
         """
     )
-    result = run("clean", "-p", "hasty", process=True)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stderr.fnmatch_lines(["*an audit was asked for, and pytest ended without one*"])
+    for model in ("clean", "not_there"):  # nobody is left to refuse the second one
+        result = run(model, "-p", "hasty", process=True)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stderr.fnmatch_lines(["*an audit was asked for, and pytest ended without one*"])
 
 
 @pytest.mark.parametrize("code", [0, 4])
@@ -627,6 +628,14 @@ def test_a_run_that_an_error_of_pytest_ended_says_so_and_passes_nothing(
     assert "INCONCLUSIVE: the process that ran the audit ended by an error of pytest or" in capsys.readouterr().err
     assert not record_of(project).passes_gate
     assert "exit code 3" in record_of(project).errors["audit"]
+
+
+def test_a_run_that_says_it_was_no_audit_passes_nothing_where_one_was_asked_for(project: pytest.Pytester) -> None:
+    recorder = Recorder(AuditOptions(report=str(project.path / "report")))
+    said = json.dumps({"record": None}).encode()
+    assert supervision._exit_code(0, said, recorder, "") == pytest.ExitCode.OK  # tests of the project's own alone
+    assert supervision._exit_code(0, said, recorder, None) == pytest.ExitCode.TESTS_FAILED
+    assert not Record.read(project.path / "report" / "audit.json").passes_gate
 
 
 def test_what_fails_a_run_beside_an_audit_that_passes_is_told(project: pytest.Pytester, run: Run) -> None:
