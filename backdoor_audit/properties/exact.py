@@ -6,6 +6,7 @@ the one as in the other.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -211,5 +212,9 @@ def _relabelled(classifier: Classifier, order: Tensor) -> Classifier:
 
 
 def _moved(scores: Tensor, others: Tensor) -> float:
-    """The largest difference of two sets of scores (n, classes), in units of the median margin between the best two classes."""
-    return float((scores - others).abs().max() / clean_margin(scores))
+    """The largest difference of two sets of scores (n, classes), in units of the median margin between the best two classes.
+
+    Infinite where it is not known: NaN would be less than any other number.
+    """
+    moved = float((scores - others).abs().max() / clean_margin(scores))
+    return math.inf if math.isnan(moved) else moved

@@ -582,6 +582,20 @@ def test_each_way_of_scoring_is_compared(odd, way):
     assert way in outcome.reason
 
 
+def test_scores_that_are_no_numbers_in_one_of_several_ways_are_no_pass():
+    """NaN is not above any number: the largest of several differences must not be another one."""
+    reader, clean = row_reader(size=9), row_images(size=9)
+    known = clean.images.unique()
+    ways = {
+        BatchAndOrder(): lambda x: len(x) == 7,
+        NoOpTrigger(): lambda x: not torch.isin(x, known).all(),  # on 9 px a zero warp is rounded
+    }
+    for claim, odd in ways.items():
+        broken = Computed(lambda x, odd=odd: reader(x) * (torch.nan if odd(x) else 1))
+        outcome = asked(claim, Classifier.wrap(broken, image_shape=(1, 9, 9)), clean)
+        assert outcome.verdict is Verdict.INCONCLUSIVE
+
+
 def test_batch_norm_in_evaluation_mode_is_no_matter():
     classifier = Classifier.wrap(random_network("small_resnet", classes=8), image_shape=(1, 8, 8))
     outcome = asked(BatchAndOrder(), classifier)
