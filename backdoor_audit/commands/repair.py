@@ -31,8 +31,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Find the trigger of MODEL as the gate does, or take a known one, repair copies of it, and write the first "
         "whose success rate and accuracy on held-out images are inside the limits, once its file has been loaded and audited "
-        "again. MODEL itself is not changed. Exit code 1 if no method held. Without --store, the work that a gate run left in "
-        "this folder's pytest cache is used."
+        "again. MODEL itself is not changed. Exit code 1 if nothing was written: no method held, or no trigger was found. "
+        "Without --store, the work that a gate run left in this folder's pytest cache is used."
     )
     parser.add_argument("model", metavar="MODEL", help=help_of("model"))
     declare_data(parser)
@@ -57,7 +57,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Try repairs on a model, a line for each, and write the first that holds; exit code 1 if none did.
+    """Try repairs on a model, a line for each, and write the first that holds; exit code 1 if nothing was written.
+
+    A model without a trigger that a repair can work against need not be a clean one, and what stood at ``out`` is another's.
 
     Raises `AuditError` for wrong input.
     """
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         store = Store(options.store or _kept_by_gate() or Path(scratch))
         attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=_tell)
     _tell(summary(attempts, options.out))
-    return REFUSED if attempts and attempts[-1].refused else 0
+    return REFUSED if not attempts or attempts[-1].refused else 0
 
 
 def _kept_by_gate() -> Path | None:

@@ -269,6 +269,15 @@ def test_a_known_trigger_is_repaired_and_the_file_is_written(folder, capsys):
     assert load_classifier(folder / "fixed.safetensors").num_classes == 5
 
 
+def test_a_repair_that_finds_nothing_to_take_out_writes_nothing_and_does_not_end_in_0(folder, capsys):
+    """With --force another model's repaired copy still stands at --out."""
+    (folder / "of_another.safetensors").write_bytes(b"another")
+    code = repaired(folder, "clean.safetensors", "--profile=quick", "--force", out="of_another.safetensors")
+    assert "no trigger that a repair can work against was flagged: nothing is written" in capsys.readouterr().out
+    assert code == 1
+    assert (folder / "of_another.safetensors").read_bytes() == b"another"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
