@@ -16,7 +16,7 @@ from backdoor_audit.baseline.difference import (
     index_noise,
 )
 from backdoor_audit.baseline.judgement import Standing, regressions, renewed, section, standing
-from backdoor_audit.baseline.signature import Baseline, baseline_of, configuration, read_signature
+from backdoor_audit.baseline.signature import Baseline, baseline_of, configuration, read_signature, undecided_in
 
 __all__ = [
     "INDEX_NOISE",
@@ -36,4 +36,5 @@ __all__ = [
     "renewed",
     "section",
     "standing",
+    "undecided_in",
 ]

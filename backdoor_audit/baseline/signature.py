@@ -181,6 +181,14 @@ def read_signature(path: Path) -> Baseline:
     return baseline
 
 
+def undecided_in(path: Path) -> list[str]:
+    """What the run behind such a file broke at or left out; of a whole run alone a baseline is made. Raises `AuditError`."""
+    if "acceptances" in _stored(path):
+        return []
+    record = Record.read(path)
+    return [*record.errors, *record.not_run]
+
+
 def _stored(path: Path) -> dict[str, Any]:
     accepted = "a file written by --audit-update-baseline is accepted"
     try:

@@ -18,7 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare the model of BEFORE with that of AFTER, each an audit.json or a baseline file, and print verdicts, accuracy, "
         "every anomaly index and every repair. Both must come from the same clean images and settings. Exit code 1 if something "
-        "is worse beyond the noise between clean models."
+        "is worse beyond the noise between clean models, or if the run of AFTER was not whole."
     )
     parser.add_argument("before", type=Path, metavar="BEFORE.json", help="audit.json or baseline of the accepted model")
     parser.add_argument("after", type=Path, metavar="AFTER.json", help="audit.json or baseline of the other model")
@@ -29,8 +29,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the difference, draw it if asked to; 1 if something is worse. Raises `AuditError` for what cannot be compared."""
-    from backdoor_audit.baseline import difference, read_signature
+    """Print the difference, draw it if asked to; 1 if something is worse, or may be, as it was not measured.
+
+    Raises `AuditError` for what cannot be compared.
+    """
+    from backdoor_audit.baseline import difference, read_signature, undecided_in
     from backdoor_audit.content import content_of
     from backdoor_audit.report.comparison_table import lines
 
@@ -49,4 +52,11 @@ def run(options: argparse.Namespace) -> int:
             text = page(before, after, found)
         write_out(options.out, text)
         print(printable(f"written: {options.out}"))
-    return WORSE if found.worse else 0
+    if undecided := undecided_in(options.after):
+        print(
+            printable(
+                f"{options.after}: not a whole run: {len(undecided)} items broke or were not run, first {undecided[0]}; "
+                "exit code 1"
+            )
+        )
+    return WORSE if found.worse or undecided else 0

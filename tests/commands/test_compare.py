@@ -60,6 +60,22 @@ def test_two_alike_end_with_zero_and_a_backdoor_with_one(tmp_path: Path, capsys:
     assert "0 worse, 1 better" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "left",
+    [{"errors": {"audit": "the model changed while it was audited"}}, {"not_run": ["audit::test_property[no_small]"]}],
+)
+def test_a_run_that_was_not_whole_is_no_better_than_worse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], left: dict[str, Any]
+) -> None:
+    files = written(tmp_path, whole=record_of(), broken=replace(record_of(), **left))
+    assert main(["compare", *files]) == 1
+    (name,) = next(iter(left.values()))
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith(f"1 items broke or were not run, first {name}; exit code 1")
+    )
+    assert main(["compare", files[1], files[0]]) == 0
+
+
 def test_the_table_has_verdicts_accuracy_every_index_and_repairs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
