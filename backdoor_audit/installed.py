@@ -219,8 +219,14 @@ def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _digest(module: str) -> str:
+    """Of the module's file, or of all sources of the package that it is in: a part may use what stands beside it."""
+    package = getattr(sys.modules.get(module.partition(".")[0]), "__path__", ())
     try:
-        return hashlib.sha256(Path(str(sys.modules[module].__file__)).read_bytes()).hexdigest()[:16]
+        files = [file for folder in package for file in sorted(Path(folder).rglob("*.py"))]
+        digest = hashlib.sha256()
+        for file in files or [Path(str(sys.modules[module].__file__))]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:16]
     except (KeyError, AttributeError, OSError):  # not from a file that can be read
         return "unknown"
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from backdoor_audit import installed
 from backdoor_audit.errors import OptionError
 from backdoor_audit.installed import GROUPS, Plugin, contained, is_advisory, loaded, offered, plugins_of, summaries
 from backdoor_audit.item import Item
@@ -52,6 +55,26 @@ def test_a_part_keeps_its_distribution_its_version_and_the_digest_of_its_module(
     )
     ((drawing, _),) = loaded("renderers", ())
     assert (drawing.file, drawing.singular, found.singular) == ("audit.txt", "renderer", "repair")
+
+
+def test_the_digest_of_a_part_in_a_package_knows_what_stands_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finished work is kept by that: a helper that was corrected makes other results."""
+    folder = tmp_path / "example_whole"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from example_whole.helper import rated\n")
+    helper, codes = folder / "helper.py", []
+    for more in ("", "RATE = 1\n"):
+        helper.write_text(WELL + more)
+        entry = metadata.EntryPoint("example", "example_whole:rated", "backdoor_audit.repairs")
+        monkeypatch.setattr(installed, "offered", lambda group, entry=entry: (entry,))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for name in ("example_whole", "example_whole.helper"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        ((found, _),) = loaded("repairs", ())
+        codes.append(found.code)
+    assert codes[0] != codes[1]
 
 
 def test_entry_points_are_listed_without_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import site
@@ -167,10 +169,8 @@ class _Walk:
             return
         yield value.__code__
         names = sorted(_names(value.__code__))
-        package = str(known.get("__package__") or "")
-        imported = (sys.modules.get(found) for name in names for found in (name, f"{package}.{name}"))
-        found = [*(known[name] for name in names if name in known), *(entry for entry in imported if entry)]
-        for entry in found:
+        imported = _imported(value.__code__, str(known.get("__package__") or ""))
+        for entry in (*(known[name] for name in names if name in known), *imported):
             yield entry
             if isinstance(entry, ModuleType) and self._origin(entry.__name__, getattr(entry, "__file__", None)):
                 held = vars(entry)
@@ -207,6 +207,20 @@ def _parts(value: Any) -> Iterable[object] | None:
 def _names(code: CodeType) -> set[str]:
     """What a code uses by name, with the codes inside of it."""
     return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+def _imported(code: CodeType, package: str) -> Iterator[object]:
+    """The modules that a code imports while it runs; of one that is not loaded yet, the text of its file."""
+    parts = [part for part in code.co_consts if isinstance(part, CodeType)]
+    for name in sorted({str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"}):
+        for found in dict.fromkeys((name, f"{package}.{name}")):
+            if found in sys.modules:
+                yield sys.modules[found]
+            elif found.rpartition(".")[0] in ("", *sys.modules):  # else looking for it would import what it is in
+                source = importlib.util.find_spec(found) if found else None
+                yield Path(source.origin).read_bytes() if source and source.origin and source.has_location else None
+    for part in parts:
+        yield from _imported(part, package)
 
 
 @functools.cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import types
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +87,20 @@ def test_code_of_another_module_of_the_users_own_counts(
         monkeypatch.setitem(sys.modules, "own_helpers", helpers)
         exec(f"def scaled(x):\n    return {factor} * x\n", vars(helpers))
         digests.append(network_digest(network(monkeypatch, source)))
+    assert digests[0] != digests[1]
+
+
+def test_code_of_a_module_that_is_imported_later_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a branch of forward that has not been taken yet."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    call = "if x.min() > 9:\n            import own_later\n            x = own_later.altered(x)\n        return self.layer(x)"
+    source = PLAIN.replace("return self.layer(brighter(x))", call)
+    digests = []
+    for factor in (1, 2):
+        (tmp_path / "own_later.py").write_text(f"def altered(x):\n    return {factor} * x\n")
+        importlib.invalidate_caches()
+        digests.append(network_digest(network(monkeypatch, source)))
+    assert "own_later" not in sys.modules
     assert digests[0] != digests[1]
 
 
