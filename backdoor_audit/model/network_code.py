@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+_ADDRESS = re.compile("0x[0-9a-fA-F]+")
 _MOST = 300_000  # values that are followed
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _BY_TEXT = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range)
@@ -52,8 +54,9 @@ def network_digest(module: nn.Module) -> str:
     or as buffers that are not saved. Code of the user's own counts by what it does (a comment does not matter), an installed
     package by its files. A network that cannot be told in this way has a digest that no other has.
     """
-    walk = _Walk(module)
+    walk = _Walk()
     try:
+        walk.leave_out(module)
         walk.follow(module)
         for name in sorted(walk.packages):
             walk.add(f"package {name} {_package_digest(name, walk.packages[name])}")
@@ -65,15 +68,20 @@ def network_digest(module: nn.Module) -> str:
 class _Walk:
     """Everything that can be reached from a network, each once, in an order that depends on it alone."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         self.digest = hashlib.sha256()
         self.packages: dict[str, str] = {}
         self._seen: dict[int, int] = {}
         self._held: list[object] = []  # or another object could take the place in memory of one that was seen
-        self._state = set(map(id, module.parameters()))
+        self._state: set[int] = set()
+
+    def leave_out(self, module: nn.Module) -> None:
+        """What is in the state dict of a network does not count."""
+        self._state.update(map(id, module.parameters()))
         for part in module.modules():
-            saved = set(part._buffers) - part._non_persistent_buffers_set
-            self._state.update(id(part._buffers[name]) for name in saved)
+            for name, buffer in part.named_buffers(recurse=False):
+                if name not in part._non_persistent_buffers_set:
+                    self._state.add(id(buffer))
 
     def add(self, told: str | bytes) -> None:
         """One more piece; how long it is comes before it."""
@@ -106,6 +114,8 @@ class _Walk:
         elif isinstance(value, _BY_TEXT):
             self.add(str(value))
         elif isinstance(value, torch.jit.ScriptModule):
+            raise ValueError("what a script keeps cannot be looked at")
+        elif isinstance(value, torch.jit.ScriptFunction):
             self.add(str(value.inlined_graph))
         elif isinstance(value, FunctionType):
             yield from self._of_function(value)
@@ -133,11 +143,16 @@ class _Walk:
         if isinstance(value, Enum):
             yield value.name
             return
+        for name in ("__module__", "__qualname__", "__name__"):  # of a function that is not Python's
+            called = getattr(value, name, None)
+            yield called if isinstance(called, str) else None
         held = dict(getattr(value, "__dict__", {}))
         for kind in type(value).__mro__:
             slots = vars(kind).get("__slots__", ())
             names = (slots,) if isinstance(slots, str) else slots
             held.update({name: getattr(value, name) for name in names if name != "__dict__" and hasattr(value, name)})
+        if not held:
+            self.add(_ADDRESS.sub("", repr(value)))
         for name in sorted(held):
             yield name
             hooks = isinstance(value, nn.Module) and name.endswith(

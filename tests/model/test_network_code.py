@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -104,6 +107,17 @@ def test_code_of_a_module_that_is_imported_later_counts(monkeypatch: pytest.Monk
     assert digests[0] != digests[1]
 
 
+class Scaled(nn.Module):
+    """A number times its input."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 class Holding(nn.Module):
     """A layer that holds something."""
 
@@ -141,6 +155,9 @@ def hooked(by: float) -> nn.Module:
         hooked,
         lambda value: nn.Sequential(nn.LeakyReLU(value)),
         lambda value: Holding(functional.relu if value == 1.0 else functional.gelu),
+        lambda value: Holding(torch.relu if value == 1.0 else torch.sigmoid),  # both of C
+        lambda value: Holding(re.compile("a" * int(value))),
+        lambda value: symbolic_trace(Scaled(value)),
     ],
 )
 def test_what_layers_hold_beside_the_state_dict_counts(made: Callable[[float], nn.Module]) -> None:
@@ -164,6 +181,13 @@ class Unreadable:
         raise RuntimeError("no")
 
 
-def test_a_network_that_cannot_be_told_is_like_no_other() -> None:
-    net = Holding(Unreadable())
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated
+        made: nn.Module = torch.jit.script(nn.ReLU())
+    return made
+
+
+@pytest.mark.parametrize("net", [Holding(Unreadable()), scripted(), nn.Sequential(scripted())])
+def test_a_network_that_cannot_be_told_is_like_no_other(net: nn.Module) -> None:
     assert all(one != other for one, other in pairwise(network_digest(net) for _ in range(3)))
