@@ -84,12 +84,12 @@ def audit(
                 f"names of all {run.classifier.num_classes}, in that order"
             )
         record, day = judged_record(run, shown=True), today or date.today()
+        if changed := run.inputs.changed():  # before a baseline is made of it, or it is compared with one
+            record = replace(record, errors={**record.errors, "audit": changed})
         if run.options.update_baseline:
             write_baseline(run, record, day)
         if run.baseline is not None:
             record = _with_regressions(run, record, day)
-        if changed := run.inputs.changed():
-            record = replace(record, errors={**record.errors, "audit": changed})
     return replace(record, seconds=time.perf_counter() - began)
 
 

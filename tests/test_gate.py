@@ -29,6 +29,7 @@ from backdoor_audit.options import AuditOptions
 from backdoor_audit.questions.record import _not_tested
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import reference as reference_module
+from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.run import Run
 from backdoor_audit.run.searches import detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
@@ -50,6 +51,16 @@ def network(*, backdoored: bool) -> nn.Module:
     module = untrained()
     module.load_state_dict(toy.weights(backdoored=backdoored))
     return module
+
+
+def test_no_baseline_is_written_of_a_model_that_changed_while_it_was_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inputs, "changed", lambda inputs: "--audit-model=m changed while it was audited")
+    baseline = {"baseline": tmp_path / "baseline.json", "update_baseline": True}
+    with pytest.raises(AuditError, match="no baseline of this run: 1 items broke or were not run, first audit"):
+        audit(network(backdoored=False), *toy.images(), **{**BRIEF, "steps": 150}, **baseline)
+    assert not (tmp_path / "baseline.json").exists()
 
 
 @pytest.mark.parametrize("backdoored", [False, True])
