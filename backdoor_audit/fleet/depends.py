@@ -29,7 +29,17 @@ BEHIND = "behind --: "
 """Where the options of the gate stand."""
 
 _CHUNK = 2**20  # bytes
-_PROJECT = ("conftest.py", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+_PROJECT = (
+    "conftest.py",
+    "pytest.toml",
+    ".pytest.toml",
+    "pytest.ini",
+    ".pytest.ini",
+    "pyproject.toml",
+    "tox.ini",
+    "setup.cfg",
+)
+"""In the order in which pytest takes its settings from them."""
 _SECTIONS = {"tox.ini": "pytest", "setup.cfg": "tool:pytest"}
 _WRITTEN = ("--junitxml", "--junit-xml", "--log-file", "--basetemp", "--rootdir", "--confcutdir", "--html")
 """Options of pytest that name what a run writes, or a folder that is only a bound."""
@@ -145,16 +155,30 @@ def _project_options(here: Path) -> list[str]:
     for folder in (here, *here.parents):
         for name in _PROJECT[1:]:
             try:
-                if name == "pyproject.toml":
-                    found = read_toml(folder / name)["tool"]["pytest"]["ini_options"].get("addopts", "")
-                else:
-                    parser = configparser.ConfigParser(interpolation=None, strict=False)
-                    parser.read_string(read_text(folder / name))
-                    found = parser[_SECTIONS.get(name, "pytest")].get("addopts", "")
+                found = _toml_options(folder / name) if name.endswith(".toml") else _ini_options(folder / name)
                 return list(map(str, found)) if isinstance(found, list) else shlex.split(str(found))
             except (UnreadableError, ValueError, KeyError, TypeError, AttributeError, configparser.Error):
                 continue  # no settings of pytest there; what pytest cannot read itself, every gate tells
     return []
+
+
+def _toml_options(file: Path) -> object:
+    """Those of ``[tool.pytest]`` or ``[tool.pytest.ini_options]``, or of ``[pytest]`` in a file of pytest's own."""
+    stored = read_toml(file)
+    if file.name != "pyproject.toml":
+        return stored.get("pytest", {}).get("addopts", "")
+    native = dict(stored["tool"]["pytest"])
+    usual = native.pop("ini_options", None)
+    chosen = native or usual
+    if chosen is None:
+        raise KeyError("pytest")
+    return chosen.get("addopts", "")
+
+
+def _ini_options(file: Path) -> object:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.read_string(read_text(file))
+    return parser[_SECTIONS.get(file.name, "pytest")].get("addopts", "")
 
 
 def _named(options: Sequence[str]) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from pathlib import Path
 
 import pytest
+from _pytest.config import findpaths  # pytest has no public list of its files
 
 from backdoor_audit.errors import AuditError
 from backdoor_audit.fleet.depends import BEHIND, common, content, key
@@ -82,7 +85,40 @@ def test_pictures_that_a_table_names_elsewhere_are_part_of_it(here: Path) -> Non
     assert settings(data="t.csv") != before
 
 
-@pytest.mark.parametrize("where", ["line", "file", "environment", "pytest.ini", "pyproject.toml", "table"])
+SETTINGS = {
+    "pytest.toml": "[pytest]\naddopts = ['{}']\n",
+    ".pytest.toml": "[pytest]\naddopts = ['{}']\n",
+    "pytest.ini": "[pytest]\naddopts = -q {}\n",
+    ".pytest.ini": "[pytest]\naddopts = -q {}\n",
+    "pyproject.toml": "[tool.pytest.ini_options]\naddopts = ['{}']\n",
+    "tox.ini": "[pytest]\naddopts = {}\n",
+    "setup.cfg": "[tool:pytest]\naddopts = {}\n",
+}
+NATIVE = "[tool.pytest]\naddopts = ['{}']\n"
+
+
+@pytest.mark.parametrize(("name", "text"), [*SETTINGS.items(), ("pyproject.toml", NATIVE)])
+def test_options_in_any_of_pytests_files_and_the_files_that_they_name_are_part_of_it(
+    here: Path, name: str, text: str
+) -> None:
+    before = settings()
+    (here / name).write_text(text.format("--audit-twins=twins.safetensors"))
+    found = {before, settings()}
+    for weights in "ab":
+        (here / "twins.safetensors").write_text(weights)
+        found.add(settings())
+    assert len(found) == 4
+
+
+def test_the_list_of_pytests_files_is_that_of_pytest() -> None:
+    """Which files these are differs between versions; one that is unknown here would leave finished audits as they are."""
+    config = inspect.getsource(findpaths)
+    named = re.findall(r'"(\.?(?:pytest|pyproject|tox|setup)\.(?:toml|ini|cfg))"', config)
+    assert named
+    assert set(named) <= set(SETTINGS)
+
+
+@pytest.mark.parametrize("where", ["line", "file", "environment", *SETTINGS, "table"])
 def test_images_are_read_with_the_options_of_the_gate(here: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """A size that is no size is refused, wherever it stands."""
     option, line = "--audit-resize=0", []
@@ -92,10 +128,8 @@ def test_images_are_read_with_the_options_of_the_gate(here: Path, monkeypatch: p
         (here / "more.txt").write_text(option)
     elif where == "environment":
         monkeypatch.setenv("PYTEST_ADDOPTS", option)
-    elif where == "pytest.ini":
-        (here / where).write_text(f"[pytest]\naddopts = -q {option}\n")
-    elif where == "pyproject.toml":
-        (here / where).write_text(f"[tool.pytest.ini_options]\naddopts = ['{option}']\n")
+    elif where in SETTINGS:
+        (here / where).write_text(SETTINGS[where].format(option))
     else:
         (here / "pyproject.toml").write_text("[tool.backdoor_audit]\nresize = 0\n")
     with pytest.raises(AuditError, match=r"resize: .*must be N, HxW or H,W"):
