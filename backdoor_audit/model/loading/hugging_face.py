@@ -19,7 +19,7 @@ from backdoor_audit.model.loading.containers import Candidate, candidates
 from backdoor_audit.model.loading.folders import CONFIG, INDEX, PREPROCESSORS, WHOLE, json_of, parts_by_file, weights_in
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.placing import Source, place
-from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers
+from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers, takes_blue_first
 from backdoor_audit.model.loading.refusals import Deadline, needs_code, refuse_above, refuse_quantised
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.model.loading.transformers_network import transformers_network
@@ -40,9 +40,7 @@ def _read(asked: Asked) -> Network:
     tensors = _of_parts(weights) if weights.name.endswith(INDEX) else _tensors(weights)
     if "model_type" in config and not asked.arch:
         hints = hints_of_transformers(config, preprocessor)
-        found, notes = transformers_network(
-            config, as_float32(tensors), flipped=bool(preprocessor.get("do_flip_channel_order"))
-        )
+        found, notes = transformers_network(config, as_float32(tensors), flipped=takes_blue_first(preprocessor))
         return Network(found, f"{TRANSFORMERS}:{str(config['model_type'])[:60]}", notes, hints=hints)
     hints = hints_of_timm(config) if "architecture" in config else hints_of_transformers(config, preprocessor)
     arch = asked.arch or _timm_or_torchvision(config)

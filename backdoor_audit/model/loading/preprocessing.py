@@ -13,6 +13,9 @@ from backdoor_audit.printable import printable
 _LARGEST_SIDE = 4096
 _MOST_CHANNELS = 64
 _LONGEST = 60
+_FLIPS = "MobileViT"
+_TWICE = "EfficientNet"
+"""How the image processors begin that take blue first and never normalise, and those that divide by the spread twice."""
 
 
 def hints_of_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Hints:
@@ -20,11 +23,11 @@ def hints_of_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, 
 
     Raises `ModelFormatError` for numbers that no image processor has.
     """
-    inner = preprocessor.get("image_processor", preprocessor)
-    told = inner if isinstance(inner, Mapping) else {}
+    told = _processor(preprocessor)
     mean, std = _normalization(told) if told else ((), ())
     channels = config.get("num_channels", 3)
-    side = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+    scaled = told.get("size") if told.get("do_resize", True) else None  # not scaled: images stay as large as they are
+    side = told.get("crop_size") if told.get("do_center_crop") else scaled
     size = _size(side) or _size(config.get("image_size"))
     return Hints(
         mean=mean,
@@ -33,6 +36,12 @@ def hints_of_transformers(config: Mapping[str, Any], preprocessor: Mapping[str, 
         image_shape=_shape(channels, size),
         class_names=_labels(config),
     )
+
+
+def takes_blue_first(preprocessor: Mapping[str, Any]) -> bool:
+    """Whether the image processor turns red, green, blue into blue, green, red."""
+    told = _processor(preprocessor)
+    return bool(told.get("do_flip_channel_order", _kind(told).startswith(_FLIPS)))
 
 
 def hints_of_timm(config: Mapping[str, Any]) -> Hints:
@@ -54,19 +63,43 @@ def hints_of_timm(config: Mapping[str, Any]) -> Hints:
     )
 
 
+def _processor(preprocessor: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the image processor, which may lie among those of a processor of several kinds of data."""
+    inner = preprocessor.get("image_processor", preprocessor)
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _kind(told: Mapping[str, Any]) -> str:
+    return str(told.get("image_processor_type") or told.get("feature_extractor_type") or "")
+
+
 def _normalization(told: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """For pixels in [0, 1]: the processor multiplies pixels in 0 to 255 by a factor first."""
+    """For pixels in [0, 1]: the processor multiplies pixels in 0 to 255 by a factor first.
+
+    That of EfficientNet divides by the standard deviation twice where the network has its head; that of MobileViT never
+    normalises, whatever mean and std stand in its file.
+    """
     (factor,) = _numbers(told.get("rescale_factor", 1 / 255))[:1] or (0.0,)
     factor = 255 * factor if told.get("do_rescale", True) else 255.0
     mean, std = _numbers(told.get("image_mean")), _numbers(told.get("image_std"))
-    if not told.get("do_normalize", bool(mean)):
+    spread = std if told.get("include_top", _kind(told).startswith(_TWICE)) else ()
+    if _kind(told).startswith(_FLIPS) or not told.get("do_normalize", bool(mean)):
         mean, std = (0.0,), (1.0,)
     offset = 1.0 if told.get("rescale_offset") else 0.0
-    if not mean or len(mean) != len(std) or any(value <= 0 for value in std) or not 0 < factor < 1e6:
+    if not mean or len(mean) != len(std) or min(*std, *spread, 1.0) <= 0 or not 0 < factor < 1e6:
         raise ModelFormatError(
             "preprocessor_config.json: no usable image_mean, image_std and rescale_factor; give --mean, --std"
         )
-    return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
+    mean = tuple((value + offset) / factor for value in mean)
+    twice = spread or (1.0,)
+    if len(twice) != len(std):
+        mean, std, twice = (_widened(numbers, max(len(std), len(twice))) for numbers in (mean, std, twice))
+    return mean, tuple(value * again / factor for value, again in zip(std, twice, strict=True))
+
+
+def _widened(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """As many numbers as there are channels."""
+    return numbers * count if len(numbers) == 1 else numbers
 
 
 def _numbers(value: object) -> tuple[float, ...]:
