@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError, refuse_special
@@ -25,6 +25,7 @@ _LARGEST_SIDE = 4096
 _FIRST_FIELDS = frozenset(b"\x12\x1a\x22\x2a\x32\x3a\x42\x72")  # of a model, after its version
 _BESIDE = (".data", "_data")  # ends the names of the file of weights beside a model, as exporters write it
 _ADVICE = "or save the weights of the network that it was made from, and pass --arch"
+_CHANNELS = frozenset({1, 3})
 _ONE_FILE = "save it as one file, onnx.save(onnx.load('m.onnx'), 'one.onnx'), or export it with external_data=False"
 _EXPORT = f"{EXPORT}, {_ADVICE}"
 
@@ -51,7 +52,9 @@ def _read(asked: Asked) -> Network:
     with contained("an ONNX file that cannot be read", _ADVICE):
         model = onnx.load_model_from_string(asked.path.read_bytes())
         beside = _fill(onnx, asked, model)
-        shape, batch = _images(onnx, model)
+        images = _input(model)
+        _refuse_several(model, images.name)
+        shape, batch, last = _images(onnx, images)
     with contained("an ONNX file that onnx2torch cannot convert", _EXPORT), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         name_weights_once(model)
@@ -67,7 +70,23 @@ def _read(asked: Asked) -> Network:
     notes += (f"of operator set {lowered}, written down in set 17, in which it computes the same",) if lowered else ()
     notes += (f"--arch={asked.arch} not needed",) if asked.arch else ()
     notes += (changed,) if changed else ()
+    if last:
+        module, shape = _ChannelsLast(module), shape and (shape[2], shape[0], shape[1])
+        notes += ("its images have their channels last, as Keras has them; they are turned",)
     return Network(module, "onnx", notes, hints=Hints(image_shape=shape))
+
+
+class _ChannelsLast(nn.Module):
+    """A network of images (n, h, w, c) that takes them as (n, c, h, w)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network gives."""
+        scores: Tensor = self.network(images.permute(0, 2, 3, 1).contiguous())
+        return scores
 
 
 def _fill(onnx: Any, asked: Asked, model: Any) -> str:
@@ -135,13 +154,29 @@ def _tensors(graph: Any) -> Iterator[Any]:
             yield from _tensors(inner)
 
 
-def _images(onnx: Any, model: Any) -> tuple[tuple[int, int, int] | None, int]:
-    """Channels, height and width of the one input where they are fixed, and its batch, 0 if that is free."""
+def _input(model: Any) -> Any:
+    """What a graph takes beside its weights."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         raise ModelFormatError(f"an ONNX file with {len(inputs)} inputs; an image classifier has one")
-    found = inputs[0].type.tensor_type
+    return inputs[0]
+
+
+def _refuse_several(model: Any, images: str) -> None:
+    """Raise `ModelFormatError` for a graph that gives several things of which not exactly one can be scores."""
+    outputs = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.output}  # 0: not told
+    if len(outputs) > 1 and all(outputs.values()) and list(outputs.values()).count(2) != 1:
+        shown = ", ".join(printable(name)[:40] for name in list(outputs)[:4])
+        raise ModelFormatError(
+            f"an ONNX file with {len(outputs)} outputs ({shown}); an image classifier gives scores (n, classes); keep these "
+            f"alone: onnx.utils.extract_model('m.onnx', 'one.onnx', ['{printable(images)[:40]}'], ['NAME'])"
+        )
+
+
+def _images(onnx: Any, images: Any) -> tuple[tuple[int, int, int] | None, int, bool]:
+    """The sizes of an image of an input where all are fixed, its batch, 0 if that is free, and whether channels are last."""
+    found = images.type.tensor_type
     if found.elem_type not in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}:
         raise ModelFormatError(
             "an ONNX file whose input is not of floating point; images are, in [0, 1] before normalisation"
@@ -150,9 +185,10 @@ def _images(onnx: Any, model: Any) -> tuple[tuple[int, int, int] | None, int]:
     if len(sizes) != 4:
         raise ModelFormatError(f"an ONNX file whose input has {len(sizes)} dimensions; images are (n, c, h, w)")
     batch, *image = sizes
+    last = image[2] in _CHANNELS and image[0] not in _CHANNELS
     if not all(0 < side <= _LARGEST_SIDE for side in image):
-        return None, batch
-    return (image[0], image[1], image[2]), batch
+        return None, batch, last
+    return (image[0], image[1], image[2]), batch, last
 
 
 FORMAT = Format("ONNX", _recognises, _read, (".onnx",))

@@ -162,6 +162,34 @@ def test_a_graph_for_a_fixed_number_of_images_is_refused_where_that_is_not_certa
     assert "dynamic_axes={'x': {0: 'n'}}" in said
 
 
+def test_images_with_their_channels_last_are_turned(tmp_path):
+    model, module = model_of()
+    graph = model.graph
+    graph.node[0].input[0] = "turned"
+    graph.node.insert(0, make_node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]))
+    del graph.input[:]
+    graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 8, 9, 3]))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    loaded = load_model(path)
+    images = torch.rand(5, 3, 8, 9)
+    assert loaded.image_shape == (3, 8, 9)
+    assert torch.allclose(loaded.classifier()(images), module(images), atol=1e-5)
+    assert "its images have their channels last, as Keras has them; they are turned" in loaded.notes
+
+
+def test_of_several_outputs_the_scores_are_to_be_kept_alone_by_a_call_that_does_it(tmp_path):
+    path, one = tmp_path / "m.onnx", tmp_path / "one.onnx"
+    model, module = model_of()
+    model.graph.output.append(onnx.helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, ["n", 4]))
+    path.write_bytes(model.SerializeToString())
+    said = refusal(path)
+    assert said.startswith("an ONNX file with 2 outputs (y, f); an image classifier gives scores (n, classes)")
+    assert said.endswith("onnx.utils.extract_model('m.onnx', 'one.onnx', ['x'], ['NAME'])")
+    onnx.utils.extract_model(path, one, ["x"], ["y"])
+    assert scores_alike(load_model(one), module)
+
+
 def beside(path, location=None, name=None, change=lambda entries: None, **changes):
     """A model whose weights lie in a file beside it, as torch writes it."""
     model, module = model_of(**changes)
