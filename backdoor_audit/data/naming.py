@@ -148,6 +148,11 @@ def relabelled(
     return np.array([place[name] for name in own], dtype=np.int64)[place_of.reshape(-1)], shown
 
 
+def named_in_order(found: Sequence[str], wish: Wish) -> bool:
+    """Whether given names, or those in the model's file, say which class each of these names is."""
+    return bool(places(found, wish.class_names or ()) or (not wish.order and places(found, wish.model_names)))
+
+
 def places(found: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """The place of each name among ``names``; empty unless all are there, exactly or but for case, hyphens and underscores."""
     for told in (str, _folded):

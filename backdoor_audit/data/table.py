@@ -11,7 +11,7 @@ import torch
 from backdoor_audit.data.clean_set import CleanSet, shown_names
 from backdoor_audit.data.conversion import Reader, Wish, chosen
 from backdoor_audit.data.folder import files_within
-from backdoor_audit.data.naming import labels_of, refuse_many
+from backdoor_audit.data.naming import labels_of, named_in_order, refuse_many
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.data.table_rows import WANTED, Rows, Table, table_in
@@ -84,6 +84,11 @@ def _read(table: Table, folder: Path, source: Path, wish: Wish, reading: Reading
             f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
         )
     found = {label for _, label in rows}
+    if table.numbers and not named_in_order(sorted(found), wish):
+        reading.note("labels: the numbers of the classes that stand beside their names")
+        table = table.by_numbers()
+        rows = table.rows
+        found = {label for _, label in rows}
     refuse_many(source, found | table.others, "labels")
     rows = _once(rows, folder, source, reading)
     label_of, names = labels_of(source, sorted(found), wish, reading, "labels", table.others)

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _PATHS = (
 )
 _NUMBERS = ("classid", "classidx", "classindex", "labelid", "labelidx", "categoryid", "targetid")
 _LABELS = ("label", "class", "classlabel", "classname", "labelname", "target", "category", "y")
+_EITHER = ("label", "class", "target", "category", "y")  # may hold names or numbers
 """What columns are called but for case, what joins words (`_`, `-`, spaces) and the ``s`` of a plural."""
 
 WANTED = (
@@ -34,7 +35,7 @@ _SEPARATORS = ",;\t"
 _MOST_SHOWN = 8  # columns
 _WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 _WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
-_PART_COLUMNS = ("split", "partition", "subset", "dataset")
+_PART_COLUMNS = ("split", "partition", "subset", "dataset", "set", "phase", "usage")
 _PARTS = (("test", "testing"), ("validation", "val", "valid", "dev", "eval"))
 
 Rows = list[tuple[str, str]]
@@ -42,10 +43,19 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Path and label of every row that is read, and the labels of rows of other parts: classes that these may lack."""
+    """Path and label of every row that is read, and the labels of rows of other parts: classes that these may lack.
+
+    ``numbers`` are those of the classes by their names, where labels are names and another column has them.
+    """
 
     rows: Rows
     others: frozenset[str] = frozenset()
+    numbers: Mapping[str, str] = field(default_factory=dict)
+
+    def by_numbers(self) -> Table:
+        """The same with the numbers of the classes as labels."""
+        rows = [(path, self.numbers[label]) for path, label in self.rows]
+        return Table(rows, frozenset(self.numbers[label] for label in self.others))
 
 
 def table_in(path: Path, reading: Reading) -> Table:
@@ -97,6 +107,7 @@ def _rows(path: Path, reading: Reading) -> Table:
     delimiter = max(_SEPARATORS, key=first.count)
     rows: Rows = []
     parts: list[str] = []
+    numbers: list[object] = []
     try:
         entries: Iterator[list[str]] = (
             row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
@@ -104,10 +115,11 @@ def _rows(path: Path, reading: Reading) -> Table:
         header = next(entries, [])
         first_row = next(entries, [])
         columns, part = _columns(path, header, first_row), _part_column(header)
+        numbered = _number_column(header, first_row)
         entries = chain([first_row] if first_row else [], entries)
         if columns is None:
             columns = (0, 1)
-            part = None
+            part = numbered = None
             entries = chain([header], entries)
         for number, row in enumerate(reading.timed(entries), 1):
             if len(row) <= max(columns):
@@ -116,9 +128,46 @@ def _rows(path: Path, reading: Reading) -> Table:
                 )
             rows.append((row[columns[0]].strip(), _label(row[columns[1]])))
             parts.append(row[part].strip() if part is not None and part < len(row) else "")
+            numbers.append(row[numbered] if numbered is not None and numbered < len(row) else "")
     except csv.Error as error:
         raise DataFormatError(f"{path}: not CSV ({brief(error)}); {WANTED}") from None
+    return _numbered(rows, parts, numbers, "" if numbered is None else header[numbered], reading)
+
+
+def _number_column(header: Sequence[str], row: Sequence[str]) -> int | None:
+    key = _number_key(dict(zip(header, row, strict=False)))
+    return None if key is None else header.index(key)
+
+
+def _number_key(entry: Mapping[str, object]) -> str | None:
+    """What else in an entry may be the number of the class, where the label is a name; None where nothing is."""
+    label = _label_key(entry)
+    if label is None or _counts(entry[label]):
+        return None
+    if (numbered := _first(entry, _NUMBERS)) is not None:
+        return numbered
+    known = [key for key in _EITHER if key != "y" or _first(entry, ("x",)) is None]  # a place in the picture
+    return _first((key for key, value in entry.items() if _counts(value)), known)
+
+
+def _numbered(rows: Rows, parts: Sequence[str], numbers: Sequence[object], key: str, reading: Reading) -> Table:
+    """The rows of the held-out part, with the numbers that stand beside the names of their classes.
+
+    Numbers of which each goes with one name are kept beside the names. Others are the labels where their column is called so.
+    """
+    counts = [_label(str(number)) for number in numbers]
+    pairs = {(label, number) for (_, label), number in zip(rows, counts, strict=True)}
+    single = len(pairs) == len({name for name, _ in pairs}) == len({number for _, number in pairs})
+    if single and all(name and _counts(number) for name, number in pairs):
+        return replace(_of_part(rows, parts, reading), numbers=dict(pairs))
+    if _first((key,), _NUMBERS) is not None:
+        rows = [(path, number) for (path, _), number in zip(rows, counts, strict=True)]
     return _of_part(rows, parts, reading)
+
+
+def _counts(value: object) -> bool:
+    """Whether it is a whole number from 0 on."""
+    return not isinstance(value, bool) and _label(str(value)).isdecimal()
 
 
 def _part_column(header: Sequence[str]) -> int | None:
@@ -150,7 +199,7 @@ def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int
     """Where path and label stand; None for two columns without a header."""
     places = {name: place for place, name in reversed(list(enumerate(header)))}
     picture = _first(header, _PATHS)
-    label = _label_key({name: row[place] if place < len(row) else "" for name, place in places.items()})
+    label = _label_key(places)
     if picture is not None and label is not None:
         return places[picture], places[label]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
@@ -161,18 +210,16 @@ def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int
 
 
 def _label_key(entry: Mapping[str, object]) -> str | None:
-    """What the label is called in such an entry: numbers of classes come before names, which sorted would be numbered anew."""
-    named, numbered = (_first(entry, keys) for keys in (_LABELS, _NUMBERS))
-    if named is None or numbered is None:
-        return named or numbered
-    return named if _label(str(entry[named])).isdecimal() else numbered
+    """What the label is called in such an entry, be it a name or a number."""
+    return _first(entry, _LABELS) or _first(entry, _NUMBERS)
 
 
 def _json_rows(path: Path, reading: Reading) -> Table:
     """Path and label of every line of a JSON Lines file."""
     rows: Rows = []
-    path_key = label_key = part_key = None
+    path_key = label_key = part_key = number_key = None
     parts: list[str] = []
+    numbers: list[object] = []
     for number, line in enumerate(reading.timed(_lines(path)), 1):
         if not line.strip():
             continue
@@ -181,16 +228,18 @@ def _json_rows(path: Path, reading: Reading) -> Table:
         except UnreadableError as error:
             raise DataFormatError(f"{path}: line {number}: {brief(error)}; {_WANTED_LINES}") from None
         entry = entry if isinstance(entry, dict) else {}
-        label_key = label_key or _label_key(entry)
+        if label_key is None:
+            label_key, number_key = _label_key(entry), _number_key(entry)
         path_key = path_key if path_key in entry else _first(entry, _PATHS)
         name, label = entry.get(path_key), entry.get(label_key)
         if not isinstance(name, str) or not isinstance(label, (str, int, float)):
-            raise DataFormatError(f"{path}: line {number}; {_WANTED_LINES}")
+            raise DataFormatError(f"{path}: line {number}: {line.strip()[:80]}; {_WANTED_LINES}")
         rows.append((name, _label(str(label))))
+        numbers.append(entry.get(number_key, ""))
         part_key = part_key if part_key in entry else _first(entry, _PART_COLUMNS)
         part = entry.get(part_key)
         parts.append(part.strip() if isinstance(part, str) else "")
-    return _of_part(rows, parts, reading)
+    return _numbered(rows, parts, numbers, number_key or "", reading)
 
 
 def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:

@@ -156,6 +156,53 @@ def test_numbers_of_classes_win_over_their_names_in_a_table(header, pictures):
     assert labels_by_red(load_clean_set(table)) == {0: 0, 1: 1}
 
 
+def with_numbers(table, label, number, *rows):
+    """A table of the pictures with a name and a number of the class."""
+    entries = [{"path": path, label: name, number: count} for path, (name, count) in zip(LABELS, rows, strict=True)]
+    lines = [json.dumps(entry) for entry in entries]
+    if table.suffix == ".csv":
+        lines = [",".join(entries[0]), *(",".join(map(str, entry.values())) for entry in entries)]
+    table.write_text("\n".join(lines))
+    return table
+
+
+NUMBERED = (("zebra", 0), ("ant", 1), ("zebra", 0))
+TOLD = "labels: the numbers of the classes that stand beside their names"
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+@pytest.mark.parametrize(
+    ("label", "number"), [("label", "target"), ("class", "y"), ("label", "category"), ("label", "class_id")]
+)
+def test_numbers_beside_names_are_the_labels_unless_an_order_of_the_names_is_known(label, number, name, pictures):
+    table = with_numbers(pictures / name, label, number, *NUMBERED)
+    clean_set = load_clean_set(table)
+    assert labels_by_red(clean_set) == {0: 0, 1: 1, 2: 0}
+    assert clean_set.notes == (TOLD,)
+    assert labels_by_red(load_clean_set(table, model_names=["ant", "zebra"])) == {0: 1, 1: 0, 2: 1}
+    assert labels_by_red(load_clean_set(table, class_names=["bee", "ant", "zebra"])) == {0: 2, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("rows", [(("zebra", 0), ("ant", 1), ("zebra", 7)), (("zebra", 0), ("ant", 0), ("zebra", 0))])
+def test_numbers_that_do_not_go_with_the_names_are_something_else(rows, pictures):
+    clean_set = load_clean_set(with_numbers(pictures / "labels.csv", "label", "y", *rows))
+    assert labels_by_red(clean_set) == {0: 1, 1: 0, 2: 1}
+    assert clean_set.notes == ()
+
+
+@pytest.mark.parametrize(("order", "labels"), [("number", {0: 0, 1: 1, 2: 0}), ("text", {0: 1, 1: 0, 2: 1})])
+def test_an_order_ranks_the_numbers_beside_the_names(order, labels, pictures):
+    table = with_numbers(pictures / "labels.csv", "label", "target", ("zebra", 9), ("ant", 10), ("zebra", 9))
+    assert labels_by_red(load_clean_set(table, class_order=order)) == labels
+
+
+@pytest.mark.parametrize("column", ["set", "phase", "Usage", "data set"])
+def test_the_column_that_tells_the_parts_goes_by_several_names(column, pictures):
+    table = in_parts(pictures / "labels.csv", ("a", "train"), ("a", "test"), ("b", "test"))
+    table.write_text(table.read_text().replace("split", column))
+    assert list(labels_by_red(load_clean_set(table))) == [1, 2]
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
 def test_a_label_that_is_a_number_comes_before_other_numbers_of_classes(pictures, name):
     rows = [
@@ -270,9 +317,9 @@ def test_a_folder_with_metadata_is_read_by_it(name, pictures):
         ("[" * 100_000, 'line 1: objects or lists more than 100 deep; accepted: {"file_name": '),
         ('{"file_name": "1.png", "label": 1e999}', "line 1: the number 1e999, too large for a float; accepted: {"),
         ('{"file_name": "1.png", "label": ' + "9" * 5000 + "}", "line 1: a number of 5000 digits; accepted: {"),
-        ("[]", "line 1; accepted: {"),
-        ('{"file_name": "1.png"}', "line 1; accepted: {"),
-        ('{"file_name": 3, "label": 1}', "line 1; accepted: {"),
+        ("[]", "line 1: []; accepted: {"),
+        ('{"file_name": "1.png"}', 'line 1: {"file_name": "1.png"}; accepted: {'),
+        ('{"file_name": 3, "label": 1}', 'line 1: {"file_name": 3, "label": 1}; accepted: {'),
         (r'{"file_name": "a\u0000b", "label": 1}', "1 rows without a path that a file can have"),
         (r'{"file_name": "\ud800.png", "label": 1}', "1 rows without a path that a file can have"),
         (r'{"file_name": "\udce9.png", "label": 1}', r"1 unreadable images: \udce9.png (No such file or directory)"),
