@@ -21,6 +21,7 @@ MOST_CLASSES = 100_000
 """Labels are below it: a label is also a number of counters, scores and searches."""
 
 _TOLERANCE = 1e-4
+_BYTE = 255
 _LONGEST_NAME = 200
 _DARK = (
     "no pixel is above 1 of 255, as where pixels in [0, 1] were divided by 255 again or became whole numbers; give bytes of "
@@ -169,7 +170,9 @@ def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
             f"{source}: images of shape {shape}; accepted: (n, c, h, w) or (n, h, w, c) with 1 or 3 channels, (n, h, w)"
         )
     if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
-        raise DataFormatError(f"{source}: images of {pixels.dtype}; accepted: uint8 in 0-255 or floats in [0, 1]")
+        raise DataFormatError(
+            f"{source}: images of {pixels.dtype}; accepted: uint8 in 0-255 or floats in [0, 1]; {_as_bytes(pixels)}"
+        )
     floats = pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if pixels.dtype == torch.uint8:
         return floats.div_(255)
@@ -182,11 +185,24 @@ def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
     return floats.clamp_(0, 1)
 
 
+def _as_bytes(pixels: Tensor) -> str:
+    """How whole numbers become pixels that are accepted."""
+    if pixels.dtype == torch.bool:
+        return "convert them to uint8 and multiply them by 255"
+    values = pixels.to(torch.int64)
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and 1 < high <= _BYTE:
+        return "convert them to uint8"
+    return f"theirs lie in [{low}, {high}]: divide them by the largest value that a pixel can have, 65535 of 16 bits"
+
+
 def checked_labels(labels: Tensor | NDArray[Any], source: str) -> Tensor:
     """Labels as int64 (n,). Raises `DataFormatError` for anything but whole numbers from 0 to 99,999."""
     classes = _as_tensor(labels, "labels", source)
     if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         cure = "; of one row per image with a number per class, give labels.argmax(1)" if classes.ndim == 2 else ""
+        if classes.ndim == 1 and classes.is_floating_point() and torch.equal(classes, classes.round()):
+            cure = "; convert them to int64"
         raise DataFormatError(
             f"{source}: labels of {classes.dtype}, shape {tuple(classes.shape)}; accepted: integers (n,), the "
             f"class of each image{cure}"

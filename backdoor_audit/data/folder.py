@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,9 @@ _PARTS = frozenset(
 )
 _HELD_OUT = ("test", "val", "dev", "eval", "holdout", "train")
 _PLAIN_WORDS = frozenset(("data", "dataset", "set", "images", "image", "imgs", "img", "pictures", "split"))
+_TABLES = (".csv", ".tsv", ".jsonl")
+_OF_LABELS = (*_TABLES, ".txt", ".json", ".xml")
+_AS_TABLE = "lay the images out in one folder per class, or write path and class of each into FILE.csv and give that"
 _OF_SYSTEMS = frozenset(
     (
         *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
@@ -48,11 +51,17 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
         left = f" ({reading.left()})" if reading.left() else ""
         home = _home_of_classes(folder, files_of)
         other = f", or give --audit-data={home} where the classes are in there" if home != folder else ""
+        if label := _label_file(folder, empty, reading):
+            raise DataFormatError(
+                f"{folder}: no images in {listed(empty)}, but files of labels ({label}); {_AS_TABLE}{other}"
+            )
         raise DataFormatError(
             f"{folder}: no images in {listed(empty)}{left}; put images there ({' '.join(IMAGE_SUFFIXES)}) or remove "
             f"{'them' if len(empty) > 1 else 'it'}{other}"
         )
     _refuse_parts(folder, files_of)
+    if not set(files_of) <= set(wish.class_names or ()):
+        _refuse_loose_parts(folder, files_of)
     label_of, names = labels_of(folder, list(files_of), wish, reading)
     shown = shown_names(names, str(folder))
     files = [(path, label_of[name]) for name, paths in files_of.items() for path in paths]
@@ -105,6 +114,29 @@ def _instead(folder: Path, reading: Reading) -> str:
         return containers.within(folder, files_within(folder, reading))
     except OSError:  # a remark only
         return ""
+
+
+def _label_file(folder: Path, names: Sequence[str], reading: Reading) -> str:
+    """The first file of labels in folders without pictures, as those of object detection have them; empty if there is none."""
+    files = (path for name in names for path in files_within(folder / name, reading))
+    found = next((path for path in files if path.name.lower().endswith(_OF_LABELS)), None)
+    return "" if found is None else str(found.relative_to(folder))
+
+
+def _refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
+    """Raise `DataFormatError` for a folder alone, or the parts of a data set, whose pictures lie in no class folders."""
+    names = list(files_of)
+    tables = sorted(entry.name for entry in _entries(folder) if entry.name.lower().endswith(_TABLES))
+    alone = len(names) == 1 and (bool(tables) or frozenset() < _words(names[0]) <= _PARTS | _PLAIN_WORDS)
+    if not alone and (len(names) == 1 or not _are_parts(names)):
+        return
+    what = "is the only folder" if alone else "are parts of a data set, not classes"
+    table = f"; {tables[0]} may have them: give it, as in --audit-data={folder / tables[0]}, or" if tables else ";"
+    classes = f", or pass --audit-class-names={','.join(names)} where these are the classes" if not alone else ""
+    raise DataFormatError(
+        f"{folder}: {listed(names)} {what}, and nothing tells the classes of the images in "
+        f"{'it' if alone else 'them'}{table} {_AS_TABLE}{classes}"
+    )
 
 
 def _pictures(folder: Path, of_class: Path, reading: Reading) -> list[Path]:

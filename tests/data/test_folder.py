@@ -227,8 +227,41 @@ def test_folders_that_systems_put_there_are_no_classes_and_told(name, tmp_path):
     assert clean_set.notes == notes
 
 
-def test_classes_may_be_called_like_parts(tmp_path):
-    assert load_clean_set(class_folders(tmp_path, ["test", "train"])).class_names == ("test", "train")
+AS_TABLE = "lay the images out in one folder per class, or write path and class of each into FILE.csv and give that"
+
+
+def test_parts_whose_images_lie_in_no_class_folders_are_no_classes_unless_somebody_says_so(tmp_path):
+    class_folders(tmp_path, ["test", "train"])
+    assert message_of(tmp_path) == (
+        f"test, train are parts of a data set, not classes, and nothing tells the classes of the images in them; {AS_TABLE}, or "
+        "pass --audit-class-names=test,train where these are the classes"
+    )
+    assert set(load_clean_set(tmp_path, class_names=["train", "test"]).labels.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("folder", "table", "advice"),
+    [
+        ("train", "", AS_TABLE),
+        ("images", "", AS_TABLE),
+        ("pool", "labels.csv", "labels.csv may have them: give it, as in --audit-data={}/labels.csv, or " + AS_TABLE),
+    ],
+)
+def test_a_folder_alone_that_is_a_part_or_has_a_table_beside_it_is_no_class(folder, table, advice, tmp_path):
+    class_folders(tmp_path, [folder])
+    if table:
+        (tmp_path / table).write_text("id,label\n")
+    assert message_of(tmp_path) == (
+        f"{folder} is the only folder, and nothing tells the classes of the images in it; {advice.format(tmp_path)}"
+    )
+
+
+@pytest.mark.parametrize("file", ["0.txt", "val.json", "deep/0.xml"])
+def test_labels_beside_the_images_are_not_advised_to_be_removed(file, tmp_path):
+    class_folders(tmp_path, ["images"])
+    (tmp_path / "labels" / file).parent.mkdir(parents=True)
+    (tmp_path / "labels" / file).write_text("0 .5 .5 .1 .1")
+    assert message_of(tmp_path) == f"no images in labels, but files of labels (labels/{file}); {AS_TABLE}"
 
 
 @pytest.mark.parametrize(
