@@ -20,6 +20,7 @@ from backdoor_audit.model.own_code import as_model_error, from_outside, own_code
 
 _BATCH = 256
 _CHANNELS = frozenset({1, 3})  # that clean images can be converted to
+_MOST_CHANNELS = 16  # that a network is asked about; satellites have 13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +99,11 @@ class Classifier:
                 if type(error).__module__.startswith("_pytest."):  # pytest.exit: no matter of shapes
                     raise
                 channels = self._other_channels()
+                if channels and channels not in _CHANNELS:
+                    raise ModelFormatError(
+                        f"{self.architecture} takes images with {channels} channels; audited are networks of 1 or 3: give the "
+                        "network of those, or a factory for --arch that makes the rest of them"
+                    ) from None
                 if channels:
                     raise ModelFormatError(
                         f"{self.architecture} takes images with {channels} channels, the clean images have "
@@ -123,7 +129,8 @@ class Classifier:
 
     def _other_channels(self) -> int:
         """With how many channels the network takes images of this size that it does not take with their own; 0 if with none."""
-        for channels in sorted(_CHANNELS - {self.image_shape[0]}):
+        others = (*sorted(_CHANNELS), *sorted(set(range(1, _MOST_CHANNELS + 1)) - _CHANNELS))
+        for channels in (count for count in others if count != self.image_shape[0]):
             try:
                 scores = self._scored(torch.full((2, channels, *self.image_shape[1:]), 0.5, device=self.device))
             except AuditError:

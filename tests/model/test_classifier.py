@@ -228,7 +228,7 @@ def test_outputs_that_are_not_one_row_of_scores_per_image_are_refused(form, expe
     assert expected in refusal(Computed(form, linear()))
 
 
-@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, 3), linear(47), random_network("small_cnn", image_shape=(2, 8, 8))])
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, 3), linear(47)])
 def test_a_network_that_cannot_take_the_images_is_refused_in_one_line(module):
     assert "does not accept 1x4x4 images" in refusal(module)
 
@@ -250,6 +250,15 @@ def test_a_network_for_another_number_of_channels_says_how_to_convert_the_images
         f"net takes images with {takes} channels, the clean images have {have} ({have}x4x4): pass --channels={takes}, or "
         "correct --arch"
     )
+
+
+@pytest.mark.parametrize(("channels", "have"), [(4, 1), (4, 3), (2, 1)])
+def test_a_network_for_channels_that_no_images_have_is_told_as_such(channels, have):
+    network = random_network("small_cnn", image_shape=(channels, 4, 4))
+    with pytest.raises(
+        ModelFormatError, match=rf"^net takes images with {channels} channels; audited are networks of 1 or 3: "
+    ):
+        Classifier.wrap(network, image_shape=(have, 4, 4), architecture="net")
 
 
 def test_numbers_for_the_channels_of_other_images_are_refused_where_the_network_takes_these():

@@ -88,11 +88,24 @@ class Fit(Generic[T]):
         """What was unwrapped, stripped and left out."""
         notes = (*self.candidate.notes, *self.notes)
         notes += (f"stripped prefix {self.prefix[:120]}",) if self.prefix else ()
+        before = _before(self.prefix)
+        if before and not any(name.startswith(before) for name in self.candidate.tensors):
+            notes += (
+                f"what stands at {before}* before it has no tensors and is left out: a normalisation there goes with --mean, --std",
+            )
         left = (*self.left, *self.candidate.others)
         if left:
             more = " and more" if len(left) > 5 else ""
             notes += (f"left out, no parameters of the network: {', '.join(name[:60] for name in left[:5])}{more}",)
         return notes
+
+
+def _before(prefix: str) -> str:
+    """The place of a sequence before that of a prefix; empty where it is no place of one, or the first."""
+    above, _, place = prefix.removesuffix(".").rpartition(".")
+    if not (place.isascii() and place.isdecimal() and int(place[:9]) > 0):
+        return ""
+    return f"{above}." * bool(above) + f"{int(place[:9]) - 1}."
 
 
 def is_counter(name: str) -> bool:

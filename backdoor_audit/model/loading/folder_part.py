@@ -15,6 +15,7 @@ from backdoor_audit.model.loading.folders import (
     PREPROCESSORS,
     WEIGHTS,
     WHOLE,
+    is_distributed,
     json_of,
     merged,
     shown,
@@ -53,15 +54,19 @@ def _indices(file: Path) -> Iterator[Path]:
         yield file
 
 
+def _is_distributed(file: Path) -> bool:
+    return file.suffix == DISTRIBUTED or (file.name == ".metadata" and is_distributed(file.parent))
+
+
 def _recognises(asked: Asked) -> bool:
-    if asked.path.suffix == DISTRIBUTED:
+    if _is_distributed(asked.path):
         return True
     said = asked.path.name in (CONFIG, *PREPROCESSORS) and weights_in(asked.path.parent) is not None
     return said or any(index.is_file() for index in _indices(asked.path))
 
 
 def _refuse(asked: Asked) -> NoReturn:
-    if asked.path.suffix == DISTRIBUTED:
+    if _is_distributed(asked.path):
         raise ModelFormatError(merged(asked.path.parent))
     raise ModelFormatError(f"one file of a folder that holds a network; pass --model={shown(asked.path.parent)}")
 

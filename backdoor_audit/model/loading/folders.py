@@ -83,6 +83,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda entry: (_step(entry.name), entry.name), reverse=True)
 
 
+def is_distributed(folder: Path) -> bool:
+    """Whether a folder holds parts that ``torch.distributed.checkpoint`` has written."""
+    return any(entry.suffix == DISTRIBUTED for entry, _ in zip(folder.iterdir(), range(_MOST_ENTRIES), strict=False))
+
+
 def merged(folder: Path) -> str:
     """What to do about a folder of ``torch.distributed.checkpoint``, whose files hold parts of tensors."""
     return (

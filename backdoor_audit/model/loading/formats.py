@@ -84,7 +84,7 @@ def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
 def _no_model(folder: Path) -> str:
     accepted = "accepted: a model file, or a folder with config.json and model.safetensors or pytorch_model.bin"
     inside = sorted(folder.iterdir(), key=lambda file: (file.name not in _USUAL, file.name))
-    if any(file.suffix == folders.DISTRIBUTED for file in inside):
+    if folders.is_distributed(folder):
         return folders.merged(folder)
     models = [file for file in inside if file.suffix.lower() in SUFFIXES and not _BESIDE.match(file.name)]
     if models:
@@ -93,4 +93,5 @@ def _no_model(folder: Path) -> str:
     if found:
         names = " or ".join(folders.shown(checkpoint) for checkpoint in found[:3])
         return f"not a file but a folder with {len(found)} checkpoints in it; pass --model={names} ({accepted})"
-    return f"not a file but a folder, without a model in it; {accepted}"
+    parts = next((part for part in inside if part.is_dir() and folders.is_distributed(part)), None)
+    return folders.merged(parts) if parts else f"not a file but a folder, without a model in it; {accepted}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from backdoor_audit.errors import ModelFormatError
 
 _LARGEST_SIDE = 4096
 _MOST_CHANNELS = 64
+LARGEST_NUMBER = 2.0
+"""Of a mean or a standard deviation for pixels in [0, 1]; those for pixels in 0 to 255 are far above it."""
+
 _BRACKETS = {("[", "]"), ("(", ")")}  # of the lists of JSON and of Python
 
 
@@ -36,7 +39,16 @@ def header_normalization(header: Mapping[str, str]) -> tuple[tuple[float, ...], 
         raise ModelFormatError(
             f"mean {mean} and std {std} in the header; accepted: as many of each, std above 0; or give --mean, --std"
         )
+    if max(map(abs, (*mean, *std)), default=0.0) > LARGEST_NUMBER:
+        raise ModelFormatError(
+            f"mean {_shown(mean)} and std {_shown(std)} in the header are those of pixels in 0 to 255, which lie in [0, 1] here; "
+            f"give --mean={_shown(value / 255 for value in mean)} --std={_shown(value / 255 for value in std)}"
+        )
     return mean, std
+
+
+def _shown(numbers: Iterable[float]) -> str:
+    return ",".join(f"{number:.4g}" for number in numbers)
 
 
 def _header_numbers(header: Mapping[str, str], key: str) -> tuple[float, ...]:

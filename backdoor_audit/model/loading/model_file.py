@@ -19,7 +19,7 @@ from backdoor_audit.model.loading.archive import names_in
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.formats import FORMATS, unknown
-from backdoor_audit.model.loading.header import header_normalization, header_shape
+from backdoor_audit.model.loading.header import LARGEST_NUMBER, header_normalization, header_shape
 from backdoor_audit.model.loading.refusals import refuse_above
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -41,9 +41,6 @@ takes GTSRB as it is and uses ``half`` for MNIST.
 """
 
 _BEGINNING = 512  # bytes by which a file is told; those of an archive of tar stand at 257
-
-_LARGEST_NUMBER = 2.0
-"""Of a mean or a standard deviation for pixels in [0, 1]; those for pixels in 0 to 255 are far above it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,7 +239,7 @@ def normalization_of(
             )
         return known[_folded(preset)]
     for name, numbers in (("mean", mean), ("std", std)):
-        if any(abs(number) > _LARGEST_NUMBER for number in numbers):
+        if any(abs(number) > LARGEST_NUMBER for number in numbers):
             raise OptionError(
                 f"--{name}={','.join(f'{number:g}' for number in numbers[:4])}: pixels lie in [0, 1] here; divide --mean and "
                 "--std for pixels in 0 to 255 by 255"

@@ -105,6 +105,8 @@ def _lesser(source: Source[T], found: Sequence[Fit[T]], taken: Fit[T], architect
             if 2 * len(own) < len(wanted) or any(shape != shapes.get(name) for name, shape in own.items()):
                 continue
             lacking = sorted(wanted - own.keys())
+            if not lacking:  # the very same tensors again, as of a module that is kept beside its state
+                continue
             usual = _averaged(fit, source) and all(name.endswith(("running_mean", "running_var")) for name in lacking)
             if len(lacking) <= _FEW_LACKING and not usual:
                 names = ", ".join(name[:60] for name in lacking[:3])

@@ -278,6 +278,37 @@ def test_a_set_that_lacks_a_few_tensors_does_not_leave_the_audit_to_another_set(
         loaded(content, tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("beside", [{}, {"loss_fn.weight": torch.ones(3)}])
+def test_a_module_kept_beside_its_own_state_is_the_same_set(beside, tmp_path):
+    module = network()
+    content = {
+        "state_dict": {**prefixed("model.", module.state_dict()), **beside},
+        "hyper_parameters": {"model": module},
+    }
+    assert holds(loaded(content, tmp_path / "m.ckpt"), module.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (prefixed("1."), "0.*"),
+        (prefixed("module.2."), "module.1.*"),
+        (nn.Sequential(nn.Identity(), network()), "0.*"),
+        (prefixed("0."), ""),
+        ({**prefixed("1."), "0.num_batches_tracked": torch.tensor(1)}, ""),
+    ],
+)
+def test_what_stands_before_the_network_and_has_no_tensors_is_told(content, place, tmp_path):
+    told = [note for note in loaded(content, tmp_path / "m.pt").notes if "before it has no tensors" in note]
+    assert told == (
+        [
+            f"what stands at {place} before it has no tensors and is left out: a normalisation there goes with --mean, --std"
+        ]
+        if place
+        else []
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [

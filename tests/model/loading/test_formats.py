@@ -153,6 +153,14 @@ def test_parts_of_a_distributed_checkpoint_say_how_they_become_one_file(tmp_path
     command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} m.pt, and pass --model=m.pt"
     assert refusal(tmp_path).endswith(command)
     assert refusal(part).endswith(command)
+    (tmp_path / ".metadata").write_bytes(b"\x80\x04}.")
+    assert refusal(tmp_path / ".metadata").endswith(command)
+
+
+def test_parts_of_a_distributed_checkpoint_are_found_in_the_folder_that_trainers_give_it(tmp_path):
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    (tmp_path / "pytorch_model_fsdp_0" / "__0_0.distcp").write_bytes(b"PK\x03\x04" + bytes(40))
+    assert f"dcp_to_torch {tmp_path}/pytorch_model_fsdp_0 m.pt" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "zzz.pt"])

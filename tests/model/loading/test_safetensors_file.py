@@ -101,6 +101,13 @@ def test_brackets_that_do_not_belong_together_are_no_numbers(mean, tmp_path):
         load_model(path)
 
 
+def test_numbers_of_a_header_for_pixels_in_0_to_255_are_refused_with_those_to_give(tmp_path):
+    path = written(tmp_path / "m.safetensors", mean="123.675", std="[58.395]")
+    with pytest.raises(ModelFormatError, match=r"which lie in \[0, 1\] here; give --mean=0\.485 --std=0\.229$"):
+        load_model(path)
+    assert load_model(path, mean=[0.485], std=[0.229]).mean == (0.485,)
+
+
 def test_options_win_over_a_header_that_cannot_be_used(tmp_path):
     path = written(tmp_path / "m.safetensors", architecture="os:system", mean="junk")
     loaded = load_model(path, arch="small_cnn", normalization="mnist")
