@@ -91,7 +91,8 @@ class Fit(Generic[T]):
         before = _before(self.prefix)
         if before and not any(name.startswith(before) for name in self.candidate.tensors):
             notes += (
-                f"what stands at {before}* before it has no tensors and is left out: a normalisation there goes with --mean, --std",
+                f"what stands at {before}* before it has no tensors and is left out: a normalisation there goes with "
+                "--mean, --std",
             )
         left = (*self.left, *self.candidate.others)
         if left:

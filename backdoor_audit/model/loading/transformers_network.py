@@ -59,6 +59,9 @@ _ELSEWHERE = re.compile(
 )
 """Keys by which a configuration asks for code, kernels or files from elsewhere."""
 
+_LAST = re.compile(r"(?:\w+_)?classifier\.(?:[0-9]+\.)?bias")
+"""What the biases of the last layer are called."""
+
 _AUTOSET = "_attn_implementation_autoset"  # a mere flag, which some versions of transformers save as true
 
 
@@ -104,7 +107,9 @@ def transformers_network(
         raise ModelFormatError(
             "a Hugging Face folder; pip install 'backdoor-audit[transformers]', or pass --arch if it is a network known here"
         ) from None
+    classes = _classes(config, state)
     plain = {key: value for key, value in config.items() if not _ELSEWHERE.fullmatch(key)}
+    plain |= {"num_labels": classes} if classes else {}
     with contained(f"transformers does not load this {name}"), _quiet(transformers):
         kind, settings = _class(transformers, name, plain)
         settings._attn_implementation = "eager"
@@ -125,8 +130,17 @@ def transformers_network(
             trust_remote_code=False,
         )
     _refuse_misfit(told, name)
-    notes = ("the network takes blue, green, red, as preprocessor_config.json says",) if flipped else ()
+    notes: tuple[str, ...] = ("the network takes blue, green, red, as preprocessor_config.json says",) * flipped
+    notes += (f"{classes} classes, as its tensors say, since config.json does not",) if classes else ()
     return Logits(network, flipped=flipped), notes
+
+
+def _classes(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> int:
+    """How many classes the last layer has, where the configuration does not say; 0 where it does, or this cannot be told."""
+    if config.get("id2label") or config.get("num_labels"):
+        return 0
+    ends = {len(tensor) for name, tensor in state.items() if _LAST.fullmatch(name) and tensor.ndim == 1}
+    return ends.pop() if len(ends) == 1 else 0
 
 
 def _class(transformers: Any, name: str, plain: dict[str, Any]) -> tuple[Any, Any]:
@@ -185,7 +199,10 @@ def _refuse_misfit(told: Mapping[str, Any], name: str) -> None:
         if told.get(key)
     ]
     if parts or told.get("error_msgs"):
-        raise ModelFormatError(f"the weights do not fit the {name} of config.json: {', '.join(parts)[:300]}")
+        raise ModelFormatError(
+            f"the weights do not fit the {name} of config.json: {', '.join(parts)[:300]}; copy both from one source, or give the "
+            "weights file itself with --arch=NAME"
+        )
 
 
 @contextmanager

@@ -542,6 +542,17 @@ def test_a_hugging_face_folder_loads_with_images_and_classes(binary, folder):
     assert torch.allclose(loaded.classifier()(images), module(seen).logits, atol=1e-5)
 
 
+def test_classes_that_the_configuration_does_not_count_are_those_of_the_tensors(folder):
+    path, module = folder
+    said = {key: value for key, value in VIT.items() if key not in ("id2label", "label2id", "num_labels")}
+    (path / "config.json").write_text(json.dumps(said))
+    loaded = load_model(path)
+    assert "3 classes, as its tensors say, since config.json does not" in loaded.notes
+    images = torch.rand(2, 3, 16, 16)
+    seen = (images - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / 0.5
+    assert torch.allclose(loaded.classifier()(images), module(seen).logits, atol=1e-5)
+
+
 def test_a_processor_that_does_not_rescale_or_flips_colours_is_followed(folder):
     path, module = folder
     processor = {**PROCESSOR, "do_rescale": False, "do_normalize": False, "do_flip_channel_order": True}
