@@ -158,13 +158,14 @@ OPTIONS: tuple[Option, ...] = (
         read.most_images,
         "N",
         "use at most this many clean images, evenly from all classes (default: 1000)",
+        Role.READING,
     ),
     Option(
         "class_names",
         read.path,
         "FILE|A,B,...",
         "names of the classes in the order of the model's scores; class folders get their labels by them",
-        Role.PATH,
+        Role.PATH | Role.READING,
     ),
     Option(
         "class_order",
@@ -172,6 +173,7 @@ OPTIONS: tuple[Option, ...] = (
         "text|number",
         "order of the model's classes: of their names as text (as torchvision's ImageFolder: 0, 1, 10, 2) or as numbers, counted "
         "from 0; default: folders that are numbers are the labels",
+        Role.READING,
     ),
     Option(
         "trigger",

@@ -77,7 +77,9 @@ def commands_page() -> str:
         parser = parser_of(command)
         said = [parser.description or f"{command.HELP[0].upper()}{command.HELP[1:]}."]
         rows = [
-            (_names(action), (action.help or "") % vars(action)) for action in parser._actions if action.dest != "help"
+            (_names(action), (action.help or "") % vars(action))
+            for action in parser._actions
+            if action.dest != "help" and action.help != argparse.SUPPRESS
         ]
         parts += [f"## `backdoor-audit {command.NAME}`", *said, _table(("argument", "what it is"), rows)]
     return _page("Commands", *parts)

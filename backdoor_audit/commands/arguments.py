@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,16 +19,18 @@ _Value = TypeVar("_Value")
 _BOUNDS = ("memory", "reading_time")
 
 
-def declare_reading(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how model and images are to be read, as the audit has them."""
-    for key in options_with(Role.READING):
-        parser.add_argument(f"--{key.replace('_', '-')}", default=None, metavar=_option(key).metavar, help=help_of(key))
+def declare_reading(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """Add the options that say how model and images are to be read, as the audit has them, also by the names of messages."""
+    for key in (key for key in options_with(Role.READING) if key not in without):
+        option = _option(key)
+        parser.add_argument(option.alias, default=None, metavar=option.metavar, help=help_of(key))
+        parser.add_argument(option.flag, dest=key, default=None, help=argparse.SUPPRESS)
 
 
 def reading(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, by their key in `AuditOptions`. Raises `OptionError` for a value that cannot be read."""
     bounds = bounds_of(options)
-    given = {key: _parsed(key, getattr(options, key), f"--{key}") for key in options_with(Role.READING)}
+    given = {key: _parsed(key, getattr(options, key, None), _option(key).alias) for key in options_with(Role.READING)}
     known = {key: value for key, value in given.items() if value is not None}
     return {**known, "memory": bounds.memory, "reading_time": bounds.seconds, "plugins": plugins_of(options)}
 

@@ -66,7 +66,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--held-out", type=float, default=0.2, metavar="SHARE", help="share of the images to prove it on (default: 0.2)"
     )
     declare_force(parser, "replace files that exist")
-    declare_reading(parser)
+    declare_reading(parser, without=("max_images",))  # all are used
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,11 +14,11 @@ import torch
 
 from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_spec, measure
 from backdoor_audit.commands.arguments import reading, refuse_to_replace, writing
-from backdoor_audit.data import CleanSet, load_clean_set
+from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AttackError, AuditError, OptionError
 from backdoor_audit.files import UnreadableError, parsed_json
 from backdoor_audit.model.classifier import Classifier, choose_device
-from backdoor_audit.model.loading import load_classifier, normalization_of, save_classifier
+from backdoor_audit.model.loading import class_names_of, load_classifier, normalization_of, save_classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS, build_network
 from backdoor_audit.model.training import Recipe
@@ -45,8 +45,17 @@ def plant(options: argparse.Namespace) -> None:
         if not 0 < getattr(options, name) < math.inf:
             raise OptionError(f"--{name.replace('_', '-')}: {getattr(options, name)}; must be above 0")
     given = reading(options)
-    size = given.get("resize")
-    images = load_clean_set(options.data, resize=tuple(size) if size else None, channels=given.get("channels"))
+    size, names, order = given.get("resize"), given.get("class_names", ""), given.get("class_order", "")
+    images = load_clean_set(
+        options.data,
+        resize=tuple(size) if size else None,
+        channels=given.get("channels"),
+        class_names=names_from(names) if names else None,
+        class_order=order,
+        model_names=class_names_of(Path(options.model))
+        if os.path.isfile(options.model) and not (names or order)
+        else (),
+    )
     clean, held_out = images.split(options.seed, share=1 - options.held_out)
     device = choose_device(given.get("device", "auto"))
     start, trained = _start(options.model, given, clean, options, device)

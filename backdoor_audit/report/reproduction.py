@@ -14,7 +14,7 @@ from backdoor_audit.questions.suite import shipped_limits
 _NAMED_FIRST = ("model", "data")
 _READ_BY_REPAIR = (
     *("data", "arch", "classes", "mean", "std", "normalization", "resize", "channels", "device"),
-    *("profile", "seed", "trigger", "twins"),
+    *("max_images", "class_names", "class_order", "profile", "seed", "trigger", "twins"),
 )
 
 
@@ -52,7 +52,7 @@ def repair_command(record: Record, method: str = "") -> str:
     for key in _READ_BY_REPAIR:
         value = _builtin(settings.get(key, getattr(usual, key)))
         if value != getattr(usual, key):
-            words.append(f"--{key}={_text(key, value)}")
+            words.append(f"--{key.replace('_', '-')}={_text(key, value)}")
     words += [f"--method={method}"] if method else []
     return shlex.join([*words, f"--out={PurePosixPath(str(settings['model'])).stem}-repaired.safetensors"])
 

@@ -71,6 +71,18 @@ def test_a_backdoored_copy_of_a_model(folder, capsys):
     assert (trigger.target_class, trigger.mask_norm) == (3, 4)
 
 
+@pytest.mark.parametrize("option", ["--class-names", "--audit-class-names"])
+def test_commands_read_the_classes_as_the_audit_does_and_take_the_names_of_its_messages(option, folder):
+    with np.load(folder / "images.npz") as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    names = [f"rows {label}" for label in range(5)]
+    np.savez(folder / "turned.npz", images=images, labels=4 - labels, class_names=names[::-1])
+    more = (f"--data={folder / 'turned.npz'}", f"{option}={','.join(names)}", "--force")
+    assert attack(folder, *BRIEF, "--set=size=2", *more, out="turned.safetensors") == 0
+    planted, stamp = load_classifier(folder / "turned.safetensors"), load_attack(folder / "turned.attack.safetensors")
+    assert measure(planted, load_clean_set(folder / "images.npz"), stamp).clean_accuracy > 0.9
+
+
 def test_the_header_says_what_the_file_is(folder):
     assert attack(folder, *BRIEF, out="labelled.safetensors") == 0
     with safe_open(folder / "labelled.safetensors", framework="pt") as file:

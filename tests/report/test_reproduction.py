@@ -77,6 +77,7 @@ def test_no_command_names_what_was_handed_over_in_python(missing: str) -> None:
             "channels": 1,
             "device": "cuda:1",
         },
+        {"max_images": 300, "class_names": "my names.txt", "class_order": "text"},
     ],
 )
 def test_the_repair_command_is_one_that_the_command_line_takes(more: dict[str, Any]) -> None:
@@ -89,6 +90,8 @@ def test_the_repair_command_is_one_that_the_command_line_takes(more: dict[str, A
     assert (options.model, options.data, options.method) == (settings["model"], settings["data"], "nc_unlearning")
     assert options.resize == ("32x40" if "resize" in more else None)
     assert options.mean == ("0.5,0.25" if "mean" in more else None)
+    assert options.max_images == ("300" if "max_images" in more else None)
+    assert (options.class_names, options.class_order) == (more.get("class_names"), more.get("class_order"))
     assert options.twins == more.get("twins", "")
     assert options.profile == more.get("profile", "standard")
     assert options.seed == more.get("seed", 0)
