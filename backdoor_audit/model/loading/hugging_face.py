@@ -22,6 +22,7 @@ from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers, takes_blue_first
 from backdoor_audit.model.loading.refusals import Deadline, needs_code, refuse_above, refuse_quantised
 from backdoor_audit.model.loading.tensors import as_float32
+from backdoor_audit.model.loading.timm_network import configured_name
 from backdoor_audit.model.loading.transformers_network import transformers_network
 
 
@@ -60,14 +61,15 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
             f"config.json: architecture {name[:60]!r} adds sizes, which only the command line may: "
             "--arch=timm:NAME,img_size=N"
         )
+    named = configured_name(config, name)
     try:
         import timm  # noqa: F401, PLC0415 - an extra
     except ImportError:
         from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
 
-        if name in models.list_models(module=models):
+        if name in models.list_models(module=models) and named in (f"timm:{name}", f"timm:{name},global_pool=avg"):
             return f"torchvision:{name}"
-    return f"timm:{name}"
+    return named
 
 
 def _of_parts(index: Path) -> dict[str, Tensor]:

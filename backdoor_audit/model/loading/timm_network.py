@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,18 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.names import close
+from backdoor_audit.printable import printable
 
 _SIZES = ("img_size", "in_chans", "num_classes", "patch_size", "window_size")
 _LARGEST = 10_000
+_POOL = "global_pool"
+_POOLS = frozenset({"avg", "max", "avgmax", "catavgmax", "token", "map"})
+_TOLD = frozenset({"num_classes", "in_chans", "img_size"})  # by the tensors, where they matter
+_OF_TRAINING = re.compile(r"drop_rate|\w+_drop_rate|drop_path_rate|pretrained|init_values|grad_checkpointing")
+"""What a configuration says that changes no score, or that the tensors hold."""
+
+_ELSEWHERE = re.compile(r"pretrained|path|dir|file|hub|cfg|script")
+"""In the names of arguments that make timm read files."""
 
 
 def timm_network(name: str, num_classes: int | None) -> Architecture:
@@ -41,7 +52,7 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
 
     def build(state: Mapping[str, Tensor]) -> Built:
         with contained(f"--arch=timm:{name} cannot be built", "name its sizes: timm:NAME,img_size=N,in_chans=N"):
-            sizes = {**_told(usual, state), **given}
+            sizes: dict[str, int | str] = {**_told(usual, state), **given}
             default = int(getattr(usual, "num_classes", 1000))
             classes = classes_of(state, reference, default=default)
             if "num_classes" not in given and classes != default:
@@ -55,11 +66,51 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
     return Architecture(f"timm:{name}", reference, build)
 
 
-def _size(text: str) -> tuple[str, int]:
+def configured_name(config: Mapping[str, Any], name: str) -> str:
+    """``timm:`` and what the command line would name for the network that a config.json describes.
+
+    Raises `ModelFormatError` for one that is built with what the tensors may not tell, with what to pass.
+    """
+    told = config.get("model_args")
+    arguments = told if isinstance(told, Mapping) else {}
+    others = {key: value for key, value in arguments.items() if key not in _TOLD and not _OF_TRAINING.fullmatch(key)}
+    pool = others.pop(_POOL, "")
+    if pool not in ("", *_POOLS):
+        others[_POOL] = pool
+    if not others:
+        return f"timm:{name}" + (f",{_POOL}={pool}" if pool else "")
+    arguments = {key: value for key, value in arguments.items() if not _OF_TRAINING.fullmatch(key)}
+    cure = "pass --arch=package.module:factory"
+    if re.fullmatch(r"\w{1,60}", name) and all(itertools.starmap(_can_be_pasted, arguments.items())):
+        shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        cure = (
+            "write it down in my_model.py, def make(): import timm; return "
+            f"timm.create_model({name!r}{shown}), and pass --arch=my_model:make"
+        )
+    raise ModelFormatError(
+        f"config.json: model_args builds another {name[:60]} ({printable(', '.join(others))[:80]}), not done here; {cure}"
+    )
+
+
+def _can_be_pasted(key: str, value: object) -> bool:
+    """Whether a stranger's argument is plain, and asks timm for nothing from elsewhere."""
+    parts = value if isinstance(value, list) else [value]
+    plain = all(re.fullmatch(r"\w{0,40}", part) if isinstance(part, str) else _is_number(part) for part in parts)
+    return bool(plain and len(parts) < 9 and re.fullmatch(r"[a-z_]{1,40}", key) and not _ELSEWHERE.search(key))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST)
+
+
+def _size(text: str) -> tuple[str, int | str]:
     key, _, value = text.partition("=")
+    if key == _POOL and value in _POOLS:
+        return key, value
     if key not in _SIZES or not value.isdecimal() or not 0 < int(value) <= _LARGEST:
         raise ModelFormatError(
-            f"--arch=timm:NAME,{text[:40]} is no size; accepted: {', '.join(_SIZES)}, as in timm:NAME,img_size=64"
+            f"--arch=timm:NAME,{text[:40]} is no size; accepted: {', '.join(_SIZES)}, as in timm:NAME,img_size=64, and "
+            f"{_POOL}={'|'.join(sorted(_POOLS))}"
         )
     return key, int(value)
 

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 import tarfile
 import warnings
 import zipfile
@@ -447,6 +448,51 @@ def test_a_folder_that_wraps_a_network_of_timm_says_how_it_loads(tmp_path):
     loaded = load_model(tmp_path, arch="timm:test_resnet")
     assert loaded.class_names == ("cat", "dog")
     assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.module.state_dict().items())
+
+
+def timm_folder(path, module, **model_args):
+    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path / "model.safetensors")
+    config = {"architecture": "test_resnet", "model_args": model_args, "pretrained_cfg": {"mean": [0], "std": [1]}}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_the_pooling_that_a_folder_of_timm_names_is_that_of_its_network(tmp_path):
+    module = timm_state("test_resnet", num_classes=2, global_pool="max").eval()
+    given = {"num_classes": 2, "in_chans": 3, "global_pool": "max", "drop_path_rate": 0.1, "pretrained": True}
+    loaded = load_model(timm_folder(tmp_path, module, **given))
+    images = torch.rand(2, 3, 64, 64)
+    assert loaded.architecture == "timm:test_resnet,global_pool=max"
+    assert torch.allclose(loaded.module(images), module(images), atol=1e-5)
+    assert torch.allclose(load_model(tmp_path, arch="timm:test_resnet,global_pool=max").module(images), module(images))
+    assert not torch.allclose(load_model(tmp_path, arch="timm:test_resnet").module(images), module(images))
+
+
+def test_a_folder_of_timm_for_another_network_says_how_to_build_it(tmp_path, monkeypatch):
+    module = timm_state("test_resnet", num_classes=2, act_layer="silu").eval()
+    path = timm_folder(tmp_path, module, num_classes=2, act_layer="silu", drop_rate=0.5)
+    told = re.search(r"my_model\.py, (def make\(\): .*), and pass --arch=my_model:make$", refusal(path, arch=None))
+    (tmp_path / "silu_of_timm.py").write_text(told[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(load_model(path, arch="silu_of_timm:make").module(images), module(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"act_layer": "x')\nimport os"},
+        {"x=__import__('os')": 1},
+        {"checkpoint_path": "weights"},
+        {"pretrained_cfg": 1},
+        {"act_layer": {"a": 1}},
+        {"global_pool": "other", "cache_dir": "here"},
+    ],
+)
+def test_nothing_is_to_be_pasted_that_a_folder_of_timm_could_misuse(given, tmp_path):
+    said = refusal(timm_folder(tmp_path, timm_state("test_resnet", num_classes=2), **given), arch=None)
+    assert said.startswith("config.json: model_args builds another test_resnet (")
+    assert said.endswith("not done here; pass --arch=package.module:factory")
 
 
 def test_sizes_of_a_timm_network_come_from_the_command_line_alone(tmp_path):
