@@ -59,6 +59,11 @@ def plant(options: argparse.Namespace) -> None:
     clean, held_out = images.split(options.seed, share=1 - options.held_out)
     device = choose_device(given.get("device", "auto"))
     start, trained = _start(options.model, given, clean, options, device)
+    if names and len(names_from(names)) != start.num_classes:
+        raise OptionError(
+            f"--class-names: {len(names_from(names))} names in {names[:200]}, the model scores {start.num_classes} classes; "
+            "give a name for each, in the order of its scores"
+        )
     attack = attack_of(options, start.num_classes)
     before = clean_accuracy(start, held_out.images, held_out.labels) if trained else None
     recipe = Recipe(

@@ -130,6 +130,7 @@ def test_weights_that_cannot_hold_the_backdoor_are_not_written(folder, capsys):
         ),
         (("--source=1",), "--source belongs to --rule=source_specific"),
         (("--resize=x",), "--resize: 'x'"),
+        (("--class-names=a,b",), "--class-names: 2 names in a,b, the model scores 5 classes"),
         (("--epochs=1", "--learning-rate=1e-9"), "badnets did not implant"),
         (("--set=poison_rate=0.99",), "images may be poisoned"),
         (("--held-out=0.0",), "--held-out"),
