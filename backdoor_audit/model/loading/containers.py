@@ -28,12 +28,17 @@ _PASSING = "_non_persistent_buffers_set"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate(Generic[T]):
-    """Tensors by name, the keys on the way to them, what lies among them that is no tensor, and whose they were."""
+    """Tensors by name, the keys on the way to them, what lies among them that is no tensor, and the module they were in."""
 
     path: tuple[str, ...]
     tensors: Mapping[str, T]
     others: tuple[str, ...] = ()
-    module: str = ""
+    root: Instance | None = None
+
+    @property
+    def module(self) -> str:
+        """What a whole pickled module was called; empty for tensors that were in none."""
+        return kind_of(self.root) if self.root is not None else ""
 
     @property
     def where(self) -> str:
@@ -57,7 +62,7 @@ def candidates(content: object, deadline: Deadline | None = None) -> list[Candid
     names = _Names()
     for path, part in _parts(content):
         if isinstance(part, Instance):
-            found.append(Candidate(path, dict(_module_tensors(part, names, deadline)), module=kind_of(part)))
+            found.append(Candidate(path, dict(_module_tensors(part, names, deadline)), root=part))
         else:
             _add(found, path, part, StoredTensor)
     if not found:

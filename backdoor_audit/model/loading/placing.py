@@ -15,6 +15,7 @@ from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.fitting import Fit, fits, is_counter, load_state, refuse_misfit
 from backdoor_audit.model.loading.folding import folded, whole_name
 from backdoor_audit.model.loading.tensors import as_float32
+from backdoor_audit.model.loading.whole_module import refuse_other_layers
 
 _MOST_BUILT = 8  # sets of weights that are held against the network's shapes
 _FEW_LACKING = 8  # tensors: a set without so few of the network's may be in use, loaded over fresh ones
@@ -73,6 +74,8 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
                     "ship the same ones",
                     *notes,
                 )
+            if fit.candidate.root is not None:
+                refuse_other_layers(fit.candidate.root, fit.prefix, result.module, architecture.name)
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]
