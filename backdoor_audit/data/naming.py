@@ -149,8 +149,8 @@ def relabelled(
 
 
 def named_in_order(found: Sequence[str], wish: Wish) -> bool:
-    """Whether given names, or those in the model's file, say which class each of these names is."""
-    return bool(places(found, wish.class_names or ()) or (not wish.order and places(found, wish.model_names)))
+    """Whether names are given, which have to have these, or those in the model's file say which class each of them is."""
+    return bool(wish.class_names or (not wish.order and places(found, wish.model_names)))
 
 
 def places(found: Sequence[str], names: Sequence[str]) -> dict[str, int]:

@@ -181,6 +181,8 @@ def test_numbers_beside_names_are_the_labels_unless_an_order_of_the_names_is_kno
     assert clean_set.notes == (TOLD,)
     assert labels_by_red(load_clean_set(table, model_names=["ant", "zebra"])) == {0: 1, 1: 0, 2: 1}
     assert labels_by_red(load_clean_set(table, class_names=["bee", "ant", "zebra"])) == {0: 2, 1: 1, 2: 2}
+    with pytest.raises(DataFormatError, match="labels zebra are not in class_names"):
+        load_clean_set(table, class_names=["bee", "ant"])
 
 
 @pytest.mark.parametrize("rows", [(("zebra", 0), ("ant", 1), ("zebra", 7)), (("zebra", 0), ("ant", 0), ("zebra", 0))])
