@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
 _MOST = 300_000  # values that are followed
+_MOST_MODULES = 64  # of a package of the user's own
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _BY_TEXT = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range)
 _BY_TYPE = (
@@ -199,10 +200,12 @@ class _Walk:
         if file is None:
             return top not in sys.builtin_module_names and top not in sys.stdlib_module_names
         path = os.path.realpath(file)
-        if any(path.startswith(folder) for folder in _site_folders()):
+        if path.startswith(_folder(sysconfig.get_path("stdlib"))) and not _is_installed(path):
+            return False
+        if _is_installed(path) or _is_large(top):
             self.packages.setdefault(top, path)
             return False
-        return not path.startswith(_folder(sysconfig.get_path("stdlib")))
+        return True
 
 
 def _parts(value: Any) -> Iterable[object] | None:
@@ -232,10 +235,29 @@ def _imported(code: CodeType, package: str) -> Iterator[object]:
             if found in sys.modules:
                 yield sys.modules[found]
             elif found.rpartition(".")[0] in ("", *sys.modules):  # else looking for it would import what it is in
-                source = importlib.util.find_spec(found) if found else None
-                yield Path(source.origin).read_bytes() if source and source.origin and source.has_location else None
+                yield _text_of(found) if found else None
     for part in parts:
         yield from _imported(part, package)
+
+
+def _text_of(module: str) -> bytes | None:
+    """The file of a module that is not loaded; None where there is no such module."""
+    try:
+        source = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # inside of what is no package
+        return None
+    return Path(source.origin).read_bytes() if source and source.origin and source.has_location else None
+
+
+def _is_installed(path: str) -> bool:
+    return any(path.startswith(folder) for folder in _site_folders())
+
+
+@functools.cache
+def _is_large(package: str) -> bool:
+    """Whether so many modules of a package are loaded that it is known by its files, wherever it lies, as installed ones are."""
+    folder = f"{package}."
+    return sum(name.startswith(folder) for name in list(sys.modules)) > _MOST_MODULES
 
 
 @functools.cache
@@ -255,11 +277,12 @@ def _folder(path: str) -> str:
 
 @functools.cache
 def _package_digest(name: str, file: str) -> str:
-    """Of the sources of an installed package, of which ``file`` is one; read once per process."""
-    folder = next(entry for entry in _site_folders() if file.startswith(entry))
-    package = Path(folder, name)
+    """Of the sources of a package, of which ``file`` is one; read once per process."""
+    folder = next((entry for entry in _site_folders() if file.startswith(entry)), "")
+    packages = [Path(folder, name)] if folder else [Path(entry) for entry in sys.modules[name].__path__]
+    sources = [(package, source) for package in packages for source in sorted(package.rglob("*.py"))]
     digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")) if package.is_dir() else (Path(file),):
-        digest.update(os.fsencode(source.relative_to(folder)))
+    for package, source in sources or [(Path(file), Path(file))]:
+        digest.update(os.fsencode(source.relative_to(package.parent)))
         digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from torch.fx import symbolic_trace
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from backdoor_audit.model import network_code
 from backdoor_audit.model.network_code import network_digest
 
 PLAIN = """
@@ -173,6 +174,38 @@ def test_layers_in_another_order_are_another_network() -> None:
 def test_weights_of_a_parametrised_layer_make_no_difference() -> None:
     nets = [spectral_norm(nn.Linear(2, 2)) for _ in range(2)]
     assert network_digest(nets[0]) == network_digest(nets[1])
+
+
+@pytest.mark.parametrize("modules", [3, 80])
+def test_a_package_of_the_users_own_counts_by_what_is_used_or_as_a_large_one_by_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, modules: int
+) -> None:
+    digests = []
+    for name, text in (("first", ""), ("second", ""), ("third", "# altered")):
+        package = tmp_path / name / f"own_package_{modules}"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("\n".join(f"from . import part_{n}" for n in range(modules)))
+        for number in range(modules):
+            (package / f"part_{number}.py").write_text(PLAIN + (text if number else ""))
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(package.parent)
+            network_code._is_large.cache_clear()
+            network_code._package_digest.cache_clear()
+            digests.append(network_digest(importlib.import_module(f"{package.name}.part_0").Net()))
+            for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == package.name]:
+                del sys.modules[loaded]
+    assert digests[0] == digests[1]
+    assert (digests[2] == digests[0]) == (modules == 3)
+
+
+def test_an_import_of_what_is_no_package_makes_no_network_like_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = PLAIN.replace("        return self.layer", "        import functools as later\n        return self.layer")
+    digests = []
+    for _ in range(2):
+        net = network(monkeypatch, source)
+        vars(sys.modules["own_networks"])["__package__"] = "own_networks"
+        digests.append(network_digest(net))
+    assert digests[0] == digests[1]
 
 
 class Unreadable:
