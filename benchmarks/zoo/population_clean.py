@@ -11,7 +11,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "fmnist": {
         "lenet": 20,
         "mlp": 20,
-        "mlp_bn": 16,
+        "mlp_bn": 20,
         "plain_cnn": 20,
         "deep_cnn": 12,
         "deep_cnn_bn": 10,
@@ -25,8 +25,8 @@ COUNTS: dict[str, dict[str, int]] = {
     "cifar10": {
         "lenet": 20,
         "mlp": 14,
-        "mlp_bn": 12,
-        "plain_cnn": 18,
+        "mlp_bn": 18,
+        "plain_cnn": 20,
         "deep_cnn": 10,
         "deep_cnn_bn": 10,
         "vgg": 5,
