@@ -42,7 +42,7 @@ def _in_config(path: Path) -> tuple[str, ...]:
         return ()
     of_timm = content.get("pretrained_cfg")
     places = [content, *([of_timm] if isinstance(of_timm, dict) else [])]
-    found = (names_in(place.get(key)) for key in ("id2label", "label_names") for place in places)
+    found = (names_in(place.get(key)) for key in ("id2label", "label_names", "labels") for place in places)
     return next((names for names in found if not all(map(_NO_NAME.fullmatch, names))), ())
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from backdoor_audit.data import names_in
 from backdoor_audit.model.loading.building import Built
+from backdoor_audit.model.loading.header import LARGEST_NUMBER
 from backdoor_audit.model.loading.pickle_values import Instance
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.printable import printable
@@ -26,7 +29,10 @@ NAMED = (
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """``arch`` is a key into our tables; ``said`` is what the file says in its own words. Empty: the file says nothing."""
+    """``arch`` is a key into our tables; ``said`` is what the file says in its own words. Empty: the file says nothing.
+
+    ``of_timm`` is a checkpoint of timm's training script as the config.json of its network would be.
+    """
 
     arch: str = ""
     said: str = ""
@@ -36,6 +42,7 @@ class Hints:
     whose: str = ""
     image_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] = ()
+    of_timm: Mapping[str, Any] = field(default_factory=dict)
 
     def or_else(self, built: Built) -> Hints:
         """These, with what the kind of network says where the file says nothing."""
@@ -61,6 +68,10 @@ def hints_of(content: object) -> Hints:
         "data": _text(places, "clean_data", "dataset", "data_name"),
     }
     mean, std = _numbers(places, "mean"), _numbers(places, "std")
+    whose = "the one in the checkpoint's own settings"
+    if max(mean, default=0) > LARGEST_NUMBER and max(std, default=0) > LARGEST_NUMBER:
+        mean, std = (tuple(value / 255 for value in numbers) for numbers in (mean, std))
+        whose += ", which is for pixels in 0 to 255, divided by 255"
     if len(mean) != len(std) or not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
         mean, std = (), ()
     bench = bool(places) and {"model_name", "clean_data", "img_size"} <= places[0].keys()
@@ -70,11 +81,23 @@ def hints_of(content: object) -> Hints:
         mean=mean,
         std=std,
         preset=_BENCH_DATA.get(said["data"], "") if bench and not mean else "",
-        whose=f"BackdoorBench's for {said['data']}"
-        if bench and not mean
-        else "the one in the checkpoint's own settings",
+        whose=f"BackdoorBench's for {said['data']}" if bench and not mean else whose,
         class_names=_class_names(places),
+        of_timm=_of_timm(places, model),
     )
+
+
+def _of_timm(places: list[Mapping[object, object]], model: str) -> Mapping[str, Any]:
+    """What timm's training script was told of the network, beside its sizes."""
+    for place in places:
+        if "gp" in place and "model_kwargs" in place:
+            more = place["model_kwargs"]
+            told = {"global_pool": place["gp"], "bn_eps": place.get("bn_eps"), "bn_tf": place.get("bn_tf") or None}
+            told |= more if isinstance(more, Mapping) else {}
+            classes = place.get("num_classes")
+            arguments = {str(key): value for key, value in told.items() if value is not None}
+            return {"architecture": model, "num_classes": classes, "model_args": arguments}
+    return {}
 
 
 def _places(content: object) -> Iterator[Mapping[object, object]]:
@@ -85,6 +108,7 @@ def _places(content: object) -> Iterator[Mapping[object, object]]:
     for key in ("args", "hyper_parameters", "hparams", "opt", "config", "cfg", "meta"):
         inner = content.get(key)
         inner = inner.attributes if isinstance(inner, Instance) else inner
+        inner = vars(inner) if isinstance(inner, Namespace) else inner
         if isinstance(inner, Mapping):
             yield inner
             data = inner.get("dataset_meta")

@@ -22,8 +22,9 @@ from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers, takes_blue_first
 from backdoor_audit.model.loading.refusals import Deadline, needs_code, refuse_above, refuse_quantised
 from backdoor_audit.model.loading.tensors import as_float32
-from backdoor_audit.model.loading.timm_network import configured_name
+from backdoor_audit.model.loading.timm_network import configured_name, is_named, refuse_other_pool
 from backdoor_audit.model.loading.transformers_network import transformers_network
+from backdoor_audit.printable import printable
 
 
 def _recognises(asked: Asked) -> bool:
@@ -45,8 +46,16 @@ def _read(asked: Asked) -> Network:
         return Network(found, f"{TRANSFORMERS}:{str(config['model_type'])[:60]}", notes, hints=hints)
     hints = hints_of_timm(config) if "architecture" in config else hints_of_transformers(config, preprocessor)
     arch = asked.arch or _timm_or_torchvision(config)
+    said = config.get("architecture") or config.get("model_type")
+    of_timm = is_named(arch, said)
+    if asked.arch and of_timm:
+        arch = configured_name(config, arch.removeprefix("timm:"))
     architecture = architecture_of(arch, num_classes=asked.num_classes)
     built, notes = place(Source((Candidate((), as_float32(tensors)),), dict, dict), architecture)
+    if of_timm:
+        refuse_other_pool(config, arch, built.module)
+    elif asked.arch and isinstance(said, str):
+        notes += (f"--arch={asked.arch} instead of {printable(said[:60])} in config.json",)
     return Network(built.module, architecture.name, notes + built.notes, hints=hints.or_else(built))
 
 
@@ -67,7 +76,10 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
     except ImportError:
         from torchvision import models  # noqa: PLC0415 - a second of imports that most runs do not need
 
-        if name in models.list_models(module=models) and named in (f"timm:{name}", f"timm:{name},global_pool=avg"):
+        average = (
+            named in (f"timm:{name}", f"timm:{name},global_pool=avg") and config.get("global_pool", "avg") == "avg"
+        )
+        if average and name in models.list_models(module=models):
             return f"torchvision:{name}"
     return named
 

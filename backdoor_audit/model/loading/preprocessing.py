@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from backdoor_audit.data import names_in
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.hints import Hints
 from backdoor_audit.printable import printable
@@ -46,12 +47,12 @@ def takes_blue_first(preprocessor: Mapping[str, Any]) -> bool:
 
 def hints_of_timm(config: Mapping[str, Any]) -> Hints:
     """The same from the configuration that timm writes."""
-    told = config.get("pretrained_cfg")
+    told = config.get("pretrained_cfg", config)  # old versions wrote it as the whole
     told = told if isinstance(told, Mapping) else {}
     mean, std = _numbers(told.get("mean")), _numbers(told.get("std"))
     if len(mean) != len(std) or any(value <= 0 for value in std):
         mean, std = (), ()
-    names = config.get("label_names") or told.get("label_names")
+    names = config.get("label_names") or told.get("label_names") or told.get("labels")
     fixed, size = told.get("fixed_input_size"), told.get("input_size")
     shape = _shape(size[0], (size[1], size[2])) if fixed and isinstance(size, list) and len(size) == 3 else None
     return Hints(
@@ -59,7 +60,7 @@ def hints_of_timm(config: Mapping[str, Any]) -> Hints:
         std=std,
         whose="as config.json says",
         image_shape=shape,
-        class_names=_texts(names) if isinstance(names, list) else (),
+        class_names=tuple(printable(name)[:_LONGEST] for name in names_in(names)),
     )
 
 

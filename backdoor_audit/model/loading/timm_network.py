@@ -66,30 +66,63 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
     return Architecture(f"timm:{name}", reference, build)
 
 
-def configured_name(config: Mapping[str, Any], name: str) -> str:
+def configured_name(config: Mapping[str, Any], name: str, where: str = "config.json") -> str:
     """``timm:`` and what the command line would name for the network that a config.json describes.
 
+    ``name`` may have sizes and a pooling behind it, which then stay. ``where`` is where ``config`` was read.
     Raises `ModelFormatError` for one that is built with what the tensors may not tell, with what to pass.
     """
-    told = config.get("model_args")
-    arguments = told if isinstance(told, Mapping) else {}
+    bare, _, given = name.partition(",")
+    arguments = _arguments(config)
     others = {key: value for key, value in arguments.items() if key not in _TOLD and not _OF_TRAINING.fullmatch(key)}
     pool = others.pop(_POOL, "")
+    if f"{_POOL}=" in given:
+        pool = ""
     if pool not in ("", *_POOLS):
         others[_POOL] = pool
     if not others:
         return f"timm:{name}" + (f",{_POOL}={pool}" if pool else "")
     arguments = {key: value for key, value in arguments.items() if not _OF_TRAINING.fullmatch(key)}
     cure = "pass --arch=package.module:factory"
-    if re.fullmatch(r"\w{1,60}", name) and all(itertools.starmap(_can_be_pasted, arguments.items())):
+    if re.fullmatch(r"[\w.]{1,60}", bare) and all(itertools.starmap(_can_be_pasted, arguments.items())):
+        classes = config.get("num_classes")
+        if type(classes) is int and 0 < classes < _LARGEST:
+            arguments.setdefault("num_classes", classes)
         shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
         cure = (
             "write it down in my_model.py, def make(): import timm; return "
-            f"timm.create_model({name!r}{shown}), and pass --arch=my_model:make"
+            f"timm.create_model({bare!r}{shown}), and pass --arch=my_model:make"
         )
     raise ModelFormatError(
-        f"config.json: model_args builds another {name[:60]} ({printable(', '.join(others))[:80]}), not done here; {cure}"
+        f"{where}: model_args builds another {bare[:60]} ({printable(', '.join(others))[:80]}), not done here; {cure}"
     )
+
+
+def is_named(arch: str, name: object) -> bool:
+    """Whether a command line names the network of timm that a file names, whatever sizes and weights stand behind it."""
+    bare = arch.removeprefix("timm:").partition(",")[0].partition(".")[0]
+    return arch.startswith("timm:") and isinstance(name, str) and bare == name.partition(".")[0]
+
+
+def refuse_other_pool(config: Mapping[str, Any], arch: str, module: nn.Module) -> None:
+    """Raise `ModelFormatError` where a config.json tells the pooling of the saved network, and the one built has another.
+
+    timm writes it beside the arguments and does not build by it.
+    """
+    said, part = config.get(_POOL), getattr(module, _POOL, None)
+    built = part if isinstance(part, str) else getattr(part, "pool_type", None)
+    if f"{_POOL}=" not in arch and said in _POOLS and built in _POOLS and said != built:
+        raise ModelFormatError(
+            f"config.json: {_POOL} of the saved network was {said}, and timm builds {arch[:60]} with {built}; pass "
+            f"--arch={arch},{_POOL}={said} or {_POOL}={built}, whichever is in use"
+        )
+
+
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm builds the network of a config.json with: what its data configuration says of the pooling is the default."""
+    told, data = config.get("model_args"), config.get("pretrained_cfg")
+    pool = data.get(_POOL) if isinstance(data, Mapping) else None
+    return {**({_POOL: pool} if pool else {}), **(told if isinstance(told, Mapping) else {})}
 
 
 def _can_be_pasted(key: str, value: object) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import checkpoint
 from backdoor_audit.model.loading.architecture import architecture_of
 from backdoor_audit.model.loading.building import Built
@@ -15,6 +18,7 @@ from backdoor_audit.model.loading.hints import Hints, hints_of
 from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised, without_numbers
 from backdoor_audit.model.loading.tensors import refuse_odd
+from backdoor_audit.model.loading.timm_network import configured_name, is_named
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
 
@@ -45,11 +49,28 @@ def _read(asked: Asked) -> Network:
 
 def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     """The network that the user names, or the file, with the weights of a source."""
-    architecture = architecture_of(asked.arch, header=hints.arch, num_classes=asked.num_classes, file=asked.path)
+    arch = _of_timm(asked.arch, hints) if hints.of_timm else asked.arch
+    architecture = architecture_of(arch, header=hints.arch, num_classes=asked.num_classes, file=asked.path)
     result: tuple[Built, tuple[str, ...]] = place(source, architecture)
     named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
     notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)
     return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
+
+
+def _of_timm(arch: str | None, hints: Hints) -> str | None:
+    """What a checkpoint of timm's training script is to be built as: timm's network with the pooling it was trained with.
+
+    Raises `ModelFormatError` for one that is built with more than the command line can say, or where timm is missing.
+    """
+    name = hints.of_timm["architecture"]
+    if not re.fullmatch(r"\w+(?:\.\w+)?", name) or (arch and not is_named(arch, name)):
+        return arch
+    named = configured_name(hints.of_timm, (arch or name).removeprefix("timm:"), "args of timm's train.py")
+    if arch or importlib.util.find_spec("timm"):
+        return named
+    if hints.arch and named not in (f"timm:{name}", f"timm:{name},global_pool=avg"):
+        raise ModelFormatError(f"args of timm's train.py name another network than {hints.arch}; pass --arch={named}")
+    return None
 
 
 def _executed(asked: Asked) -> Network:

@@ -464,8 +464,10 @@ def test_the_pooling_that_a_folder_of_timm_names_is_that_of_its_network(tmp_path
     images = torch.rand(2, 3, 64, 64)
     assert loaded.architecture == "timm:test_resnet,global_pool=max"
     assert torch.allclose(loaded.module(images), module(images), atol=1e-5)
-    assert torch.allclose(load_model(tmp_path, arch="timm:test_resnet,global_pool=max").module(images), module(images))
-    assert not torch.allclose(load_model(tmp_path, arch="timm:test_resnet").module(images), module(images))
+    for arch in ("timm:test_resnet,global_pool=max", "timm:test_resnet", "timm:test_resnet.r160_in1k"):
+        assert torch.allclose(load_model(tmp_path, arch=arch).module(images), module(images), atol=1e-5)
+    other = load_model(tmp_path, arch="timm:test_resnet,global_pool=avg").module
+    assert not torch.allclose(other(images), module(images))
 
 
 def test_a_folder_of_timm_for_another_network_says_how_to_build_it(tmp_path, monkeypatch):
