@@ -46,6 +46,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UnreadableError(first_line(error)[:200]) from None
 
 
+def header(path: Path) -> dict[str, str]:
+    """The texts of the header; empty for what is no safetensors file, or too large to `read`. Raises `OSError`."""
+    with path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if length > min(size, bounds.current().memory // _PER_HEADER_BYTE) or file.read(1) != b"{":
+            return {}
+        try:
+            found = json.loads(b"{" + file.read(length - 1)).get("__metadata__")
+        except (ValueError, RecursionError):
+            return {}
+    texts = found if isinstance(found, dict) else {}
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """The file as safetensors opens it, which takes no path that is not UTF-8: such a file is opened here. Raises anything."""

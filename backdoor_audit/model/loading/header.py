@@ -21,14 +21,15 @@ def header_shape(header: Mapping[str, str]) -> tuple[int, int, int] | None:
     text = header.get("image_shape")
     if text is None:
         return None
-    parts = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})x([0-9]{1,4})", text)
+    inside = text[1:-1] if (text[:1], text[-1:]) in _BRACKETS else text
+    parts = re.fullmatch(r"([0-9]{1,4})(?:x|, ?)([0-9]{1,4})(?:x|, ?)([0-9]{1,4})", inside)
     if parts is not None:
         channels, height, width = (int(part) for part in parts.groups())
         if 1 <= channels <= _MOST_CHANNELS and 1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE:
             return channels, height, width
     raise ModelFormatError(
         f"image_shape {text[:40]!r} in the header; accepted: CHANNELSxHEIGHTxWIDTH such as 3x32x32, with at most "
-        f"{_MOST_CHANNELS} channels and {_LARGEST_SIDE} px"
+        f"{_MOST_CHANNELS} channels and {_LARGEST_SIDE} px; write the file anew with another header"
     )
 
 

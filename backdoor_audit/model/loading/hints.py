@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backdoor_audit.data import names_in
 from backdoor_audit.model.loading.building import Built
+from backdoor_audit.model.loading.class_names import names_within, unread_names
 from backdoor_audit.model.loading.header import LARGEST_NUMBER
 from backdoor_audit.model.loading.pickle_values import Instance
 from backdoor_audit.model.networks import NETWORKS
@@ -19,12 +19,6 @@ _ARCHITECTURES = {"preactresnet18": "preact_resnet18"}  # of BackdoorBench, in o
 _BENCH_DATA = {"cifar10": "cifar10", "cifar100": "cifar100", "gtsrb": "gtsrb", "mnist": "half", "tiny": "tiny_imagenet"}
 _MOST_NAMES = 100_000
 _LONGEST = 60
-
-NAMED = (
-    *("class_to_idx", "idx_to_class", "id2label"),
-    *("classes", "class_names", "label_names", "CLASSES", "categories"),
-)
-"""Under which keys checkpoints have the names of the classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +36,7 @@ class Hints:
     whose: str = ""
     image_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] = ()
+    unread: str = ""
     of_timm: Mapping[str, Any] = field(default_factory=dict)
 
     def or_else(self, built: Built) -> Hints:
@@ -52,8 +47,15 @@ class Hints:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The file's own words."""
-        return (f"the file says: {self.said}",) if self.said else ()
+        """The file's own words, and names of classes that were not read."""
+        said = (f"the file says: {self.said}",) if self.said else ()
+        if not self.unread or self.class_names:
+            return said
+        return (
+            *said,
+            f"{self.unread} in the file is not read (an array, or tensors for numbers): where images lie in folders of classes, "
+            "give the order of its scores by --audit-class-names",
+        )
 
 
 def hints_of(content: object) -> Hints:
@@ -82,7 +84,8 @@ def hints_of(content: object) -> Hints:
         std=std,
         preset=_BENCH_DATA.get(said["data"], "") if bench and not mean else "",
         whose=f"BackdoorBench's for {said['data']}" if bench and not mean else whose,
-        class_names=_class_names(places),
+        class_names=_class_names(content),
+        unread=unread_names(content),
         of_timm=_of_timm(places, model),
     )
 
@@ -140,15 +143,11 @@ def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, 
     return ()
 
 
-def names_told(value: object) -> tuple[str, ...]:
-    """Names by label in a value that was read from a checkpoint, as `names_in` tells them of JSON."""
-    if isinstance(value, Mapping):
-        value = {str(key) if isinstance(name, str) else key: name for key, name in value.items()}
-    return names_in(value)
-
-
-def _class_names(places: list[Mapping[object, object]]) -> tuple[str, ...]:
+def _class_names(content: object) -> tuple[str, ...]:
     """Names in the order of the scores."""
-    found = (names_told(place.get(key)) for place in places for key in NAMED)
-    names = next(filter(None, found), ())
+    return shown_short(names_within(content))
+
+
+def shown_short(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes from a stranger's file as they are kept."""
     return tuple(printable(name)[:_LONGEST] for name in names[:_MOST_NAMES])

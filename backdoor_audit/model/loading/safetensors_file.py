@@ -13,10 +13,11 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading.architecture import architecture_of
+from backdoor_audit.model.loading.class_names import header_names
 from backdoor_audit.model.loading.containers import Candidate
 from backdoor_audit.model.loading.foreign import contained
 from backdoor_audit.model.loading.format import Asked, Format, Network
-from backdoor_audit.model.loading.hints import Hints
+from backdoor_audit.model.loading.hints import Hints, shown_short
 from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.printable import printable
@@ -50,7 +51,8 @@ def _network(asked: Asked) -> Network:
     built, notes = place(source, architecture)
     if asked.arch and said and said != asked.arch:
         notes += (f"--arch={asked.arch} instead of {printable(said[:60])} in the header",)
-    return Network(built.module, architecture.name, notes + built.notes, header, Hints().or_else(built))
+    hints = Hints(class_names=shown_short(header_names(header))).or_else(built)
+    return Network(built.module, architecture.name, notes + built.notes, header, hints)
 
 
 FORMAT = Format("safetensors", _recognises, _network, (SUFFIX,))

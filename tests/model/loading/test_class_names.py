@@ -1,11 +1,16 @@
 import json
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from backdoor_audit import bounds
-from backdoor_audit.model.loading import checkpoint, class_names, class_names_of
+from backdoor_audit.model.loading import checkpoint, class_names, class_names_of, load_model
 from backdoor_audit.model.loading.hints import hints_of
+from backdoor_audit.model.loading.pickle_values import StoredTensor
+from backdoor_audit.model.networks import build_network
 from tests.subjects.forbidden import forbid
 
 WEIGHTS = {"weight": torch.zeros(2, 3)}
@@ -34,6 +39,62 @@ def test_names_that_are_told_of_a_checkpoint_are_those_that_number_the_images(to
     torch.save({"model": WEIGHTS, **told}, tmp_path / "m.pth")
     assert class_names_of(tmp_path / "m.pth") == ("ant", "cat", "dog")
     assert hints_of(checkpoint.content_of(tmp_path / "m.pth")).class_names == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"label_map": PLACES},
+        {"class2idx": PLACES},
+        {"idx2label": {0: "ant", 1: "cat", 2: "dog"}},
+        {"target_names": ["ant", "cat", "dog"]},
+        {"args": Namespace(class_names=["ant", "cat", "dog"])},
+        {"classes": ["cat", "ant", "dog"], "class_to_idx": PLACES},
+    ],
+)
+def test_other_words_for_the_classes_and_objects_that_hold_them_are_read(told, tmp_path):
+    torch.save({"model": WEIGHTS, **told}, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ("ant", "cat", "dog")
+    assert hints_of(checkpoint.content_of(tmp_path / "m.pth")).class_names == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "told", ['{"cat": 1, "ant": 0, "dog": 2}', '["ant", "cat", "dog"]', "['ant', 'cat', 'dog']", "ant, cat,dog"]
+)
+def test_the_header_of_a_safetensors_file_may_name_its_classes(told, tmp_path):
+    path, header = tmp_path / "m.safetensors", {"architecture": "small_cnn", "image_shape": "3x32x32", "classes": told}
+    network = build_network("small_cnn", num_classes=3, in_channels=3, width=4)
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(state, path, metadata=header)
+    assert class_names_of(path) == load_model(path).class_names == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize("told", ["3", "", "ant", "[[", '{"cat": 0}', "[" * 100_000])
+def test_a_header_that_names_no_classes_gives_none(told, tmp_path):
+    save_file(WEIGHTS, tmp_path / "m.safetensors", metadata={"classes": told})
+    assert class_names_of(tmp_path / "m.safetensors") == ()
+
+
+def test_the_names_in_a_checkpoint_come_before_those_of_a_config_beside_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog", "2": "ant"}}))
+    torch.save({"class_to_idx": PLACES, "model": WEIGHTS}, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ("ant", "cat", "dog")
+    assert class_names_of(tmp_path) == ("cat", "dog", "ant")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        np.array(["cat", "dog"]),
+        {"cat": np.int64(0), "dog": np.int64(1)},
+        {"cat": torch.tensor(0), "a": torch.tensor(1)},
+    ],
+)
+def test_names_in_arrays_and_by_tensors_are_told_as_not_read(found, tmp_path):
+    torch.save({"model": WEIGHTS, "class_to_idx": found}, tmp_path / "m.pth")
+    notes = hints_of(checkpoint.content_of(tmp_path / "m.pth")).notes
+    assert [note[:37] for note in notes] == ["class_to_idx in the file is not read "]
+    assert hints_of({"labels": StoredTensor(), "classes": 3, "class_names": {}}).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +152,7 @@ def test_dicts_that_are_shared_are_looked_at_once(tmp_path):
     lowest = Counted({"class_to_idx": {}})
     middle = {number: Counted(dict.fromkeys(range(50), lowest)) for number in range(50)}
     top = Counted({**middle, "again": Counted(middle)})
-    assert class_names._in_checkpoint(top) == ()
+    assert class_names.names_within(top) == ()
     assert asked.count("class_to_idx") == 1 + 50 + 1 + 1
 
 
@@ -99,7 +160,7 @@ def test_places_that_many_dicts_share_are_looked_at_once(monkeypatch):
     asked = []
     monkeypatch.setattr(class_names, "names_told", lambda found: asked.append(found) or ())
     shared = {"cat": 0, "dog": 2}
-    assert class_names._in_checkpoint({number: {"class_to_idx": shared, "of": number} for number in range(50)}) == ()
+    assert class_names.names_within({number: {"class_to_idx": shared, "of": number} for number in range(50)}) == ()
     assert len([found for found in asked if found is shared]) == 1
 
 

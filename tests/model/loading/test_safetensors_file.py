@@ -158,3 +158,8 @@ def test_a_file_is_written_and_read_whose_path_is_not_utf8(tmp_path):
         ModelFormatError, match=r"m.*\.safetensors: not a readable safetensors file .*; check that it is complete"
     ):
         load_model(path)
+
+
+@pytest.mark.parametrize("told", ["3,12,16", "3, 12, 16", "[3, 12, 16]", "(3,12,16)"])
+def test_a_shape_may_be_written_as_json_and_python_do(told, tmp_path):
+    assert load_model(written(tmp_path / "m.safetensors", image_shape=told)).image_shape == (3, 12, 16)
