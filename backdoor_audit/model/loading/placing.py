@@ -75,7 +75,7 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
                     *notes,
                 )
             if fit.candidate.root is not None:
-                refuse_other_layers(fit.candidate.root, fit.prefix, result.module, architecture.name)
+                notes += refuse_other_layers(fit.candidate.root, fit.prefix, result.module, architecture.name)
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.pickle_values import Instance, kind_of
+from backdoor_audit.printable import printable
 
 _OURS = "torch.nn.modules."
 _ALIKE = {
@@ -26,24 +28,38 @@ _SETTINGS = (
     *("eps", "num_groups", "negative_slope", "approximate"),
 )
 _MOST_SHOWN = 3
+_LONGEST = 64  # parts of an attribute that are compared
+_KNOWN = ("torch.nn.", "torchvision.", "timm.")  # whose attributes tell what a module computes
+_WITHOUT_EFFECT = re.compile(
+    r"_.*|training|p|.*drop.*|.*prob.*|.*momentum.*|.*checkpoint.*|.*pretrained.*|.*fused.*|.*export.*|.*script.*|init_.*|device|"
+    r"num_classes|in_features|out_features|num_features|in_channels|out_channels|inplace|inplanes|memory_efficient|aux_logits|"
+    r"img_size|image_size|.*dynamic.*|strict_img_size|track_running_stats|output_padding"
+)
+"""Attributes that change no score where networks classify, or that the tensors tell."""
 
 
-def refuse_other_layers(pickled: Instance, prefix: str, module: nn.Module, name: str) -> None:
+def refuse_other_layers(pickled: Instance, prefix: str, module: nn.Module, name: str) -> tuple[str, ...]:
     """Raise `ModelFormatError` where a layer of the file is another one than the network has in its place.
 
-    Strides, pooling and activations are in no tensor. ``prefix`` is where the network lies in the pickled module.
+    Strides, pooling, activations and the number of heads are in no tensor. ``prefix`` is where the network lies in the pickled
+    module. A note tells other attributes of modules that are of no library: what they do is not known.
     """
-    found = []
+    found: list[str] = []
+    others: list[str] = []
     for path, built in module.named_modules():
         layer = _at(pickled, f"{prefix}{path}".strip("."))
         if layer is not None:
             found += [f"{path}{told}" for told in _differences(layer, built)]
+            told = [f"{path}{one}".removeprefix(": ") for one in _other_attributes(layer, built)]
+            (found if layer.kind.startswith(_KNOWN) else others).extend(told)
     if found:
         more = f" and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         raise ModelFormatError(
             f"does not fit {name}: the pickled network has other layers ({'; '.join(found[:_MOST_SHOWN])}{more}); write it "
             "down in a factory, for --arch=package.module:factory"
         )
+    more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+    return (f"what the pickled network had otherwise: {'; '.join(others[:_MOST_SHOWN])}{more}",) if others else ()
 
 
 def _at(pickled: Instance, path: str) -> Instance | None:
@@ -77,6 +93,36 @@ def _differences(layer: Instance, built: nn.Module) -> Iterator[str]:
             said, used = _plain(layer.attributes.get(setting)), _plain(vars(built).get(setting))
             if said and used and said != used:
                 yield f": {setting} {_shown(said)} in the file, {_shown(used)} in the network"
+
+
+def _other_attributes(layer: Instance, built: nn.Module) -> Iterator[str]:
+    """Plain attributes that differ in a module of the same class, but for the layers of `_differences`."""
+    kind = f"{type(built).__module__}.{type(built).__qualname__}"
+    has_parts = bool(_children(layer) or dict(built.named_children()))
+    if layer.kind != kind or (kind.startswith(_OURS) and not has_parts):
+        return
+    for key, value in vars(built).items():
+        if has_no_effect(key) or key not in layer.attributes:
+            continue
+        said, used = tupled(layer.attributes[key]), tupled(value)
+        if said and used and said != used:
+            yield f": {key} {shown_parts(said)} in the file, {shown_parts(used)} in the network"
+
+
+def has_no_effect(attribute: str) -> bool:
+    """Whether an attribute or argument of that name changes no score, or is told by the tensors."""
+    return bool(_WITHOUT_EFFECT.fullmatch(attribute))
+
+
+def tupled(value: object) -> tuple[object, ...]:
+    """A plain value as a tuple; empty for what is none."""
+    parts = tuple(value[:_LONGEST]) if isinstance(value, (tuple, list)) else (value,)
+    return parts if all(isinstance(part, (int, float, str)) for part in parts) else ()
+
+
+def shown_parts(parts: tuple[object, ...]) -> str:
+    """A plain value in a message."""
+    return printable(",".join(str(part)[:20] for part in parts)[:40])
 
 
 def _plain(value: object) -> tuple[object, ...]:

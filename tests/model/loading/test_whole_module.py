@@ -90,3 +90,61 @@ def test_a_module_that_holds_itself_is_compared_once(tmp_path):
     module.avgpool.extra = module.avgpool
     with pytest.raises(ModelFormatError, match="hold each other without end"):
         load_model(saved(module, tmp_path / "m.pt"), arch="torchvision:resnet18")
+
+
+class Attending(nn.Module):
+    def __init__(self, heads=4, num_classes=3, dropout=0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.attention = nn.MultiheadAttention(16, 4)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        return self.head(self.patches(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("arch", "module", "told"),
+    [
+        (
+            "torchvision:googlenet",
+            torchvision.models.googlenet(init_weights=False, aux_logits=False, transform_input=True),
+            "transform_input True in the file, False in the network",
+        ),
+        (
+            "torchvision:vit_b_32",
+            torchvision.models.VisionTransformer(32, 32, 12, 6, 768, 3072),
+            "encoder.layers.encoder_layer_0: num_heads 6 in the file, 12 in the network",
+        ),
+    ],
+)
+def test_attributes_of_modules_of_libraries_tell_another_network(arch, module, told, tmp_path):
+    with pytest.raises(ModelFormatError, match=rf"the pickled network has other layers \(.*{told}"):
+        load_model(saved(module, tmp_path / "m.pt"), arch=arch)
+
+
+def test_the_heads_of_attention_tell_another_network(tmp_path):
+    module = Attending()
+    module.attention = nn.MultiheadAttention(16, 8)
+    with pytest.raises(ModelFormatError, match="attention: num_heads 8 in the file, 4 in the network"):
+        load_model(saved(module, tmp_path / "m.pt"), arch=f"{__name__}:Attending")
+
+
+def test_other_attributes_of_the_users_own_modules_are_told(tmp_path):
+    path = saved(Attending(heads=2, dropout=0.5), tmp_path / "m.pt")
+    notes = load_model(path, arch=f"{__name__}:Attending").notes
+    assert "what the pickled network had otherwise: heads 2 in the file, 4 in the network" in notes
+    same = load_model(saved(Attending(dropout=0.5), path), arch=f"{__name__}:Attending").notes
+    assert not any("had otherwise" in note for note in same)
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "mobilenet_v3_small", "regnet_y_400mf"])
+def test_another_head_is_no_other_network(name, tmp_path):
+    module = torchvision.models.get_model(name, weights=None)
+    parent, _, last = next(
+        path for path, part in reversed([*module.named_modules()]) if isinstance(part, nn.Linear)
+    ).rpartition(".")
+    head = module.get_submodule(f"{parent}.{last}".strip("."))
+    setattr(module.get_submodule(parent), last, nn.Linear(head.in_features, 3))
+    assert load_model(saved(module, tmp_path / "m.pt"), arch=f"torchvision:{name}").notes
