@@ -81,6 +81,16 @@ def offered(name: str) -> str:
     return f"; did you mean {names}?"
 
 
+def defaults_of(factory: str | Callable[..., object]) -> dict[str, object]:
+    """The arguments of a factory that has been called before, or of any function, with their defaults."""
+    try:
+        found = _factory(factory) if isinstance(factory, str) else factory
+        parameters = inspect.signature(found).parameters.values()
+    except Exception:  # a remark only, of the user's own code
+        return {}
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
+
+
 def _factory(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     importlib.invalidate_caches()

@@ -25,6 +25,7 @@ _LONGEST = 60
 class Hints:
     """``arch`` is a key into our tables; ``said`` is what the file says in its own words. Empty: the file says nothing.
 
+    ``settings`` are the options of the training script.
     ``of_timm`` is a checkpoint of timm's training script as the config.json of its network would be.
     """
 
@@ -37,6 +38,7 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] = ()
     unread: str = ""
+    settings: Mapping[object, object] = field(default_factory=dict)
     of_timm: Mapping[str, Any] = field(default_factory=dict)
 
     def or_else(self, built: Built) -> Hints:
@@ -86,6 +88,7 @@ def hints_of(content: object) -> Hints:
         whose=f"BackdoorBench's for {said['data']}" if bench and not mean else whose,
         class_names=_class_names(content),
         unread=unread_names(content),
+        settings={key: value for place in reversed(places[1:]) for key, value in place.items()},
         of_timm=_of_timm(places, model),
     )
 

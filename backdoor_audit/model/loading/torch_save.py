@@ -17,6 +17,7 @@ from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.hints import Hints, hints_of
 from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised, without_numbers
+from backdoor_audit.model.loading.settings import told_otherwise
 from backdoor_audit.model.loading.tensors import refuse_odd
 from backdoor_audit.model.loading.timm_network import configured_name, is_named
 
@@ -54,6 +55,7 @@ def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:
     result: tuple[Built, tuple[str, ...]] = place(source, architecture)
     named: tuple[str, ...] = () if asked.arch else (f"architecture {architecture.name}, as the file says",)
     notes: tuple[str, ...] = (*result[1], *named, *result[0].notes, *hints.notes)
+    notes += told_otherwise(hints.settings, result[0].module, architecture.name)
     return Network(result[0].module, architecture.name, notes, hints=hints.or_else(result[0]))
 
 
