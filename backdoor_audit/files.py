@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -120,9 +121,12 @@ def read_text(path: Path) -> str:
     """The text of a regular UTF-8 file, without a mark at its beginning. Raises `UnreadableError` for any other, and for one
     above the memory bound.
     """
+    content = read_bytes(path, per_byte=_PER_BYTE)
     try:
-        return read_bytes(path, per_byte=_PER_BYTE).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UnreadableError("no text, but another kind of file") from None
         raise UnreadableError(f"not UTF-8 at byte {error.start}: save it as UTF-8") from None
 
 

@@ -74,6 +74,8 @@ def test_what_a_killed_writer_left_is_found_and_what_a_living_one_writes_is_not(
         (b'{"a": 1e999}', "too large for a float"),
         (b'{"a": ' + b"1" * 400 + b"}", "a number of 400 digits"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 7"),
+        (b"\x10\0\0\0\0\0\0\0{}\xff", "no text, but another kind of file"),
+        ('{"a": 1}'.encode("utf-16"), "save it as UTF-8"),
         (b"", "not JSON"),
         (b'"\\"' * 50_000, "not JSON"),
     ],

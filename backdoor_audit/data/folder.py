@@ -29,6 +29,11 @@ _PARTS = frozenset(
 )
 _HELD_OUT = ("test", "val", "dev", "eval", "holdout", "train")
 _PLAIN_WORDS = frozenset(("data", "dataset", "set", "images", "image", "imgs", "img", "pictures", "split"))
+_DRAWN = frozenset(
+    ("mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "gt", "labels", "depth")
+)
+"""How folders are called that hold a picture drawn over each picture of a folder beside them."""
+
 _TABLES = (".csv", ".tsv", ".jsonl")
 _OF_LABELS = (*_TABLES, ".txt", ".json", ".xml")
 _AS_TABLE = "lay the images out in one folder per class, or write path and class of each into FILE.csv and give that"
@@ -127,10 +132,13 @@ def _refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> Non
     """Raise `DataFormatError` for a folder alone, or the parts of a data set, whose pictures lie in no class folders."""
     names = list(files_of)
     tables = sorted(entry.name for entry in _entries(folder) if entry.name.lower().endswith(_TABLES))
+    beside = frozenset[str]().union(*map(_words, names)) - _PLAIN_WORDS - _PARTS
+    drawn = frozenset() < beside <= _DRAWN and any(_words(name) <= _PLAIN_WORDS for name in names)
     alone = len(names) == 1 and (bool(tables) or frozenset() < _words(names[0]) <= _PARTS | _PLAIN_WORDS)
-    if not alone and (len(names) == 1 or not _are_parts(names)):
+    if not alone and (len(names) == 1 or not (drawn or _are_parts(names))):
         return
     what = "is the only folder" if alone else "are parts of a data set, not classes"
+    what = "are pictures and what is drawn over them, not classes" if drawn and not alone else what
     table = f"; {tables[0]} may have them: give it, as in --audit-data={folder / tables[0]}, or" if tables else ";"
     classes = f", or pass --audit-class-names={','.join(names)} where these are the classes" if not alone else ""
     raise DataFormatError(

@@ -256,6 +256,21 @@ def test_a_folder_alone_that_is_a_part_or_has_a_table_beside_it_is_no_class(fold
     )
 
 
+@pytest.mark.parametrize("folders", [("images", "masks"), ("img", "labels"), ("train_images", "train_masks", "images")])
+def test_pictures_and_what_is_drawn_over_them_are_no_classes(folders, tmp_path):
+    class_folders(tmp_path, folders)
+    assert "are pictures and what is drawn over them, not classes, and nothing tells the classes" in message_of(
+        tmp_path
+    )
+    assert set(load_clean_set(tmp_path, class_names=folders).labels.tolist()) == {*range(len(folders))}
+
+
+@pytest.mark.parametrize("folders", [("mask", "no_mask"), ("mask", "labels"), ("images", "drawings")])
+def test_classes_that_are_called_so_are_classes(folders, tmp_path):
+    class_folders(tmp_path, folders)
+    assert load_clean_set(tmp_path).class_names == tuple(sorted(folders))
+
+
 @pytest.mark.parametrize("file", ["0.txt", "val.json", "deep/0.xml"])
 def test_labels_beside_the_images_are_not_advised_to_be_removed(file, tmp_path):
     class_folders(tmp_path, ["images"])
