@@ -11,7 +11,7 @@ import torch
 from backdoor_audit.data.clean_set import CleanSet, shown_names
 from backdoor_audit.data.conversion import Reader, Wish, chosen
 from backdoor_audit.data.folder import files_within
-from backdoor_audit.data.naming import labels_of, named_in_order, refuse_many
+from backdoor_audit.data.naming import labels_of, named_in_order, names_in, refuse_many
 from backdoor_audit.data.pictures import opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.data.table_rows import WANTED, Rows, Table, table_in
@@ -84,8 +84,10 @@ def _read(table: Table, folder: Path, source: Path, wish: Wish, reading: Reading
             f"{source}: {len(without)} rows without a label: {listed(without, 3)}; label them or leave them out"
         )
     found = {label for _, label in rows}
+    called: tuple[str, ...] = ()
     if table.numbers and not named_in_order(sorted(found), wish):
         reading.note("labels: the numbers of the classes that stand beside their names")
+        called = names_in({number: name for name, number in table.numbers.items()})
         table = table.by_numbers()
         rows = table.rows
         found = {label for _, label in rows}
@@ -93,7 +95,7 @@ def _read(table: Table, folder: Path, source: Path, wish: Wish, reading: Reading
     rows = _once(rows, folder, source, reading)
     label_of, names = labels_of(source, sorted(found), wish, reading, "labels", table.others)
     _refuse_absent(rows, folder, source, reading)
-    shown = shown_names(names, str(source))
+    shown = shown_names(names or called, str(source))
     labels = torch.tensor([label_of[label] for _, label in rows])
 
     def reader(index: int) -> Reader:

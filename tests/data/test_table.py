@@ -179,6 +179,7 @@ def test_numbers_beside_names_are_the_labels_unless_an_order_of_the_names_is_kno
     clean_set = load_clean_set(table)
     assert labels_by_red(clean_set) == {0: 0, 1: 1, 2: 0}
     assert clean_set.notes == (TOLD,)
+    assert clean_set.class_names == ("zebra", "ant")
     assert labels_by_red(load_clean_set(table, model_names=["ant", "zebra"])) == {0: 1, 1: 0, 2: 1}
     assert labels_by_red(load_clean_set(table, class_names=["bee", "ant", "zebra"])) == {0: 2, 1: 1, 2: 2}
     with pytest.raises(DataFormatError, match="labels zebra are not in class_names"):
@@ -190,6 +191,11 @@ def test_numbers_that_do_not_go_with_the_names_are_something_else(rows, pictures
     clean_set = load_clean_set(with_numbers(pictures / "labels.csv", "label", "y", *rows))
     assert labels_by_red(clean_set) == {0: 1, 1: 0, 2: 1}
     assert clean_set.notes == ()
+
+
+def test_names_beside_numbers_are_shown_only_where_every_class_has_one(pictures):
+    table = with_numbers(pictures / "labels.csv", "label", "target", ("zebra", 3), ("ant", 1), ("zebra", 3))
+    assert load_clean_set(table).class_names == ()
 
 
 @pytest.mark.parametrize(("order", "labels"), [("number", {0: 0, 1: 1, 2: 0}), ("text", {0: 1, 1: 0, 2: 1})])
