@@ -75,6 +75,16 @@ def _variant(
     if name in _AUXILIARY and not any(key.startswith(_AUXILIARY[name]) for key in state):
         arguments["aux_logits"] = False
         notes += ("built without its auxiliary classifiers, which the file does not have",)
+    heads = [path for path, part in usual.named_modules() if isinstance(part, nn.Linear) and f"{path}.weight" in state]
+    rows = {path: tuple(state[f"{path}.weight"].shape) for path in heads if path.endswith((".fc", ".fc2"))}
+    last = tuple(state["fc.weight"].shape) if name in _AUXILIARY and "fc.weight" in state else ()
+    for path, shape in rows.items() if len(last) == 2 else ():
+        if (
+            len(shape) == 2 and shape[0] != last[0]
+        ):  # fine-tuned with another head, the auxiliary ones left as they were
+            arguments["num_classes"] = last[0]
+            changes.append(_linear_at(path, "", (shape[1], shape[0]), bias=True))
+            notes += (f"{path}, which is off when images are classified, has {shape[0]} classes",)
     positions, patch = state.get("encoder.pos_embedding"), getattr(usual, "patch_size", None)
     if positions is not None and positions.ndim == 3 and isinstance(patch, int):
         side = round((positions.shape[1] - 1) ** 0.5) * patch

@@ -190,3 +190,13 @@ def test_a_stem_from_a_hostile_file_takes_no_memory(tmp_path):
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(ModelFormatError, match="does not fit torchvision:resnet18"):
         load_model(tmp_path / "m.pt", arch="torchvision:resnet18")
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_auxiliary_classifiers_that_were_left_as_they_were_are_no_obstacle(name, tmp_path):
+    module = models.get_model(name, weights=None, init_weights=False).eval()
+    module.fc = nn.Linear(module.fc.in_features, 3)
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    loaded, images = load_model(tmp_path / "m.pt", arch=f"torchvision:{name}"), torch.rand(1, 3, 96, 96)
+    assert torch.allclose(loaded.module(images), module(images), atol=1e-5)
+    assert any("off when images are classified, has 1000 classes" in note for note in loaded.notes)
