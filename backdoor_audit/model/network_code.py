@@ -9,14 +9,14 @@ import importlib.util
 import logging
 import os
 import re
-import site
 import sys
-import sysconfig
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from types import CodeType, FunctionType, GeneratorType, MethodType, ModuleType
+from threading import Lock, RLock
+from types import BuiltinFunctionType, CodeType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from backdoor_audit.model.origins import is_installed, is_large, is_of_python, package_digest
+from backdoor_audit.model.unfollowed import Outside, is_foreign, of_every_network, patched, refuse_operator
+
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
 _MOST = 300_000  # values that are followed
-_MOST_MODULES = 64  # of a package of the user's own
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _BY_TEXT = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range)
 _BY_TYPE = (
@@ -43,7 +45,10 @@ _PARTS: Mapping[type, tuple[str, ...]] = {
     staticmethod: ("__func__",),
     classmethod: ("__func__",),
     property: ("fget", "fset"),
+    re.Pattern: ("pattern", "flags"),
 }
+_TOLD_BY_NAME = (BuiltinFunctionType, object, type(Lock()), type(RLock()))  # none holds anything
+_OPERATORS = (torch._ops._Ops, torch._ops._OpNamespace, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _HAVE_VERSIONS = ("torch", "backdoor_audit")  # which stand in the key of finished work
 _OF_NO_MATTER = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "_abc_impl"}
 
@@ -53,14 +58,17 @@ def network_digest(module: nn.Module) -> str:
 
     That is the code of its layers, hooks and functions, with what it uses by name, and what layers hold as plain attributes
     or as buffers that are not saved. Code of the user's own counts by what it does (a comment does not matter), an installed
-    package by its files. A network that cannot be told in this way has a digest that no other has.
+    package by its files. A network that cannot be told in this way, as one that reads a file, has a digest that no other has.
     """
     walk = _Walk()
     try:
         walk.leave_out(module)
         walk.follow(module)
+        walk.follow(list(of_every_network()))
+        walk.follow(list(patched({*walk.packages, "torch"}, walk.is_own)))
+        walk.outside.check()
         for name in sorted(walk.packages):
-            walk.add(f"package {name} {_package_digest(name, walk.packages[name])}")
+            walk.add(f"package {name} {package_digest(name, walk.packages[name])}")
     except Exception:  # what a stranger's object does when it is looked at
         walk.add(os.urandom(16).hex())
     return walk.digest.hexdigest()
@@ -72,9 +80,11 @@ class _Walk:
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
         self.packages: dict[str, str] = {}
+        self.outside = Outside()
         self._seen: dict[int, int] = {}
         self._held: list[object] = []  # or another object could take the place in memory of one that was seen
         self._state: set[int] = set()
+        self._libraries: set[str] = set()
 
     def leave_out(self, module: nn.Module) -> None:
         """What is in the state dict of a network does not count."""
@@ -94,7 +104,7 @@ class _Walk:
         waiting = [first]
         while waiting:
             value = waiting.pop()
-            if isinstance(value, _PLAIN):
+            if type(value) in _PLAIN:
                 self.add(f"{type(value).__name__} {value!r}")
                 continue
             if id(value) in self._seen:
@@ -112,12 +122,13 @@ class _Walk:
         """Add what a value is by itself; what else belongs to it."""
         if isinstance(value, (Tensor, np.ndarray)):
             self._add_numbers(value)
+            yield from _beside(value)
         elif isinstance(value, _BY_TEXT):
             self.add(str(value))
-        elif isinstance(value, torch.jit.ScriptModule):
+        elif isinstance(value, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
             raise ValueError("what a script keeps cannot be looked at")
-        elif isinstance(value, torch.jit.ScriptFunction):
-            self.add(str(value.inlined_graph))
+        elif isinstance(value, _OPERATORS):
+            refuse_operator(str(getattr(value, "name", value)) if isinstance(value, ModuleType) else str(value))
         elif isinstance(value, FunctionType):
             yield from self._of_function(value)
         elif isinstance(value, type):
@@ -126,7 +137,10 @@ class _Walk:
             self._origin(value.__name__, getattr(value, "__file__", None))
             self.add(value.__name__)
         elif (parts := _parts(value)) is not None:
+            if isinstance(value, MethodType):
+                self.outside.given.add(id(value.__func__))
             yield from parts
+            yield from _beside(value)
         else:
             yield from self._of_instance(value)
 
@@ -141,19 +155,28 @@ class _Walk:
 
     def _of_instance(self, value: Any) -> Iterator[object]:
         yield type(value)
+        plain = next((kind for kind in _PLAIN if isinstance(value, kind)), None)
+        if plain is not None:
+            self.add(plain.__repr__(value))  # type: ignore[call-arg]
         if isinstance(value, Enum):
             yield value.name
             return
         for name in ("__module__", "__qualname__", "__name__"):  # of a function that is not Python's
             called = getattr(value, name, None)
             yield called if isinstance(called, str) else None
+        if isinstance(value, BuiltinFunctionType) and isinstance(value.__module__, str):
+            self._origin(value.__module__, getattr(sys.modules.get(value.__module__), "__file__", None))
         held = dict(getattr(value, "__dict__", {}))
         for kind in type(value).__mro__:
             slots = vars(kind).get("__slots__", ())
             names = (slots,) if isinstance(slots, str) else slots
             held.update({name: getattr(value, name) for name in names if name != "__dict__" and hasattr(value, name)})
-        if not held:
-            self.add(_ADDRESS.sub("", repr(value)))
+        if not held and plain is None:
+            told = repr(value)
+            opaque = not any({"__dict__", "__slots__"} & vars(kind).keys() for kind in type(value).__mro__)
+            if opaque and _ADDRESS.search(told) and type(value) not in _TOLD_BY_NAME:
+                raise ValueError(f"what a {type(value).__name__} holds cannot be looked at")
+            self.add(_ADDRESS.sub("", told))
         for name in sorted(held):
             yield name
             hooks = isinstance(value, nn.Module) and name.endswith(
@@ -164,11 +187,13 @@ class _Walk:
     def _of_class(self, value: type) -> Iterator[object]:
         module = sys.modules.get(value.__module__)
         self.add(f"{value.__module__}.{value.__qualname__}")
-        if self._origin(value.__module__, getattr(module, "__file__", None)):
-            yield from value.__bases__
-            for name, part in sorted(vars(value).items()):
-                if name not in _OF_NO_MATTER:
-                    yield from (name, part)
+        own = self._origin(value.__module__, getattr(module, "__file__", None))
+        yield from value.__bases__
+        if own and type(value) is not type:
+            yield type(value)
+        for name, part in sorted(vars(value).items()):
+            if name not in _OF_NO_MATTER and (own or _is_set_on(part) or is_foreign(part, self.is_own)):
+                yield from (name, part)
 
     def _of_function(self, value: FunctionType) -> Iterator[object]:
         """Its code with all that it uses by name if it is the user's own; in any case what it was made with."""
@@ -184,34 +209,51 @@ class _Walk:
         if not self._origin(module, known.get("__file__")):
             return
         yield value.__code__
+        yield {name: held for name, held in value.__dict__.items() if name != "__wrapped__"}
         names = sorted(_names(value.__code__))
+        self.outside.take(value, names)
         imported = _imported(value.__code__, str(known.get("__package__") or ""))
-        for entry in (*(known[name] for name in names if name in known), *imported):
+        by_name = (sys.modules[name] for name in names if name in sys.modules)
+        waiting = [*(known[name] for name in names if name in known), *imported, *by_name]
+        been: set[int] = set()
+        for entry in waiting:  # which grows
             yield entry
-            if isinstance(entry, ModuleType) and self._origin(entry.__name__, getattr(entry, "__file__", None)):
+            if isinstance(entry, ModuleType) and id(entry) not in been and self._is_users(entry):
+                been.add(id(entry))
                 held = vars(entry)
-                yield from (held[name] for name in names if name in held)
+                waiting += [held[name] for name in names if name in held]
+
+    def _is_users(self, module: ModuleType) -> bool:
+        return self._origin(module.__name__, getattr(module, "__file__", None))
 
     def _origin(self, module: str, file: str | None) -> bool:
-        """Whether a module is the user's own; an installed package is noted."""
+        """Whether a module is the user's own; an installed package is noted, and a library of the user's own read."""
+        top, own = module.partition(".")[0], self.is_own(module, file)
+        if own and file is not None and not file.endswith((".py", ".pyc")) and file not in self._libraries:
+            self._libraries.add(file)
+            self.add(hashlib.sha256(Path(file).read_bytes()).hexdigest())
+        of_package = top not in _HAVE_VERSIONS and not own
+        if of_package and file is not None and (is_installed(file) or not is_of_python(file)):
+            self.packages.setdefault(top, os.path.realpath(file))
+        return own
+
+    @staticmethod
+    def is_own(module: str, file: str | None) -> bool:
+        """Whether a module is the user's own."""
         top = module.partition(".")[0]
         if top in _HAVE_VERSIONS:
             return False
         if file is None:
             return top not in sys.builtin_module_names and top not in sys.stdlib_module_names
-        path = os.path.realpath(file)
-        if path.startswith(_folder(sysconfig.get_path("stdlib"))) and not _is_installed(path):
-            return False
-        if _is_installed(path) or _is_large(top):
-            self.packages.setdefault(top, path)
-            return False
-        return True
+        return not is_installed(file) and not is_of_python(file) and not is_large(top)
 
 
 def _parts(value: Any) -> Iterable[object] | None:
     """What a value of a well-known kind consists of; None for others."""
     if isinstance(value, _BY_TYPE):
         return ()
+    if isinstance(value, (deque, bytearray)):
+        return (type(value), *value)
     if isinstance(value, Mapping):
         return [part for entry in value.items() for part in entry]
     if isinstance(value, (list, tuple)):
@@ -222,9 +264,23 @@ def _parts(value: Any) -> Iterable[object] | None:
     return None if names is None else [getattr(value, name) for name in names]
 
 
+def _beside(value: object) -> Iterator[object]:
+    """What a tensor or a container of some subclass has beside its content."""
+    if type(value).__module__ != "builtins" and type(value) not in (Tensor, nn.Parameter, np.ndarray):
+        yield type(value)
+    for entry in sorted(getattr(value, "__dict__", {}).items(), key=lambda entry: str(entry[0])):
+        yield from entry
+
+
+def _is_set_on(part: object) -> bool:
+    """Whether a class may have been given this by somebody else than who wrote it: a value, no code."""
+    return type(part) in _PLAIN or isinstance(part, (Tensor, np.ndarray))
+
+
 def _names(code: CodeType) -> set[str]:
-    """What a code uses by name, with the codes inside of it."""
-    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+    """What a code uses by name, or may by a text, with the codes inside of it."""
+    texts = {text for text in code.co_consts if isinstance(text, str) and text.replace(".", "").isidentifier()}
+    return texts.union(code.co_names, *(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def _imported(code: CodeType, package: str) -> Iterator[object]:
@@ -247,42 +303,3 @@ def _text_of(module: str) -> bytes | None:
     except (ImportError, ValueError):  # inside of what is no package
         return None
     return Path(source.origin).read_bytes() if source and source.origin and source.has_location else None
-
-
-def _is_installed(path: str) -> bool:
-    return any(path.startswith(folder) for folder in _site_folders())
-
-
-@functools.cache
-def _is_large(package: str) -> bool:
-    """Whether so many modules of a package are loaded that it is known by its files, wherever it lies, as installed ones are."""
-    folder = f"{package}."
-    return sum(name.startswith(folder) for name in list(sys.modules)) > _MOST_MODULES
-
-
-@functools.cache
-def _site_folders() -> tuple[str, ...]:
-    given = (
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-        site.getusersitepackages(),
-        *site.getsitepackages(),
-    )
-    return tuple({_folder(folder) for folder in given})
-
-
-def _folder(path: str) -> str:
-    return os.path.realpath(path) + os.sep
-
-
-@functools.cache
-def _package_digest(name: str, file: str) -> str:
-    """Of the sources of a package, of which ``file`` is one; read once per process."""
-    folder = next((entry for entry in _site_folders() if file.startswith(entry)), "")
-    packages = [Path(folder, name)] if folder else [Path(entry) for entry in sys.modules[name].__path__]
-    sources = [(package, source) for package in packages for source in sorted(package.rglob("*.py"))]
-    digest = hashlib.sha256()
-    for package, source in sources or [(Path(file), Path(file))]:
-        digest.update(os.fsencode(source.relative_to(package.parent)))
-        digest.update(source.read_bytes())
-    return digest.hexdigest()

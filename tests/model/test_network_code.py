@@ -19,7 +19,7 @@ from torch.fx import symbolic_trace
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from backdoor_audit.model import network_code
+from backdoor_audit.model import origins
 from backdoor_audit.model.network_code import network_digest
 
 PLAIN = """
@@ -189,8 +189,8 @@ def test_a_package_of_the_users_own_counts_by_what_is_used_or_as_a_large_one_by_
             (package / f"part_{number}.py").write_text(PLAIN + (text if number else ""))
         with monkeypatch.context() as patched:
             patched.syspath_prepend(package.parent)
-            network_code._is_large.cache_clear()
-            network_code._package_digest.cache_clear()
+            origins.is_large.cache_clear()
+            origins.package_digest.cache_clear()
             digests.append(network_digest(importlib.import_module(f"{package.name}.part_0").Net()))
             for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == package.name]:
                 del sys.modules[loaded]
