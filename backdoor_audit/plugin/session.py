@@ -318,9 +318,9 @@ class AuditSession:
             account = self._agreement.account(self.suite, self.run)
             self.config.workeroutput["backdoor_audit_account"] = account  # type: ignore[attr-defined]
             return
-        self.config.stash[JUDGED] = True
         if self.config.option.collectonly:
             return
+        self.config.stash[JUDGED] = True
         if session.exitstatus == pytest.ExitCode.USAGE_ERROR and not self.recorder.opened:
             self.recorder.put_back()
             return

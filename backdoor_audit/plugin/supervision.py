@@ -22,12 +22,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -79,21 +79,31 @@ class Ending:
         parent, *pipes = os.environ.pop(_PIPES, "").split(",")
         if parent == str(os.getppid()):  # else a variable that somebody has set: the run is supervised as any other
             _become_child(config, *map(int, pipes))
+        asked = _is_audit(config)  # before plugins change what was asked
+        guarded = _guard_exit() if asked and CHANNEL not in config.stash and Ending.running == 1 else None
+        code: int | None = 1
         try:
             code = yield
         except BaseException as error:
             if CHANNEL not in config.stash:
+                judged = config.stash.get(JUDGED, False) and not config.stash.get(REFUSED, False)
+                if isinstance(error, SystemExit) and not error.code and asked and not judged:
+                    raise SystemExit("backdoor_audit: sys.exit(0) of a conftest or plugin passes no model") from None
                 raise
             code = _failed(error, config.stash[CHANNEL])
         finally:
             Ending.running -= 1
+            if guarded and not _is_pytests_own():  # what a program of somebody's own ends with is its matter
+                os._exit = guarded  # type: ignore[assignment]
         if code == 0 and config.stash.get(REFUSED, False):
             code = int(pytest.ExitCode.TESTS_FAILED)
-        if code == 0 and not config.stash.get(JUDGED, False) and _is_audit(config):
+        if code == 0 and not config.stash.get(JUDGED, False) and asked:
             _say("INCONCLUSIVE: an audit was asked for, and pytest ended without one; exit code 1")
             code = int(pytest.ExitCode.TESTS_FAILED)
         if CHANNEL in config.stash:
             _end_child(config, int(code or 0))
+        if guarded and not code:
+            os._exit = guarded  # type: ignore[assignment]
         return code
 
 
@@ -111,9 +121,23 @@ def _may_fork() -> bool:
 
 def _may_start(config: pytest.Config) -> bool:
     """Whether the same command can be started again: this process is pytest's own, and nobody handed objects to it."""
+    return _is_pytests_own() and os.name == "posix" and not config.invocation_params.plugins
+
+
+def _is_pytests_own() -> bool:
     program = sys.argv[0] if sys.argv else ""
-    own = Path(program).name in ("pytest", "py.test") or program.endswith(os.path.join("pytest", "__main__.py"))
-    return own and os.name == "posix" and not config.invocation_params.plugins
+    return Path(program).name in ("pytest", "py.test") or program.endswith(os.path.join("pytest", "__main__.py"))
+
+
+def _guard_exit() -> Callable[[int], NoReturn]:
+    """Let no thread and no handler of a conftest end this process in 0; `os._exit` as it was before."""
+    before, here = os._exit, os.getpid()  # processes that are forked from it end as they want
+
+    def never_zero(status: int) -> NoReturn:
+        before(status or (int(pytest.ExitCode.TESTS_FAILED) if os.getpid() == here else 0))
+
+    os._exit = never_zero
+    return before
 
 
 def split(config: pytest.Config, options: AuditOptions) -> int | None:

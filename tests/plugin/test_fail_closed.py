@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -683,3 +684,26 @@ def test_an_interrupt_that_pytest_does_not_wait_for_any_more_is_one(
     assert "Traceback" not in capsys.readouterr().err
     record = Record.read(project.path / "report" / "audit.json")
     assert "was interrupted before the audit was over" in record.errors["audit"]
+
+
+@pytest.mark.parametrize("end", ["atexit.register", "threading.Timer(0.5, end).start", "threading.Timer(3, end).start"])
+def test_no_handler_or_thread_of_a_conftest_turns_the_exit_code_to_0(
+    project: pytest.Pytester, run: Run, end: str
+) -> None:
+    call = f"{end}()" if "end)" in end else f"{end}(end)"
+    project.makeconftest(f"import atexit, os, threading\n\ndef end():\n    os._exit(0)\n\n{call}\n")
+    assert run("backdoored", process=True).ret != 0
+
+
+@pytest.mark.parametrize("hook", ["pytest_configure(config)", "pytest_collection(session, config=None)"])
+def test_a_plugin_that_makes_the_run_a_list_passes_nothing(project: pytest.Pytester, run: Run, hook: str) -> None:
+    where = "config" if "configure" in hook else "session.config"
+    project.makeconftest(f"def {hook}:\n    {where}.option.collectonly = True\n")
+    assert run("backdoored").ret != 0
+
+
+def test_sys_exit_of_a_plugin_in_the_only_process_passes_nothing(project: pytest.Pytester) -> None:
+    project.makeconftest("import sys\n\ndef pytest_terminal_summary():\n    sys.exit(0)\n")
+    script = "import pytest, threading, time\nthreading.Thread(target=time.sleep, args=(2000,), daemon=True).start()\n"
+    script += f"pytest.main({['--model=backdoored.safetensors', *BASE]})\n"
+    assert project.run(sys.executable, project.makepyfile(script=script)).ret != 0
