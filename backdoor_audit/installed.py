@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -115,8 +116,22 @@ def offered(group: str) -> tuple[metadata.EntryPoint, ...]:
 
 
 def listed() -> list[str]:
-    """Every entry point with its package, in a line; nothing is imported."""
-    return [f"{group} {entry.name} {entry.value} {whose(entry)}" for group in GROUPS for entry in offered(group)]
+    """Every entry point with its package and the digest of its code, in a line; nothing is imported."""
+    return [
+        f"{group} {entry.name} {entry.value} {whose(entry)} {_code_of(entry)}"
+        for group in GROUPS
+        for entry in offered(group)
+    ]
+
+
+def _code_of(entry: metadata.EntryPoint) -> str:
+    try:
+        found = importlib.util.find_spec(entry.module.partition(".")[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        return "unknown"
+    return _of_files(found.submodule_search_locations or (), found.origin or "")
 
 
 def loaded(group: str, taken: Sequence[str], files: Sequence[str] = ()) -> tuple[tuple[Plugin, Any], ...]:
@@ -221,13 +236,19 @@ def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
 def _digest(module: str) -> str:
     """Of the module's file, or of all sources of the package that it is in: a part may use what stands beside it."""
     package = getattr(sys.modules.get(module.partition(".")[0]), "__path__", ())
+    return _of_files(package, str(getattr(sys.modules.get(module), "__file__", "")))
+
+
+def _of_files(folders: Iterable[str], file: str) -> str:
+    """Of all files in the folders of a package, libraries and data too, or of the one file of a module."""
     try:
-        files = [file for folder in package for file in sorted(Path(folder).rglob("*.py"))]
+        found = [entry for folder in folders for entry in sorted(Path(folder).rglob("*"))]
+        files = [entry for entry in found if entry.is_file() and entry.suffix != ".pyc"]
         digest = hashlib.sha256()
-        for file in files or [Path(str(sys.modules[module].__file__))]:
-            digest.update(file.read_bytes())
+        for entry in files or [Path(file)]:
+            digest.update(entry.read_bytes())
         return digest.hexdigest()[:16]
-    except (KeyError, AttributeError, OSError):  # not from a file that can be read
+    except OSError:  # not from a file that can be read
         return "unknown"
 
 

@@ -47,7 +47,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "Audit every MODEL (a file, a Hugging Face folder, or a folder of them) "
         "as `pytest --model` does, and keep the evidence in PLACE, a "
         "folder or an address of fsspec. What is behind -- goes to every gate. Finished audits of the same file, images and "
-        "options are not done again, unless --arch names code of your own. Exit code 0 only if every model passed."
+        "options are not done again, unless --arch names code of your own or pickles may run it. "
+        "Exit code 0 only if every model passed."
     )
     parser.add_argument("models", nargs="*", type=Path, metavar="MODEL", help="model, or a folder of them")
     parser.add_argument("--data", type=os.path.expanduser, metavar="SOURCE", help=help_of("data"))
@@ -177,9 +178,7 @@ def _audit(
     keys = {model.name: key(model, manifest.settings) for model in models}
     left = [model for model in models if not finished(results.job(model.name), keys[model.name], results)]
     if len(left) < len(models) and own_code:
-        print(
-            printable(f"--arch={own_code} is code of your own, which may have changed: finished audits are done again")
-        )
+        print(printable(f"{own_code} runs code of your own, which may have changed: finished audits are done again"))
         left = list(models)
     elif len(left) < len(models):
         print(f"{len(models) - len(left)} of {len(models)} models are audited already")

@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,27 @@ _SECTIONS = {"tox.ini": "pytest", "setup.cfg": "tool:pytest"}
 _WRITTEN = ("--junitxml", "--junit-xml", "--log-file", "--basetemp", "--rootdir", "--confcutdir", "--html")
 """Options of pytest that name what a run writes, or a folder that is only a bound."""
 
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "onnx")
+"""Packages whose code networks are built of."""
+
 _MADE = {"__pycache__", ".pytest_cache", ".git"}
-_IMAGES = ("resize", "channels", "max_images", "seed", "class_names", "class_order", "memory", "reading_time", "arch")
+_READ = (
+    "allow_pickle",
+    "resize",
+    "channels",
+    "max_images",
+    "seed",
+    "class_names",
+    "class_order",
+    "memory",
+    "reading_time",
+    "arch",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all audits of a fleet depend on: ``settings`` is its SHA-256, ``own_code`` an ``--arch`` of the user's own code."""
+    """What all audits of a fleet depend on: ``settings`` is its SHA-256, ``own_code`` the option that runs own code."""
 
     settings: str
     own_code: str
@@ -80,9 +95,10 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
         ],
         "code": code,
         "plugins": listed(),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
     }
     settings = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    return Common(settings, asked.arch if _is_own(asked.arch) else "")
+    return Common(settings, f"--arch={asked.arch}" if _is_own(asked.arch) else "--allow-pickle" * asked.allow_pickle)
 
 
 def key(model: Model, settings: str) -> str:
@@ -143,11 +159,12 @@ def _asked(given: Sequence[str], table: Mapping[str, Any], project: Path) -> Aud
     parser = RaisingParser(add_help=False, allow_abbrev=False)
     parser.where = BEHIND
     for option in OPTIONS:
-        if option.key in _IMAGES:
-            parser.add_argument(option.flag, option.alias, dest=option.key)
+        if option.key in _READ:
+            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if option.switch else {}
+            parser.add_argument(option.flag, option.alias, dest=option.key, **switch)
     known = vars(parser.parse_known_args(list(given))[0])
     line = {name: value for name, value in known.items() if value is not None}
-    return build_options(line, {}, {name: table[name] for name in _IMAGES if name in table}, project)
+    return build_options(line, {}, {name: table[name] for name in _READ if name in table}, project)
 
 
 def _project_options(here: Path) -> list[str]:
@@ -190,6 +207,13 @@ def _named(options: Sequence[str]) -> list[str]:
         whole = (text, text.partition("=")[2], text.removeprefix("@"), text[2:] * text.startswith("-"))
         found += [part for word in whole for part in (word, word.partition("::")[0]) if part and "\0" not in part]
     return sorted({os.path.expanduser(part) for part in found})
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _is_own(arch: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def test_parts_of_other_packages_are_part_of_it(here: Path, monkeypatch: pytest.
     before = settings()
     install(monkeypatch, here / "packages", "raise SystemExit(9)", {"repairs": ("example = repair",)})
     assert settings() != before
+
+
+def test_code_of_other_packages_and_versions_of_libraries_are_part_of_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, here / "packages", "raise SystemExit(9)", {"formats": ("example = format",)})
+    found = {settings()}
+    (here / "packages" / "example_parts.py").write_text("raise SystemExit(8)")
+    found.add(settings())
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9" if name == "torchvision" else version(name))
+    found.add(settings())
+    assert len(found) == 3
 
 
 def test_images_count_by_what_is_read_and_not_by_where(here: Path) -> None:

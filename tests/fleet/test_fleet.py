@@ -131,7 +131,20 @@ def test_finished_work_is_never_taken_where_the_network_is_code_of_ones_own(
             capsys.readouterr()
             assert fleet("a.pt", "b.pt", "--", f"--arch={arch}") == 0
             assert len(asked(place)) == count
-            assert capsys.readouterr().out.count("is code of your own") == (count == 4)
+            assert capsys.readouterr().out.count("runs code of your own") == (count == 4)
+
+
+@pytest.mark.parametrize("option", ["--audit-allow-pickle", "--allow-pickle=true", "[table]"])
+def test_finished_work_is_never_taken_where_pickles_may_run_code(
+    place: Path, models: Models, fleet: Fleet, option: str
+) -> None:
+    models(a="good 0")
+    given = ("--", option) if option != "[table]" else ()
+    if not given:
+        (place / "pyproject.toml").write_text("[tool.backdoor_audit]\nallow_pickle = true\n")
+    for count in (1, 2):
+        assert fleet("a.pt", *given) == 0
+        assert len(asked(place)) == count
 
 
 def test_an_earlier_record_does_not_stand_for_a_model_that_cannot_be_audited_any_more(
