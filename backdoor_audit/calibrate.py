@@ -14,6 +14,7 @@ from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.run import Run
 from backdoor_audit.search.anomaly import MAD_TO_DEVIATION, MIN_CLASSES, SteeringNull, median
+from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
 
 LEAST_MODELS = 10  # Gumbel's two parameters from fewer values are hardly worth the name
@@ -47,7 +48,8 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
             f"models with twins of {len(twins)} kinds ({', '.join(sorted(twins))}); calibrate each kind apart"
         )
     source = f"{len(models)} clean models with {run.clean_set.source}"
-    return fitted(found, classes=classes.pop(), source=source, twins=twins.pop())
+    null = fitted(found, classes=classes.pop(), source=source, twins=twins.pop())
+    return replace(null, code=code_fingerprint())
 
 
 def fitted(

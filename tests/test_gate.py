@@ -34,6 +34,7 @@ from backdoor_audit.run.run import Run
 from backdoor_audit.run.searches import detectors_of
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twins import Twins
+from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Store
 from tests.subjects import toy
 from tests.subjects.detections import margin_row
@@ -290,7 +291,8 @@ def test_a_spent_budget_is_inconclusive_and_never_a_pass() -> None:
 def test_indices_are_calibrated_on_the_reference_that_is_given(tmp_path: Path) -> None:
     """A thousand times wider than any difference between these toys: the detectors with twins flag nothing."""
     fits = {entry.name: (1000.0, 1000.0) for entry in DETECTORS if entry.needs_twins}
-    wide = SteeringNull(fits, classes=8, models=30, source="thirty toys", twins="library")
+    code = code_fingerprint()
+    wide = SteeringNull(fits, classes=8, models=30, source="thirty toys", twins="library", code=code)
     wide.save(tmp_path / "null.json")
     record = audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "null.json"))
     universal = [entry for entry in record.detections if entry["detector"] != "neural_cleanse"]
@@ -298,9 +300,14 @@ def test_indices_are_calibrated_on_the_reference_that_is_given(tmp_path: Path) -
     assert all(entry["reference"].startswith(told) for entry in universal)
     assert max(score["index"] for entry in universal for score in entry["classes"]) < 2
     del fits["stripes"]
-    SteeringNull(fits, classes=8, models=30, source="thirty toys").save(tmp_path / "part.json")
-    with pytest.raises(AuditError, match="nothing about stripes"):
-        audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "part.json"))
+    for more, told in (
+        ({"code": code}, "nothing about stripes"),
+        ({}, "another version"),
+        ({"code": "x"}, "another version"),
+    ):
+        SteeringNull(fits, classes=8, models=30, source="thirty toys", **more).save(tmp_path / "part.json")
+        with pytest.raises(AuditError, match=told):
+            audit(network(backdoored=True), *toy.images(), **STANDARD, reference=str(tmp_path / "part.json"))
 
 
 def test_what_no_detector_of_the_profile_sees_is_told(standard: Callable[..., Audited]) -> None:

@@ -17,6 +17,7 @@ from backdoor_audit.run.kept import Kept
 from backdoor_audit.search.anomaly import SteeringNull, shipped_null
 from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE, TwinRecipe
 from backdoor_audit.search.twins import ALONE, Twins, alone
+from backdoor_audit.source import code_fingerprint
 from backdoor_audit.store import Packed, generator_for
 
 Result = TypeVar("Result")
@@ -38,6 +39,11 @@ class ReferenceTwins:
             return None
         with self.inputs.reading():
             null = SteeringNull.load(Path(self.inputs.options.reference))
+        if null.code != code_fingerprint():
+            raise DataFormatError(
+                f"{self.inputs.options.reference}: measured by another version of backdoor_audit, whose indices may mean "
+                "something else; make it again with backdoor-audit calibrate"
+            )
         missing = [
             entry.name
             for entry in self.inputs.catalogue.ours("detectors")

@@ -134,6 +134,7 @@ class SteeringNull:
     ``source`` says which models, ``twins`` with which kind of twins they were compared, or that there were none (`KINDS`). A
     detector that `ONE_ROW` names measures one value of the whole model, in units of its own. ``spreads`` holds the largest spread
     of the classes that a clean model has shown to a detector, with that many classes and with any number.
+    ``code`` is the fingerprint of the package that measured; empty for the one that ships.
     """
 
     fits: Mapping[str, Annotated[tuple[float, float], Stored(minItems=2, maxItems=2)]]
@@ -145,6 +146,7 @@ class SteeringNull:
     spreads: Annotated[Mapping[str, Annotated[tuple[AtLeast0, AtLeast0], Stored(minItems=2, maxItems=2)]], LATER] = (
         field(default_factory=dict)
     )
+    code: Annotated[str, LATER] = ""
 
     @property
     def alone(self) -> bool:
@@ -242,7 +244,8 @@ def _parsed(stored: Mapping[str, Any]) -> SteeringNull:
     growth = {name: float(value) for name, value in stored.get("growth", {}).items()}
     twins = stored.get("twins", "library")
     spreads = {name: (float(few), float(more)) for name, (few, more) in stored.get("spreads", {}).items()}
-    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], twins, growth, spreads)
+    code = str(stored.get("code", ""))
+    return SteeringNull(fits, stored["classes"], stored["models"], stored["source"], twins, growth, spreads, code)
 
 
 @cache
