@@ -43,7 +43,7 @@ from backdoor_audit.plugin.fixtures import (
 from backdoor_audit.plugin.given import OWN, collects, dest, names_paths, requested, split_arguments
 from backdoor_audit.plugin.outputs import refuse_overlap
 from backdoor_audit.plugin.session import SESSION, AuditSession
-from backdoor_audit.plugin.supervision import CHANNEL, Ending, may_split, split
+from backdoor_audit.plugin.supervision import CHANNEL, GUARDED, Ending, guard_exit, may_split, split
 
 __all__ = [
     "audit_options",
@@ -91,11 +91,14 @@ def pytest_load_initial_conftests(
     """
     if may_audit(early_config, args):
         cores.wait_asleep(os.environ)
+        early_config.stash[GUARDED] = guard_exit()  # before a conftest takes hold of it
     take_back_values(early_config, args, _taken(parser))
     try:
         yield
-    except SystemExit as error:
-        if not error.code and may_audit(early_config, args):
+    except BaseException as error:
+        if (before := early_config.stash.get(GUARDED, None)) is not None:
+            os._exit = before  # type: ignore[assignment]
+        if isinstance(error, SystemExit) and not error.code and may_audit(early_config, args):
             raise SystemExit(
                 "backdoor_audit: INCONCLUSIVE: a conftest or plugin ended pytest before the audit"
             ) from None

@@ -48,6 +48,9 @@ JUDGED = pytest.StashKey[bool]()
 REFUSED = pytest.StashKey[bool]()
 """Whether the run, here or in a second process, did not let the model through."""
 
+GUARDED = pytest.StashKey["Callable[[int], NoReturn]"]()
+"""`os._exit` as it was before `guard_exit`."""
+
 _PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 _exit = os._exit  # as it is before a model's code could replace it
@@ -80,7 +83,10 @@ class Ending:
         if parent == str(os.getppid()):  # else a variable that somebody has set: the run is supervised as any other
             _become_child(config, *map(int, pipes))
         asked = _is_audit(config)  # before plugins change what was asked
-        guarded = _guard_exit() if asked and CHANNEL not in config.stash and Ending.running == 1 else None
+        guarded = config.stash.get(GUARDED, None)
+        if guarded and not asked:
+            os._exit = guarded  # type: ignore[assignment]
+            guarded = None
         code: int | None = 1
         try:
             code = yield
@@ -93,7 +99,9 @@ class Ending:
             code = _failed(error, config.stash[CHANNEL])
         finally:
             Ending.running -= 1
-            if guarded and not _is_pytests_own():  # what a program of somebody's own ends with is its matter
+            if guarded and (
+                Ending.running or not _is_pytests_own()
+            ):  # what a program of somebody's own ends with is its matter
                 os._exit = guarded  # type: ignore[assignment]
         if code == 0 and config.stash.get(REFUSED, False):
             code = int(pytest.ExitCode.TESTS_FAILED)
@@ -129,7 +137,7 @@ def _is_pytests_own() -> bool:
     return Path(program).name in ("pytest", "py.test") or program.endswith(os.path.join("pytest", "__main__.py"))
 
 
-def _guard_exit() -> Callable[[int], NoReturn]:
+def guard_exit() -> Callable[[int], NoReturn]:
     """Let no thread and no handler of a conftest end this process in 0; `os._exit` as it was before."""
     before, here = os._exit, os.getpid()  # processes that are forked from it end as they want
 

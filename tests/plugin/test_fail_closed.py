@@ -691,8 +691,15 @@ def test_no_handler_or_thread_of_a_conftest_turns_the_exit_code_to_0(
     project: pytest.Pytester, run: Run, end: str
 ) -> None:
     call = f"{end}()" if "end)" in end else f"{end}(end)"
-    project.makeconftest(f"import atexit, os, threading\n\ndef end():\n    os._exit(0)\n\n{call}\n")
+    project.makeconftest(f"import atexit, functools, os, threading\n\nend = functools.partial(os._exit, 0)\n{call}\n")
     assert run("backdoored", process=True).ret != 0
+
+
+def test_a_run_inside_another_leaves_the_way_out_of_the_process_as_it_was(run: Run) -> None:
+    before = os._exit
+    assert run("backdoored", "-k", "precondition").ret != 0
+    assert run(None, "--version").ret == 0
+    assert os._exit is before
 
 
 @pytest.mark.parametrize("hook", ["pytest_configure(config)", "pytest_collection(session, config=None)"])
