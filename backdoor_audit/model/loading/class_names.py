@@ -7,6 +7,7 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from backdoor_audit import tensor_file
@@ -39,15 +40,13 @@ _LONGEST_HEADER = 1_000_000  # characters of an entry
 def class_names_of(model: Path) -> tuple[str, ...]:
     """Names from one of `NAMED` in a checkpoint or a safetensors header, else from the ``config.json`` of its folder.
 
-    Empty where there are none, and for a file that cannot be read: loading tells that.
+    Empty where there are none. What cannot be read has none: loading tells that.
     """
     names: tuple[str, ...] = ()
     if os.path.isfile(model):
-        try:
+        with suppress(AuditError, OSError):
             header = tensor_file.header(model)
             names = header_names(header) if header else names_within(checkpoint.content_of(model))
-        except (AuditError, OSError):
-            return ()
     folder = model if os.path.isdir(model) else model.parent
     return names or _in_config(folder / "config.json")
 
