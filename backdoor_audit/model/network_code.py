@@ -65,7 +65,8 @@ def network_digest(module: nn.Module) -> str:
         walk.leave_out(module)
         walk.follow(module)
         walk.follow(list(of_every_network()))
-        walk.follow(list(patched({*walk.packages, "torch"}, walk.is_own)))
+        installed = {name for name, file in walk.packages.items() if is_installed(file)}
+        walk.follow(list(patched({*installed, "torch"}, walk.is_own)))  # a package of one's own has functions of others
         walk.outside.check()
         for name in sorted(walk.packages):
             walk.add(f"package {name} {package_digest(name, walk.packages[name])}")

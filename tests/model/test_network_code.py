@@ -186,13 +186,17 @@ def test_a_package_of_the_users_own_counts_by_what_is_used_or_as_a_large_one_by_
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("\n".join(f"from . import part_{n}" for n in range(modules)))
         for number in range(modules):
-            (package / f"part_{number}.py").write_text(PLAIN + (text if number else ""))
+            (package / f"part_{number}.py").write_text(f"from own_side import side\n{PLAIN}" + (text if number else ""))
+        side = (
+            "import threading\n\nheld = threading.local()\n\ndef side():\n    return held\n"  # what cannot be looked at
+        )
+        (package.parent / "own_side.py").write_text(side)
         with monkeypatch.context() as patched:
             patched.syspath_prepend(package.parent)
             origins.is_large.cache_clear()
             origins.package_digest.cache_clear()
             digests.append(network_digest(importlib.import_module(f"{package.name}.part_0").Net()))
-            for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == package.name]:
+            for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] in (package.name, "own_side")]:
                 del sys.modules[loaded]
     assert digests[0] == digests[1]
     assert (digests[2] == digests[0]) == (modules == 3)
