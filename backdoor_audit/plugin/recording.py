@@ -226,7 +226,7 @@ class Recorder:
 
     def _built(self, run: Run | None, outcomes: Outcomes, expected: Sequence[str], errors: dict[str, str]) -> Record:
         from backdoor_audit.questions.record import build_record
-        from backdoor_audit.run.inputs import settings_of
+        from backdoor_audit.run.settings import settings_of
 
         sections, suite = dict(outcomes.sections), self._suite(run)
         if run is not None and (run.inputs.module is not None or self.options.model):

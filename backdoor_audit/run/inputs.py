@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
@@ -21,14 +21,14 @@ from backdoor_audit import bounds, budget, progress
 from backdoor_audit.catalogue import Catalogue
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AuditError, DataFormatError, EndedEarlyError, ModelFormatError, OptionError
-from backdoor_audit.evidence import Finding, Limits
+from backdoor_audit.evidence import Finding
 from backdoor_audit.installed import summaries
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import LoadedModel, class_names_of, load_model, normalization_of, refuse_other_classes
 from backdoor_audit.model.network_code import network_digest
 from backdoor_audit.model.subject import Subject
-from backdoor_audit.options import AuditOptions, Role, options_with
+from backdoor_audit.options import AuditOptions
 from backdoor_audit.printable import listed
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.audited_files import audited_files, digests
@@ -380,25 +380,9 @@ class Inputs:
         }
 
 
-def settings_of(options: AuditOptions, limits: Limits) -> dict[str, Any]:
-    """Options as a record keeps them, with every limit that findings are judged by.
-
-    Files below the working folder stand without it, as it is another one on the next machine.
-    """
-    stored = {entry.name: getattr(options, entry.name) for entry in fields(options)}
-    stored.update({name: _from_here(stored[name]) for name in options_with(Role.PATH)})
-    stored["limits"] = asdict(limits)
-    return stored
-
-
 def version() -> str:
     """Version of the installed package."""
     try:
         return metadata.version("backdoor-audit")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _from_here(file: str) -> str:
-    here = Path.cwd()
-    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

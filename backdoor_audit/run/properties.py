@@ -25,10 +25,11 @@ from backdoor_audit.properties import (
 )
 from backdoor_audit.run import others
 from backdoor_audit.run.exhibits import exhibit
-from backdoor_audit.run.inputs import Inputs, settings_of
+from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.kept import Kept
 from backdoor_audit.run.reference import ReferenceTwins
 from backdoor_audit.run.searches import Searches
+from backdoor_audit.run.settings import settings_of
 from backdoor_audit.store import Packed, generator_for
 from backdoor_audit.triggers.trigger import AnyTrigger
 

@@ -22,13 +22,14 @@ from backdoor_audit.properties import Counterexample
 from backdoor_audit.run.canaries import CanaryRuns
 from backdoor_audit.run.filters import FilterRuns
 from backdoor_audit.run.flagged import FlaggedTriggers
-from backdoor_audit.run.inputs import Inputs, settings_of
+from backdoor_audit.run.inputs import Inputs
 from backdoor_audit.run.kept import Kept
 from backdoor_audit.run.pictures import Pictures
 from backdoor_audit.run.properties import PropertySearches
 from backdoor_audit.run.reference import ReferenceTwins
 from backdoor_audit.run.repairs import RepairRuns
 from backdoor_audit.run.searches import Searches
+from backdoor_audit.run.settings import settings_of
 from backdoor_audit.store import Store
 
 Result = TypeVar("Result")
