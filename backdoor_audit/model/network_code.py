@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from backdoor_audit.model.origins import is_installed, is_large, is_of_python, package_digest
-from backdoor_audit.model.unfollowed import Outside, is_foreign, of_every_network, patched, refuse_operator
+from backdoor_audit.model.unfollowed import Foreign, Outside, of_every_network, patched, refuse_operator
 
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
 _MOST = 300_000  # values that are followed
@@ -82,6 +82,7 @@ class _Walk:
         self.digest = hashlib.sha256()
         self.packages: dict[str, str] = {}
         self.outside = Outside()
+        self._foreign = Foreign(self.is_own)
         self._seen: dict[int, int] = {}
         self._held: list[object] = []  # or another object could take the place in memory of one that was seen
         self._state: set[int] = set()
@@ -193,7 +194,7 @@ class _Walk:
         if own and type(value) is not type:
             yield type(value)
         for name, part in sorted(vars(value).items()):
-            if name not in _OF_NO_MATTER and (own or _is_set_on(part) or is_foreign(part, self.is_own)):
+            if name not in _OF_NO_MATTER and (own or _is_set_on(part) or self._foreign(part)):
                 yield from (name, part)
 
     def _of_function(self, value: FunctionType) -> Iterator[object]:

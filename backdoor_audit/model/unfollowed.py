@@ -128,25 +128,42 @@ def patched(packages: Collection[str], is_own: Callable[[str, str | None], bool]
         for name, module in sorted(sys.modules.items())
         if name.partition(".")[0] in packages and module is not None
     }
+    foreign = Foreign(is_own)
     for place, held in (*places.items(), ("torch.Tensor", vars(torch.Tensor))):
-        for name, part in sorted(held.items()):
-            if is_foreign(part, is_own):
-                yield from (f"{place}.{name}", part)
+        for name in sorted(name for name, part in held.items() if foreign(part)):
+            yield from (f"{place}.{name}", held[name])
 
 
-def is_foreign(part: object, is_own: Callable[[str, str | None], bool]) -> bool:
-    """Whether a function, or an object that is called like one, is of the user's own code."""
-    while True:  # by its type alone: some objects of libraries warn when anything is asked of them
+class Foreign:
+    """Whether a function, or an object that is called like one, is of the user's own code; modules and types are judged once."""
+
+    def __init__(self, is_own: Callable[[str, str | None], bool]) -> None:
+        self._is_own = is_own
+        self._modules: dict[int, bool] = {}
+        self._types: dict[type, bool] = {}
+
+    def __call__(self, part: object) -> bool:
+        """By its type alone: some objects of libraries warn when anything is asked of them."""
         kind = type(part)
-        if issubclass(kind, functools.partial):
-            part = part.func  # type: ignore[attr-defined]
-        elif issubclass(kind, (MethodType, staticmethod, classmethod)):
-            part = part.__func__  # type: ignore[attr-defined]
-        else:
-            break
-    if kind is FunctionType:
-        known = part.__globals__  # type: ignore[attr-defined]
-        return is_own(str(known.get("__name__")), known.get("__file__"))
-    if issubclass(kind, type) or not hasattr(kind, "__call__"):  # noqa: B004 - as callable() would ask the object
-        return False
-    return is_own(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None))
+        while kind is not FunctionType:
+            if issubclass(kind, functools.partial):
+                part = part.func  # type: ignore[attr-defined]
+            elif issubclass(kind, (MethodType, staticmethod, classmethod)):
+                part = part.__func__  # type: ignore[attr-defined]
+            else:
+                break
+            kind = type(part)
+        if kind is FunctionType:
+            known = part.__globals__  # type: ignore[attr-defined]
+            if id(known) not in self._modules:
+                self._modules[id(known)] = self._is_own(str(known.get("__name__")), known.get("__file__"))
+            return self._modules[id(known)]
+        if kind not in self._types:
+            self._types[kind] = self._is_called(kind) and self._is_own(
+                kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)
+            )
+        return self._types[kind]
+
+    @staticmethod
+    def _is_called(kind: type) -> bool:
+        return not issubclass(kind, type) and hasattr(kind, "__call__")  # noqa: B004 - as callable() would ask the object
