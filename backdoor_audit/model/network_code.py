@@ -57,8 +57,8 @@ def network_digest(module: nn.Module) -> str:
     """SHA-256 of all that decides the scores of a network but the tensors of its state dict.
 
     That is the code of its layers, hooks and functions, with what it uses by name, and what layers hold as plain attributes
-    or as buffers that are not saved. Code of the user's own counts by what it does (a comment does not matter), an installed
-    package by its files. A network that cannot be told in this way, as one that reads a file, has a digest that no other has.
+    or as buffers that are not saved. Code of the user's own counts by what it does and by its file, an installed package by all
+    of its files. A network that cannot be told in this way, as one that reads a file, has a digest that no other has.
     """
     walk = _Walk()
     try:
@@ -86,7 +86,7 @@ class _Walk:
         self._seen: dict[int, int] = {}
         self._held: list[object] = []  # or another object could take the place in memory of one that was seen
         self._state: set[int] = set()
-        self._libraries: set[str] = set()
+        self._files: set[str] = set()
 
     def leave_out(self, module: nn.Module) -> None:
         """What is in the state dict of a network does not count."""
@@ -229,10 +229,13 @@ class _Walk:
         return self._origin(module.__name__, getattr(module, "__file__", None))
 
     def _origin(self, module: str, file: str | None) -> bool:
-        """Whether a module is the user's own; an installed package is noted, and a library of the user's own read."""
+        """Whether a module is the user's own; then its file counts, as code may use names that are put together when it runs.
+
+        An installed package is noted.
+        """
         top, own = module.partition(".")[0], self.is_own(module, file)
-        if own and file is not None and not file.endswith((".py", ".pyc")) and file not in self._libraries:
-            self._libraries.add(file)
+        if own and file is not None and file not in self._files:
+            self._files.add(file)
             self.add(hashlib.sha256(Path(file).read_bytes()).hexdigest())
         of_package = top not in _HAVE_VERSIONS and not own
         if of_package and file is not None and (is_installed(file) or not is_of_python(file)):

@@ -212,6 +212,21 @@ def test_an_import_of_what_is_no_package_makes_no_network_like_no_other(monkeypa
     assert digests[0] == digests[1]
 
 
+def test_code_by_a_name_that_is_put_together_when_it_runs_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = PLAIN.replace("self.layer(brighter(x))", "globals()['_'.join(('far', 'off'))](x)")
+    digests = []
+    for factor in (1, 2, 2):
+        (tmp_path / "own_named.py").write_text(f"{source}\ndef far_off(x):\n    return {factor} * x\n")
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(str(tmp_path))
+            patched.setattr(sys, "dont_write_bytecode", True)
+            digests.append(network_digest(importlib.import_module("own_named").Net()))
+            del sys.modules["own_named"]
+    assert digests[0] != digests[1] == digests[2]
+
+
 class Unreadable:
     @property
     def __dict__(self) -> dict[str, object]:  # type: ignore[override]
