@@ -290,7 +290,7 @@ class NothingSteers(SearchedProperty):
             goals = [goals[row] for row in torch.randperm(len(goals), generator=generator)[:_LOOKED_AT].tolist()]
         if len(goals) > self.classes:
             first = Steering(family=family, steps=2, batch_size=4, step_share=self.step_share, measured=8)
-            margins = first(classifier, searched, measured, goals, generator=generator).margins
+            margins = first(classifier, searched, measured, goals, generator=generator, watched=False).margins
             goals = [goals[row] for row in margins.argsort(descending=True)[: self.classes].tolist()]
         steering = Steering(
             family=family,
@@ -299,7 +299,7 @@ class NothingSteers(SearchedProperty):
             step_share=self.step_share,
             measured=self.measured,
         )
-        return goals, steering(classifier, searched, measured, goals, generator=generator)
+        return goals, steering(classifier, searched, measured, goals, generator=generator, watched=False)
 
 
 def _with(known: Mapping[str, Any], **details: Any) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Refit:
         steering = Steering(family=family, steps=self.steps, batch_size=16, step_share=self.step_share, measured=8)
         own = generator_for(self.random_seed, repr(family))
         goals = [AllToOne(self.target_class)]
-        (trigger,) = steering(self.classifier, self.fitting, self.fitting, goals, generator=own).triggers
+        (trigger,) = steering(self.classifier, self.fitting, self.fitting, goals, generator=own, watched=False).triggers
         assert trigger is not None
         return trigger.in_whole_numbers()
 

@@ -334,6 +334,28 @@ def test_image_passes_are_counted():
     assert steered.image_passes == 8 * 5 * 8 + 8 * (20 + 3 * 20) // 3
 
 
+def test_a_search_that_nobody_watches_finds_the_same_with_fewer_passes():
+    images = []
+    classifier = reader(CHECKED)
+    classifier.module.register_forward_hook(lambda module, given, scores: images.append(len(scores)))
+    steering, seen = Steering(family=Additive(), steps=5, batch_size=8, measured=20), {}
+    for watched in (True, False):
+        images.clear()
+        steered = steering(
+            classifier, bright_rows(), bright_rows(1), goals(CLASSES), generator=seeded(), watched=watched
+        )
+        seen[watched] = steered, sum(images)
+    (full, all_images), (bare, fewer) = seen[True], seen[False]
+    assert all_images - fewer == CLASSES * 3 * 20
+    assert full.image_passes - bare.image_passes == CLASSES * 3 * 20 // 3
+    for found, same in zip(full.triggers, bare.triggers, strict=True):
+        assert torch.equal(found.change, same.change)
+    assert torch.equal(full.margins, bare.margins)
+    assert torch.equal(full.success, bare.success)
+    assert bare.rising.isnan().all()
+    assert not bare.blind.any()
+
+
 @pytest.mark.parametrize("probe", [PROBES[0], PROBES[-1]], ids=["additive", "patchscan"])
 def test_a_network_that_names_one_class_only_cannot_be_steered_to_it(probe):
     constant = Classifier.wrap(
