@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdoor_audit.triggers.drawing import Strategies, Targets, around_zero, classes, contents
-from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger, on_ball, unit
+from backdoor_audit.triggers.family import Family, on_ball, unit
+from backdoor_audit.triggers.kind import AnyTrigger, Part, WrittenTrigger
 from backdoor_audit.triggers.numbers import WHITE, ImageShape, Numbers
 
 

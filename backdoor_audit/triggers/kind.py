@@ -20,13 +20,13 @@ from backdoor_audit import tensor_file
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
 from backdoor_audit.structure import brief
+from backdoor_audit.triggers.family import Family
 from backdoor_audit.triggers.label_rule import OneTarget
 from backdoor_audit.triggers.numbers import ImageShape, Numbers, whole_number
 
 if TYPE_CHECKING:
     from backdoor_audit.triggers.drawing import Strategies
 
-REFERENCE_SIDE = 28  # budgets in pixels are for images of this side and grow with the image
 _MOST_TOLD = 10  # keys in a message
 
 Applied = TypeVar("Applied", bound="AnyTrigger")
@@ -263,54 +263,3 @@ class WrittenTrigger(OneTarget, ABC):
         if len(numbers.shape) != 3 or min(numbers.values) < low or max(numbers.values) > high:
             raise ValueError(f"{name} has shape {numbers.shape}; accepted: three axes of numbers in [{low}, {high}]")
         return numbers
-
-
-class Family(ABC):
-    """Changes with a budget: how to begin, to stamp, to step inside the budget, and to hand over a trigger.
-
-    ``means`` says in words what a change of the family is, ``blind_spot`` what a search for one does not see.
-    """
-
-    __slots__ = ()
-
-    name: ClassVar[str]
-    means: ClassVar[str]
-    blind_spot: ClassVar[str]
-
-    @abstractmethod
-    def initial(self, rows: int, image_shape: ImageShape, generator: torch.Generator) -> Tensor:
-        """Small random parameters (rows, ...), inside the budget."""
-
-    @abstractmethod
-    def stamp(self, parameters: Tensor, images: Tensor) -> Tensor:
-        """Images (rows, n, c, h, w) with the change of their own row."""
-
-    @abstractmethod
-    def stepped(self, parameters: Tensor, direction: Tensor, share: float, image_shape: ImageShape) -> Tensor:
-        """Parameters moved along a direction by a share of the budget, and back into it."""
-
-    @abstractmethod
-    def trigger(self, parameters: Tensor, target_class: int, image_shape: ImageShape) -> AnyTrigger:
-        """The trigger of one row."""
-
-    def moved(self, pixels: int, image_shape: ImageShape) -> Sequence[Family]:
-        """The same family that many pixels up, down, left and right; none for changes of the whole image."""
-        del pixels, image_shape
-        return ()
-
-
-def on_ball(parameters: Tensor, direction: Tensor, share: float, radius: float) -> Tensor:
-    """Each row moved along its direction by that share of the radius, then back onto the ball."""
-    moved = parameters + share * radius * unit(direction)
-    return moved * (radius / length(moved)).clamp_max(1)
-
-
-def length(values: Tensor) -> Tensor:
-    """L2 norm of each row, shaped to divide it; never 0."""
-    norm: Tensor = values.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return norm.view(-1, *[1] * (values.ndim - 1))
-
-
-def unit(values: Tensor) -> Tensor:
-    """Each row at an L2 norm of 1."""
-    return values / length(values)

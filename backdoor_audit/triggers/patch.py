@@ -12,7 +12,8 @@ from torch import Tensor
 
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.triggers.drawing import Strategies, Targets, classes, contents
-from backdoor_audit.triggers.kind import AnyTrigger, Family, Part, WrittenTrigger
+from backdoor_audit.triggers.family import Family
+from backdoor_audit.triggers.kind import AnyTrigger, Part, WrittenTrigger
 from backdoor_audit.triggers.numbers import WHITE, ImageShape, Numbers
 
 

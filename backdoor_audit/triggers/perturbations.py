@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backdoor_audit.triggers.addition import Additive, Smooth, Stripes
-from backdoor_audit.triggers.kind import REFERENCE_SIDE, Family, length, unit
+from backdoor_audit.triggers.family import REFERENCE_SIDE, Family, length, unit
 from backdoor_audit.triggers.patch import Window
 from backdoor_audit.triggers.warp import Warping
 
