@@ -5,12 +5,16 @@ development halves, apart for each kind of twins: the distribution is fitted to 
 classes where one with as many would come near the cut. No rate is reported on them but the cross-validated one that
 this prints: models of one architecture are left out together, the rest is fitted, and those left out are judged by that.
 Writes ``backdoor_audit/search/steering_null.json``, and the cross-validated rates that stand beside every verdict.
+
+With ``--consensus`` only the distribution of `consensus` beside twins of their own is fitted, and what it weighs stays as it
+ships: more models are at hand for that, and those of all three kinds together say how far it goes at the least.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +31,7 @@ from benchmarks.verdicts import Row, classes_of, detections, read_rows
 
 SHIPPED = Path(__file__).parent.parent / "backdoor_audit" / "search" / "steering_null.json"
 RATES = SHIPPED.parents[1] / "measured_rates.json"
+CONSENSUS = Consensus.name
 WHICH = {
     "plain_grey": "clean networks without batch norm for grey images",
     "plain_colour": "clean networks without batch norm for colour images",
@@ -36,7 +41,9 @@ WHICH = {
     "alone_normalised": "clean networks with batch norm, compared without any twins",
 }
 FITTED = 10  # classes
+MANY = 43
 LEAST = 10  # models
+OWN = ("plain_grey", "plain_colour", "normalised")  # kinds of twins of the network's own architecture
 
 
 def compared(row: Row) -> list[Detection]:
@@ -56,14 +63,63 @@ def fit(rows: Sequence[Row], twins: str) -> SteeringNull:
     source = f"{len(rows)} clean models ({', '.join(parts)})"
     null = fitted([compared(row) for row in rows], classes=FITTED, source=source, twins=twins)
     floor = shipped_null("library")
-    fits = {
-        name: max((null, floor), key=lambda entry, name=name: entry.cut(name, FITTED)).fits[name]  # type: ignore[misc]
-        for name in null.fits
-    }
+    fits = {name: _further(name, null, floor).fits[name] for name in null.fits}
     if any(classes_of(row) > FITTED for row in rows):  # how cuts grow was seen
         return replace(null, fits=fits)
     growth = {name: max(null.growth.get(name, 0.0), floor.growth.get(name, 0.0)) for name in fits}
     return replace(null, fits=fits, growth=growth)
+
+
+def _further(name: str, *nulls: SteeringNull) -> SteeringNull:
+    """The one by which a detector may go furthest."""
+    return max(nulls, key=lambda null: null.cut(name, FITTED))
+
+
+def consensus_fit(rows: Sequence[Row], twins: str) -> SteeringNull:
+    """What ships for a kind, with the consensus anew: by the clean models of that kind, or of all kinds, if they go further.
+
+    The floor of the other detectors is no floor here: an excess had no weight when it was measured, so that the mean over
+    families was several times what it is now. With `MANY` classes it still is, as few such models are at hand.
+    """
+    shipped = shipped_null(twins)
+    fits = []
+    for some in ([row for row in rows if row["twins"] == twins], rows):
+        if len(some) >= LEAST:
+            largest = {CONSENSUS: [mean for row in some if (mean := consensus_of(row)) is not None]}
+            fits.append(SteeringNull.fit(largest, classes=FITTED, models=len(some), source=shipped.source, twins=twins))
+    further = _further(CONSENSUS, *fits)
+    anew = replace(shipped, fits={**shipped.fits, CONSENSUS: further.fits[CONSENSUS]}, growth={})
+    least = shipped_null("library").cut(CONSENSUS, MANY) - anew.cut(CONSENSUS, MANY)
+    return replace(anew, growth={**shipped.growth, CONSENSUS: max(0.0, least / math.log(MANY / FITTED))})
+
+
+def consensus_of(row: Row) -> float | None:
+    """The furthest that the families lead together to one class, in shares of what is an outlier for each."""
+    means = Consensus().means(compared(row), shipped_null(row["twins"])).values()
+    return max((mean for mean in means if mean is not None), default=None)
+
+
+def fit_consensus(known: Sequence[Row], stored: dict[str, Any]) -> None:
+    """Print the cuts of the consensus, and whom it flags when their architecture is left out; where nobody, ``stored`` gets it."""
+    rows = [row for row in known if row["twins"] in OWN and len(compared(row)[0].scores) == FITTED]
+    for twins in OWN:
+        null, own = consensus_fit(rows, twins), [row for row in rows if row["twins"] == twins]
+        cuts = " in place of ".join(f"{entry.cut(CONSENSUS, FITTED):.2f}" for entry in (null, shipped_null(twins)))
+        print(f"{twins}: {CONSENSUS}: index 2 is {cuts} of an outlier, from {len(own)} of {len(rows)} clean models")
+        alarms = [row["name"] for row in own if _flagged_by_consensus(row, rows)]
+        rate = Rate(len(alarms), len(own))
+        print(f"{twins}: left out of the fit, {rate.hits} of {rate.n} are flagged = {rate:.1%} {rate.interval}")
+        print("".join(f"  {name}\n" for name in alarms), end="")
+        if not alarms:
+            stored[twins]["fits"][CONSENSUS] = list(null.fits[CONSENSUS])
+            stored[twins]["growth"][CONSENSUS] = null.growth[CONSENSUS]
+
+
+def _flagged_by_consensus(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether the consensus flags a model when neither it nor its architecture is in the fit."""
+    key = row["data"], row["architecture"]
+    null = consensus_fit([entry for entry in rows if (entry["data"], entry["architecture"]) != key], row["twins"])
+    return null.index(CONSENSUS, consensus_of(row) or 0.0, FITTED) > CALIBRATED_LIMIT
 
 
 def _made_by(rows: Sequence[Row]) -> str:
@@ -129,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, nargs="+", help="what benchmarks.verdicts gathered")
     parser.add_argument("--write", action="store_true", help="replace the distributions that ship")
+    parser.add_argument("--consensus", action="store_true", help="that of consensus beside twins of their own alone")
     options = parser.parse_args()
     known = [
         row
@@ -137,6 +194,11 @@ def main() -> None:
         if not row["attack"] and row["half"] == "development" and not row["unmet"]
     ]
     stored: dict[str, Any] = json.loads(SHIPPED.read_text())
+    if options.consensus:
+        fit_consensus(known, stored)
+        if options.write:
+            write_text(SHIPPED, json.dumps(stored, indent=1) + "\n")
+        return
     rates: list[dict[str, Any]] = []
     measured = []
     few = {}
