@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -46,7 +47,16 @@ A finding is judged by a number beside its limit. `--audit-limit NAME=VALUE` set
 
 COMMANDS_INTRODUCTION = """\
 The gate is `pytest --model=PATH`. `backdoor-audit` does what is beside it. It ends with 0, with 1 if a command did its
-work and the answer is bad (`repair`: nothing held; `compare`: something is worse), and with 4 for wrong usage."""
+work and the answer is bad (`repair`: nothing held; `compare`: something is worse; `fleet`: a model did not pass), and
+with 4 for wrong usage."""
+
+SHARED_INTRODUCTION = """\
+These mean the same in every command that has them. The tables below name them, and leave out what they are."""
+
+SHARED_TITLE = "Arguments of several commands"
+SHARED_ANCHOR = "arguments-of-several-commands"
+SEVERAL = 3
+"""Commands that have an argument with the same words; from so many on it is told once."""
 
 
 def options_page() -> str:
@@ -72,16 +82,26 @@ def limits_page() -> str:
 
 def commands_page() -> str:
     """All commands of ``backdoor-audit``, with their arguments."""
+    parsers = {command: parser_of(command) for command in COMMANDS}
+    rows = {command: _arguments(parser) for command, parser in parsers.items()}
+    counts = Counter(row for each in rows.values() for row in each)
+    shared = {row: count for row, count in counts.items() if count >= SEVERAL}
     parts = [COMMANDS_INTRODUCTION]
-    for command in COMMANDS:
-        parser = parser_of(command)
-        said = [parser.description or f"{command.HELP[0].upper()}{command.HELP[1:]}."]
-        rows = [
-            (_names(action), (action.help or "") % vars(action))
-            for action in parser._actions
-            if action.dest != "help" and action.help != argparse.SUPPRESS
-        ]
-        parts += [f"## `backdoor-audit {command.NAME}`", *said, _table(("argument", "what it is"), rows)]
+    parts.append(
+        _table(
+            ("command", "what it does"), [(f"[`{entry.NAME}`](#{_anchor(entry)})", entry.HELP) for entry in COMMANDS]
+        )
+    )
+    for command, parser in parsers.items():
+        said = parser.description or f"{command.HELP[0].upper()}{command.HELP[1:]}."
+        own = [row for row in rows[command] if row not in shared]
+        parts += [f"## `backdoor-audit {command.NAME}`", said]
+        parts += [_table(("argument", "what it is"), own)] if own else []
+        others = ", ".join(
+            name.replace(", needed", " (needed)") for name, what in rows[command] if (name, what) in shared
+        )
+        parts.append(f"And, [as other commands](#{SHARED_ANCHOR}): {others}.")
+    parts += [f"## {SHARED_TITLE}", SHARED_INTRODUCTION, _table(("argument", "what it is"), list(shared))]
     return _page("Commands", *parts)
 
 
@@ -90,6 +110,19 @@ PAGES: dict[str, Callable[[], str]] = {
     "limits.md": limits_page,
     "commands.md": commands_page,
 }
+
+
+def _arguments(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Every argument with what it is, as the page shows them."""
+    return [
+        (_names(action), (action.help or "") % vars(action))
+        for action in parser._actions
+        if action.dest != "help" and action.help != argparse.SUPPRESS
+    ]
+
+
+def _anchor(command: Command) -> str:
+    return f"backdoor-audit-{command.NAME}"
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:

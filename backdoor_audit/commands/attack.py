@@ -57,11 +57,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="epochs of training (default: %(default)s)",
     )
-    parser.add_argument("--learning-rate", type=float, default=0.03, metavar="X", help="(default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=argument(whole_number(0)), default=64, metavar="N", help="(default: %(default)s)"
+        "--learning-rate", type=float, default=0.03, metavar="X", help="of training (default: %(default)s)"
     )
-    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=argument(whole_number(0)),
+        default=64,
+        metavar="N",
+        help="images in a step of training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--optimizer", choices=("sgd", "adamw"), default="sgd", help="of training (default: %(default)s)"
+    )
     parser.add_argument(
         "--held-out", type=float, default=0.2, metavar="SHARE", help="share of the images to prove it on (default: 0.2)"
     )

@@ -34,7 +34,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "again. MODEL itself is not changed. Exit code 1 if nothing was written: no method held, or no trigger was found. "
         "Without --store, the work that a gate run left in this folder's pytest cache is used."
     )
-    parser.add_argument("model", metavar="MODEL", help=help_of("model"))
+    parser.add_argument(
+        "model", metavar="MODEL", help="model to repair: a file or a Hugging Face folder, as the gate takes it"
+    )
     declare_data(parser)
     parser.add_argument(
         "--method",

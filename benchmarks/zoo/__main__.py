@@ -2,7 +2,7 @@
 
 ``build`` trains every subject that is missing, or whose settings changed, and goes on where a stopped build was. ``table``
 prints what ``zoo.json`` holds. ``check`` loads every file again and measures its rates anew. With ``--population`` all
-three mean the larger set that is not committed, only its table, ``population.json``; build it in about two hours. With
+three mean the larger set that is not committed, only a table of it, ``population.json``; it takes hours to build. With
 ``--full-size`` they mean the networks of ordinary size that repairs are measured on (`benchmarks.zoo.full_size`). ``DIR`` holds
 ``cifar10_train_25k.npz``, ``cifar10_test.npz``, ``gtsrb32_train.npz`` and ``gtsrb32_test.npz`` (``images`` uint8,
 ``labels``), or torchvision's copies.

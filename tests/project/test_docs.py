@@ -43,7 +43,7 @@ README = ROOT / "README.md"
 GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 LANGUAGES = {"sh", "python", "toml", "yaml", "json", "text"}
 MEMBERS = {"{toctree}", "{include}", "{eval-rst}"}
-PLAIN = {"ruff", "mypy", "exit", "echo", "export", ".", ".ci/run"}
+PLAIN = {"ruff", "mypy", "exit", "echo", "export", "mkdir", ".", ".ci/run"}
 OTHERS = {
     "--cache-show",
     "--check",

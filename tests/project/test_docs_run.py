@@ -50,6 +50,7 @@ PARSED = {
     "backdoor-audit calibrate --clean-models DIR --data images/ --out reference.json": MINUTES,
     "backdoor-audit references model.safetensors --data images/ --out twins.safetensors": MINUTES,
     "backdoor-audit repair model.safetensors --data images/ --out fixed.safetensors": MINUTES,
+    "backdoor-audit repair fixtures/models/badnets.safetensors --data fixtures/fashion_mnist.npz --out fixed.safetensors": MINUTES,
     "backdoor-audit fleet 'models/*.safetensors' --data images/ --out fleet/ -- --audit-profile=quick": MINUTES,
     "backdoor-audit fleet models/ --data=images/ --out=fleet/": MINUTES,
     "backdoor-audit fleet --from fleet/": "needs the results of a fleet; tests/fleet/ runs it on small ones",
@@ -61,6 +62,8 @@ PARSED = {
     "export 'OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK'": "needs a cluster",
     "pytest --audit --data=images/ --normalization=imagenet": MINUTES,
     "pytest --model=model.safetensors": MINUTES,
+    "pytest --model=model.safetensors --data=images/": MINUTES,
+    "pytest --model=model.safetensors --data=images/ --audit-profile=quick": MINUTES,
     "pytest --model=model.safetensors --data=images/ --arch=torchvision:resnet18 --normalization=imagenet --resize=224": MINUTES,
     "pytest --model=model.safetensors --data=images/ --arch=torchvision:resnet18 --normalization=imagenet --resize=224 "
     "-k precondition": MINUTES,
@@ -90,6 +93,7 @@ PARSED = {
     "pip install 'backdoor-audit[fleet]'": "needs a network",
     "python -m venv .venv": "makes an environment; .ci/run makes one",
     ". .venv/bin/activate": "is about the shell that it is typed into",
+    "mkdir backdoor-audit-corpus": "is about the folder that the reader is in",
     "echo '$?'": "is about the shell that it is typed into",
 }
 """Commands that `test_docs.py` checks against the parser of their program alone, and why."""
