@@ -45,12 +45,14 @@ PARSED = {
     "backdoor-audit attack small_resnet --data=fixtures/fashion_mnist.npz --attack=wanet --epochs=10 "
     "--out=warped.safetensors": MINUTES,
     "pytest --model=poisoned.safetensors --data=fixtures/fashion_mnist.npz --report=poisoned-report": MINUTES,
+    "pytest --model=warped.safetensors --data=fixtures/fashion_mnist.npz --report=warped-report": MINUTES,
     "pytest --model=poisoned.safetensors --data=fixtures/fashion_mnist.npz --audit-trigger=poisoned.trigger.safetensors "
     "--report=poisoned-report": MINUTES,
     "backdoor-audit calibrate --clean-models DIR --data images/ --out reference.json": MINUTES,
     "backdoor-audit references model.safetensors --data images/ --out twins.safetensors": MINUTES,
     "backdoor-audit repair model.safetensors --data images/ --out fixed.safetensors": MINUTES,
-    "backdoor-audit repair fixtures/models/badnets.safetensors --data fixtures/fashion_mnist.npz --out fixed.safetensors": MINUTES,
+    "backdoor-audit repair fixtures/models/badnets.safetensors --data fixtures/fashion_mnist.npz "
+    "--out fixed.safetensors": MINUTES,
     "backdoor-audit fleet 'models/*.safetensors' --data images/ --out fleet/ -- --audit-profile=quick": MINUTES,
     "backdoor-audit fleet models/ --data=images/ --out=fleet/": MINUTES,
     "backdoor-audit fleet --from fleet/": "needs the results of a fleet; tests/fleet/ runs it on small ones",

@@ -1,6 +1,8 @@
 """Who may import whom, read from the source."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -194,3 +196,13 @@ def test_what_pytest_loads_in_every_run_does_not_import_torch(module):
     """`pytest --help` in a project that has this installed must stay fast."""
     code = f"import sys, {NAME}.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_table_of_rooms_has_every_module_from_low_to_high():
+    """ARCHITECTURE.md shows the same layers, some of them in one row."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = page.partition("| rooms |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [re.findall(r"`(\w+)/?`", row.split("|")[1]) for row in rows]
+    assert sorted(RANK) == sorted(unit for units in named for unit in units)
+    ranks = [[RANK[unit] for unit in units] for units in named]
+    assert all(max(lower) <= min(higher) for lower, higher in itertools.pairwise(ranks))
