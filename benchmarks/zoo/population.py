@@ -1,4 +1,4 @@
-"""More than 300 further subjects, trained as strangers train: what error rates of few per cent are measured on.
+"""More than 400 further subjects, trained as strangers train: what error rates of few per cent are measured on.
 
 Only their table is committed; ``python -m benchmarks.zoo build --population`` trains them.
 """
