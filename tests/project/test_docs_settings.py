@@ -11,6 +11,7 @@ import pytest
 
 from backdoor_audit.attacks import ATTACKS
 from backdoor_audit.canary import CANARIES
+from backdoor_audit.data.reading import Reading
 from backdoor_audit.detectors import DETECTORS
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.properties import PROPERTIES
@@ -183,6 +184,43 @@ def of_repairs() -> Iterator[tuple[Path, str]]:
     yield ITEMS, f"in which nothing was flagged, at most {limits.harmless_drop:g}"
 
 
+def of_bounds() -> Iterator[tuple[Path, str]]:
+    """What reading may take: shares of the memory bound, and counts."""
+    page = DOCS / "reference" / "bounds.md"
+    memory, seconds = of("bounds", "MEMORY"), of("bounds", "SECONDS")
+    yield page, f"| {memory / 2**30:.0f} GiB | `--audit-memory=SIZE`"
+    yield page, f"| {seconds / 60:.0f} minutes | `--audit-reading-time=TIME`"
+    pickle = memory // of("model.loading.checkpoint", "_PICKLE_PER_BYTE") / 1e6
+    steps = memory // of("model.loading.pickled", "_PER_STEP")
+    yield page, f"| {pickle:.0f} MB; {steps:,} |"
+    header = memory / of("tensor_file", "_PER_HEADER_BYTE") / 1e6
+    members = memory / of("model.loading.archive", "_PER_DIRECTORY_BYTE") / 1e6
+    yield page, f"| {header:.0f} MB; {members:.0f} MB |"
+    yield page, f"about {memory / 2 / of('data.pictures', '_PER_PIXEL') / 1e6:.0f} megapixels"
+    picture = memory / of("data.pictures", "_FILE_SHARE") / 1e6
+    yield page, f"| {picture:.0f} MB; {Reading.begun('').picture_seconds:g} s |"
+    yield page, f"| 0 to {of('data.clean_set', 'MOST_CLASSES') - 1:,} |"
+    counts = (of("data.folder", "_DEEPEST"), of("data.pictures", "_MOST_SCANS"), of("data.pictures", "_MOST_EXIF"))
+    yield page, f"| {counts[0]}; {counts[1]}, {counts[2]}; {of('option_texts', 'MOST_SIDE'):,} px |"
+    yield page, f"| {of('files', '_DEEPEST')}; {memory // of('files', '_PER_BYTE') / 1e6:.0f} MB |"
+
+
+def of_formats() -> Iterator[tuple[Path, str]]:
+    """Which files are read, as far as numbers say so."""
+    page = DOCS / "formats.md"
+    known, newest = of("model.loading.onnx_opset", "_KNOWN"), of("model.loading.onnx_opset", "_NEWEST")
+    yield page, f"Operator sets {known + 1} to {newest} are written down in set {known}"
+    yield page, f"lacks up to {WORDS[of('model.loading.placing', '_FEW_LACKING')]} of the network's tensors"
+    yield IMAGES, f"up to {of('data.folder', '_DEEPEST')} folders deep"
+    yield INPUTS, f"Numbers beyond {of('model.loading.header', 'LARGEST_NUMBER'):g} are refused"
+    yield DOCS / "fleet.md", f"at or below {of('fleet.outcome', 'FALSE_DISCOVERIES')} are suspicious"
+    yield DOCS / "how-to" / "time.md", f"says so every {of('plugin.pace', 'EVERY'):g} s"
+    assert of("plugin.pace", "_LONG") == 600
+    yield DOCS / "how-to" / "time.md", "Above ten minutes it says what would help"
+    least = of("calibrate", "LEAST_MODELS")
+    yield DOCS / "how-to" / "calibrate.md", f"With {WORDS[least]} or more clean models of your own"
+
+
 def of_the_zoo() -> Iterator[tuple[Path, str]]:
     """How many attacks and architectures there are."""
     assert (len(ATTACKS), len(NETWORKS)) == (20, 6)
@@ -199,6 +237,8 @@ def of_the_zoo() -> Iterator[tuple[Path, str]]:
         of_properties,
         of_canaries,
         of_repairs,
+        of_bounds,
+        of_formats,
         of_the_zoo,
     ],
 )
