@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +14,18 @@ from backdoor_audit.attacks import ATTACKS
 from backdoor_audit.canary import CANARIES
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.detectors import DETECTORS
+from backdoor_audit.filters import FILTERS
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.properties import PROPERTIES
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repair import AIM, PREFERRED
-from backdoor_audit.search.anomaly import CALIBRATED_LIMIT, DETECTORS_IN_A_RUN, FALSE_ALARM_RATE, LEAST_DEVIATION
+from backdoor_audit.search.anomaly import (
+    CALIBRATED_LIMIT,
+    DETECTORS_IN_A_RUN,
+    FALSE_ALARM_RATE,
+    LEAST_DEVIATION,
+    MIN_CLASSES,
+)
 from backdoor_audit.search.racing import RACE
 from backdoor_audit.search.twin_recipe import LIBRARY, OWN_ARCHITECTURE
 from backdoor_audit.search.twins import KINDS
@@ -205,6 +213,18 @@ def of_bounds() -> Iterator[tuple[Path, str]]:
     yield page, f"| {of('files', '_DEEPEST')}; {memory // of('files', '_PER_BYTE') / 1e6:.0f} MB |"
 
 
+def of_fleets() -> Iterator[tuple[Path, str]]:
+    """Which files are models there, and what an audit depends on."""
+    page = DOCS / "fleet.md"
+    *ends, last = (f"`{suffix}`" for suffix in of("model.loading.formats", "SUFFIXES"))
+    yield page, f"Files in it end with {', '.join(ends)} or {last};"
+    *files, last = (f"`{name}`" for name in of("fleet.depends", "_PROJECT"))
+    yield page, f"* {', '.join(files)} and {last} of the working folder and those above it;"
+    *libraries, last = of("fleet.depends", "_LIBRARIES")
+    yield page, f"the version of {', '.join(libraries)} or {last}"
+    yield page, f"at or below {of('fleet.outcome', 'FALSE_DISCOVERIES')} are suspicious"
+
+
 def of_formats() -> Iterator[tuple[Path, str]]:
     """Which files are read, as far as numbers say so."""
     page = DOCS / "formats.md"
@@ -213,7 +233,14 @@ def of_formats() -> Iterator[tuple[Path, str]]:
     yield page, f"lacks up to {WORDS[of('model.loading.placing', '_FEW_LACKING')]} of the network's tensors"
     yield IMAGES, f"up to {of('data.folder', '_DEEPEST')} folders deep"
     yield INPUTS, f"Numbers beyond {of('model.loading.header', 'LARGEST_NUMBER'):g} are refused"
-    yield DOCS / "fleet.md", f"at or below {of('fleet.outcome', 'FALSE_DISCOVERIES')} are suspicious"
+    yield IMAGES, f"## Two to {WORDS[MIN_CLASSES - 1]} classes"
+    (rejected,) = {100 * entry.false_positive_rate for entry in FILTERS}
+    yield ITEMS, f"a filter in front of the model that rejects {rejected:.0f} % of clean images"
+    yield DOCS / "gate.md", f"`GOMP_SPINCOUNT={of('cores', '_SPINS')}`"
+    python = re.search(r'requires-python = ">=([\d.]+)"', text_of(ROOT / "pyproject.toml"))
+    assert python
+    yield README, f"with Python {python[1]} or later"
+    yield DOCS / "tutorials" / "first-verdict.md", f"You need Python {python[1]} or later"
     yield DOCS / "how-to" / "time.md", f"says so every {of('plugin.pace', 'EVERY'):g} s"
     assert of("plugin.pace", "_LONG") == 600
     yield DOCS / "how-to" / "time.md", "Above ten minutes it says what would help"
@@ -238,6 +265,7 @@ def of_the_zoo() -> Iterator[tuple[Path, str]]:
         of_canaries,
         of_repairs,
         of_bounds,
+        of_fleets,
         of_formats,
         of_the_zoo,
     ],
