@@ -100,7 +100,7 @@ def consensus_of(row: Row) -> float | None:
 
 
 def fit_consensus(known: Sequence[Row], stored: dict[str, Any]) -> None:
-    """Print the cuts of the consensus, and whom it flags when their architecture is left out; where it is nobody, store the fit."""
+    """Print the cuts of the consensus, and whom it flags with their architecture left out; where nobody, store the fit."""
     rows = [row for row in known if row["twins"] in OWN and len(compared(row)[0].scores) == FITTED]
     for twins in OWN:
         null, own = consensus_fit(rows, twins), [row for row in rows if row["twins"] == twins]
