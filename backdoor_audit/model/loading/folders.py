@@ -14,6 +14,7 @@ from backdoor_audit.printable import printable
 CONFIG = "config.json"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
+ADAPTER = "adapter_config.json"
 INDEX = ".index.json"
 WEIGHTS = tuple(name for whole in WHOLE for name in (whole, whole + INDEX))
 """What names the weights, in the order in which transformers looks for it: one file, or the index of several."""
@@ -28,9 +29,14 @@ _MOST_PARTS = 64
 _MOST_ENTRIES = 1000  # of a folder in which checkpoints are looked for
 
 
+def all_weights_in(folder: Path) -> list[Path]:
+    """Every file of weights, or index of several."""
+    return [folder / name for name in WEIGHTS if (folder / name).is_file()]
+
+
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights, or the index of several."""
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    """The file of weights, or the index of several, that transformers takes."""
+    return next(iter(all_weights_in(folder)), None)
 
 
 def files_of(folder: Path) -> tuple[Path, ...]:

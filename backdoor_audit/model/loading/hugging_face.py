@@ -16,7 +16,17 @@ from backdoor_audit.files import UnreadableError, refuse_special
 from backdoor_audit.model.loading import checkpoint, safetensors_file
 from backdoor_audit.model.loading.architecture import TRANSFORMERS, architecture_of
 from backdoor_audit.model.loading.containers import Candidate, candidates
-from backdoor_audit.model.loading.folders import CONFIG, INDEX, PREPROCESSORS, WHOLE, json_of, parts_by_file, weights_in
+from backdoor_audit.model.loading.folders import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    PREPROCESSORS,
+    WHOLE,
+    all_weights_in,
+    json_of,
+    parts_by_file,
+    weights_in,
+)
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.placing import Source, place
 from backdoor_audit.model.loading.preprocessing import hints_of_timm, hints_of_transformers, takes_blue_first
@@ -25,6 +35,8 @@ from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.model.loading.timm_network import configured_name, is_named, refuse_other_pool
 from backdoor_audit.model.loading.transformers_network import transformers_network
 from backdoor_audit.printable import printable
+
+_POINTER = b"version https://git-lfs"
 
 
 def _recognises(asked: Asked) -> bool:
@@ -39,7 +51,8 @@ def _read(asked: Asked) -> Network:
         raise ModelFormatError(f"neither {' nor '.join(WHOLE)} is in the folder any more")
     config = json_of(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     preprocessor = next((json_of(folder / name) for name in PREPROCESSORS if (folder / name).is_file()), {})
-    tensors = _of_parts(weights) if weights.name.endswith(INDEX) else _tensors(weights)
+    tensors = _weights(weights)
+    _refuse_others(folder, weights, tensors)
     if "model_type" in config and not asked.arch:
         hints = hints_of_transformers(config, preprocessor)
         found, notes = transformers_network(config, as_float32(tensors), flipped=takes_blue_first(preprocessor))
@@ -82,6 +95,45 @@ def _timm_or_torchvision(config: Mapping[str, Any]) -> str:
         if average and name in models.list_models(module=models):
             return f"torchvision:{name}"
     return named
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    return _of_parts(file) if file.name.endswith(INDEX) else _tensors(file)
+
+
+def _refuse_others(folder: Path, weights: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ModelFormatError` if the folder is another network to some of those that load it: which of them is shipped?"""
+    if (folder / ADAPTER).exists():
+        raise ModelFormatError(
+            f"{ADAPTER} beside {weights.name}: transformers loads the network that it names, with an adapter; merge them, "
+            "model.merge_and_unload().save_pretrained(...), or remove it"
+        )
+    used = as_float32(tensors)
+    for other in all_weights_in(folder):
+        if other == weights or _is_pointer(other):
+            continue
+        try:
+            found = as_float32(_weights(other))
+        except ModelFormatError as error:
+            raise ModelFormatError(
+                f"{other.name} beside {weights.name}: {error}; remove it if it is not shipped"
+            ) from None
+        names = {name for held in (used, found) for name, tensor in held.items() if tensor.is_floating_point()}
+        apart = [
+            name for name in sorted(names) if not (name in used and name in found and used[name].equal(found[name]))
+        ]
+        if apart:
+            raise ModelFormatError(
+                f"{weights.name} and {other.name} hold different weights ({len(apart)} of {len(names)} tensors, as "
+                f"{apart[0][:80]}); remove the "
+                "one that is not shipped"
+            )
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether Git has left a note of a large file in its place."""
+    with file.open("rb") as opened:
+        return opened.read(len(_POINTER)) == _POINTER
 
 
 def _of_parts(index: Path) -> dict[str, Tensor]:

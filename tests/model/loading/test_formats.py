@@ -541,6 +541,40 @@ def test_weights_of_a_folder_that_leave_a_choice_are_refused(content, said, tmp_
     assert refusal(tmp_path).startswith(said)
 
 
+def folder_of(path, **files):
+    """A folder for `small_cnn`, with weights under these names."""
+    (path / "config.json").write_text("{}")
+    for name, given in files.items():
+        state = {key: value.contiguous() for key, value in given.items()}
+        kind = "bin" if name == "pytorch_model" else "safetensors"
+        (save_file if kind == "safetensors" else torch.save)(state, path / f"{name}.{kind}")
+
+
+def test_two_files_of_weights_in_a_folder_are_one_network_or_refused(tmp_path):
+    one = network().state_dict()
+    folder_of(tmp_path, model=one, pytorch_model=one)
+    assert load_model(tmp_path, arch="small_cnn").module is not None
+    name = next(key for key in one if key.endswith("weight"))
+    floats = sum(tensor.is_floating_point() for tensor in one.values())
+    folder_of(tmp_path, pytorch_model={**one, name: one[name] + 1e-3})
+    assert refusal(tmp_path) == (
+        f"model.safetensors and pytorch_model.bin hold different weights (1 of {floats} tensors, as {name}); remove the "
+        "one that is not shipped"
+    )
+    folder_of(tmp_path, pytorch_model={key: value for key, value in one.items() if key != name})
+    assert "hold different weights (1 of " in refusal(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert load_model(tmp_path, arch="small_cnn").module is not None
+
+
+def test_an_adapter_in_a_folder_is_no_part_that_goes_unaudited(tmp_path):
+    folder_of(tmp_path, model=network().state_dict())
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    assert refusal(tmp_path).startswith(
+        "adapter_config.json beside model.safetensors: transformers loads the network that it names"
+    )
+
+
 VIT = {
     "model_type": "vit",
     "architectures": ["ViTForImageClassification"],
