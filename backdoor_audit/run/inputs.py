@@ -289,7 +289,8 @@ class Inputs:
     def unmet(self) -> str:
         """Why nothing that is found on this model means anything, or an empty string."""
         try:
-            return preconditions.unmet(list(self.preconditions.values()))
+            found = self.preconditions.values()
+            return preconditions.unmet([finding for finding in found if finding.statistic != preconditions.UNSEEN])
         except EndedEarlyError as error:
             return str(error)
 
@@ -300,8 +301,8 @@ class Inputs:
             repr((self.classifier.architecture, self.classifier.mean, self.classifier.std)).encode()
         )
         for name, tensor in self.classifier.module.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor):  # what else layers hold is in the digest of the code
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from backdoor_audit.evidence import Finding, Verdict, inconclusive, passed
 from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.own_code import own_code
+from backdoor_audit.model.ways import unseen_way
 from backdoor_audit.printable import printable
 from backdoor_audit.run.class_order import begins_at_one, class_order
 from backdoor_audit.run.input_ranges import alternatives
@@ -23,6 +24,9 @@ from backdoor_audit.run.steadiness import REPEATED_IMAGES, REPEATS, deterministi
 
 MIN_IMAGES = 100  # below this, trigger sizes are mostly noise
 MIN_PER_CLASS = 2  # one to search on, one held out
+UNSEEN = "unseen_way"
+"""Statistic of what no search sees, beside which searches see the rest."""
+
 _SURE = 0.5  # what a trained sigmoid gives the class of an image
 _SLOW = 120  # seconds that the preconditions may take before that is worth a line
 
@@ -75,7 +79,7 @@ def scores_are_logits(classifier: Classifier, clean: CleanSet, min_accuracy: flo
 
 
 def input_gradient(classifier: Classifier, clean: CleanSet, min_accuracy: float) -> Finding:
-    """A gradient reaches the pixels; without one no trigger can be searched."""
+    """A gradient reaches the pixels, on every way by which they reach the scores; without one no trigger can be searched."""
     del min_accuracy
     images = clean.images[:32].to(classifier.device).requires_grad_()
     with torch.enable_grad(), own_code("in its backward pass"):
@@ -87,6 +91,12 @@ def input_gradient(classifier: Classifier, clean: CleanSet, min_accuracy: float)
     gradient = images.grad
     if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
         return inconclusive("input_gradient", "the gradient at the images is zero or not finite; scores may be rounded")
+    probed = clean.images[:2].to(classifier.device)
+    if way := unseen_way(classifier.module, lambda: classifier(probed), probed):
+        return inconclusive(
+            UNSEEN,
+            f"{way}, where a trigger may be that no search sees; read the network's code (or graph), and take it out",
+        )
     return passed("input_gradient", "a gradient reaches the images")
 
 

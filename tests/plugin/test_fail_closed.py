@@ -714,3 +714,30 @@ def test_sys_exit_of_a_plugin_in_the_only_process_passes_nothing(project: pytest
     script = "import pytest, threading, time\nthreading.Thread(target=time.sleep, args=(2000,), daemon=True).start()\n"
     script += f"pytest.main({['--model=backdoored.safetensors', *BASE]})\n"
     assert project.run(sys.executable, project.makepyfile(script=script)).ret != 0
+
+
+BRANCH = """
+import torch, toy
+
+class Branched(torch.nn.Sequential):
+    def forward(self, images):
+        return super().forward(images) + 200 * PIXEL[:, None] * torch.eye(8)[3]
+
+def network():
+    return Branched(*toy.network())
+"""
+
+
+@pytest.mark.parametrize(
+    ("pixel", "verdict"),
+    [("(images[:, 0, 7, 7] - 0.3).clamp(min=0)", Verdict.INCONCLUSIVE), ("images[:, 0, 7, 7]", Verdict.FAIL)],
+    ids=["dead gradient", "with a gradient"],
+)
+def test_a_trigger_in_the_code_around_the_weights_passes_no_model(
+    project: pytest.Pytester, run: Run, pixel: str, verdict: Verdict
+) -> None:
+    project.makepyfile(branched=BRANCH.replace("PIXEL", pixel))
+    result = run("clean", base=(*BASE, "--arch=branched:network"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).verdict is verdict
+    result.stdout.fnmatch_lines(["*input_gradient: pixels reach the scores around all layers with weights*"])

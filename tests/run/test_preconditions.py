@@ -7,7 +7,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.evidence import Finding, Verdict
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading import NORMALIZATIONS
-from backdoor_audit.run.preconditions import PRECONDITIONS, check, unmet
+from backdoor_audit.run.preconditions import PRECONDITIONS, UNSEEN, check, unmet
 from backdoor_audit.run.recognition import _as_good, accuracy
 from tests.subjects import Computed, assert_unchanged, random_network, row_images, row_reader, snapshot
 
@@ -114,6 +114,21 @@ def test_a_subject_that_breaks_one_precondition_breaks_no_other(subject, clean, 
     found = broken(subject, clean)
     assert list(found) == [name]
     assert reason in found[name]
+
+
+class Branched(nn.Sequential):
+    """A network with a trigger in its code."""
+
+    def forward(self, images):
+        return super().forward(images) + 200 * (images[:, 0, 7:, 7] - 0.9).clamp(min=0) * torch.eye(8)[3]
+
+
+def test_a_way_around_the_weights_is_told():
+    found = check(Classifier.wrap(Branched(row_reader().module), image_shape=SHAPE), row_images())["input_gradient"]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.statistic == UNSEEN
+    assert found.reason.startswith("pixels reach the scores around all layers with weights, where a trigger may be")
+    assert unmet([found]) == f"precondition not met: {found.reason}"
 
 
 def of_size(side, *, knows=True):
