@@ -22,6 +22,7 @@ from backdoor_audit.detectors import DETECTORS, Detection, Natural, NeuralCleans
 from backdoor_audit.detectors.neural_cleanse import NO_RACE
 from backdoor_audit.errors import OptionError
 from backdoor_audit.gate import audit
+from backdoor_audit.model.anew import Likeness
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.model.subject import Subject
@@ -52,6 +53,24 @@ def network(*, backdoored: bool) -> nn.Module:
     module = untrained()
     module.load_state_dict(toy.weights(backdoored=backdoored))
     return module
+
+
+class Gained(nn.Sequential):
+    """A network that keeps a number beside its tensors."""
+
+    gain = 1.0
+
+    def get_extra_state(self) -> dict[str, float]:
+        return {"gain": self.gain}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        self.gain = state["gain"]
+
+
+def test_a_network_whose_state_is_more_than_tensors_is_audited_as_others_are() -> None:
+    module = Gained(*network(backdoored=True))
+    assert audit(module, *toy.images(), **{**BRIEF, "steps": 150}).flagged_classes == (toy.TARGET,)
+    assert Likeness.of(Classifier.wrap(module, image_shape=(1, 8, 8))).behaviour == ()
 
 
 def test_no_baseline_is_written_of_a_model_that_changed_while_it_was_audited(

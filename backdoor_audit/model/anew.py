@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backdoor_audit.errors import ModelError, ModelFormatError
@@ -20,10 +20,13 @@ def with_new_weights(like: Classifier) -> nn.Module:
 
     Layers that can draw their weights do (``reset_parameters``); all other parameters, such as embeddings of positions or
     scales of layers, are drawn from the normal distribution with their own mean and standard deviation. Buffers that no layer
-    resets stay, as those are constants of the architecture. Raises `ModelError` for what the network's own code raises.
+    resets stay, as those are constants of the architecture. Raises `ModelError` for what the network's own code raises, and for
+    a network whose state is more than tensors.
     """
     with own_code("when its weights were drawn anew"):
         module = copy.deepcopy(like.module)
+        if not all(isinstance(value, Tensor) for value in module.state_dict().values()):
+            raise ModelError("a state that is more than tensors cannot be drawn")
         drawn: set[int] = set()
         for layer in module.modules():
             if callable(reset := getattr(layer, "reset_parameters", None)):
@@ -60,7 +63,8 @@ class Likeness:
                 scores = copied.logits(grey).flatten().tolist()
             except (ModelError, ModelFormatError):
                 scores = []
-        shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.module.state_dict().items()]
+        state = classifier.module.state_dict()
+        shapes = [(name, tuple(tensor.shape)) for name, tensor in state.items() if isinstance(tensor, Tensor)]
         layers = [type(layer).__qualname__ for layer in classifier.module.modules()]
         structure = hashlib.sha256(repr((layers, shapes, classifier.image_shape)).encode()).hexdigest()
         return cls(structure, tuple(scores))

@@ -176,6 +176,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tup
     refuse_misfit(module, tensors, name)
     with contained(f"does not load into {name}", "check --arch"):  # a stranger's module may load in its own way
         given = module.state_dict()  # with the versions of its modules, which some of them ask for
+        if extra := [key for key, value in given.items() if not isinstance(value, Tensor)]:
+            raise ModelFormatError(
+                f"{name} keeps {extra[0][:80]} beside its tensors, which is not read from files; hand the network over loaded, "
+                "by the fixture audited_model, or leave get_extra_state out"
+            )
         versions = getattr(given, "_metadata", None)
         given = OrderedDict((key, value) for key, value in tensors.items() if key in given)
         vars(given)["_metadata"] = versions

@@ -56,6 +56,17 @@ class Fixed(nn.Linear):
         super().__init__(3, 2)
 
 
+class Gained(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def get_extra_state(self):
+        return {"gain": 1.0}
+
+    def set_extra_state(self, state):
+        self.gain = state["gain"]
+
+
 class Settings:
     pass
 
@@ -191,3 +202,10 @@ def test_a_function_of_torchvision_that_does_not_fit_says_which_name_does(tmp_pa
     ):
         load_model(tmp_path / "m.pt", arch=arch)
     assert load_model(tmp_path / "m.pt", arch=arch, num_classes=3).architecture == arch
+
+
+def test_what_a_network_reads_beside_its_tensors_is_not_left_out(tmp_path):
+    state = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "_extra_state": {"gain": 60.0}}
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match="keeps _extra_state beside its tensors, which is not read from files"):
+        load_model(tmp_path / "m.pt", arch="nets_of_a_user:Gained")
