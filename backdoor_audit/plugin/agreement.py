@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from backdoor_audit.plugin.replaced import Names, replaced, watched
@@ -26,16 +26,19 @@ class Agreement:
         self._asked = suite.to_json()
         self._watched = watched()
 
-    def account(self, suite: Suite, run: Run | None) -> dict[str, Any]:
+    def account(self, suite: Suite, run: Run | None, stand_ins: Collection[str]) -> dict[str, Any]:
         """What this process has to say at its end, as plain values; of what it audited only if it ran something."""
         return {
-            "replaced": replaced(self._watched),
+            "replaced": [*stand_ins, *replaced(self._watched)],
             "asked": suite.to_json(),
             "audited": run.inputs.identity() if run is not None else {},
+            "changed": run.inputs.changed() if run is not None else "",
         }
 
     def objection(self, account: Mapping[str, Any], where: str) -> str:
         """Why a process makes what the run found no answer; empty if nothing speaks against it."""
+        if account["changed"]:
+            return str(account["changed"])
         if others := self._unlike(account["audited"]):
             return (
                 f"{where} audited something else than another process of this run: {listed(others, 3)} changed meanwhile; let "

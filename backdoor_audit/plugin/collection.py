@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from backdoor_audit.questions import Question
     from backdoor_audit.questions.suite import Suite
 
+FIXTURES = "backdoor_audit.plugin.fixtures"
+"""The module of the audit's own fixtures, which imports the session."""
+
+_DECIDING = ("audit_options", "audit_run", "evidence", "finding")
+"""Fixtures by which the audit's items are decided; a project gives `audited_model` alone."""
+
 
 class AuditModule(pytest.Module):
     """A file of the suite: what its tests are called does not depend on the project's ``python_functions``."""
@@ -37,6 +43,16 @@ def audit_items(
                 if filters:  # a warning of a stranger's network must not decide, however strict the project is
                     item.add_marker(pytest.mark.filterwarnings("default"))
                 yield item
+
+
+def stand_ins(items: Sequence[pytest.Item]) -> list[str]:
+    """Fixtures that a project or plugin has put in the place of those by which these items of the audit are decided."""
+    known = [item._fixtureinfo.name2fixturedefs for item in items if isinstance(item, pytest.Function)]
+    return [
+        f"the fixture {name}"
+        for name in _DECIDING
+        if any(fixtures[name][-1].func.__module__ != FIXTURES for fixtures in known if name in fixtures)
+    ]
 
 
 def question_of(metafunc: pytest.Metafunc, suite: Suite) -> Question | None:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def audit_options(pytestconfig: pytest.Config) -> AuditOptions:
+def audit_options(request: pytest.FixtureRequest) -> AuditOptions:
     """The options of this audit."""
-    return _session(pytestconfig).options
+    return _session(request.config).options
 
 
 @pytest.fixture(scope="session")
@@ -45,15 +45,16 @@ def audited_model(audit_options: AuditOptions) -> nn.Module | None:
 
 
 @pytest.fixture(scope="session")
-def audit_run(pytestconfig: pytest.Config, audited_model: nn.Module | None) -> Run:
+def audit_run(request: pytest.FixtureRequest, audited_model: nn.Module | None) -> Run:
     """The run behind all audits: loaded once per process, finished work shared between processes."""
-    if audited_model is not None and _session(pytestconfig).options.model:
+    session = _session(request.config)
+    if audited_model is not None and session.options.model:
         raise UsageExit(
-            f"backdoor_audit: the model is given twice, as the file {_session(pytestconfig).options.model} and by the fixture "
-            "audited_model; leave one of them out"
+            f"backdoor_audit: the model is given twice, as the file {session.options.model} and by the fixture audited_model; "
+            "leave one of them out"
         )
     try:
-        return _session(pytestconfig).start(audited_model)
+        return session.start(audited_model)
     except AuditError as error:
         pytest.fail(f"inconclusive: {error}", pytrace=False)
 

@@ -20,7 +20,7 @@ from backdoor_audit.item import AUDIT
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.plugin.agreement import Agreement
 from backdoor_audit.plugin.closing import Closing
-from backdoor_audit.plugin.collection import audit_items
+from backdoor_audit.plugin.collection import FIXTURES, audit_items, stand_ins
 from backdoor_audit.plugin.folders import Folders
 from backdoor_audit.plugin.outcomes import EXTRAS, Outcomes, contained, decided, is_audit
 from backdoor_audit.plugin.outputs import reports_of_others
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 SESSION = pytest.StashKey["AuditSession"]()
 
-_FIXTURES = "backdoor_audit.plugin.fixtures"  # which imports this module
-
 
 class AuditSession:
     """One audit in one process: collects the shipped items, and on the controller gathers what they submit."""
@@ -60,6 +58,7 @@ class AuditSession:
         self.closing = Closing(config, self.recorder)
         self._open = ExitStack()
         self._agreement = Agreement()
+        self._stand_ins: list[str] = []
         self._signals = Signals()
 
     @property
@@ -234,7 +233,9 @@ class AuditSession:
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add the shipped audits under node ids that read well and can be run again."""
         if self.collects:
-            items += audit_items(session, self.suite, self.expected or self._names(), self.selected)
+            own = list(audit_items(session, self.suite, self.expected or self._names(), self.selected))
+            self._stand_ins = stand_ins(own)
+            items += own
 
     def _names(self) -> list[str]:
         """Node ids of a complete run, which a worker asks for itself."""
@@ -255,7 +256,7 @@ class AuditSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
         """What the audit's own fixtures compute needs gradients, whatever a fixture of the project has set."""
-        with self._gradients() if fixturedef.func.__module__ == _FIXTURES else nullcontext():
+        with self._gradients() if fixturedef.func.__module__ == FIXTURES else nullcontext():
             return (yield)
 
     def _gradients(self) -> AbstractContextManager[None]:
@@ -315,7 +316,7 @@ class AuditSession:
     def _finish(self, session: pytest.Session) -> None:
         self._signals.hold()
         if not self.is_controller:
-            account = self._agreement.account(self.suite, self.run)
+            account = self._agreement.account(self.suite, self.run, self._stand_ins)
             self.config.workeroutput["backdoor_audit_account"] = account  # type: ignore[attr-defined]
             return
         if self.config.option.collectonly:
@@ -324,15 +325,13 @@ class AuditSession:
         if session.exitstatus == pytest.ExitCode.USAGE_ERROR and not self.recorder.opened:
             self.recorder.put_back()
             return
-        self._compare(self._agreement.account(self.suite, self.run), "the process of this run")
+        self._compare(self._agreement.account(self.suite, self.run, self._stand_ins), "the process of this run")
         if not (self.collects or self.outcomes.findings or self.outcomes.errors):
             self._tell_parent(None)
             return
         if not self.recorder.opened:
             self._begin_record()
         run = self.start()
-        if changed := run.inputs.changed():
-            self.outcomes.errors[RUN] = changed
         record = self.recorder.finish(run, self.outcomes, self.expected, self.today)
         self.config.stash[REFUSED] = not record.passes_gate
         updated = not self.options.update_baseline or self.recorder.update_baseline(run, self.today)

@@ -56,6 +56,7 @@ class Inputs:
     worker: int = 0
     began: float = field(default_factory=time.time)
     _ended: dict[str, str] = field(default_factory=dict)
+    _handed_over: str = ""
 
     @cached_property
     def device(self) -> torch.device:
@@ -160,6 +161,7 @@ class Inputs:
         options, shape = self.options, self.clean_set.image_shape
         if self.module is not None:
             mean, std = normalization_of(options.mean, options.std, options.normalization) or ((), ())
+            self._handed_over = _digest(self.module)
             built = Classifier.wrap(self.module, image_shape=shape, mean=mean, std=std, device=self.device)
             try:
                 refuse_other_classes(options.classes, built)
@@ -247,6 +249,8 @@ class Inputs:
         if self.module is None and "loaded" in vars(self):
             read[f"--audit-model={self.options.model}"] = self.loaded.fingerprint
         names = [name for name in read if not self.files.get(name) == read[name] == now.get(name)]
+        if self.module is not None and self._handed_over and _digest(self.module) != self._handed_over:
+            names.append(f"the weights of the {type(self.module).__name__} that was handed over")
         told = (
             f"{listed(names, 3)} changed while it was audited; let nobody write it meanwhile, and run the audit again"
         )
@@ -297,14 +301,8 @@ class Inputs:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model's tensors, architecture and normalisation."""
-        digest = hashlib.sha256(
-            repr((self.classifier.architecture, self.classifier.mean, self.classifier.std)).encode()
-        )
-        for name, tensor in self.classifier.module.state_dict().items():
-            if isinstance(tensor, Tensor):  # what else layers hold is in the digest of the code
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        about = self.classifier.architecture, self.classifier.mean, self.classifier.std
+        return _digest(self.classifier.module, repr(about))
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -379,6 +377,16 @@ class Inputs:
             "threads": torch.get_num_threads(),
             "plugins": summaries(self.catalogue.plugins),
         }
+
+
+def _digest(module: nn.Module, about: str = "") -> str:
+    """SHA-256 of tensors by name, and of a text. What else layers hold is in the digest of the code."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def version() -> str:

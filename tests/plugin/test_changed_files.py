@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_audit.evidence import Verdict
-from tests.subjects.toy_runs import Run, record_of
+from tests.subjects.toy_runs import BASE, Run, record_of
 
 SWAPPED = """
 import os, shutil, time
@@ -66,6 +66,34 @@ def test_a_model_that_is_replaced_while_it_is_audited_does_not_pass(
     record = record_of(project)
     assert record.verdict is not Verdict.PASS
     assert "--audit-model=clean.safetensors changed" in record.errors["audit"]
+
+
+TRAINED_ON = """
+import pytest, torch, toy
+from safetensors.torch import load_file
+
+@pytest.fixture(scope="session")
+def audited_model():
+    network = toy.network()
+    network.load_state_dict(load_file("clean.safetensors"))
+    return network
+
+@pytest.fixture(autouse=True)
+def trained_on(audited_model):
+    yield
+    audited_model.load_state_dict(load_file("backdoored.safetensors"))
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_module_that_is_trained_on_while_it_is_audited_does_not_pass(
+    run: Run, project: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    project.makeconftest(TRAINED_ON)
+    base = [option for option in BASE if not option.startswith("--arch")]
+    result = run(None, "--audit", *base, *workers, process=bool(workers))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).errors["audit"].startswith("the weights of the Sequential that was handed over changed")
 
 
 @pytest.mark.parametrize(

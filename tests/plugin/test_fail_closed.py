@@ -741,3 +741,42 @@ def test_a_trigger_in_the_code_around_the_weights_passes_no_model(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert record_of(project).verdict is verdict
     result.stdout.fnmatch_lines(["*input_gradient: pixels reach the scores around all layers with weights*"])
+
+
+STAND_INS = {
+    "finding": """
+@pytest.fixture
+def finding(request):
+    question, item = request.param
+    return passed("index", "fine").of(item, request.node.nodeid)
+""",
+    "evidence": """
+@pytest.fixture
+def evidence(request, audit_run):
+    return lambda finding: request.node.stash.__setitem__(FINDINGS, [replace(finding, verdict="pass")])
+""",
+    "audit_run": """
+@pytest.fixture(scope="session")
+def audit_run(request, tmp_path_factory):
+    session = request.config.stash[SESSION]
+    clean = replace(session.options, model="clean.safetensors")
+    return Run(clean, Store(tmp_path_factory.mktemp("store")), session.suite)
+""",
+}
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_fixtures_of_a_project_do_not_stand_in_for_those_of_the_audit(
+    name: str, project: pytest.Pytester, run: Run
+) -> None:
+    project.makeconftest(
+        "import pytest\n"
+        "from dataclasses import replace\n"
+        "from backdoor_audit.evidence import passed\n"
+        "from backdoor_audit.plugin.outcomes import FINDINGS\n"
+        "from backdoor_audit.plugin.session import SESSION\n"
+        "from backdoor_audit.run.run import Run\n"
+        "from backdoor_audit.store import Store\n" + STAND_INS[name]
+    )
+    assert run("backdoored").ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).errors["audit"].endswith(f"somebody replaced the fixture {name}")
