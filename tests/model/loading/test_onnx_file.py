@@ -9,6 +9,7 @@ from torch import nn
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import fingerprint_of, load_model
+from backdoor_audit.model.ways import unseen_way
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2torch")
@@ -283,3 +284,24 @@ def test_a_file_of_weights_above_the_bound_is_not_read(tmp_path):
         file.truncate(2**20)
     with bounds.allowing(bounds.Bounds(memory=2**20)):
         assert "--audit-memory=SIZE" in refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("looks", "told"), [("Floor", "by way of floor"), ("Relu", "around all layers with weights")])
+def test_what_a_graph_does_with_pixels_beside_its_network_is_seen(looks, told, tmp_path):
+    model, _ = model_of()
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.extend(
+        [
+            make_node(looks, ["x"], ["looked"]),
+            make_node("ReduceMean", ["looked", "axes"], ["seen"], keepdims=0),
+            make_node("ReduceMean", ["seen", "one"], ["trigger"], keepdims=1),
+            make_node("Add", ["scores", "trigger"], ["y"]),
+        ]
+    )
+    model.graph.initializer.append(whole_numbers("one", 1))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    classifier, images = load_model(tmp_path / "m.onnx").classifier((3, 8, 8)), torch.rand(2, 3, 8, 8)
+    assert told in unseen_way(classifier.module, lambda: classifier(images), images)
+    written(tmp_path / "m.onnx")
+    classifier = load_model(tmp_path / "m.onnx").classifier((3, 8, 8))
+    assert unseen_way(classifier.module, lambda: classifier(images), images) == ""
