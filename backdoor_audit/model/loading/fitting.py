@@ -168,7 +168,7 @@ def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[d
 def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tuple[str, ...]:
     """Copy the tensors into the module and return notes on what was done to their names.
 
-    Raises `ModelFormatError` if names or shapes differ; ``num_batches_tracked`` may be absent or left over.
+    Raises `ModelFormatError` if names or shapes differ; ``num_batches_tracked`` may be absent, left over, or averaged to a float.
     """
     own = own_tensors(module, name)
     stripped, prefix = strip_prefixes(state, own)
@@ -182,7 +182,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tup
                 "by the fixture audited_model, or leave get_extra_state out"
             )
         versions = getattr(given, "_metadata", None)
-        given = OrderedDict((key, value) for key, value in tensors.items() if key in given)
+        usable = {key: value for key, value in tensors.items() if not is_counter(key) or not value.is_floating_point()}
+        given = OrderedDict((key, value) for key, value in usable.items() if key in given)
         vars(given)["_metadata"] = versions
         module.load_state_dict(given, strict=False)
     return (*((f"stripped prefix {prefix}",) if prefix else ()), *notes)
@@ -198,7 +199,7 @@ def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
         there, here = state[key], own[key]
         if there.shape != here.shape:
             shapes.append(f"{key}: file {tuple(there.shape)}, network {tuple(here.shape)}")
-        elif there.is_floating_point() != here.is_floating_point():
+        elif there.is_floating_point() != here.is_floating_point() and not is_counter(key):
             kinds.append(f"{key}: file {there.dtype}, network {here.dtype}")
     parts = [
         f"{len(found)} {what} ({separator.join(entry[:120] for entry in found[:3])})"

@@ -57,3 +57,7 @@ _OTHERS = r"""
 
 INERT = re.compile("|".join((_NUMPY, _PYTHON, _TORCH, _OTHERS, *map(re.escape, sorted(DICTS)))), re.VERBOSE)
 """What may be called in a file although it is none of torch's ways to make a tensor: it gives numbers, texts, paths, options."""
+
+ENUM = re.compile(r"(?:timm|torch|torchvision|transformers)\.(?:\w+\.)*[A-Z]\w*")
+"""Classes of libraries that networks are built with. Called with one text or number in a pickle, it is the member of an enum that
+has that value, and read as the value; whatever else they would make of it, a network misses."""

@@ -20,7 +20,7 @@ import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
-from backdoor_audit.model.loading.inert import DICTS, INERT, SETS
+from backdoor_audit.model.loading.inert import DICTS, ENUM, INERT, SETS
 from backdoor_audit.model.loading.pickle_values import Instance, Named, Storage, StoredTensor, key_of, tensor_of
 from backdoor_audit.model.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
 
@@ -224,6 +224,8 @@ class Unpickler:
         """What torch gets from calling a function, or, if ``made``, from the ``__new__`` of a class."""
         name = function.name
         if not function.known:
+            if not made and len(arguments) == 1 and isinstance(arguments[0], (str, int)) and ENUM.fullmatch(name):
+                return arguments[0]
             if not made or arguments:
                 raise needs_code(name)
             return Instance(name)

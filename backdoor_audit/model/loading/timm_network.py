@@ -20,6 +20,7 @@ from backdoor_audit.printable import printable
 
 _SIZES = ("img_size", "in_chans", "num_classes", "patch_size", "window_size")
 _LARGEST = 10_000
+_UNUSUAL = 997  # classes: by them the last layer is told; some networks have none, or as many as channels
 _POOL = "global_pool"
 _POOLS = frozenset({"avg", "max", "avgmax", "catavgmax", "token", "map"})
 _TOLD = frozenset({"num_classes", "in_chans", "img_size"})  # by the tensors, where they matter
@@ -47,18 +48,23 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
         if not timm.is_model(bare):  # also keeps out hf-hub: and local-dir: names, which fetch or read other files
             raise ModelFormatError(f"unknown timm model {bare[:60]!r}{close(bare, timm.list_models(), 'timm:')}")
         with WithoutMemory():
-            usual: nn.Module = timm.create_model(bare, pretrained=False, **given)
+            default: object = timm.create_model(bare, pretrained=False, **given).num_classes
+            usual: nn.Module = timm.create_model(bare, pretrained=False, **{"num_classes": _UNUSUAL, **given})
         reference = usual.state_dict()
 
     def build(state: Mapping[str, Tensor]) -> Built:
         with contained(f"--arch=timm:{name} cannot be built", "name its sizes: timm:NAME,img_size=N,in_chans=N"):
             sizes: dict[str, int | str] = {**_told(usual, state), **given}
-            default = int(getattr(usual, "num_classes", 1000))
-            classes = classes_of(state, reference, default=default)
-            if "num_classes" not in given and classes != default:
+            classes = classes_of(state, reference, default=_UNUSUAL)
+            if "num_classes" not in given and classes != default and (classes != _UNUSUAL or not default):
                 sizes["num_classes"] = classes
             make = functools.partial(timm.create_model, bare, pretrained=False, **sizes)
-            module = built_to_fit(make, state, f"timm:{name}")
+            try:
+                module = built_to_fit(make, state, f"timm:{name}")
+            except ModelFormatError as error:
+                pooled = any(key.startswith("fc_norm.") for key in state.keys() - reference.keys())
+                cure = f"; its fc_norm is there with another pooling: pass --arch=timm:{name},{_POOL}=avg"
+                raise ModelFormatError(f"{error}{cure if pooled and _POOL not in given else ''}") from None
         mean, std, notes = _configured(module, f"timm:{bare}", int(sizes.get("in_chans", 3)))
         notes += tuple(f"{key}={value} as its tensors say" for key, value in sizes.items() if key not in given)
         return Built(module, notes, mean, std)

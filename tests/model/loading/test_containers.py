@@ -2,7 +2,9 @@
 
 import argparse
 import collections
+import enum
 import pathlib
+import re
 import sys
 import types
 import warnings
@@ -138,6 +140,20 @@ def test_weights_of_ema_pytorch_load_beside_what_they_are_averages_of(initted, s
         "two sets of weights: the averaged ones under the top level, ema_model.* audited, those under the top level, "
         "online_model.* are NOT audited; ship the same ones"
     )
+
+
+def test_counters_that_were_averaged_with_the_weights_count_for_nothing(tmp_path):
+    mean = {key: value.float() + 0.5 if key.endswith("num_batches_tracked") else value for key, value in STATE.items()}
+    model = loaded(mean, tmp_path / "m.pt")
+    assert all(
+        torch.equal(value, STATE[key]) for key, value in model.module.state_dict().items() if "batches" not in key
+    )
+    model = loaded({"model": OTHER, "ema": mean}, tmp_path / "m.pt")
+    assert model.notes[0].startswith(
+        "two sets of weights: the averaged ones under ema audited, those under model are NOT"
+    )
+    with pytest.raises(ModelFormatError, match="2 sets of weights fit small_cnn"):
+        loaded({"last": OTHER, "best": mean}, tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize(
@@ -472,6 +488,28 @@ def test_the_tensors_of_a_pickled_module_are_read_without_its_code(zipped, wrap,
     model = load_model(tmp_path / "m.pt", arch="small_cnn")
     assert holds(model, module.state_dict())
     assert "whole pickled module Own: its tensors were read, its code was not" in model.notes
+
+
+class Layout(str, enum.Enum):
+    """An enum of a library that networks are built with."""
+
+    FIRST = "NCHW"
+
+
+@pytest.mark.parametrize(("place", "loads"), [("torchvision.enums", True), ("os", False)])
+def test_the_member_of_an_enum_of_a_library_is_read_as_its_value(place, loads, tmp_path, monkeypatch):
+    module = network()
+    module.output_fmt = Layout.FIRST
+    monkeypatch.setitem(sys.modules, place, types.SimpleNamespace(Layout=Layout))
+    monkeypatch.setattr(Layout, "__module__", place)
+    torch.save(module, tmp_path / "m.pt")
+    torch.save({"state_dict": STATE, "format": Layout.FIRST}, tmp_path / "n.pt")
+    monkeypatch.undo()
+    if loads:
+        assert holds(load_model(tmp_path / "m.pt", arch="small_cnn"), module.state_dict())
+    for name in ("n.pt",) if loads else ("m.pt", "n.pt"):
+        with pytest.raises(ModelFormatError, match=rf"loading it would run {re.escape(place)}\.Layout;"):
+            load_model(tmp_path / name, arch="small_cnn")
 
 
 def test_a_pickled_module_without_a_name_for_it_says_what_to_pass(tmp_path):

@@ -111,3 +111,31 @@ def test_a_given_pooling_is_the_users_word():
     assert is_named("timm:vit.tag,img_size=3", "vit")
     assert not is_named("torchvision:vit", "vit")
     assert not is_named("timm:vit", None)
+
+
+@pytest.mark.parametrize("usual", [0, 16])  # none, and as many as there are channels
+def test_the_last_layer_of_a_network_that_timm_builds_with_other_classes_is_read(usual, tmp_path, monkeypatch):
+    timm = pytest.importorskip("timm")
+    plain = timm.create_model
+
+    def made(name, pretrained, num_classes=usual, **given):
+        return plain(name, pretrained=pretrained, num_classes=num_classes, **given)
+
+    module = network()
+    monkeypatch.setattr("timm.create_model", made)
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", arch="timm:test_resnet")
+    assert same(loaded, module)
+    assert "num_classes=3 as its tensors say" in loaded.notes
+    torch.save({key: value for key, value in module.state_dict().items() if "fc." not in key}, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match=r"2 missing \(fc.weight, fc.bias\)"):
+        load_model(tmp_path / "m.pt", arch="timm:test_resnet")
+
+
+def test_the_norm_of_another_pooling_names_it(tmp_path):
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("test_vit", pretrained=False, num_classes=3, global_pool="avg").eval()
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match=r"pass --arch=timm:test_vit,global_pool=avg$"):
+        load_model(tmp_path / "m.pt", arch="timm:test_vit")
+    assert load_model(tmp_path / "m.pt", arch="timm:test_vit,global_pool=avg")
