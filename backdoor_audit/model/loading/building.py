@@ -17,12 +17,16 @@ from backdoor_audit.model.loading.refusals import refuse_above
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Built:
-    """A module for the tensors of a file, notes on how it was built, and what its kind says of the images it takes."""
+    """A module for the tensors of a file, notes on how it was built, and what its kind says of the images it takes.
+
+    ``whose`` tells that mean and std are not those of its kind but stood in front of the network.
+    """
 
     module: nn.Module
     notes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    whose: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

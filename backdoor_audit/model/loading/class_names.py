@@ -54,7 +54,7 @@ def class_names_of(model: Path) -> tuple[str, ...]:
 def names_within(content: object) -> tuple[str, ...]:
     """The first names in dicts and objects inside each other, of which each is looked at once, outer ones first."""
     seen = set[int]()
-    for part in _parts(content):
+    for part in dicts_within(content):
         for named in map(part.get, NAMED):
             if id(named) not in seen and (names := names_told(named)):
                 return names
@@ -64,7 +64,7 @@ def names_within(content: object) -> tuple[str, ...]:
 
 def unread_names(content: object) -> str:
     """The first of `NAMED` that a checkpoint has as an array or with tensors for numbers, which are not read; or nothing."""
-    for part in _parts(content):
+    for part in dicts_within(content):
         for key in NAMED:
             value = part.get(key)
             parts = value.values() if isinstance(value, Mapping) and value else (value,)
@@ -106,7 +106,7 @@ def _in_config(path: Path) -> tuple[str, ...]:
     return next((names for names in found if not all(map(_NO_NAME.fullmatch, names))), ())
 
 
-def _parts(content: object) -> Iterator[Mapping[object, object]]:
+def dicts_within(content: object) -> Iterator[Mapping[object, object]]:
     """Dicts and the attributes of objects inside each other, each once, outer ones first."""
     deadline, seen, level = Deadline(), set[int](), [content]
     for _ in range(_DEEPEST):

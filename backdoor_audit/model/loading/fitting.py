@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import torch
@@ -15,6 +15,7 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.folding import folded, whole_name
 from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.normalising import of_channels, pair
 from backdoor_audit.model.loading.pickle_values import StoredTensor
 from backdoor_audit.model.loading.refusals import Deadline
 
@@ -25,7 +26,8 @@ _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_
 _COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 _AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+|(?:.*\.)?n_averaged|epochs?|steps?|global_step|initted",
+    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+"
+    r"|(?:.*\.)?n_averaged|(?:class|cls|pos)_weights?|epochs?|steps?|global_step|initted",
     re.IGNORECASE,
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
@@ -51,7 +53,7 @@ class Fit(Generic[T]):
     """Tensors of a candidate under the names of the network; ``left`` are those of its others that are no part of it.
 
     ``strange`` are those of ``left`` that may be layers all the same: no losses, metrics, counters, and no other set of the same
-    network.
+    network. ``in_front`` are mean and std, by their names, by which the images are normalised in front of the network.
     """
 
     candidate: Candidate[T]
@@ -60,6 +62,7 @@ class Fit(Generic[T]):
     left: tuple[str, ...]
     notes: tuple[str, ...]
     strange: tuple[str, ...] = ()
+    in_front: Mapping[str, T] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -84,12 +87,12 @@ class Fit(Generic[T]):
                 f"have ({shown}); pass an --arch that has them, or save the audited network alone and deploy that{cure}"
             )
 
-    def told(self) -> tuple[str, ...]:
-        """What was unwrapped, stripped and left out."""
+    def told(self, *, normalised: bool) -> tuple[str, ...]:
+        """What was unwrapped, stripped and left out. ``normalised``: what stands in front of the network was read."""
         notes = (*self.candidate.notes, *self.notes)
         notes += (f"stripped prefix {self.prefix[:120]}",) if self.prefix else ()
         before = _before(self.prefix)
-        if before and not any(name.startswith(before) for name in self.candidate.tensors):
+        if before and not normalised and not any(name.startswith(before) for name in self.candidate.tensors):
             notes += (
                 f"what stands at {before}* before it has no tensors and is left out: a normalisation there goes with "
                 "--mean, --std",
@@ -343,7 +346,23 @@ def _fit(
         for key in left
         if not _is_training(key, prefix) and not _is_count(left[key]) and not _is_of(sets, key, left[key], state)
     ]
-    return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange))
+    in_front = _in_front(
+        {key: left[key] for key in strange} | {key: state[key] for key in state if key not in names}, state
+    )
+    for key in in_front:
+        state.pop(key, None)
+        left.pop(key, None)
+    strange = [key for key in strange if key not in in_front]
+    return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange), in_front)
+
+
+def _in_front(outside: Mapping[str, T], state: Mapping[str, T]) -> dict[str, T]:
+    """Mean and std of the images among the tensors that the network does not have, one number for each of its channels."""
+    names = pair(outside)
+    channels = {_shape(tensor)[1] for tensor in state.values() if len(_shape(tensor)) == 4}
+    channel = 3 if 3 in channels else 1 if 1 in channels else 0
+    found = {name: outside[name] for name in names or ()}
+    return found if all(of_channels(_shape(tensor), channel) for tensor in found.values()) else {}
 
 
 def _is_training(key: str, prefix: str) -> bool:

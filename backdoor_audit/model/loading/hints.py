@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backdoor_audit.model.loading.building import Built
-from backdoor_audit.model.loading.class_names import names_within, unread_names
-from backdoor_audit.model.loading.header import LARGEST_NUMBER
+from backdoor_audit.model.loading.class_names import dicts_within, names_within, unread_names
+from backdoor_audit.model.loading.normalising import Read, in_settings
 from backdoor_audit.model.loading.pickle_values import Instance
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.printable import printable
@@ -25,6 +25,7 @@ _LONGEST = 60
 class Hints:
     """``arch`` is a key into our tables; ``said`` is what the file says in its own words. Empty: the file says nothing.
 
+    ``unread`` names an entry with names of classes that are not read, ``normalised`` says that there is such a mean and std.
     ``settings`` are the options of the training script.
     ``of_timm`` is a checkpoint of timm's training script as the config.json of its network would be.
     """
@@ -38,19 +39,23 @@ class Hints:
     image_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] = ()
     unread: str = ""
+    normalised: bool = False
     settings: Mapping[object, object] = field(default_factory=dict)
     of_timm: Mapping[str, Any] = field(default_factory=dict)
 
     def or_else(self, built: Built) -> Hints:
-        """These, with what the kind of network says where the file says nothing."""
-        if self.mean or self.preset or not built.mean:
+        """These, with what the kind of network says where the file says nothing, or with what stands in front of the network."""
+        if not built.mean or ((self.mean or self.preset) and not built.whose):
             return self
-        return replace(self, mean=built.mean, std=built.std, whose="that of the network's data configuration")
+        whose = built.whose or "that of the network's data configuration"
+        return replace(self, mean=built.mean, std=built.std, preset="", whose=whose)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The file's own words, and names of classes that were not read."""
-        said = (f"the file says: {self.said}",) if self.said else ()
+        said: tuple[str, ...] = (f"the file says: {self.said}",) if self.said else ()
+        if self.normalised:
+            said += ("mean and std in the file are not read (arrays or numbers of numpy): give them by --mean, --std",)
         if not self.unread or self.class_names:
             return said
         return (
@@ -60,8 +65,11 @@ class Hints:
         )
 
 
-def hints_of(content: object) -> Hints:
-    """What is known of the usual entries: those of BackdoorBench, timm, the examples of PyTorch, Lightning and mmengine."""
+def hints_of(content: object, read: Read | None = None) -> Hints:
+    """What is known of the usual entries: those of BackdoorBench, timm, the examples of PyTorch, Lightning and mmengine.
+
+    ``read`` gives the numbers of tensors in the file.
+    """
     places = list(_places(content))
     model = _text(places, "model_name", "arch", "model_type") or _text(places[1:], "model")
     sizes = _numbers(places, "img_size", "image_size", "input_size")
@@ -71,13 +79,8 @@ def hints_of(content: object) -> Hints:
         "image size": "x".join(f"{value:g}" for value in sizes),
         "data": _text(places, "clean_data", "dataset", "data_name"),
     }
-    mean, std = _numbers(places, "mean"), _numbers(places, "std")
-    whose = "the one in the checkpoint's own settings"
-    if max(mean, default=0) > LARGEST_NUMBER and max(std, default=0) > LARGEST_NUMBER:
-        mean, std = (tuple(value / 255 for value in numbers) for numbers in (mean, std))
-        whose += ", which is for pixels in 0 to 255, divided by 255"
-    if len(mean) != len(std) or not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        mean, std = (), ()
+    (mean, std, remark), unread = in_settings(places, dicts_within(content), read)
+    whose = f"the one in the checkpoint's own settings{remark}"
     bench = bool(places) and {"model_name", "clean_data", "img_size"} <= places[0].keys()
     return Hints(
         arch=_architecture(model),
@@ -88,6 +91,7 @@ def hints_of(content: object) -> Hints:
         whose=f"BackdoorBench's for {said['data']}" if bench and not mean else whose,
         class_names=_class_names(content),
         unread=unread_names(content),
+        normalised=unread,
         settings={key: value for place in reversed(places[1:]) for key, value in place.items()},
         of_timm=_of_timm(places, model),
     )

@@ -14,6 +14,7 @@ from backdoor_audit.model.loading.building import Architecture, Built
 from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.fitting import Fit, fits, is_counter, load_state, refuse_misfit
 from backdoor_audit.model.loading.folding import folded, whole_name
+from backdoor_audit.model.loading.normalising import Numbers, Told, in_front, numbers_of, usable
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.model.loading.whole_module import refuse_other_layers
 
@@ -25,7 +26,7 @@ _FEW_LACKING = 8  # tensors: a set without so few of the network's may be in use
 class Source(Generic[T]):
     """Where tensors may lie in a file, what they look like without their numbers, and the tensors themselves.
 
-    ``swapped``: the file is mmengine's, which saves averages as ``state_dict`` and what was averaged as ``ema_state_dict``.
+    ``swapped``: the file is one of mmengine or Lightning that has averages as its ``state_dict``.
     """
 
     candidates: Sequence[Candidate[T]]
@@ -63,7 +64,10 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             fit, result = fitting[0]
             if isinstance(result, ModelFormatError):
                 raise ModelFormatError(f"the weights under {fit.where}: {result}, or save the one to audit alone")
-            notes: tuple[str, ...] = fit.told()
+            mean, std, whose = _normalisation(source, fit, architecture)
+            notes: tuple[str, ...] = fit.told(normalised=bool(whose))
+            if whose:
+                result = replace(result, mean=mean, std=std, whose=whose)
             beside = [other for other in found if other is not fit]
             beside += _lesser(source, found, fit, architecture)
             others = " and ".join(other.where for other in beside[:3])
@@ -79,6 +83,26 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
     raise refused[0]
+
+
+def _normalisation(source: Source[T], fit: Fit[T], architecture: Architecture) -> tuple[Numbers, Numbers, str]:
+    """Mean and std that stand in front of the network in the file, and whose they are; empty where there are none.
+
+    Raises `ModelFormatError` for tensors of these names that are none.
+    """
+    used: Told | None
+    if fit.in_front:
+        shown = " and ".join(name[:60] for name in fit.in_front)
+        tensors = as_float32(source.read(fit.in_front)).values()
+        mean, std = map(numbers_of, tensors)
+        used = usable(mean, std)
+        if used is None:
+            raise ModelFormatError(
+                f"does not fit {architecture.name}: {shown} are no mean and std of pixels; pass an --arch that has them"
+            )
+        return used[0], used[1], f"{shown} in front of the network{used[2]}"
+    found: Told | None = in_front(fit.candidate.root, fit.prefix, source.read)
+    return (found[0], found[1], f"kept in front of the network{found[2]}") if found else ((), (), "")
 
 
 def _fits_but_for_more(source: Source[T], fit: Fit[T], architecture: Architecture) -> bool:

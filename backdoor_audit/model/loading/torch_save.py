@@ -23,6 +23,9 @@ from backdoor_audit.model.loading.timm_network import configured_name, is_named
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
 
+_SWAPPED = frozenset({"message_hub", "current_model_state"})
+"""What files have that keep averages as their ``state_dict``, of mmengine and of Lightning's WeightAveraging."""
+
 
 def _recognises(asked: Asked) -> bool:
     return asked.start.startswith((b"PK\x03\x04", b"\x80"))
@@ -35,7 +38,7 @@ def read_saved(asked: Asked) -> Network:
 
 def _read(asked: Asked) -> Network:
     with checkpoint.opened(asked.path) as saved:
-        found, hints = candidates(saved.content, saved.deadline), hints_of(saved.content)
+        found, hints = candidates(saved.content, saved.deadline), hints_of(saved.content, saved.tensors)
         if saved.strangers and not any(candidate.module for candidate in found):
             raise needs_code(next(iter(saved.strangers)))
         weights = [value for one in found for name, value in one.tensors.items() if name.endswith("weight")]
@@ -43,7 +46,7 @@ def _read(asked: Asked) -> Network:
             raise without_numbers()
         for candidate in found:
             refuse_quantised((*candidate.tensors, *candidate.others))
-        swapped = isinstance(saved.content, dict) and "message_hub" in saved.content
+        swapped = isinstance(saved.content, dict) and not _SWAPPED.isdisjoint(saved.content)
         source = Source(found, checkpoint.described, saved.tensors, swapped)
         return _placed(source, asked, hints)
 

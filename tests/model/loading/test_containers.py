@@ -93,6 +93,23 @@ LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "cal
                 "audited; ship the same ones",
             ),
         ),
+        (
+            {**LIGHTNING, "state_dict": prefixed("net."), "current_model_state": prefixed("net.", OTHER)},
+            (
+                "unwrapped state_dict",
+                "stripped prefix net.",
+                "two sets of weights: the averaged ones under state_dict, net.* audited, those under current_model_state, net.* "
+                "are NOT audited; ship the same ones",
+            ),
+        ),
+        (
+            {**LIGHTNING, "state_dict": {**prefixed("net."), "class_weights": torch.ones(5)}},
+            (
+                "unwrapped state_dict",
+                "stripped prefix net.",
+                "left out, no parameters of the network: class_weights",
+            ),
+        ),
     ],
 )
 def test_the_mapping_that_fits_is_found_and_what_was_done_is_told(content, notes, tmp_path):
@@ -389,7 +406,7 @@ def test_a_branch_beside_the_network_is_refused_not_left_out(beside, strange, tm
     "names", [("mean", "std"), ("normalize.mu", "normalize.sigma"), ("0.image_mean", "0.image_std")]
 )
 def test_a_normalisation_beside_the_network_is_told_as_one(names, tmp_path):
-    beside = {f"module.{name}": torch.ones(1, 3, 1, 1) for name in names}
+    beside = {f"module.{name}": torch.ones(1, 3, 1, 1) for name in names}  # of another number of channels
     with pytest.raises(
         ModelFormatError, match=r"deploy that \(mean and std in front of the network: it then goes with --mean"
     ):

@@ -1,0 +1,143 @@
+"""Mean and std that a file has for the images of its network: in its settings, or in what stands in front of the network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from backdoor_audit.model.loading.header import LARGEST_NUMBER
+from backdoor_audit.model.loading.pickle_values import Instance, Named, StoredTensor
+
+Numbers = tuple[float, ...]
+Told = tuple[Numbers, Numbers, str]
+"""Mean and std for pixels in [0, 1], and a remark where the file had them for others."""
+
+Read = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
+"""Gives the numbers of tensors that were only described."""
+
+TO_255 = ", which is for pixels in 0 to 255, divided by 255"
+_MOST = 4  # channels
+_LARGEST = 1024  # bytes that are read for them
+_KIND = re.compile(r"(?P<place>(?:.*[._-])?)(?P<kind>mean|std|mu|sigma)s?", re.IGNORECASE | re.DOTALL)
+_SPREADS = ("std", "sigma")
+_OF_IMAGES = re.compile(r"(?:pixel|image|img|norm\w*|data\w*|input|rgb|channel)[_-](?:mean|std)s?", re.IGNORECASE)
+_SETTINGS = re.compile(r".*(?:norm|transform|preproc|data|image|img|input|stat).*", re.IGNORECASE | re.DOTALL)
+_TEXTS = ("cfg", "config")  # under which OpenMMLab keeps its settings as the text of a file
+_LIST = r"\s*=\s*\[([-+0-9.eE,\s]{1,200})\]"
+_IN_TEXT = re.compile(rf"\bmean{_LIST}\s*,\s*(?:#.*)?\s*std{_LIST}")
+_LONGEST_TEXT = 1_000_000
+
+
+def pair(names: Iterable[object]) -> tuple[str, str] | None:
+    """The names of mean and std among these, in the same place; None without both."""
+    found: dict[str, dict[bool, str]] = {}
+    for name in names:
+        if isinstance(name, str) and len(name) < 1000 and (told := _KIND.fullmatch(name)):
+            found.setdefault(told["place"].lower(), {})[told["kind"].lower() in _SPREADS] = name
+    return next(((both[False], both[True]) for both in found.values() if len(both) == 2), None)
+
+
+def in_settings(
+    places: Iterable[Mapping[object, object]], parts: Iterable[Mapping[object, object]], read: Read | None
+) -> tuple[Told, bool]:
+    """Mean and std, empty where the file has none, and whether it has some that are not read, as arrays of numpy are.
+
+    ``places`` are its settings, in which they may be called just so; in other ``parts`` they have to be called those of images.
+    """
+    unread = False
+    for mean, std in _pairs(places, parts):
+        found = usable(numbers_of(mean, read), numbers_of(std, read))
+        if found is not None:
+            return found, False
+        unread = unread or (isinstance(mean, Named) and isinstance(std, Named))
+    return ((), (), ""), unread
+
+
+def _pairs(
+    places: Iterable[Mapping[object, object]], parts: Iterable[Mapping[object, object]]
+) -> Iterator[tuple[object, object]]:
+    for place in places:
+        yield place.get("mean"), place.get("std")
+    for part in parts:
+        if names := pair(key for key in part if isinstance(key, str) and _OF_IMAGES.fullmatch(key)):
+            yield part[names[0]], part[names[1]]
+        for key, inner in part.items():
+            if not isinstance(key, str):
+                continue
+            if isinstance(inner, str) and key in _TEXTS:
+                yield from _in_text(inner[:_LONGEST_TEXT])
+            elif _SETTINGS.fullmatch(key[:200]):
+                within = inner.attributes if isinstance(inner, Instance) else inner
+                both = [within.get("mean"), within.get("std")] if isinstance(within, Mapping) else within
+                if isinstance(both, (list, tuple)) and len(both) == 2 and not any(map(_is_single, both)):
+                    yield both[0], both[1]
+
+
+def _is_single(value: object) -> bool:
+    """Whether it is one plain number, which may count anything."""
+    return isinstance(value, (int, float))
+
+
+def _in_text(text: str) -> Iterator[tuple[object, object]]:
+    """What a configuration in Python says, where it says one thing alone."""
+    found = {(mean, std) for mean, std in _IN_TEXT.findall(text)}
+    if len(found) == 1:
+        mean, std = found.pop()
+        yield _numbers_in(mean), _numbers_in(std)
+
+
+def _numbers_in(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        return []
+
+
+def in_front(root: Instance | None, prefix: str, read: Read) -> Told | None:
+    """Mean and std that a whole pickled module keeps as plain values around the network that lies in it at ``prefix``."""
+    part: object = root
+    for step in prefix.split("."):  # the last one is empty
+        if not isinstance(part, Instance):
+            break
+        children = part.attributes.get("_modules")
+        inner = children if isinstance(children, Mapping) else {}
+        for module in (part, *inner.values()):
+            names = pair(module.attributes) if isinstance(module, Instance) else None
+            values = [module.attributes[name] for name in names or ()]
+            found = usable(*(numbers_of(value, read) for value in values)) if names else None
+            if found is not None and not any(map(_is_single, values)):
+                return found
+        part = inner.get(step)
+    return None
+
+
+def numbers_of(value: object, read: Read | None = None) -> Numbers:
+    """A number or some of them, one for each channel, whatever they are kept in; empty for anything else."""
+    if isinstance(value, StoredTensor):
+        small = value.storage is not None and value.storage.nbytes <= _LARGEST and not value.oddity
+        value = read({"": value})[""] if small and read is not None else None
+    flat: Any = getattr(value, "tolist", None)  # of a tensor or an array of numpy
+    if flat is not None and 0 < math.prod(getattr(value, "shape", (0,))) <= _MOST:
+        value = [float(f"{number:.7g}") for number in value.reshape(-1).tolist()]  # type: ignore[attr-defined]
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    numbers = [float(part) for part in parts[:_MOST] if type(part) in {int, float} and abs(part) < 1e6]
+    return tuple(numbers) if len(numbers) == len(parts) and all(map(math.isfinite, numbers)) else ()
+
+
+def usable(mean: Numbers, std: Numbers) -> Told | None:
+    """Mean and std as they are used; None where they are none."""
+    remark = ""
+    if max(mean, default=0) > LARGEST_NUMBER and max(std, default=0) > LARGEST_NUMBER:
+        mean, std = (tuple(value / 255 for value in numbers) for numbers in (mean, std))
+        remark = TO_255
+    fits = bool(mean) and len(mean) == len(std)
+    return (mean, std, remark) if fits and all(0 <= at <= 1 for at in mean) and all(0 < at <= 1 for at in std) else None
+
+
+def of_channels(shape: Collection[int], channels: int) -> bool:
+    """Whether a tensor of that shape holds one number for each channel."""
+    return math.prod(shape) == channels and max(shape, default=1) == channels
