@@ -6,6 +6,7 @@ It follows from the fields of `Record`, of `Finding` and of what `record_types` 
 from __future__ import annotations
 
 import json
+import sys
 
 from backdoor_audit.evidence import Record
 from backdoor_audit.schema_of import Schema
@@ -17,4 +18,7 @@ def schema() -> Schema:
 
 
 if __name__ == "__main__":
-    print(json.dumps(schema(), indent=1))
+    try:
+        print(json.dumps(schema(), indent=1), flush=True)
+    except OSError as error:  # a reader that goes away, a disk that is full
+        sys.exit(f"python -m backdoor_audit.schema: {error.strerror}; the schema was not written in full")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backdoor_audit import option_texts
 from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import write_text
@@ -121,8 +122,11 @@ def refuse_to_replace(out: Path, options: argparse.Namespace, name: str = "out")
         raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
     with writing(out, name):
         there = _is_there(out)
-    others = (value for given in vars(options).values() for value in (given if isinstance(given, list) else [given]))
-    files = (value for value in others if isinstance(value, Path) or (there and isinstance(value, str) and value))
+    named = {option.key for option in OPTIONS if option.parse is option_texts.path}
+    given = ((key, one) for key, all_ in vars(options).items() for one in (all_ if isinstance(all_, list) else [all_]))
+    files = (
+        one for key, one in given if isinstance(one, Path) or (there and key in named and isinstance(one, str) and one)
+    )
     if any(file is not out and os.path.realpath(file) == os.path.realpath(out) for file in files):
         raise OptionError(f"--{name}: {out} is read, or written as well, by this command; choose another name")
     if there and not options.force:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import json
+import runpy
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +16,7 @@ import jsonschema
 import pytest
 import torch
 
+import backdoor_audit.schema
 from backdoor_audit.canary import Sighting
 from backdoor_audit.detectors import Detection
 from backdoor_audit.detectors.field import Field
@@ -45,6 +49,16 @@ def real() -> dict[str, Any]:
 def test_the_published_file_is_the_schema_and_a_valid_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == schema(), "python -m backdoor_audit.schema > docs/..."
+
+
+def test_a_reader_that_goes_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str, /) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(SystemExit, match=r"^python -m backdoor_audit.schema: Broken pipe; the schema was not written"):
+        runpy.run_path(backdoor_audit.schema.__file__, run_name="__main__")
 
 
 def test_a_real_record_is_valid(real: dict[str, Any]) -> None:
