@@ -168,6 +168,7 @@ def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
     elif pixels.ndim != 4 or shape[1] not in (1, 3):
         raise DataFormatError(
             f"{source}: images of shape {shape}; accepted: (n, c, h, w) or (n, h, w, c) with 1 or 3 channels, (n, h, w)"
+            f"{_reshaped(shape)}"
         )
     if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
         raise DataFormatError(
@@ -183,6 +184,21 @@ def _checked_images(images: Tensor | NDArray[Any], source: str) -> Tensor:
         cure = "undo the normalisation (it belongs to the model)" if low < 0 else "divide by 255"
         raise DataFormatError(f"{source}: pixels in [{low:.3g}, {high:.3g}]; accepted: floats in [0, 1]; {cure}")
     return floats.clamp_(0, 1)
+
+
+def _reshaped(shape: tuple[int, ...]) -> str:
+    """How an array of such a shape mostly becomes one of an accepted shape, to be put behind an error."""
+    if len(shape) == 4 and shape[2] in (1, 3):
+        return "; of (h, w, c, n), as MATLAB has them, give images.transpose(3, 0, 1, 2)"
+    if len(shape) == 4 and 4 in shape[1::2]:
+        return (
+            "; leave transparency out, images[..., :3]" if shape[3] == 4 else "; leave transparency out, images[:, :3]"
+        )
+    if len(shape) == 2 and (side := math.isqrt(shape[1] // 3)) ** 2 * 3 == shape[1]:
+        return f"; of rows as CIFAR has them give images.reshape(-1, 3, {side}, {side})"
+    if len(shape) == 2 and (side := math.isqrt(shape[1])) ** 2 == shape[1]:
+        return f"; of rows as MNIST has them give images.reshape(-1, {side}, {side})"
+    return ""
 
 
 def _as_bytes(pixels: Tensor) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
-_UNPACK = "unpack it, and give the folder of its class folders"
+_UNPACK = "unpack it, and give the folder of its class folders, or FILE.csv with path and label of each picture"
 _DATASETS = "save_to_disk('images'), and give that folder (pip install 'backdoor-audit[datasets]')"
 _LAID = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw, and give --audit-data=torchvision:MNIST?root=ROOT"
 _MARKS = (
@@ -17,6 +17,7 @@ _MARKS = (
     (b"PAR1", f"a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).{_DATASETS}"),
     (b"ARROW1", f"a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).{_DATASETS}"),
     (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
+    (b"MATLAB 7.3", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
     (b"MATLAB 5.0", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
     (b"\x1f\x8b", f"a gzip archive; {_UNPACK}"),
     (b"BZh", f"a bzip2 archive; {_UNPACK}"),
@@ -39,6 +40,7 @@ MARKED = 512
 _IN_FOLDERS = (
     (_IDX, "{name}; " + _LAID),
     ((".parquet",), "parquet files; write them anew by datasets.load_dataset({folder!r})." + _DATASETS),
+    ((".mdb",), "{name} of LMDB; read its pictures with the package lmdb, and " + SAVE),
     ((".npz", ".csv", ".tsv", ".jsonl"), "{name}; give it, as in --audit-data={path}"),
     ((".safetensors", ".h5", ".hdf5", ".mat", ".pt", ".pth", ".npy"), "{name}; read its arrays, and " + SAVE),
     ((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "{name}; " + _UNPACK),

@@ -37,6 +37,7 @@ _DRAWN = frozenset(
 _TABLES = (".csv", ".tsv", ".jsonl")
 _OF_LABELS = (*_TABLES, ".txt", ".json", ".xml")
 _AS_TABLE = "lay the images out in one folder per class, or write path and class of each into FILE.csv and give that"
+_AS_ROWS = ", or FILE.csv with path and label of each"
 _OF_SYSTEMS = frozenset(
     (
         *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
@@ -106,7 +107,10 @@ def _files_of_classes(folder: Path, reading: Reading) -> dict[str, list[Path]]:
     if not files_of:
         loose = sum(is_image(entry.name) for entry in visible)
         found = f"{loose} images but no class folders" if loose else "no class folders"
-        cure = _instead(folder, reading) or "accepted: one sub-folder per class with its images in it"
+        cure = (
+            _instead(folder, reading)
+            or f"accepted: one sub-folder per class with its images in it{_AS_ROWS if loose else ''}"
+        )
         raise DataFormatError(f"{folder}: {found}; {cure}")
     if len(files_of) > MOST_CLASSES:
         raise DataFormatError(f"{folder}: {len(files_of)} class folders; accepted: at most {MOST_CLASSES}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,23 @@ from backdoor_audit.errors import DataFormatError, OptionError
 from backdoor_audit.files import UnreadableError, read_json, read_text
 from backdoor_audit.printable import listed
 
+_NUMBERS = tuple(
+    f"{first}{to}{second}"
+    for word in ("class", "label")
+    for number in ("idx", "id", "index")
+    for to in ("_to_", "2")
+    for first, second in ((word, number), (number, word))
+)
+NAMED = (
+    *(*_NUMBERS, "id2name", "id_to_name", "idx_to_name", "label_map", "label_mapping", "class_map", "class_mapping"),
+    *("classes", "class_names", "label_names", "CLASSES", "categories", "classnames", "class_list", "label_list"),
+    *("target_names", "labels", "names", "vocab"),
+)
+"""Under which keys checkpoints, headers and JSON files have the names of the classes."""
+
+_NUMBER_FIRST = re.compile(r"['\"]?(?P<number>[0-9]{1,6})['\"]?(?:\s*[:,;\t]\s*|\s+)(?P<name>[\w'\"].*?),?")
+_NUMBER_LAST = re.compile(r"(?P<name>.*?\S)(?:\s*[:,;\t]\s*|\s+)(?P<number>[0-9]{1,6}),?")
+_SYNSET = re.compile(r"n[0-9]{8}(?=\s)")  # of WordNet, as ImageNet's folders are called; a line goes on with its words
 _NAMES = "accepted: names between commas, a text file with one name per line, or JSON (a list, id2label, class_to_idx)"
 
 
@@ -27,20 +45,25 @@ def names_from(text: str) -> tuple[str, ...]:
     Raises `OptionError`.
     """
     if "," in text:
-        names = tuple(part.strip() for part in text.split(","))
+        bare = (
+            text.strip()[1:-1] if text.strip()[:1] + text.strip()[-1:] in ("[]", "()") else ""
+        )  # a list of JSON or Python
+        names = tuple(part.strip().strip("'\"" * bool(bare)) for part in (bare or text).split(","))
     else:
         path = Path(text)
         try:
             if path.suffix.lower() == ".json":
                 names = names_in(read_json(path)) or ()
             else:
-                names = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+                names = _names_in_lines([line.strip() for line in read_text(path).rstrip().splitlines()])
         except UnreadableError as error:
             raise OptionError(f"--audit-class-names: {text} cannot be read ({error}); {_NAMES}") from None
     twice = [name for name, times in Counter(names).items() if times > 1]
     if not 2 <= len(names) <= MOST_CLASSES or "" in names or twice:
-        what = f"{listed(twice, 3) or 'an empty name'} more than once" if twice else f"{len(names)} names"
-        what = "an empty name" if "" in names else what
+        what = (
+            f"{listed(twice, 3) or 'an empty name'} more than once" if twice else f"{len(names)} names" if names else ""
+        )
+        what = "an empty name" if "" in names else what or "no names for the numbers from 0 on"
         raise OptionError(f"--audit-class-names: {what} in {text[:200]}; {_NAMES}, each class once")
     return names
 
@@ -48,16 +71,16 @@ def names_from(text: str) -> tuple[str, ...]:
 def names_in(content: object) -> tuple[str, ...]:
     """Names by label in what JSON files and checkpoints hold; empty for anything that does not name every class once.
 
-    A list of names; a mapping of numbers to names, or of names to numbers, or one with such a mapping under ``id2label`` or
-    ``class_to_idx``. Of several names for a number, as in ``imagenet_class_index.json``, the first: folders are called so.
+    A list of names; a mapping of numbers to names, or of names to numbers; or a mapping with one of these under one of `NAMED`.
+    Of several names for a number, as in ``imagenet_class_index.json``, the first: folders are called so.
     """
+    inner = map(content.get, NAMED) if isinstance(content, Mapping) else ()
+    content = next((named for named in inner if isinstance(named, (Mapping, list, tuple))), content)
     if isinstance(content, (list, tuple)):
         names = tuple(name for name in content if isinstance(name, str))
         return names if len(names) == len(content) and 2 <= len(set(names)) == len(names) else ()
     if not isinstance(content, Mapping):
         return ()
-    inner = (content.get(key) for key in ("id2label", "class_to_idx"))
-    content = next((named for named in inner if isinstance(named, Mapping)), content)
     by_number: dict[int, str] = {}
     for key, value in content.items():
         number, name = (value, key) if isinstance(value, int) else (key, value)
@@ -70,6 +93,21 @@ def names_in(content: object) -> tuple[str, ...]:
         by_number[number] = name
     complete = by_number.keys() == set(range(len(content))) and 2 <= len(set(by_number.values())) == len(content)
     return tuple(by_number[number] for number in range(len(content))) if complete else ()
+
+
+def _names_in_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """The names in the lines of a text: where each has one of the numbers from 0 on, what stands beside it.
+
+    A first line without a number is then a header. Of lines that begin with a synset, that.
+    """
+    for line in (_NUMBER_FIRST, _NUMBER_LAST):
+        for some in (lines, lines[1:]):
+            found = [line.fullmatch(text) for text in some]
+            by_number = {int(one["number"]): one["name"].strip().strip("'\"") for one in found if one}
+            if by_number.keys() == set(range(len(found))) and len(set(by_number.values())) == len(found) > 1:
+                return tuple(by_number[number] for number in range(len(found)))
+    synsets = [_SYNSET.match(text) for text in lines]
+    return tuple(found[0] for found in synsets if found) if all(synsets) else tuple(lines)
 
 
 def labels_of(

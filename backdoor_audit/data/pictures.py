@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from backdoor_audit.data.reading import Reading
@@ -31,6 +31,8 @@ _MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0",
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none of them starts another program
 _PER_PIXEL = 28  # bytes: pillow's own and its converted copy, the array, and its floats while they are resized
 _FILE_SHARE = 128  # a picture's file may take this part of the memory: decoders are quick on files of that size
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
+_ORIENTATION = 0x112  # the entry of EXIF
 _MOST_SCANS = 100  # of a JPEG; each goes over all pixels, whatever little the file holds for it
 _MOST_EXIF = 2  # blocks of a JPEG; old pillows copy all of them for each of their entries
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # of a segment of a JPEG; pillow skips what else lies between two of them
@@ -91,10 +93,28 @@ def pixels_of(reader: Callable[[], Image.Image], reading: Reading) -> Tensor:
                 return torch.from_numpy(np.array(image).astype(np.float32)).div_(65535)[None, None]
             if image.mode.startswith(("I", "F")):
                 raise UnreadableError(f"mode {image.mode}; accepted: 8 or 16 bits per channel; save it anew with these")
+            if _is_turned(image):
+                reading.note(
+                    "{n} pictures that their EXIF turns: read as they lie, as torchvision's ImageFolder reads them"
+                )
             grey = image.mode in ("1", "L", "LA", "La")
             array = np.array(image.convert("L" if grey else "RGB"))
     pixels = torch.from_numpy(array).float().div_(255)
     return pixels[None, None] if grey else pixels.permute(2, 0, 1)[None]
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether a viewer would turn or mirror the picture; Pillow does so itself with TIFF."""
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1) if image.format in _WITH_EXIF else 1
+    except Exception:  # pillow's parsers raise anything on damaged blocks
+        return False
+    return turn in range(2, 9)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF turns it."""
+    return ImageOps.exif_transpose(image) if _is_turned(image) else image
 
 
 @contextmanager

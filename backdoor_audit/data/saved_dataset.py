@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from backdoor_audit.data.clean_set import CleanSet, checked_labels, shown_names
 from backdoor_audit.data.conversion import Reader, Wish, brief, chosen
 from backdoor_audit.data.naming import labels_of, relabelled
-from backdoor_audit.data.pictures import parsed
+from backdoor_audit.data.pictures import parsed, upright
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.files import UnreadableError
@@ -93,7 +93,7 @@ def _part(datasets: Any, folder: Path, reading: Reading) -> Any:
 def _columns(datasets: Any, folder: Path, saved: Any) -> tuple[str, str]:
     """The columns of images and of labels."""
     features = saved.features
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image) or _is_stored(kind)]
     classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     labels = [name for name in _LABELS if name in features] or classes
     if not images or not labels:
@@ -101,11 +101,16 @@ def _columns(datasets: Any, folder: Path, saved: Any) -> tuple[str, str]:
     return ("image" if "image" in images else images[0]), labels[0]
 
 
+def _is_stored(kind: object) -> bool:
+    """Whether a column holds pictures as `datasets` stores them, without saying so: parquet files of other packages have such."""
+    return isinstance(kind, Mapping) and kind.keys() == {"bytes", "path"}
+
+
 def _opener(saved: Any, column: str, index: int, reading: Reading) -> Callable[[], Image.Image]:
     def item() -> Image.Image:
         entry = saved[index][column] or {}
         if not entry.get("bytes"):
             raise UnreadableError("no picture in this row; save_to_disk puts them in")
-        return parsed(entry["bytes"], reading)
+        return upright(parsed(entry["bytes"], reading))  # as `datasets` gives it
 
     return item

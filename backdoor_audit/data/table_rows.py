@@ -204,6 +204,14 @@ def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int
         return places[picture], places[label]
     if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
         return None
+    single = zip(header, row, strict=False)
+    classes = [name for name, value in single if name != picture and _counts(value) and float(value) <= 1]
+    if picture is not None and len(classes) > 1:
+        told = listed([name[:40] for name in classes], 3)
+        raise DataFormatError(
+            f"{path}: no column of labels; of one column of 0 and 1 for each class ({told}) make a column label with its name or "
+            f"number; {WANTED}"
+        )
     pixels = f"; where it holds the pixels, {SAVE}" if picture is None and len(header) > _MOST_SHOWN else ""
     shown = listed([name.strip()[:40] for name in header], _MOST_SHOWN)
     raise DataFormatError(f"{path}: columns {shown or 'absent'}; {WANTED}{pixels}")

@@ -12,7 +12,9 @@ from backdoor_audit.data import load_clean_set
 from tests.subjects.clean_images import class_folders, image_file, message_of
 
 SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...); accepted: a folder"
-UNPACK = "unpack it, and give the folder of its class folders; accepted: a folder"
+UNPACK = (
+    "unpack it, and give the folder of its class folders, or FILE.csv with path and label of each picture; accepted"
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ UNPACK = "unpack it, and give the folder of its class folders; accepted: a folde
             "a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).save_to_disk('images'), and",
         ),
         (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
+        (b"MATLAB 7.3 MAT-file", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
         (b"MATLAB 5.0 MAT-file", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
         (b"\x80\x04", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
         (b"Rar!\x1a\x07", f"a rar archive; {UNPACK}"),
@@ -54,6 +57,20 @@ def test_files_that_are_told_by_more_than_their_first_bytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as zipped:
         zipped.write(tmp_path / "0.png", "cat/0.png")
     assert message_of(tmp_path / "images.zip").startswith(f"a zip archive of pictures; {UNPACK}")
+
+
+def test_pictures_with_their_labels_beside_them_become_a_table(tmp_path):
+    image_file(tmp_path / "0.png")
+    (tmp_path / "0.cls").write_text("1")  # as of an unpacked shard of webdataset
+    assert message_of(tmp_path).endswith(
+        "accepted: one sub-folder per class with its images in it, or FILE.csv with path and label of each"
+    )
+    (tmp_path / "0.png").unlink()
+    assert message_of(tmp_path).endswith("one sub-folder per class with its images in it")
+    (tmp_path / "data.mdb").write_bytes(b"x")
+    assert f"it holds data.mdb of LMDB; read its pictures with the package lmdb, and {SAVE[:40]}" in message_of(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["data/test-00000-of-00001.parquet", "x.parquet"])

@@ -135,6 +135,19 @@ def exif(size):
     return b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_its_exif_turns_is_read_as_it_lies_and_told(form, tmp_path):
+    turned = Image.Exif()
+    for number, turn in enumerate((6, 6, 1)):
+        turned[0x112] = turn
+        one_picture(tmp_path, encoded(Image.new("RGB", (6, 4)), form, exif=turned), name=f"{number}.png")
+    clean_set = load_clean_set(tmp_path)
+    assert clean_set.image_shape == (3, 4, 6)
+    assert clean_set.notes == (
+        "2 pictures that their EXIF turns: read as they lie, as torchvision's ImageFolder reads them",
+    )
+
+
 @pytest.mark.parametrize(("blocks", "refused"), [(1, False), (2, False), (3, True), (80, True)])
 def test_a_jpeg_of_several_blocks_of_exif_is_refused(blocks, refused, tmp_path):
     """Before version 13 of pillow a file of 240 kB took 5 GB: it joins them, and each entry may be a copy of all."""

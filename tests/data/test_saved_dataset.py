@@ -1,3 +1,4 @@
+import io
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ from backdoor_audit.data import load_clean_set
 from tests.subjects.clean_images import image_file, message_of
 
 datasets = pytest.importorskip("datasets")
+pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
 
 def rows(labels, **extra):
@@ -49,6 +51,19 @@ def test_pictures_that_lay_in_files_are_in_the_saved_data_set(tmp_path):
     table.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
     (tmp_path / "0.png").unlink()
     assert message_of(tmp_path / "saved").startswith("1 unreadable images: image 1 (no picture in this row;")
+
+
+def test_pictures_of_a_parquet_file_that_does_not_call_them_so_are_read_as_the_package_turns_them(tmp_path):
+    turned, content = Image.Exif(), io.BytesIO()
+    turned[0x112] = 6
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(content, "JPEG", exif=turned)
+    pictures = [{"bytes": content.getvalue(), "path": None}]
+    parquet.write_table(pyarrow.table({"image": pictures, "label": [0]}), tmp_path / "a.parquet")
+    read = datasets.load_dataset("parquet", data_files=str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+    read.save_to_disk(tmp_path / "saved")
+    clean_set = load_clean_set(tmp_path / "saved")
+    assert clean_set.image_shape == (3, 6, 4)
+    assert clean_set.notes == ()
 
 
 def test_saved_data_sets_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):

@@ -260,6 +260,10 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ("", "columns absent; accepted: a header with file_name"),
         ("file_name,label\n", "no rows; accepted: a header"),
         ("one,two\nthree,four\n", "columns one, two; accepted: a header"),
+        (
+            "image,a,b\n0,1.0,0.0\n",
+            "no column of labels; of one column of 0 and 1 for each class (a, b) make a column label",
+        ),
         ("file_name,label\n1.png\n", "row 1 has 1 columns, the first one 2;"),
         ("file_name,label\n,cat\n", "1 rows without a path that a file can have;"),
         ("file_name,label\n1.png,0\ngone.png,1\n", "1 unreadable images: gone.png (No such file"),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backdoor_audit import tensor_file
-from backdoor_audit.data import names_in
+from backdoor_audit.data.naming import NAMED, names_in
 from backdoor_audit.errors import AuditError
 from backdoor_audit.files import UnreadableError, read_json
 from backdoor_audit.model.loading import checkpoint
@@ -20,20 +20,6 @@ from backdoor_audit.model.loading.refusals import Deadline
 
 _DEEPEST = 3  # dicts inside each other in which a checkpoint is looked through
 _NO_NAME = re.compile(r"LABEL_[0-9]+")  # what transformers writes where nobody gave names
-_NUMBERS = tuple(
-    f"{first}{to}{second}"
-    for word in ("class", "label")
-    for number in ("idx", "id", "index")
-    for to in ("_to_", "2")
-    for first, second in ((word, number), (number, word))
-)
-NAMED = (
-    *(*_NUMBERS, "id2name", "id_to_name", "idx_to_name", "label_map", "label_mapping", "class_map", "class_mapping"),
-    *("classes", "class_names", "label_names", "CLASSES", "categories", "classnames", "class_list", "label_list"),
-    *("target_names", "labels", "names", "vocab"),
-)
-"""Under which keys checkpoints and headers have the names of the classes."""
-
 _LONGEST_HEADER = 1_000_000  # characters of an entry
 
 

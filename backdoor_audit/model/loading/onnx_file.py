@@ -179,7 +179,7 @@ def _images(onnx: Any, images: Any) -> tuple[tuple[int, int, int] | None, int, b
     found = images.type.tensor_type
     if found.elem_type not in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}:
         raise ModelFormatError(
-            "an ONNX file whose input is not of floating point; images are, in [0, 1] before normalisation"
+            f"an ONNX file whose input is not of floating point, which has no gradient; export it again to take floats, {_ADVICE}"
         )
     sizes = [int(size.dim_value) for size in found.shape.dim]
     if len(sizes) != 4:

@@ -367,6 +367,10 @@ def elsewhere_in_a_node(model, onnx):
             "an ONNX file whose input has 5 dimensions",
         ),
         (
+            lambda model, onnx: setattr(model.graph.input[0].type.tensor_type, "elem_type", onnx.TensorProto.UINT8),
+            "an ONNX file whose input is not of floating point, which has no gradient; export it again to take floats, or save",
+        ),
+        (
             lambda model, onnx: setattr(model.graph.node[1], "op_type", "Nope"),
             "an ONNX file that onnx2torch cannot convert (",
         ),
