@@ -26,7 +26,8 @@ def check_paths(options: AuditOptions) -> None:
         )
     elif not options.data.startswith("torchvision:") and (absence := _absence(options.data)) not in ("", _IS_FOLDER):
         problems.append(
-            f"--audit-data: {named(options.data)} {absence}; give a folder of class folders or an .npz file"
+            f"--audit-data: {named(options.data)} {absence}; give a folder of class folders, an .npz or .csv file, or "
+            "torchvision:NAME?root=DIR"
         )
     for name in ("trigger", "reference", "twins"):
         file = getattr(options, name)

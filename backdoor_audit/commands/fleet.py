@@ -159,7 +159,7 @@ def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, t
             f"--shard: share {number} of {shares} is empty, of {len(models)} models; ask for fewer shares"
         )
     if not options.data.startswith("torchvision:") and not os.path.exists(options.data):
-        raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders or an .npz file")
+        raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders, or a file")
     found = common(options.data, options.passed_on, code_fingerprint())
     manifest = Manifest(settings=found.settings, data=options.data, models=models)
     results.write_manifest(manifest)

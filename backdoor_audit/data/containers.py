@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def within(folder: Path, paths: Iterable[Path]) -> str:
         for path in files:
             if path.name.lower().endswith(endings):
                 name = str(path.relative_to(folder))
-                return f"it holds {what.format(folder=str(folder), name=name, path=path)}"
+                return f"it holds {what.format(folder=str(folder), name=name, path=shlex.quote(str(path)))}"
     return ""
 
 
@@ -88,9 +89,9 @@ def _of_torchvision(path: Path) -> str:
     """The source that opens a file where torchvision has put it, with what lacks yet, or an empty string."""
     here = path.absolute()
     if kind := _OF_TORCHVISION.get(here.parent.name):
-        return f"torchvision:{kind}?root={here.parents[1]}"
+        return shlex.quote(f"torchvision:{kind}?root={here.parents[1]}")
     if here.name.endswith(_IDX):
         laid = here.parent.name == "raw" and len(here.parents) > 3
         unpacked = ", once all in there is unpacked (gunzip)" if here.name.endswith(".gz") else ""
-        return f"torchvision:{here.parents[1].name}?root={here.parents[2]}{unpacked}" if laid else ""
+        return shlex.quote(f"torchvision:{here.parents[1].name}?root={here.parents[2]}") + unpacked if laid else ""
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -56,7 +57,9 @@ def from_folder(folder: Path, wish: Wish, reading: Reading) -> CleanSet:
             raise DataFormatError(f"{folder}: no images in {listed(empty)}; {instead}")
         left = f" ({reading.left()})" if reading.left() else ""
         home = _home_of_classes(folder, files_of)
-        other = f", or give --audit-data={home} where the classes are in there" if home != folder else ""
+        other = (
+            f", or give --audit-data={shlex.quote(str(home))} where the classes are in there" if home != folder else ""
+        )
         if label := _label_file(folder, empty, reading):
             raise DataFormatError(
                 f"{folder}: no images in {listed(empty)}, but files of labels ({label}); {_AS_TABLE}{other}"
@@ -143,8 +146,14 @@ def _refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> Non
         return
     what = "is the only folder" if alone else "are parts of a data set, not classes"
     what = "are pictures and what is drawn over them, not classes" if drawn and not alone else what
-    table = f"; {tables[0]} may have them: give it, as in --audit-data={folder / tables[0]}, or" if tables else ";"
-    classes = f", or pass --audit-class-names={','.join(names)} where these are the classes" if not alone else ""
+    table = (
+        f"; {tables[0]} may have them: give it, as in --audit-data={shlex.quote(str(folder / tables[0]))}, or"
+        if tables
+        else ";"
+    )
+    classes = (
+        f", or pass --audit-class-names={shlex.quote(','.join(names))} where these are the classes" if not alone else ""
+    )
     raise DataFormatError(
         f"{folder}: {listed(names)} {what}, and nothing tells the classes of the images in "
         f"{'it' if alone else 'them'}{table} {_AS_TABLE}{classes}"
@@ -167,7 +176,7 @@ def _refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
     home = _home_of_classes(folder, files_of)
     if home == folder:
         return
-    names, where = list(files_of), f"as in --audit-data={home}"
+    names, where = list(files_of), f"as in --audit-data={shlex.quote(str(home))}"
     if len(names) > 1:
         raise DataFormatError(
             f"{folder}: {listed(names)} are parts of a data set, not classes; give one of them, {where}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,7 +84,8 @@ def _part(datasets: Any, folder: Path, reading: Reading) -> Any:
     part = next((name for name in _PARTS if name in saved), parts[0] if len(parts) == 1 else None)
     if part is None:
         raise DataFormatError(
-            f"{folder}: parts {listed(parts, 5)}, none of them test or validation; give one, as in --audit-data={folder}/PART"
+            f"{folder}: parts {listed(parts, 5)}, none of them test or validation; give one, as in "
+            f"--audit-data={shlex.quote(str(folder))}/PART"
         )
     if len(parts) > 1:
         reading.note(f"read: the part {part} of {listed(parts, 5)}")

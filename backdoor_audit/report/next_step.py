@@ -14,7 +14,10 @@ from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.reproduction import repair_command, reproduction_command
 from backdoor_audit.search.anomaly import MIN_CLASSES
 
-_ADVICE = re.compile(r"\bpass (--[\w-]+=[^\s,;]+(?: --[\w-]+=[^\s,;]+)*)(?=[\s,;]|$)(?! if )")  # not one that depends
+_VALUE = (
+    r"""(?:'[^']*'|"[^"]*"|[^\s,;'"]|,(?=\S))+"""  # as a shell reads it; a comma before a space is one of the sentence
+)
+_ADVICE = re.compile(rf"\bpass (--[\w-]+={_VALUE}(?: --[\w-]+={_VALUE})*)(?=[\s,;]|$)(?! if )")  # not one that depends
 
 
 def next_step(record: Record) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 
 import torch
@@ -69,7 +70,7 @@ def _cure(clean: CleanSet, found: matching.Order, predicted: matching.Counts, nu
         )
     names = _in_the_models_order(clean, found, num_classes)
     if names:
-        return f"if that is so, pass --audit-class-names={','.join(names)}"
+        return f"if that is so, pass --audit-class-names={shlex.quote(','.join(names))}"
     return "correct the labels, or pass --audit-class-names with the names of all classes in the model's order"
 
 

@@ -98,10 +98,10 @@ def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_
     (tmp_path / name).write_bytes(b"x")
     for given in (tmp_path, tmp_path / name.partition("/")[0], (tmp_path / name).parent):
         assert message_of(given).endswith(
-            f"which torchvision opens; give --audit-data=torchvision:{source}?root={tmp_path}"
+            f"which torchvision opens; give --audit-data='torchvision:{source}?root={tmp_path}'"
         )
     assert message_of(tmp_path / name).startswith(
-        f"a file that torchvision opens; give --audit-data=torchvision:{source}?root={tmp_path}; accepted"
+        f"a file that torchvision opens; give --audit-data='torchvision:{source}?root={tmp_path}'; accepted"
     )
 
 
@@ -115,7 +115,7 @@ def test_files_of_mnist_that_are_packed_are_to_be_unpacked_first(tmp_path):
             (raw / f"{part}-{name}.gz").write_bytes(gzip.compress(content))
     source = f"torchvision:MNIST?root={tmp_path}"
     for given in (tmp_path, raw, raw / "t10k-labels-idx1-ubyte.gz"):
-        assert f"give --audit-data={source}, once all in there is unpacked (gunzip)" in message_of(given)
+        assert f"give --audit-data='{source}', once all in there is unpacked (gunzip)" in message_of(given)
     for packed in raw.iterdir():
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     assert load_clean_set(source).labels.tolist() == [0, 1]

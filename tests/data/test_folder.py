@@ -135,6 +135,12 @@ def test_whatever_is_not_read_is_counted_and_named(tmp_path):
     assert clean_set.notes == ("8 not read: a/BMW.txt, a/list.txt, a/scan.heic, b/link, b/pipe, ...",)
 
 
+def test_a_path_is_told_as_a_shell_reads_it(tmp_path):
+    for part in ("train", "test"):
+        class_folders(tmp_path / "my images" / part, ["a", "b"], each=1)
+    assert message_of(tmp_path / "my images").endswith(f"as in --audit-data='{tmp_path}/my images/test'")
+
+
 def test_the_parts_of_a_data_set_are_not_taken_for_classes(tmp_path):
     for part in ("train", "test"):
         class_folders(tmp_path / part, ["a", "b"], each=1)

@@ -73,6 +73,13 @@ UNSURE = "pass --audit-class-order=number if the classes are numbers, --audit-cl
     ("reasons", "words", "why"),
     [
         ([UNSURE, "pass --audit-class-order=text, the order of ImageFolder"], "--audit-class-order=text", "advises"),
+        (
+            ["if that is so, pass --audit-class-names='T-shirt,ankle boot,coat', and more"],
+            "--audit-class-names='T-shirt,ankle boot,coat'",
+            "advises",
+        ),
+        (["if that is so, pass --audit-class-names=ant,bee,cat"], "--audit-class-names=ant,bee,cat", "advises"),
+        (["pass --mean=0.1,0.2 --std=0.3, or others"], "--mean=0.1,0.2 --std=0.3", "advises"),
         ([UNSURE], "--audit-seed=3", "once the reason above is dealt with"),
         (["drop the final sigmoid"], "--audit-seed=3", "once the reason above is dealt with"),
         ([], "--audit-seed=3", "the whole audit"),

@@ -52,6 +52,12 @@ def test_two_swapped_classes_are_named_with_the_names_that_mend_it():
     assert "pass --audit-class-names=ant,bee,hen,dog,emu,fox,gnu,cat,ibis,jay,kiwi,lynx" in reason
 
 
+def test_names_are_spelt_as_a_shell_reads_them():
+    spaced = tuple(name.replace("bee", "bumble bee") for name in NAMES)
+    reason = told(images(lambda k: {2: 7, 7: 2}.get(k, k), names=spaced))
+    assert "pass --audit-class-names='ant,bumble bee,hen,dog,emu,fox,gnu,cat,ibis,jay,kiwi,lynx'" in reason
+
+
 def test_an_absent_class_that_shifts_the_labels_after_it_is_told():
     reason = told(images(lambda k: None if k == 8 else k - (k > 8), names=tuple(n for n in NAMES if n != "ibis")))
     assert "label 8 (jay) looks like class 9 (kiwi) of the model" in reason

@@ -128,10 +128,10 @@ def _network(name: str, num_classes: int | None) -> Architecture:
         sizes = {}
         if first is not None and first.ndim == 4 and first.numel():
             sizes = {"width": first.shape[0], "in_channels": first.shape[1]}
-        if num_classes is not None:
-            sizes["num_classes"] = num_classes
-        elif head is not None and head.ndim == 2 and head.numel():
+        if head is not None and head.ndim == 2 and head.numel():
             sizes["num_classes"] = head.shape[0]
+        elif num_classes is not None:
+            sizes["num_classes"] = num_classes
         return Built(built_to_fit(functools.partial(make, **sizes), state, name))
 
     return Architecture(name, reference, build)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def merged(folder: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as the user gave it, in a message."""
-    return printable(str(path))
+    """A path as the user gave it, in a message, and as a shell reads it."""
+    return shlex.quote(printable(str(path)))
 
 
 def _step(name: str) -> int:

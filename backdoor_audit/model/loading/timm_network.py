@@ -38,8 +38,6 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
     """
     bare, *rest = name.split(",")
     given = dict(map(_size, rest))
-    if num_classes is not None:
-        given["num_classes"] = num_classes
     with contained(f"--arch=timm:{name} cannot be built"):
         try:
             timm: ModuleType = importlib.import_module("timm")
@@ -56,7 +54,9 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
         with contained(f"--arch=timm:{name} cannot be built", "name its sizes: timm:NAME,img_size=N,in_chans=N"):
             sizes: dict[str, int | str] = {**_told(usual, state), **given}
             classes = classes_of(state, reference, default=_UNUSUAL)
-            if "num_classes" not in given and classes != default and (classes != _UNUSUAL or not default):
+            if classes == _UNUSUAL and num_classes:  # the tensors do not tell
+                sizes["num_classes"] = num_classes
+            elif "num_classes" not in given and classes != default and (classes != _UNUSUAL or not default):
                 sizes["num_classes"] = classes
             make = functools.partial(timm.create_model, bare, pretrained=False, **sizes)
             try:
@@ -66,7 +66,8 @@ def timm_network(name: str, num_classes: int | None) -> Architecture:
                 cure = f"; its fc_norm is there with another pooling: pass --arch=timm:{name},{_POOL}=avg"
                 raise ModelFormatError(f"{error}{cure if pooled and _POOL not in given else ''}") from None
         mean, std, notes = _configured(module, f"timm:{bare}", int(sizes.get("in_chans", 3)))
-        notes += tuple(f"{key}={value} as its tensors say" for key, value in sizes.items() if key not in given)
+        told = {key: value for key, value in sizes.items() if key not in given and value != num_classes}
+        notes += tuple(f"{key}={value} as its tensors say" for key, value in told.items())
         return Built(module, notes, mean, std)
 
     return Architecture(f"timm:{name}", reference, build)

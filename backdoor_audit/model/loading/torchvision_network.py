@@ -22,6 +22,7 @@ _WITHOUT_WEIGHTS = ("nn.Dropout()", "nn.ReLU()")
 _MAKE = "def make(): import torchvision; from torch import nn; "
 """Begins a factory in one line."""
 
+_USUAL = 1000  # classes
 _LONGEST_HEAD = 12  # layers
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 _TRANSFORMED = (
@@ -46,7 +47,8 @@ def torchvision_network(name: str, num_classes: int | None) -> Architecture:
     def build(state: Mapping[str, Tensor]) -> Built:
         arguments, changes, notes = _variant(name, usual, state)
         if "num_classes" not in arguments:
-            arguments["num_classes"] = num_classes or classes_of(state, reference, default=1000)
+            told = classes_of(state, reference, default=_USUAL)
+            arguments["num_classes"] = told if told != _USUAL else num_classes or _USUAL
 
         def changed() -> nn.Module:
             module: nn.Module = make(**arguments)
