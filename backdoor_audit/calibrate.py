@@ -27,7 +27,9 @@ def calibrate(models: Sequence[Path], options: AuditOptions, *, store: Store, pr
     different numbers of classes, a model that cannot be judged, or images that allow no twins.
     """
     if len(models) < LEAST_MODELS:
-        raise OptionError(f"{len(models)} clean models; at least {LEAST_MODELS} are needed to fit a distribution")
+        raise OptionError(
+            f"--clean-models: {len(models)} model files; at least {LEAST_MODELS} are needed to fit a distribution"
+        )
     found, classes, twins = [], set(), set()
     for file in models:
         run = Run(replace(options, model=str(file)), store, shipped(), progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
@@ -336,7 +337,7 @@ class Record:
         try:
             stored = read_json(path)
         except UnreadableError as error:
-            raise DataFormatError(f"{path}: not a readable JSON file ({error}); {accepted}") from None
+            raise DataFormatError(f"{path}: not a readable JSON file ({error}); {accepted}{inside(path)}") from None
         if not isinstance(stored, dict) or stored.get("schema_version") not in READ_VERSIONS:
             found = stored.get("schema_version") if isinstance(stored, dict) else type(stored).__name__
             raise DataFormatError(f"{path}: schema version {brief(found)}; {accepted}")
@@ -348,6 +349,12 @@ class Record:
             raise DataFormatError(f"{path}: not the content of an audit ({wrong}); {accepted}")
         found = {name: [Finding.from_json(finding) for finding in stored.get(name, ())] for name in _FINDINGS}
         return cls(**{**stored, **found})
+
+
+def inside(folder: Path) -> str:
+    """What to give in place of a folder of evidence, to be put behind an error, or nothing."""
+    file = folder / "audit.json"
+    return f"; give {shlex.quote(str(file))}" if file.is_file() else ""
 
 
 def _needed(kind: type[Record] | type[Finding]) -> list[str]:

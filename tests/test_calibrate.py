@@ -76,7 +76,7 @@ def test_the_largest_deviation_of_every_model_counts_for_every_detector(tmp_path
 
 
 def test_too_few_models_are_refused_before_any_work(tmp_path):
-    with pytest.raises(OptionError, match=f"at least {LEAST_MODELS}"):
+    with pytest.raises(OptionError, match=f"^--clean-models: {LEAST_MODELS - 1} model files; at least {LEAST_MODELS}"):
         fitted(tmp_path, models(LEAST_MODELS - 1))
 
 

@@ -183,6 +183,12 @@ def test_a_foreign_file_is_refused_in_one_line(tmp_path, content):
         Record.read(path)
 
 
+def test_a_folder_of_evidence_says_which_file_to_give(tmp_path):
+    (tmp_path / "audit.json").write_text("{}")
+    with one_line(DataFormatError, f"is accepted; give {tmp_path / 'audit.json'}", begins=f"{tmp_path}: "):
+        Record.read(tmp_path)
+
+
 def a_number(stored, value):
     stored["findings"][0]["value"] = value
 

@@ -161,7 +161,7 @@ class Attack(ABC):
         named = [] if rule.target_class is None else [rule.target_class]
         named += getattr(rule, "source_classes", ())
         if any(not 0 <= label < num_classes for label in named):
-            raise AttackError(f"{self.name}: {rule} names a class outside 0 to {num_classes - 1}")
+            raise AttackError(f"{self.name}: {rule} names a class outside 0 to {num_classes - 1}; choose another")
         if isinstance(rule, AllToAll) and rule.num_classes != num_classes:
             raise AttackError(f"{self.name}: {rule} for a model of {num_classes} classes")
 

@@ -13,7 +13,7 @@ from backdoor_audit.baseline.acceptance import Acceptance, acceptances_from
 from backdoor_audit.baseline.schema import KEPT, SCHEMA, SCHEMA_VERSION
 from backdoor_audit.content import content_of
 from backdoor_audit.errors import BaselineError
-from backdoor_audit.evidence import REGRESSION, Finding, Record
+from backdoor_audit.evidence import REGRESSION, Finding, Record, inside
 from backdoor_audit.files import UnreadableError, read_json, write_text
 from backdoor_audit.item import Item, Row
 from backdoor_audit.options import Role, options_with
@@ -194,7 +194,7 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         stored = presentable(read_json(path))
     except UnreadableError as error:
-        raise BaselineError(f"{path}: not a readable JSON file ({error}); {accepted}") from None
+        raise BaselineError(f"{path}: not a readable JSON file ({error}); {accepted}{inside(path)}") from None
     if not isinstance(stored, dict):
         raise BaselineError(f"{path}: {type(stored).__name__} at the top of the file; {accepted}")
     return stored

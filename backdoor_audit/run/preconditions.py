@@ -28,6 +28,7 @@ UNSEEN = "unseen_way"
 """Statistic of what no search sees, beside which searches see the rest."""
 
 _SURE = 0.5  # what a trained sigmoid gives the class of an image
+_CURE = "take what rounds, detaches (torch.no_grad, .detach(), numpy) or takes the argmax out of its forward pass, in a factory"
 _SLOW = 120  # seconds that the preconditions may take before that is worth a line
 
 
@@ -87,10 +88,12 @@ def input_gradient(classifier: Classifier, clean: CleanSet, min_accuracy: float)
         try:
             functional.cross_entropy(logits, (logits.argmax(dim=1) + 1) % classifier.num_classes).backward()
         except RuntimeError as error:
-            return inconclusive("input_gradient", f"no gradient reaches the images: {str(error).splitlines()[0]}")
+            return inconclusive(
+                "input_gradient", f"no gradient reaches the images: {str(error).splitlines()[0]}; {_CURE}"
+            )
     gradient = images.grad
     if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
-        return inconclusive("input_gradient", "the gradient at the images is zero or not finite; scores may be rounded")
+        return inconclusive("input_gradient", f"the gradient at the images is zero or not finite; {_CURE}")
     probed = clean.images[:2].to(classifier.device)
     if way := unseen_way(classifier.module, lambda: classifier(probed), probed):
         return inconclusive(

@@ -209,7 +209,7 @@ def _asked(path: Path, arch: str | None, num_classes: int | None, allow_pickle: 
         size = refuse_special(path)
     except UnreadableError as error:
         what = f"not a file that can be read ({error})" if os.path.lexists(path) else "no such file"
-        raise ModelFormatError(f"{what}; give --model the path of a model file or of a Hugging Face folder") from None
+        raise ModelFormatError(f"{what}; give the path of a model file or of a Hugging Face folder") from None
     refuse_above(size, "the file")
     with path.open("rb") as file:
         start = file.read(_BEGINNING)
