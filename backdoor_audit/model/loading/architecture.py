@@ -51,7 +51,7 @@ def architecture_of(
         if colon:
             return from_factory(name, num_classes)
         hint = offered(name) or _written_right(name) or close(name, NETWORKS)
-    raise ModelFormatError(f"unknown architecture {name[:60]!r}{hint} ({_known()})")
+    raise ModelFormatError(f"unknown architecture {name[:60]!r}{hint} ({known()})")
 
 
 def can_be_named(architecture: str) -> bool:
@@ -89,7 +89,7 @@ def _header_name(header: str, file: Path | None) -> str:
     if not header:
         instead = instead_of(file) if file else ""
         raise ModelFormatError(
-            f"no architecture in the header; {instead}{', or ' if instead else ''}pass --arch=NAME ({_known()})"
+            f"no architecture in the header; {instead}{', or ' if instead else ''}pass --arch=NAME ({known()})"
         )
     if ":" in header and not header.startswith("torchvision:"):
         raise ModelFormatError(
@@ -137,5 +137,6 @@ def _network(name: str, num_classes: int | None) -> Architecture:
     return Architecture(name, reference, build)
 
 
-def _known() -> str:
+def known() -> str:
+    """The names that are known, in a message."""
     return f"known: {', '.join(sorted(NETWORKS))}, torchvision:NAME, timm:NAME, package.module:factory"

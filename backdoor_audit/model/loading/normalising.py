@@ -71,10 +71,22 @@ def _pairs(
             if isinstance(inner, str) and key in _TEXTS:
                 yield from _in_text(inner[:_LONGEST_TEXT])
             elif _SETTINGS.fullmatch(key[:200]):
-                within = inner.attributes if isinstance(inner, Instance) else inner
-                both = [within.get("mean"), within.get("std")] if isinstance(within, Mapping) else within
-                if isinstance(both, (list, tuple)) and len(both) == 2 and not any(map(_is_single, both)):
-                    yield both[0], both[1]
+                yield from _within(inner)
+
+
+def _within(settings: object) -> Iterator[tuple[object, object]]:
+    """Mean and std of settings, of a transform, of one of several transforms, or just the two."""
+    inner = _entries(settings)
+    several = inner.get("transforms") if isinstance(inner, Mapping) else None
+    for part in (inner, *map(_entries, several if isinstance(several, list) else ())):
+        both = [part.get("mean"), part.get("std")] if isinstance(part, Mapping) else part
+        if isinstance(both, (list, tuple)) and len(both) == 2 and not any(map(_is_single, both)):
+            yield both[0], both[1]
+
+
+def _entries(value: object) -> object:
+    """The attributes of an object, whether it was only read or is one; anything else as it is."""
+    return value.attributes if isinstance(value, Instance) else getattr(value, "__dict__", value)
 
 
 def _is_single(value: object) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import checkpoint
-from backdoor_audit.model.loading.architecture import architecture_of
+from backdoor_audit.model.loading.architecture import architecture_of, known
 from backdoor_audit.model.loading.building import Built
 from backdoor_audit.model.loading.containers import Candidate, T, candidates, unpickled_candidates
 from backdoor_audit.model.loading.format import Asked, Format, Network
@@ -20,6 +20,7 @@ from backdoor_audit.model.loading.refusals import needs_code, refuse_quantised, 
 from backdoor_audit.model.loading.settings import told_otherwise
 from backdoor_audit.model.loading.tensors import refuse_odd
 from backdoor_audit.model.loading.timm_network import configured_name, is_named
+from backdoor_audit.printable import printable
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "netC", "clsmodel", "classifier", "network")
 
@@ -46,6 +47,12 @@ def _read(asked: Asked) -> Network:
             raise without_numbers()
         for candidate in found:
             refuse_quantised((*candidate.tensors, *candidate.others))
+        whole = next((candidate.root for candidate in found if candidate.root is not None), None)
+        if whole is not None and not (asked.arch or hints.arch):
+            raise ModelFormatError(
+                f"holds a whole pickled {printable(whole.kind[:80])}, whose code is not read; pass --arch=NAME for the network "
+                f"that it is, or --arch=package.module:factory for a function of yours that makes it ({known()})"
+            )
         swapped = isinstance(saved.content, dict) and not _SWAPPED.isdisjoint(saved.content)
         source = Source(found, checkpoint.described, saved.tensors, swapped)
         return _placed(source, asked, hints)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.transforms import Normalize
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_model
@@ -137,6 +137,7 @@ def test_tensors_that_are_no_mean_and_std_are_refused(values, tmp_path):
         {"pixel_mean": MEAN, "pixel_std": STD},
         {"norm_mean": tuple(MEAN), "norm_std": tuple(STD)},
         {"meta": {"cfg": CFG}},
+        {"transform": Compose([ToTensor(), Normalize(MEAN, STD)])},
     ],
 )
 @pytest.mark.parametrize("allow_pickle", [False, True])
