@@ -47,7 +47,7 @@ def _read(asked: Asked) -> Network:
             raise without_numbers()
         for candidate in found:
             refuse_quantised((*candidate.tensors, *candidate.others))
-        whole = next((candidate.root for candidate in found if candidate.root is not None), None)
+        whole = max(found, key=lambda candidate: len(candidate.tensors)).root
         if whole is not None and not (asked.arch or hints.arch):
             raise ModelFormatError(
                 f"holds a whole pickled {printable(whole.kind[:80])}, whose code is not read; pass --arch=NAME for the network "

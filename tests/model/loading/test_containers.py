@@ -536,6 +536,9 @@ def test_a_pickled_module_without_a_name_for_it_says_what_to_pass(tmp_path):
     )
     with pytest.raises(ModelFormatError, match=told):
         load_model(tmp_path / "m.pt")
+    torch.save({"state_dict": STATE, "criterion": nn.CrossEntropyLoss()}, tmp_path / "m.pt")
+    with pytest.raises(ModelFormatError, match="no architecture in the header; pass --arch=NAME"):
+        load_model(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("make", ["script", "trace"])
