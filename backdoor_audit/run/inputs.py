@@ -265,7 +265,7 @@ class Inputs:
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.files, self.device, self.catalogue, self.clean_set
+        _ = self.files, self.device, self.catalogue, self.halves
         if self.there:
             _ = self.classifier, self.code_parts, self.known_trigger, self.references
 

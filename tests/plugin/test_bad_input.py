@@ -118,6 +118,11 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, tuple[str, ...], str]] =
     "no such images": (None, (MODEL, "--data=none.npz", ARCH), "none.npz does not exist"),
     "images without labels": (npz(images=PIXELS), (MODEL, DATA, ARCH), "labels"),
     "fewer labels than images": (npz(images=PIXELS, labels=LABELS[:-1]), (MODEL, DATA, ARCH), "images.npz: "),
+    "one image of a class": (
+        npz(images=PIXELS[:1], labels=LABELS[:1]),
+        (MODEL, DATA, ARCH),
+        "images.npz: 1 images, no class has two; give at least two images per class",
+    ),
     "pixels that are not in [0, 1]": (npz(images=PIXELS * 1.0, labels=LABELS), (MODEL, DATA, ARCH), "255"),
     "pickled labels": (npz(images=PIXELS, labels=np.array([{}] * len(LABELS))), (MODEL, DATA, ARCH), "images.npz: "),
     "a folder without classes": (LOOSE_PICTURE, (MODEL, "--data=pictures", ARCH), "class"),
