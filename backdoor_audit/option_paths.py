@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -18,7 +19,10 @@ def check_paths(options: AuditOptions) -> None:
     """Raise `OptionError` for files that are not there, before anything slow is imported."""
     problems = []
     if options.model and (absence := _absence(options.model)) not in ("", _IS_FOLDER):  # the loader knows folders
-        problems.append(f"--audit-model: {named(options.model)} {absence}; give a model file or a Hugging Face folder")
+        hint = _to_fetch(options.model)
+        problems.append(
+            f"--audit-model: {named(options.model)} {absence}; give a model file or a Hugging Face folder{hint}"
+        )
     if not options.data:
         problems.append(
             "no clean images: pass --audit-data=SOURCE (a folder of class folders, an .npz with images and labels, a .csv "
@@ -49,6 +53,16 @@ def check_paths(options: AuditOptions) -> None:
             )
     if problems:
         raise OptionError("; ".join(problems))
+
+
+def _to_fetch(model: str) -> str:
+    """What to do about the name of a model elsewhere, to be put behind an error: nothing is downloaded here. Or nothing."""
+    name = re.fullmatch(r"(?:https?://(?:www\.)?huggingface\.co/|hf-hub:|hf://)?([\w.-]{1,96}/[\w.-]{1,96})/?", model)
+    if name and not os.path.isdir(name[1].partition("/")[0]):
+        return (
+            f"; of a model on the Hugging Face hub the folder, once fetched: hf download {name[1]} --local-dir model/"
+        )
+    return "; download the file first" if model.startswith(("http://", "https://")) else ""
 
 
 def _baseline_problems(options: AuditOptions) -> list[str]:

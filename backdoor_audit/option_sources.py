@@ -119,9 +119,17 @@ def _unknown(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+_SUCH = {"TIME": ", such as 90s, 10m or 1h30m", "SIZE": ", such as 500M or 8G"}
+"""What is put behind the name of a value, where that alone does not tell how it is written."""
+
+
 def _told(option: Option, error: ValueError) -> str:
     """What a parser says about a value, or else what is accepted."""
-    return str(error) if str(error).startswith("must") else f"cannot be read; accepted: {option.metavar}"
+    return (
+        str(error)
+        if str(error).startswith("must")
+        else f"cannot be read; accepted: {option.metavar}{_SUCH.get(option.metavar, '')}"
+    )
 
 
 def _is_usual(value: object, usual: object) -> bool:

@@ -20,6 +20,22 @@ def test_a_missing_file_is_told_before_anything_is_loaded(tmp_path: Path) -> Non
         assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("microsoft/resnet-50", "hf download microsoft/resnet-50 --local-dir model/"),
+        ("https://huggingface.co/timm/resnet18.a1_in1k", "hf download timm/resnet18.a1_in1k --local-dir model/"),
+        ("https://somewhere.org/models/m.pth", "download the file first"),
+        ("tests/m.pth", "give a model file or a Hugging Face folder"),
+        ("m.pth", "give a model file or a Hugging Face folder"),
+    ],
+)
+def test_a_model_that_lies_elsewhere_is_to_be_fetched_first(model: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_paths(AuditOptions(model=model, data=str(tmp_path)))
+    assert str(caught.value).endswith(told)
+
+
 def test_what_a_folder_is_as_a_model_is_left_to_what_reads_it(tmp_path: Path) -> None:
     check_paths(AuditOptions(model=str(tmp_path), data=str(tmp_path)))
 

@@ -138,7 +138,7 @@ def test_a_size_counts_in_1024_or_with_b_behind_it_in_1000(text: str, size: int)
 
 @pytest.mark.parametrize("text", ["1h30", "10x", "m", "1m1h", "8GG", "8iB", "1.2.3"])
 def test_times_and_sizes_that_are_none_are_told_with_what_is_accepted(text: str) -> None:
-    for key, accepted in (("budget", "TIME"), ("memory", "SIZE")):
+    for key, accepted in (("budget", "TIME, such as 90s, 10m"), ("memory", "SIZE, such as 500M")):
         with pytest.raises(OptionError, match=f"--audit-{key}: '{text}' cannot be read; accepted: {accepted}"):
             build({key: text})
 

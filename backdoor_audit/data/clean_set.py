@@ -126,8 +126,8 @@ class CleanSet:
             taken[members[: min(max(round(share * len(members)), 1), most)]] = True
         if taken.all():
             raise DataFormatError(
-                f"{self.source}: {len(self)} images, no class has two; give at least two images per class to have some "
-                "left for validation"
+                f"{self.source}: {len(self)} images, no class has two; give at least two images per class, or raise "
+                "--audit-max-images, to have some left for validation"
             )
         return self._subset(taken.nonzero().flatten()), self._subset((~taken).nonzero().flatten())
 

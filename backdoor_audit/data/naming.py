@@ -135,7 +135,10 @@ def labels_of(
     if given and not numbers:
         known = frozenset(given)
         strange = [name for name in found if name not in known]
-        raise DataFormatError(f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)})")
+        raise DataFormatError(
+            f"{source}: {what} {listed(strange)} are not in class_names ({listed(given)}); name the model's classes as the "
+            f"{what} do"
+        )
     if wish.order:
         strange = [name for name in every if not _counts(name)]
         if wish.order == "number" and strange:

@@ -265,9 +265,10 @@ class Inputs:
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.files, self.device, self.catalogue, self.halves
+        _ = self.files, self.device, self.catalogue, self.clean_set
         if self.there:
             _ = self.classifier, self.code_parts, self.known_trigger, self.references
+        _ = self.halves
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -76,9 +76,14 @@ class LoadedModel:
             raise ModelFormatError("no image_shape in the header; pass image_shape=(channels, height, width)")
         if self.image_shape not in (None, shape):
             wanted, found = ("x".join(map(str, sizes)) for sizes in (self.image_shape or (), shape))
+            channels, height, width = self.image_shape or shape
+            cures = [f"--resize={height}" if height == width else f"--resize={height}x{width}"] * (
+                (height, width) != shape[1:]
+            )
+            cures += [f"--channels={channels}"] * (channels != shape[0] and channels in (1, 3))
+            cure = " ".join(cures) or "--arch with the network for these images"
             raise ModelFormatError(
-                f"takes {wanted} images (its header says), the clean images are {found}; convert them with --audit-resize "
-                "or --audit-channels"
+                f"takes {wanted} images (as its file says), the clean images are {found}; pass {cure}"
             )
         built = Classifier.wrap(
             self.module,

@@ -1,7 +1,8 @@
 import pytest
+from torch import nn
 
-from backdoor_audit.errors import OptionError
-from backdoor_audit.model.loading import NORMALIZATIONS, normalization_of
+from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit.model.loading import NORMALIZATIONS, LoadedModel, normalization_of
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,17 @@ def test_mean_and_std_of_pixels_up_to_255_are_refused(mean, std):
 )
 def test_unusual_mean_and_std_of_pixels_up_to_1_are_taken(mean, std):
     assert normalization_of(mean, std, None) == (mean, std)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((1, 28, 28), "pass --resize=64 --channels=3"),
+        ((3, 28, 28), "pass --resize=64"),
+        ((1, 64, 64), "pass --channels=3"),
+    ],
+)
+def test_images_of_another_shape_than_the_file_says_are_told_what_to_pass(shape, told):
+    loaded = LoadedModel(nn.Flatten(), "x", (3, 64, 64), (), (), "", ())
+    with pytest.raises(ModelFormatError, match=rf"^takes 3x64x64 images \(as its file says\), .*; {told}$"):
+        loaded.classifier(shape)
