@@ -67,7 +67,11 @@ def _read(asked: Asked) -> Network:
     built, notes = place(Source((Candidate((), as_float32(tensors)),), dict, dict), architecture)
     if of_timm:
         refuse_other_pool(config, arch, built.module)
-    elif asked.arch and isinstance(said, str):
+    elif takes_blue_first(preprocessor):
+        notes += (
+            "preprocessor_config.json gives blue, green, red: the network of --arch has to flip the channels itself",
+        )
+    if asked.arch and not of_timm and isinstance(said, str):
         notes += (f"--arch={asked.arch} instead of {printable(said[:60])} in config.json",)
     return Network(built.module, architecture.name, notes + built.notes, hints=hints.or_else(built))
 

@@ -146,7 +146,7 @@ def load_model(
         if final_mean:
             notes += (f"normalisation: mean {_shown(final_mean)}, std {_shown(final_std)}, {hints.whose}",)
     if not final_mean:
-        notes += ("normalisation: none given, the network sees pixels in [0, 1]",)
+        notes += (f"normalisation: none given, the network sees pixels in [0, 1]{_beside(path)}",)
     if hints.class_names:
         more = " and more" if len(hints.class_names) > 5 else ""
         notes += (f"class names in the file: {', '.join(hints.class_names[:5])}{more}",)
@@ -161,6 +161,14 @@ def load_model(
         hints.class_names,
         num_classes,
     )
+
+
+def _beside(path: Path) -> str:
+    """What a note tells of an image processor beside a file of weights, which is read where the folder is given; or nothing."""
+    beside = next((name for name in folders.PREPROCESSORS if (path.parent / name).is_file()), "")
+    if path.name not in folders.WHOLE or not beside:
+        return ""
+    return f"; {beside} lies beside the file, and is read where --model={folders.shown(path.parent)} is given"
 
 
 def load_classifier(

@@ -96,7 +96,7 @@ def transformers_network(
     if name not in _PLAIN:
         raise ModelFormatError(
             f"{name} is none of the image classifiers of transformers that are built here ({', '.join(sorted(_PLAIN))}); pass "
-            "--arch=package.module:factory with the weights file itself"
+            "--arch=package.module:factory with this folder, whose mean, std and names of classes are read"
         )
     if "quantization_config" in config:
         raise odd_tensor("the network of config.json", "quantised")
@@ -171,7 +171,7 @@ def _refuse_elsewhere(config: Mapping[str, Any]) -> None:
                 if value and _ELSEWHERE.fullmatch(key) and not (key == _AUTOSET and value is True):
                     raise ModelFormatError(
                         f"config.json: {key[:60]} asks for code or files from elsewhere, which are not loaded; pass "
-                        "--arch=package.module:factory with the weights file itself"
+                        "--arch=package.module:factory with this folder, whose mean, std and names of classes are read"
                     )
                 stack.append(value)
 
@@ -201,7 +201,7 @@ def _refuse_misfit(told: Mapping[str, Any], name: str) -> None:
     if parts or told.get("error_msgs"):
         raise ModelFormatError(
             f"the weights do not fit the {name} of config.json: {', '.join(parts)[:300]}; copy both from one source, or give the "
-            "weights file itself with --arch=NAME"
+            "folder with --arch=NAME"
         )
 
 

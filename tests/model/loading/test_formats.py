@@ -667,6 +667,23 @@ def test_a_configuration_that_cannot_be_used_is_one_line(change, said, folder):
     assert refusal(folder[0], arch=None).startswith(said)
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_folder_with_an_architecture_of_ones_own_has_its_mean_and_std_read(flipped, tmp_path):
+    state = build_network("small_cnn", num_classes=3, in_channels=3, width=4).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    processor = {"image_mean": [0.25] * 3, "image_std": [0.5] * 3, "do_flip_channel_order": flipped}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    loaded = load_model(tmp_path, arch="small_cnn")
+    assert (loaded.mean, loaded.std) == ((0.25,) * 3, (0.5,) * 3)
+    assert any("gives blue, green, red: the network of --arch has to flip" in note for note in loaded.notes) is flipped
+    alone = load_model(tmp_path / "model.safetensors", arch="small_cnn")
+    assert alone.mean == ()
+    assert alone.notes[-1].endswith(
+        f"; preprocessor_config.json lies beside the file, and is read where --model={tmp_path} is given"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
@@ -694,7 +711,9 @@ def test_a_configuration_that_asks_for_something_from_elsewhere_is_refused(chang
     assert said.startswith(
         f"config.json: {key} asks for code or files from elsewhere" if key else "timm_wrapper is none"
     )
-    assert said.endswith("pass --arch=package.module:factory with the weights file itself")
+    assert said.endswith(
+        "pass --arch=package.module:factory with this folder, whose mean, std and names of classes are read"
+    )
 
 
 def test_a_network_of_transformers_takes_no_kernel_but_its_own(folder):
