@@ -14,10 +14,11 @@ from backdoor_audit.report.paths import RECORD
 from backdoor_audit.report.reproduction import repair_command, reproduction_command
 from backdoor_audit.search.anomaly import MIN_CLASSES
 
-_VALUE = (
-    r"""(?:'[^']*'|"[^"]*"|[^\s,;'"]|,(?=\S))+"""  # as a shell reads it; a comma before a space is one of the sentence
-)
-_ADVICE = re.compile(rf"\bpass (--[\w-]+={_VALUE}(?: --[\w-]+={_VALUE})*)(?=[\s,;]|$)(?! if )")  # not one that depends
+_OPTION = r"--(?:audit-)?(?:class-names|class-order|mean|std|normalization|resize|channels)"
+_VALUE = r"""(?:'[^']*'|"'"|[\w.:/%+@=-]|,(?=\S))+"""  # a shell takes it as it stands: names in it may be a stranger's
+_ADVICE = re.compile(
+    rf"\bpass ({_OPTION}={_VALUE}(?: {_OPTION}={_VALUE})*)(?=[\s,;]|$)(?! if )"
+)  # not one that depends
 
 
 def next_step(record: Record) -> tuple[str, str]:
