@@ -128,6 +128,13 @@ def test_backdoored_models_that_are_missed_are_named() -> None:
         assert f"| `{entry['name']}` | {entry['largest_index']:.2f} |" in part
 
 
+def test_the_rate_without_the_trigger_that_was_in_view() -> None:
+    hidden = verdicts(hidden=True)
+    others = [entry for entry in hidden if entry["name"] != "fmnist-small_vgg-blended-222"]
+    assert len(others) == len(hidden) - 1
+    assert f"Without it: {stopped_of(others)}." in squeezed(DETECTION)
+
+
 def test_what_was_in_view_is_of_the_half_that_is_said() -> None:
     halves = {entry["name"].rpartition("-")[2]: entry["half"] for entry in verdicts(hidden=True)}
     (named,) = re.findall(r"Five are of the report half\s+\(`badnets-(\d+)`,([^)]*)\)", DETECTION)
