@@ -19,7 +19,7 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.errors import DataFormatError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.loading.architecture import build_architecture
-from backdoor_audit.model.loading.fitting import load_state
+from backdoor_audit.model.loading.module_state import load_state
 from backdoor_audit.model.metrics import Rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.model.own_code import own_code

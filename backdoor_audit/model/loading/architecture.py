@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit
 from backdoor_audit.model.loading.factory import from_factory, offered
-from backdoor_audit.model.loading.fitting import strip_prefixes
 from backdoor_audit.model.loading.folder_part import instead_of
+from backdoor_audit.model.loading.module_state import strip_prefixes
 from backdoor_audit.model.loading.names import close
 from backdoor_audit.model.loading.timm_network import timm_network
 from backdoor_audit.model.loading.torchvision_network import torchvision_network

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from backdoor_audit.model.loading.fitting import refuse_misfit
 from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.module_state import refuse_misfit
 from backdoor_audit.model.loading.refusals import refuse_above
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError, read_text, refuse_special
 from backdoor_audit.model.loading.building import Architecture, Built
-from backdoor_audit.model.loading.fitting import own_tensors, refuse_misfit
 from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.module_state import own_tensors, refuse_misfit
 from backdoor_audit.model.loading.names import close
 
 _LONGEST_NAME = 200

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading.beside import MOST_PREFIXES, is_beside, is_counter, mean_and_std, shape, unexplained
 from backdoor_audit.model.loading.containers import Candidate, T
-from backdoor_audit.model.loading.folding import folded, whole_name
-from backdoor_audit.model.loading.foreign import contained
-from backdoor_audit.model.loading.normalising import of_channels, pair
+from backdoor_audit.model.loading.folding import whole_name
 from backdoor_audit.model.loading.pickle_values import StoredTensor
 from backdoor_audit.model.loading.refusals import Deadline
 
-_MOST_PREFIXES = 8  # components before a name
 _MOST_PLACES = 64  # where a network's names are found equally often
 _MOST_ELSEWHERE = 8  # tensors of the network that may lie under another prefix
 _WRAPPING = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_COUNTER = re.compile(r"(.*\.)?num_batches_tracked")
 _AVERAGED = re.compile(r"(?:^|[_.-])(?:ema|swa|averaged?|avg)(?:$|[_.-])", re.IGNORECASE)
-_BESIDE = re.compile(
-    r"(?:\w+_)?(?:loss|losses|criterion|criteria|metrics?)(?:_fn|_func)?\..+"
-    r"|(?:.*\.)?n_averaged|(?:class|cls|pos)_weights?|epochs?|steps?|global_step|initted",
-    re.IGNORECASE,
-)
-"""Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
 
 _NORMALISING = re.compile(r"(?:.*[._])?(?:mean|std|mu|sigma)", re.IGNORECASE)
 """Names of buffers by which a network normalises its images itself."""
-
-_OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
-
-_PARTS = {
-    re.compile(
-        r"(?:^|\.)(?:lora_\w+|base_layer)(?:\.|$)"
-    ): "merge them into the network, model = model.merge_and_unload()",
-    re.compile(r"(?:^|\.)parametrizations\."): (
-        "merge them, torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') for each such layer"
-    ),
-}
-"""Names of what adapters and parametrisations keep in place of a weight, and how it is made one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,11 +91,6 @@ def _before(prefix: str) -> str:
     return f"{above}." * bool(above) + f"{int(place[:9]) - 1}."
 
 
-def is_counter(name: str) -> bool:
-    """Whether a tensor counts batches: absent from old files, never read by a frozen network."""
-    return _COUNTER.fullmatch(name) is not None
-
-
 def fits(candidates: Sequence[Candidate[T]], names: Collection[str]) -> list[Fit[T]]:
     """The places with the most of the network's names; where nothing agrees, the place with the most tensors.
 
@@ -159,79 +133,12 @@ def _agreeing(candidates: Sequence[Candidate[T]], names: Collection[str]) -> lis
     return list(found.values())
 
 
-def strip_prefixes(state: Mapping[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors under the names that agree best with ``names``, and the prefix that had to go for it."""
-    if not state:
-        return {}, ""
-    fit = fits([Candidate((), state)], set(names))[0]
-    fit.refuse_strange("the network")
-    return fit.state, fit.prefix
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> tuple[str, ...]:
-    """Copy the tensors into the module and return notes on what was done to their names.
-
-    Raises `ModelFormatError` if names or shapes differ; ``num_batches_tracked`` may be absent, left over, or averaged to a float.
-    """
-    own = own_tensors(module, name)
-    stripped, prefix = strip_prefixes(state, own)
-    tensors, notes = folded(stripped, own)
-    refuse_misfit(module, tensors, name)
-    with contained(f"does not load into {name}", "check --arch"):  # a stranger's module may load in its own way
-        given = module.state_dict()  # with the versions of its modules, which some of them ask for
-        if extra := [key for key, value in given.items() if not isinstance(value, Tensor)]:
-            raise ModelFormatError(
-                f"{name} keeps {extra[0][:80]} beside its tensors, which is not read from files; hand the network over loaded, "
-                "by the fixture audited_model, or leave get_extra_state out"
-            )
-        versions = getattr(given, "_metadata", None)
-        usable = {key: value for key, value in tensors.items() if not is_counter(key) or not value.is_floating_point()}
-        given = OrderedDict((key, value) for key, value in usable.items() if key in given)
-        vars(given)["_metadata"] = versions
-        module.load_state_dict(given, strict=False)
-    return (*((f"stripped prefix {prefix}",) if prefix else ()), *notes)
-
-
-def refuse_misfit(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Raise `ModelFormatError`, with counts and the first three of each, if names, shapes or kinds of number differ."""
-    own = own_tensors(module, name)
-    missing = [key for key in own if key not in state and not is_counter(key)]
-    extra = [key for key in state if key not in own and not is_counter(key)]
-    shapes, kinds = [], []
-    for key in (key for key in own if key in state):
-        there, here = state[key], own[key]
-        if there.shape != here.shape:
-            shapes.append(f"{key}: file {tuple(there.shape)}, network {tuple(here.shape)}")
-        elif there.is_floating_point() != here.is_floating_point() and not is_counter(key):
-            kinds.append(f"{key}: file {there.dtype}, network {here.dtype}")
-    parts = [
-        f"{len(found)} {what} ({separator.join(entry[:120] for entry in found[:3])})"
-        for found, what, separator in (
-            (missing, "missing", ", "),
-            (extra, "extra", ", "),
-            (shapes, "of another shape", "; "),
-            (kinds, "of another kind", "; "),
-        )
-        if found
-    ]
-    if parts:
-        raise ModelFormatError(
-            f"does not fit {name}: {', '.join(parts)}{_called(missing, extra)}; {_unmerged(extra) or 'check --arch'}"
-        )
-
-
-def own_tensors(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """The tensors by name that a module has."""
-    with contained(f"{name} does not give its tensors", "check --arch"):
-        return {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
-
-
 def _common_prefixes(names: Collection[str]) -> list[str]:
     """What all names of a network begin with, up to a dot; short ones first."""
     wanted = [name for name in names if not is_counter(name)]
     first, last = min(wanted, default=""), max(wanted, default="")
     ends = [at + 1 for at, letter in enumerate(first) if letter == "." and last.startswith(first[: at + 1])]
-    return [first[:end] for end in ends[:_MOST_PREFIXES]]
+    return [first[:end] for end in ends[:MOST_PREFIXES]]
 
 
 def _inside(fit: Fit[T], outer: str) -> Fit[T]:
@@ -240,7 +147,7 @@ def _inside(fit: Fit[T], outer: str) -> Fit[T]:
     return replace(fit, state={outer + name: tensor for name, tensor in fit.state.items()}, notes=(*fit.notes, note))
 
 
-def _outer_prefix(missing: Collection[str], extra: Sequence[str]) -> tuple[str, int]:
+def outer_prefix(missing: Collection[str], extra: Sequence[str]) -> tuple[str, int]:
     """By which prefix the network knows more than half of the tensors that it does not know, and how many that are."""
     wanted = set(missing)
     prefixes = {name[: -len(key)] for key in extra[:_MOST_ELSEWHERE] for name in wanted if name.endswith(f".{key}")}
@@ -249,30 +156,11 @@ def _outer_prefix(missing: Collection[str], extra: Sequence[str]) -> tuple[str, 
     return (best, counts[best]) if best and 2 * counts[best] > len(extra) else ("", 0)
 
 
-def _called(missing: Collection[str], extra: Sequence[str]) -> str:
-    """What the network calls most of the tensors that it does not know, to be put behind an error, or nothing."""
-    prefix, count = _outer_prefix(missing, extra)
-    return f"; the network calls {count} of the extra ones {prefix[:120]}*" if prefix else ""
-
-
-def _unmerged(names: Iterable[str]) -> str:
-    """What to do about weights that are stored in parts which are not put together here, or nothing."""
-    for pattern, merging in _PARTS.items():
-        if any(pattern.search(name) for name in names):
-            return f"these are parts of weights: {merging}, then save it again"
-    return ""
-
-
-def in_parts(names: Iterable[str]) -> bool:
-    """Whether some of these tensors are parts of weights that have to be merged first."""
-    return bool(_unmerged(list(names)))
-
-
 def _completed(state: dict[str, T], names: Collection[str]) -> tuple[dict[str, T], str]:
     """The tensors, those that the network does not know under one more prefix if it then misses none; and that prefix."""
     missing = [name for name in names if name not in state and not is_counter(name)]
     extra = [key for key in state if key not in names and not is_counter(key)]
-    prefix, count = _outer_prefix(missing, extra)
+    prefix, count = outer_prefix(missing, extra)
     if not prefix or not count == len(missing) == len(extra):
         return state, ""
     return {key if key in names else prefix + key: tensor for key, tensor in state.items()}, prefix
@@ -289,7 +177,7 @@ def _prefixes(tensors: Iterable[str], wanted: Collection[str]) -> Counter[str]:
 
 def _splits(key: str, wanted: Collection[str], longest: int) -> Iterator[tuple[str, str]]:
     at = 0
-    for _ in range(_MOST_PREFIXES + 1):
+    for _ in range(MOST_PREFIXES + 1):
         if len(key) - at <= longest + 40:  # parts of a weight have longer names
             for rest in (key[at:], whole_name(key[at:])):
                 if rest in wanted:
@@ -320,7 +208,7 @@ def _fit(
         renamed += clean != key
         rest = clean.removeprefix(prefix)
         others = any(len(other) > len(prefix) and clean.startswith(other) for other in beside)
-        if not clean.startswith(prefix) or others or (rest not in names and _BESIDE.fullmatch(rest)):
+        if not clean.startswith(prefix) or others or (rest not in names and is_beside(rest)):
             left[clean] = tensor
         else:
             state[rest] = tensor
@@ -333,20 +221,15 @@ def _fit(
             state[name] = left.pop(ends[0])
             notes += (f"{ends[0][:80]} taken for {name}",)
     layer = _only_layer([name for name in missing if name not in state])
-    beside_it = _only_layer([key for key in left if not _BESIDE.fullmatch(key)])
+    beside_it = _only_layer([key for key in left if not is_beside(key)])
     if layer and beside_it and _is_matrix(left[f"{beside_it}.weight"]):  # a backbone without its head, and a head
         for part in ("weight", "bias"):
             state[f"{layer}.{part}"] = left.pop(f"{beside_it}.{part}")
         notes += (f"{beside_it[:80]} taken for {layer}",)
     state, outer = _completed(state, names)
     notes += (f"added prefix {outer[:120]}, by which the network calls those that it did not know",) * bool(outer)
-    sets = (*beside, *averages)
-    strange = [
-        key
-        for key in left
-        if not _is_training(key, prefix) and not _is_count(left[key]) and not _is_of(sets, key, left[key], state)
-    ]
-    in_front = _in_front(
+    strange = unexplained(left, prefix, (*beside, *averages), state)
+    in_front = mean_and_std(
         {key: left[key] for key in strange} | {key: state[key] for key in state if key not in names}, state
     )
     for key in in_front:
@@ -354,35 +237,6 @@ def _fit(
         left.pop(key, None)
     strange = [key for key in strange if key not in in_front]
     return Fit(candidate, prefix, state, tuple(left), notes, tuple(strange), in_front)
-
-
-def _in_front(outside: Mapping[str, T], state: Mapping[str, T]) -> dict[str, T]:
-    """Mean and std of the images among the tensors that the network does not have, one number for each of its channels."""
-    names = pair(outside)
-    channels = {_shape(tensor)[1] for tensor in state.values() if len(_shape(tensor)) == 4}
-    channel = 3 if 3 in channels else 1 if 1 in channels else 0
-    found = {name: outside[name] for name in names or ()}
-    return found if all(of_channels(_shape(tensor), channel) for tensor in found.values()) else {}
-
-
-def _is_training(key: str, prefix: str) -> bool:
-    """Whether a tensor is what training keeps, at the top or under any part of the prefix."""
-    starts = [0, *(at + 1 for at, letter in enumerate(prefix) if letter == "." and key.startswith(prefix[: at + 1]))]
-    kinds = (_BESIDE, _COUNTER, _OPTIMIZER)
-    return any(kind.fullmatch(key, start) for start in starts[: _MOST_PREFIXES + 1] for kind in kinds)
-
-
-def _is_count(tensor: Tensor | StoredTensor) -> bool:
-    """Whether it is one whole number, or yes or no: no layer computes with that alone."""
-    return _shape(tensor) == () and not tensor.dtype.is_floating_point and not tensor.dtype.is_complex
-
-
-def _is_of(
-    sets: Sequence[str], key: str, tensor: Tensor | StoredTensor, state: Mapping[str, Tensor | StoredTensor]
-) -> bool:
-    """Whether a tensor is one of the network's again, of the same shape, in another set of its weights."""
-    rests = (key.removeprefix(other) for other in sets if key.startswith(other))
-    return any(rest in state and _shape(state[rest]) == _shape(tensor) for rest in rests)
 
 
 def _only_layer(names: Sequence[str]) -> str:
@@ -393,11 +247,7 @@ def _only_layer(names: Sequence[str]) -> str:
 
 
 def _is_matrix(tensor: Tensor | StoredTensor) -> bool:
-    return len(_shape(tensor)) == 2
-
-
-def _shape(tensor: Tensor | StoredTensor) -> tuple[int, ...]:
-    return tuple(tensor.size if isinstance(tensor, StoredTensor) else tensor.shape)
+    return len(shape(tensor)) == 2
 
 
 def _identity(entry: tuple[str, Any]) -> tuple[object, ...]:

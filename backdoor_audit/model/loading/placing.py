@@ -10,10 +10,12 @@ from torch import Tensor
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.architecture import built
+from backdoor_audit.model.loading.beside import is_counter
 from backdoor_audit.model.loading.building import Architecture, Built
 from backdoor_audit.model.loading.containers import Candidate, T
-from backdoor_audit.model.loading.fitting import Fit, fits, is_counter, load_state, refuse_misfit
+from backdoor_audit.model.loading.fitting import Fit, fits
 from backdoor_audit.model.loading.folding import folded, whole_name
+from backdoor_audit.model.loading.module_state import load_state, refuse_misfit
 from backdoor_audit.model.loading.normalising import Numbers, Told, in_front, numbers_of, usable
 from backdoor_audit.model.loading.tensors import as_float32
 from backdoor_audit.model.loading.whole_module import refuse_other_layers

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.building import Architecture, Built, WithoutMemory, built_to_fit, classes_of
-from backdoor_audit.model.loading.fitting import in_parts
 from backdoor_audit.model.loading.foreign import contained
+from backdoor_audit.model.loading.module_state import in_parts
 from backdoor_audit.model.loading.names import close
 
 Change = Callable[[nn.Module], None]

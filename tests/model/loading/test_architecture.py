@@ -11,7 +11,7 @@ from torchvision import models
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import load_classifier, load_model
 from backdoor_audit.model.loading.architecture import build_architecture, can_be_named
-from backdoor_audit.model.loading.fitting import load_state, strip_prefixes
+from backdoor_audit.model.loading.module_state import load_state, strip_prefixes
 from backdoor_audit.model.networks import NETWORKS, build_network
 
 

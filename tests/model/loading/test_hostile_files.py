@@ -22,7 +22,7 @@ from backdoor_audit.errors import AuditError, ModelFormatError
 from backdoor_audit.model.loading import checkpoint, load_classifier, load_model, save_classifier
 from backdoor_audit.model.loading.architecture import build_architecture
 from backdoor_audit.model.loading.containers import candidates
-from backdoor_audit.model.loading.fitting import strip_prefixes
+from backdoor_audit.model.loading.module_state import strip_prefixes
 from backdoor_audit.model.networks import build_network
 from tests.subjects import hostile
 from tests.subjects.hostile import ORDERED, archived, legacy, number, storage, tensor, text
