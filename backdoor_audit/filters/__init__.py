@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from backdoor_audit.evidence import Finding, Limits, judge
 from backdoor_audit.filters.activation import Activation, ActivationFilter
 from backdoor_audit.filters.filter import Filter, FilterMethod, FilterRates, filter_rates
+from backdoor_audit.filters.novelty import Novelty, NoveltyFilter
 from backdoor_audit.filters.strip import Strip, StripFilter
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "Filter",
     "FilterMethod",
     "FilterRates",
+    "Novelty",
+    "NoveltyFilter",
     "Strip",
     "StripFilter",
     "filter_rates",

@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
-from backdoor_audit.search import anomaly
 
 BLIND_SPOTS = (
     "a last layer that was trained again or regularised after the attack",
@@ -54,15 +52,4 @@ class LastLayerSignature:
             return Reading.without(self, "the network does not end in a linear layer with one row per class")
         linear = classifier.module.get_submodule(head)
         assert isinstance(linear, nn.Linear)
-        if linear.out_features < anomaly.MIN_CLASSES:
-            return Reading.without(
-                self,
-                f"{linear.out_features} classes; an outlier among them can be told from {anomaly.MIN_CLASSES} classes on",
-            )
-        means = linear.weight.detach().double().mean(dim=1).tolist()
-        try:
-            above = tuple(-below for below in anomaly.deviations_below(means))
-        except DegenerateScoresError as error:
-            return Reading.without(self, str(error))
-        value = max(above)
-        return Reading.of(self, value, target_class=above.index(value), per_class=above)
+        return Reading.of_outlier(self, linear.weight.detach().double().mean(dim=1).tolist())

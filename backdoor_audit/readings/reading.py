@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier, hooked
+from backdoor_audit.search import anomaly
 
 NO_FEATURE_LAYER = "the network has no feature layer that all its scores come from"
 
@@ -63,6 +65,23 @@ class Reading:
             per_class=tuple(per_class),
             image_passes=image_passes,
         )
+
+    @classmethod
+    def of_outlier(cls, detector: Named, values: Sequence[float], *, image_passes: int = 0) -> Reading:
+        """The class whose value lies furthest above the median of all, in scaled median absolute deviations.
+
+        Inconclusive with fewer than `anomaly.MIN_CLASSES` classes, with a value that is not finite, or where half of them are
+        equal.
+        """
+        if len(values) < anomaly.MIN_CLASSES:
+            reason = f"{len(values)} classes; an outlier among them can be told from {anomaly.MIN_CLASSES} classes on"
+            return cls.without(detector, reason, image_passes=image_passes)
+        try:
+            above = tuple(-below for below in anomaly.deviations_below(values))
+        except DegenerateScoresError as error:
+            return cls.without(detector, str(error), image_passes=image_passes)
+        value = max(above)
+        return cls.of(detector, value, target_class=above.index(value), per_class=above, image_passes=image_passes)
 
     @classmethod
     def without(

@@ -11,7 +11,16 @@ from torch import nn
 
 from backdoor_audit import CleanSet, Trigger, load_classifier, load_clean_set
 from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
-from backdoor_audit.filters import Activation, ActivationFilter, FilterRates, Strip, StripFilter, filter_rates
+from backdoor_audit.filters import (
+    Activation,
+    ActivationFilter,
+    FilterRates,
+    Novelty,
+    NoveltyFilter,
+    Strip,
+    StripFilter,
+    filter_rates,
+)
 from backdoor_audit.filters import strip as strip_module
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
@@ -65,10 +74,12 @@ def sure_colour_net():
 def colour_filter(kind, subject, **settings):
     if kind is ActivationFilter:
         return ActivationFilter.fit(subject, colour_images(), colour_trigger(), **settings)
+    if kind is NoveltyFilter:
+        return NoveltyFilter.fit(subject, colour_images(), **settings)
     return StripFilter.fit(subject, colour_images(), generator=seeded(), overlays=16, **settings)
 
 
-BOTH = pytest.mark.parametrize("kind", [ActivationFilter, StripFilter], ids=lambda kind: kind.__name__)
+EVERY = pytest.mark.parametrize("kind", [ActivationFilter, StripFilter, NoveltyFilter], ids=lambda kind: kind.__name__)
 
 
 # what an audit fits
@@ -81,6 +92,8 @@ BOTH = pytest.mark.parametrize("kind", [ActivationFilter, StripFilter], ids=lamb
         (Activation(false_positive_rate=0.2, share=0.5), ActivationFilter, {"false_positive_rate": 0.2, "share": 0.5}),
         (Strip(overlays=16), StripFilter, {}),
         (Strip(false_positive_rate=0.2, overlays=16), StripFilter, {"false_positive_rate": 0.2}),
+        (Novelty(), NoveltyFilter, {}),
+        (Novelty(false_positive_rate=0.2, neighbours=2), NoveltyFilter, {"false_positive_rate": 0.2, "neighbours": 2}),
     ],
     ids=repr,
 )
@@ -120,8 +133,8 @@ def test_with_ties_no_more_are_rejected_and_no_lower_threshold_would_do(values, 
     assert sum(value >= fitted.threshold for value in values) > allowed
 
 
-@BOTH
-def test_both_filters_keep_the_rule_on_a_network_with_distinct_scores(kind):
+@pytest.mark.parametrize("kind", [ActivationFilter, StripFilter])
+def test_filters_keep_the_rule_on_a_network_with_distinct_scores(kind):
     subject = Classifier.wrap(random_network("small_cnn"), image_shape=(1, 8, 8))
     clean = row_images(classes=5)
     if kind is ActivationFilter:
@@ -326,7 +339,7 @@ def test_rates_count_all_clean_images_and_the_stamped_ones_that_are_claimed():
     assert (rates.false_negative_rate.hits, rates.false_negative_rate.n) == (2, 3)
 
 
-@BOTH
+@EVERY
 def test_no_claimed_image_is_no_rate(kind):
     subject = sure_colour_net()
     own = colour_images()
@@ -345,14 +358,14 @@ def test_rates_of_a_filter_that_was_fitted_on_another_classifier_are_refused():
 # bad input
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.05, 5.0, math.nan])
 def test_a_false_positive_rate_that_is_no_fraction_is_refused(kind, rate):
     with pytest.raises(OptionError, match=r"false_positive_rate must lie between 0 and 1, got .*not percent"):
         colour_filter(kind, colour_net(), false_positive_rate=rate)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(("rate", "least"), [(0.01, 100), (0.0123, 82)])
 def test_too_few_clean_images_for_the_rate_are_refused(kind, rate, least):
     with pytest.raises(DataFormatError, match=f"80 clean images cannot show .* {rate}; give at least {least},"):
@@ -387,21 +400,21 @@ def test_a_trigger_that_claims_no_image_is_refused():
         ActivationFilter.fit(colour_net(), colour_images(), OneSource(source_class=99))
 
 
-@BOTH
+@EVERY
 def test_images_that_are_not_in_the_unit_interval_are_refused(kind):
     fitted = colour_filter(kind, colour_net())
     with pytest.raises(ValueError, match="divide by 255"):
         fitted.suspicious(torch.full((2, *COLOUR_SHAPE), 255.0))
 
 
-@BOTH
+@EVERY
 def test_no_images_are_no_scores(kind):
     fitted = colour_filter(kind, colour_net())
     empty = torch.empty(0, *COLOUR_SHAPE)
     assert fitted.scores(empty).shape == fitted.suspicious(empty).shape == (0,)
 
 
-@BOTH
+@EVERY
 def test_the_classifier_is_left_as_found(kind):
     subject = sure_colour_net()
     before = snapshot(subject.module)
