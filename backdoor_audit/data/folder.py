@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,11 +29,14 @@ _PARTS = frozenset(
     )
 )
 _HELD_OUT = ("test", "val", "dev", "eval", "holdout", "train")
-_PLAIN_WORDS = frozenset(("data", "dataset", "set", "images", "image", "imgs", "img", "pictures", "split"))
+_PLAIN_WORDS = frozenset(
+    ("data", "dataset", "set", "images", "image", "imgs", "img", "pictures", "photos", "jpg", "jpeg", "png", "split")
+)
 _DRAWN = frozenset(
     ("mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "gt", "labels", "depth")
 )
 """How folders are called that hold a picture drawn over each picture of a folder beside them."""
+_DRAWN_NAME = re.compile(rf"(.+?)[ _-](?:{'|'.join(sorted(_DRAWN))})(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 
 _TABLES = (".csv", ".tsv", ".jsonl")
 _OF_LABELS = (*_TABLES, ".txt", ".json", ".xml")
@@ -142,8 +145,9 @@ def _refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> Non
     beside = frozenset[str]().union(*map(_words, names)) - _PLAIN_WORDS - _PARTS
     drawn = frozenset() < beside <= _DRAWN and any(_words(name) <= _PLAIN_WORDS for name in names)
     alone = len(names) == 1 and (bool(tables) or frozenset() < _words(names[0]) <= _PARTS | _PLAIN_WORDS)
-    if not alone and (len(names) == 1 or not (drawn or _are_parts(names))):
+    if not alone and (len(names) == 1 or not (drawn or _parts_among(names))):
         return
+    names = (not drawn and _parts_among(names)) or names
     what = "is the only folder" if alone else "are parts of a data set, not classes"
     what = "are pictures and what is drawn over them, not classes" if drawn and not alone else what
     table = (
@@ -152,7 +156,9 @@ def _refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> Non
         else ";"
     )
     classes = (
-        f", or pass --audit-class-names={shlex.quote(','.join(names))} where these are the classes" if not alone else ""
+        f", or pass --audit-class-names={shlex.quote(','.join(files_of))} where these are the classes"
+        if not alone
+        else ""
     )
     raise DataFormatError(
         f"{folder}: {listed(names)} {what}, and nothing tells the classes of the images in "
@@ -168,7 +174,23 @@ def _pictures(folder: Path, of_class: Path, reading: Reading) -> list[Path]:
             pictures.append(path)
         else:
             reading.leave(str(path.relative_to(folder)))
-    return pictures
+    drawn = _drawn_over(of_class, pictures)
+    for _ in drawn:
+        reading.note("{n} pictures left out: drawn over another picture of their class, as masks are")
+    return [path for path in pictures if path not in drawn]
+
+
+def _drawn_over(of_class: Path, pictures: Sequence[Path]) -> set[Path]:
+    """Those that are called as another picture of the class, and as what is drawn over it, in the name or that of a folder."""
+    plain: set[str] = set()
+    over: dict[Path, str] = {}
+    for path in pictures:
+        named = _DRAWN_NAME.fullmatch(path.stem)
+        if named or any(_words(one) & _DRAWN for one in path.relative_to(of_class).parts[:-1]):
+            over[path] = named[1] if named else path.stem
+        else:
+            plain.add(path.stem)
+    return {path for path, stem in over.items() if stem in plain}
 
 
 def _refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
@@ -178,6 +200,7 @@ def _refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
         return
     names, where = list(files_of), f"as in --audit-data={shlex.quote(str(home))}"
     if len(names) > 1:
+        names = _parts_among(names) or names
         raise DataFormatError(
             f"{folder}: {listed(names)} are parts of a data set, not classes; give one of them, {where}"
         )
@@ -190,7 +213,7 @@ def _refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
 def _home_of_classes(folder: Path, files_of: Mapping[str, list[Path]]) -> Path:
     """Where the class folders are: the folder, or where these are none, below its only one or below the part held out."""
     names = sorted(name for name, files in files_of.items() if files)
-    if len(names) > 1 and not _are_parts(names):
+    if len(names) > 1 and not (names := _parts_among(names)):
         return folder
     deep = [name for name in names if all(path.parent != folder / name for path in files_of[name])]
     if not deep:  # a picture right in it makes a folder a class
@@ -208,10 +231,17 @@ def _home_of_classes(folder: Path, files_of: Mapping[str, list[Path]]) -> Path:
     return homes[0]
 
 
-def _are_parts(names: Collection[str]) -> bool:
-    """Whether names differ in nothing but the part that each tells, as in ``seg_train`` and ``seg_test``."""
-    words = [_words(name) for name in names]
-    return all(some & _PARTS for some in words) and len({some - _PARTS - _PLAIN_WORDS for some in words}) == 1
+def _parts_among(names: Sequence[str]) -> list[str]:
+    """Those of several names that tell parts of a data set.
+
+    Two that say nothing else, as ``train`` and ``test`` beside ``extra``, or all where they differ in nothing but the part, as
+    ``seg_train`` and ``seg_test``.
+    """
+    rest = {name: _words(name) - _PARTS - _PLAIN_WORDS for name in names if _words(name) & _PARTS}
+    plain = [name for name, words in rest.items() if not words]
+    if len(plain) > 1:
+        return plain
+    return list(names) if len(rest) == len(names) and len(set(rest.values())) == 1 else []
 
 
 def _words(name: str) -> frozenset[str]:

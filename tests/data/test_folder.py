@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -177,6 +178,22 @@ def test_parts_are_told_where_one_of_them_has_no_class_folders(tmp_path):
     assert message_of(tmp_path).endswith(f"not classes; give one of them, as in --audit-data={tmp_path}/seg_test")
 
 
+def test_parts_are_told_beside_other_folders(tmp_path):
+    for part in ("Train", "Test", "extra"):
+        class_folders(tmp_path / part, ["a", "b"], each=1)
+    image_file(tmp_path / "Meta" / "0.png")  # as in the German traffic signs of Kaggle
+    advice = f"as in --audit-data={tmp_path}/Test"
+    assert message_of(tmp_path) == f"Test, Train are parts of a data set, not classes; give one of them, {advice}"
+    for part in ("Test", "Train"):
+        shutil.rmtree(tmp_path / part)
+        image_file(tmp_path / part / "0.png")
+    shutil.rmtree(tmp_path / "extra")
+    message = message_of(tmp_path)
+    assert message.startswith("Test, Train are parts of a data set, not classes, and nothing tells the classes")
+    assert message.endswith(", or pass --audit-class-names=Meta,Test,Train where these are the classes")
+    assert len(load_clean_set(tmp_path, class_names=["Train", "Test", "Meta"])) == 3
+
+
 def test_a_part_whose_pictures_lie_in_one_folder_is_not_the_one_to_give(tmp_path):
     class_folders(tmp_path / "train", ["n01/images", "n02/images"], each=1)
     class_folders(tmp_path / "val", ["images"])  # as in Tiny ImageNet, where a text tells their classes
@@ -250,6 +267,7 @@ def test_parts_whose_images_lie_in_no_class_folders_are_no_classes_unless_somebo
     [
         ("train", "", AS_TABLE),
         ("images", "", AS_TABLE),
+        ("jpg", "", AS_TABLE),
         ("pool", "labels.csv", "labels.csv may have them: give it, as in --audit-data={}/labels.csv, or " + AS_TABLE),
     ],
 )
@@ -269,6 +287,32 @@ def test_pictures_and_what_is_drawn_over_them_are_no_classes(folders, tmp_path):
         tmp_path
     )
     assert set(load_clean_set(tmp_path, class_names=folders).labels.tolist()) == {*range(len(folders))}
+
+
+@pytest.mark.parametrize(
+    ("picture", "drawn"),
+    [
+        ("images/a-1.png", "masks/a-1.png"),
+        ("a-1.png", "GT/a-1.png"),
+        ("a (1).png", "a (1)_mask.png"),
+        ("x/a.jpg", "x/a_mask_1.png"),
+        ("a.png", "a-segmentation.png"),
+    ],
+)
+def test_what_is_drawn_over_the_pictures_of_a_class_is_left_out(picture, drawn, tmp_path):
+    for name in ("ill", "well"):
+        image_file(tmp_path / name / picture)
+        image_file(tmp_path / name / drawn)
+    clean_set = load_clean_set(tmp_path)
+    assert len(clean_set) == 2
+    assert clean_set.notes == ("2 pictures left out: drawn over another picture of their class, as masks are",)
+
+
+def test_pictures_called_as_masks_are_read_where_there_is_none_that_they_are_drawn_over(tmp_path):
+    for name in ("mask", "no_mask"):
+        for picture in ("1-with-mask.png", "2_mask.png", "masks/3.png"):
+            image_file(tmp_path / name / picture)
+    assert len(load_clean_set(tmp_path)) == 6
 
 
 @pytest.mark.parametrize("folders", [("mask", "no_mask"), ("mask", "labels"), ("images", "drawings")])
