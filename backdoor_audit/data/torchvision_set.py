@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -91,7 +92,7 @@ def _torchvision_dataset(source: str, reading: Reading) -> Any:
         hint = f"; did you mean {' or '.join(likely)}?" if likely else "; see torchvision.datasets for the names"
         raise DataFormatError(f"{source}: torchvision has no data set {name!r}{hint}")
     given = dict(parse_qsl(query, keep_blank_values=True))
-    takes = inspect.signature(known[name]).parameters
+    takes = _parameters(known[name])
     accepted = [key for key in ("root", "train", "split", "download") if key in takes]
     strange = [key for key in given if key not in accepted]
     if strange or ("root" in takes and not given.get("root")):
@@ -111,12 +112,35 @@ def _torchvision_dataset(source: str, reading: Reading) -> Any:
             options["root"] = str(root)
             if root.is_dir() and issubclass(known[name], datasets.DatasetFolder):
                 _refuse_odd_files(root, reading)
-        return known[name](**options)
+        try:
+            return known[name](**options)
+        except ValueError as error:
+            if "split" in given or "val" not in _valid(error):
+                raise
+            reading.note("read: the part val, as there is no test")
+            return known[name](**{**options, "split": "val"})
     except DataFormatError:
         raise
     except Exception as error:  # each data set complains in its own way
-        cure = _cure(error, given.get("root", ""), bool(options.get("download"))) if "download" in takes else ""
+        download = options.get("download")
+        cure = _cure(error, given.get("root", ""), None if download is None else bool(download))
         raise DataFormatError(f"{source}: cannot be opened ({_said(error)}){cure}") from None
+
+
+def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
+    """What a data set is made with, also by the class that it hands further keywords to."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in kind.__mro__:
+        own = inspect.signature(one.__init__).parameters
+        found = {**own, **found}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return found
+
+
+def _valid(error: Exception) -> list[str]:
+    """The values of an option that torchvision offers in an error; none in any other."""
+    return re.findall(r"'([^']+)'", str(error).partition("Valid values are")[2])
 
 
 def _said(error: Exception) -> str:
@@ -124,13 +148,19 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, UnreadableError) else brief(error)
 
 
-def _cure(error: Exception, root: str, download: bool) -> str:
-    """What helps a data set that can be fetched: it fetches what is absent, and not what is there and damaged."""
+def _cure(error: Exception, root: str, download: bool | None) -> str:
+    """What helps a data set. One that can be fetched fetches what is absent, and not what is there and damaged."""
     said = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"; pip install {error.name}"
+    if values := _valid(error):
+        return f"; give one, as in &split={values[0]}"
+    if download is None:
+        return ""
     if "download=True" in said and not download:  # what torchvision says where it finds nothing
         return "; add &download=true to fetch it"
     no_fetch = download and (isinstance(error, OSError) or "ownload" in said)
-    if no_fetch or isinstance(error, UnreadableError) or "Valid values are" in said:  # they say what to do
+    if no_fetch or isinstance(error, UnreadableError) or "pip install" in said:  # they say what to do
         return ""
     more = "run again" if download else "add &download=true"
     return f"; where its files are damaged, remove them from {root} first, then {more} to fetch them anew"

@@ -7,7 +7,12 @@ from PIL import Image
 
 from backdoor_audit import bounds
 from backdoor_audit.data import load_clean_set
-from tests.subjects.clean_images import class_folders, message_of
+from tests.subjects.clean_images import class_folders, image_file, message_of
+
+IMAGENETTE = (
+    *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+    *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+)
 
 
 def mnist_files(root):
@@ -51,6 +56,39 @@ def test_a_torchvision_set_with_splits_takes_the_test_part(tmp_path, monkeypatch
     assert len(load_clean_set(f"torchvision:Toy?root={tmp_path}")) == 2
     assert len(load_clean_set(f"torchvision:Toy?root={tmp_path}&split=train")) == 5
     assert message_of(f"torchvision:Toy?root={tmp_path}&split=val").startswith("cannot be opened ('val')")
+
+
+def test_a_set_without_a_test_part_takes_the_validation_part_and_tells(tmp_path):
+    for part, name in (("train", "a"), ("val", "b")):
+        for wnid in IMAGENETTE:
+            image_file(tmp_path / "imagenette2" / part / wnid / f"{name}.JPEG")
+    clean_set = load_clean_set(f"torchvision:Imagenette?root={tmp_path}")
+    assert (len(clean_set), clean_set.notes) == (10, ("read: the part val, as there is no test",))
+    assert clean_set.class_name(0) == "0 (tench)"
+
+
+def test_keywords_that_a_set_hands_on_are_options_as_well(tmp_path):
+    raw = mnist_files(tmp_path).joinpath("MNIST", "raw").rename(tmp_path / "EMNIST-raw")
+    (tmp_path / "EMNIST").mkdir()
+    raw = raw.rename(tmp_path / "EMNIST" / "raw")
+    for part, of_mnist in (("train", "train"), ("test", "t10k")):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{of_mnist}-{kind}-ubyte").rename(raw / f"emnist-digits-{part}-{kind}-ubyte")
+    source = f"torchvision:EMNIST?root={tmp_path}&split=digits"
+    assert len(load_clean_set(source)) == 6
+    assert len(load_clean_set(f"{source}&train=true")) == 3
+    message = message_of(f"torchvision:EMNIST?root={tmp_path}")
+    assert message.endswith("'digits', 'mnist'}.); give one, as in &split=byclass")
+
+
+def test_a_package_that_a_set_lacks_is_told(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def lacking(self, root, split="train", download=False):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    monkeypatch.setattr(datasets.SVHN, "__init__", lacking)
+    assert message_of(f"torchvision:SVHN?root={tmp_path}").endswith("(No module named 'scipy'); pip install scipy")
 
 
 @pytest.mark.parametrize(
@@ -164,4 +202,6 @@ def test_damaged_files_are_to_be_removed_before_others_are_fetched(name, content
 
 
 def test_a_part_that_a_data_set_does_not_have_is_no_damage(tmp_path):
-    assert message_of(f"torchvision:GTSRB?root={tmp_path}&split=val").endswith("Valid values are {'train', 'test'}.)")
+    assert message_of(f"torchvision:GTSRB?root={tmp_path}&split=val").endswith(
+        "Valid values are {'train', 'test'}.); give one, as in &split=train"
+    )
