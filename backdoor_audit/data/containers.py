@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +10,18 @@ from pathlib import Path
 SAVE = "write images and labels with numpy.savez('images.npz', images=..., labels=...)"
 _UNPACK = "unpack it, and give the folder of its class folders, or FILE.csv with path and label of each picture"
 _DATASETS = "save_to_disk('images'), and give that folder (pip install 'backdoor-audit[datasets]')"
-_LAID = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw, and give --audit-data=torchvision:MNIST?root=ROOT"
+_LAID = (
+    "put its four files, unpacked (gunzip), into ROOT/MNIST/raw as train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+    "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, and give --audit-data=torchvision:MNIST?root=ROOT"
+)
 _MARKS = (
     (b"\0\0\x08\x03", f"images as MNIST has them; {_LAID}"),
     (b"\0\0\x08\x01", f"labels as MNIST has them; {_LAID}"),
     (b"\x80", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
     (b"\x93NUMPY", f"one array of numpy.save; {SAVE}"),
     (b"PAR1", f"a parquet file; write it anew by datasets.load_dataset('parquet', data_files=FILE).{_DATASETS}"),
-    (b"ARROW1", f"a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).{_DATASETS}"),
+    (b"ARROW1", f"a file of Arrow; write it anew by datasets.Dataset(pyarrow.feather.read_table(FILE)).{_DATASETS}"),
+    (b"\xff\xff\xff\xff", f"a stream of Arrow; write it anew by datasets.Dataset.from_file(FILE).{_DATASETS}"),
     (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
     (b"MATLAB 7.3", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
     (b"MATLAB 5.0", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
@@ -32,6 +37,19 @@ _OF_TORCHVISION = {
     "stl10_binary": "STL10",
 }
 _IDX = ("-idx3-ubyte", "-idx3-ubyte.gz", "-idx1-ubyte", "-idx1-ubyte.gz")  # files of MNIST and of those made like it
+_DOTTED = tuple(name.replace("-", ".", 1) for name in _IDX)  # as some archives call them, torchvision does not
+_OF_SVHN = ("train_32x32.mat", "test_32x32.mat", "extra_32x32.mat")
+_OF_OTHERS = (
+    ((".tfrecord", ".tfrecords"), f"a file of TFRecord; read its pictures with tensorflow, and {SAVE}"),
+    ((".rec",), f"a file of RecordIO; read its pictures with mxnet, and {SAVE}"),
+    ((".beton",), f"a file of FFCV; read its pictures with the package ffcv, and {SAVE}"),
+    (
+        (".xlsx", ".xls", ".ods"),
+        "a spreadsheet; save it as FILE.csv with path and label of each picture, and give that",
+    ),
+)
+"""What is told by its name, however it begins."""
+_SHARD = re.compile(r"-[0-9]+-of-[0-9]+")
 OF_PICTURES = f"a zip archive of pictures; {_UNPACK}"
 _PICTURE = "a picture; give a folder with one sub-folder per class, where the pictures lie"
 _PLACE_OF_TAR = 257  # bytes before the mark of an archive of tar
@@ -39,7 +57,9 @@ MARKED = 512
 """Bytes of a file's beginning by which it is told."""
 
 _IN_FOLDERS = (
-    (_IDX, "{name}; " + _LAID),
+    ((*_IDX, *_DOTTED), "{name}; " + _LAID),
+    *((endings, "{name}, " + what) for endings, what in _OF_OTHERS),
+    ((".arrow", ".feather"), "{name}; pass it, as in --audit-data={path}, and do as is said of it"),
     ((".parquet",), "parquet files; write them anew by datasets.load_dataset({folder!r})." + _DATASETS),
     ((".mdb",), "{name} of LMDB; read its pictures with the package lmdb, and " + SAVE),
     ((".npz", ".csv", ".tsv", ".jsonl"), "{name}; give it, as in --audit-data={path}"),
@@ -52,7 +72,14 @@ def named(path: Path) -> str:
     """What a file is by its name and place, with the way out; empty for one that these do not tell."""
     if source := _of_torchvision(path):
         return f"a file that torchvision opens; give --audit-data={source}"
-    return f"a file as MNIST has them; {_LAID}" if path.name.endswith(_IDX) else ""
+    if path.name.endswith((*_IDX, *_DOTTED)):
+        return f"a file as MNIST has them; {_LAID}"
+    return next((what for endings, what in _OF_OTHERS if _plain(path).endswith(endings)), "")
+
+
+def _plain(path: Path) -> str:
+    """The name in small letters, without the number of a shard behind its ending."""
+    return _SHARD.sub("", path.name.lower())
 
 
 def told(start: bytes, *, is_picture: bool) -> str:
@@ -79,7 +106,7 @@ def within(folder: Path, paths: Iterable[Path]) -> str:
             return f"it holds {path.relative_to(folder)}, which torchvision opens; give --audit-data={source}"
     for endings, what in _IN_FOLDERS:
         for path in files:
-            if path.name.lower().endswith(endings):
+            if _plain(path).endswith(endings):
                 name = str(path.relative_to(folder))
                 return f"it holds {what.format(folder=str(folder), name=name, path=shlex.quote(str(path)))}"
     return ""
@@ -90,6 +117,8 @@ def _of_torchvision(path: Path) -> str:
     here = path.absolute()
     if kind := _OF_TORCHVISION.get(here.parent.name):
         return shlex.quote(f"torchvision:{kind}?root={here.parents[1]}")
+    if here.name in _OF_SVHN:
+        return shlex.quote(f"torchvision:SVHN?root={here.parent}")
     if here.name.endswith(_IDX):
         laid = here.parent.name == "raw" and len(here.parents) > 3
         unpacked = ", once all in there is unpacked (gunzip)" if here.name.endswith(".gz") else ""

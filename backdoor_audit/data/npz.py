@@ -60,7 +60,7 @@ def from_npz(path: Path, wish: Wish, reading: Reading) -> CleanSet:
     try:
         with warnings.catch_warnings(), _Archive(path) as file:
             warnings.simplefilter("ignore")  # remarks on headers that old versions of numpy wrote
-            if not zipfile.is_zipfile(file):
+            if not zipfile.is_zipfile(file) or (path.suffix.lower() != ".npz" and named(path)):
                 raise DataFormatError(f"{path}: {_other(path, file)}; {ACCEPTED}")
             with zipfile.ZipFile(file) as archive:
                 names = archive.namelist()

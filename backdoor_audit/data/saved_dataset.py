@@ -81,7 +81,9 @@ def _part(datasets: Any, folder: Path, reading: Reading) -> Any:
     if not isinstance(saved, datasets.DatasetDict):
         return saved
     parts = list(saved)
-    part = next((name for name in _PARTS if name in saved), parts[0] if len(parts) == 1 else None)
+    held_out = [name for name in _PARTS if name in saved]
+    labelled = (name for name in held_out if not _is_unlabelled(saved[name]))
+    part = next(labelled, next(iter(held_out), parts[0] if len(parts) == 1 else None))
     if part is None:
         raise DataFormatError(
             f"{folder}: parts {listed(parts, 5)}, none of them test or validation; give one, as in "
@@ -90,6 +92,12 @@ def _part(datasets: Any, folder: Path, reading: Reading) -> Any:
     if len(parts) > 1:
         reading.note(f"read: the part {part} of {listed(parts, 5)}")
     return saved[part]
+
+
+def _is_unlabelled(saved: Any) -> bool:
+    """Whether all labels are -1, as where the organisers of a competition keep them."""
+    column = next((name for name in _LABELS if name in saved.features), None)
+    return column is not None and len(saved) > 0 and all(label == -1 for label in saved[column])
 
 
 def _columns(datasets: Any, folder: Path, saved: Any) -> tuple[str, str]:

@@ -26,8 +26,9 @@ UNPACK = (
         ),
         (
             b"ARROW1\0\0",
-            "a file of Arrow; write it anew by datasets.Dataset.from_file(FILE).save_to_disk('images'), and",
+            "a file of Arrow; write it anew by datasets.Dataset(pyarrow.feather.read_table(FILE)).save_to_disk(",
         ),
+        (b"\xff\xff\xff\xff", "a stream of Arrow; write it anew by datasets.Dataset.from_file(FILE).save_to_disk("),
         (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
         (b"MATLAB 7.3 MAT-file", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
         (b"MATLAB 5.0 MAT-file", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
@@ -91,6 +92,7 @@ def test_a_folder_of_parquet_files_is_told_with_the_way_out(name, tmp_path):
         ("cifar-100-python/train", "CIFAR100"),
         ("FashionMNIST/raw/t10k-images-idx3-ubyte", "FashionMNIST"),
         ("KMNIST/raw/t10k-labels-idx1-ubyte", "KMNIST"),
+        ("stl10_binary/test_X.bin", "STL10"),
     ],
 )
 def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_path):
@@ -103,6 +105,12 @@ def test_what_torchvision_has_fetched_is_told_with_its_source(name, source, tmp_
     assert message_of(tmp_path / name).startswith(
         f"a file that torchvision opens; give --audit-data='torchvision:{source}?root={tmp_path}'; accepted"
     )
+
+
+def test_files_of_street_view_house_numbers_are_told_with_their_source(tmp_path):
+    (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    for given in (tmp_path, tmp_path / "test_32x32.mat"):
+        assert f"torchvision opens; give --audit-data='torchvision:SVHN?root={tmp_path}'" in message_of(given)
 
 
 def test_files_of_mnist_that_are_packed_are_to_be_unpacked_first(tmp_path):
@@ -125,12 +133,28 @@ def test_files_of_mnist_that_are_packed_are_to_be_unpacked_first(tmp_path):
     )
 
 
-def test_images_of_mnist_elsewhere_say_where_torchvision_looks_for_them(tmp_path):
-    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        (tmp_path / name).write_bytes(b"\0\0\x08\x03")
-    said = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw, and give"
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte", "t10k-images.idx3-ubyte.gz"])
+def test_images_of_mnist_elsewhere_say_where_torchvision_looks_for_them(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\0\0\x08\x03")
+    said = "put its four files, unpacked (gunzip), into ROOT/MNIST/raw as train-images-idx3-ubyte, "
     assert said in message_of(tmp_path)
-    assert said in message_of(tmp_path / "t10k-images-idx3-ubyte")
+    assert said in message_of(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("cifar10-test.tfrecord-00000-of-00001", "a file of TFRecord; read its pictures with tensorflow, and write"),
+        ("val.rec", "a file of RecordIO; read its pictures with mxnet, and write"),
+        ("val.beton", "a file of FFCV; read its pictures with the package ffcv, and write"),
+        ("labels.xlsx", "a spreadsheet; save it as FILE.csv with path and label of each picture"),
+    ],
+)
+def test_files_of_other_programs_are_told_by_their_names(name, what, tmp_path):
+    with zipfile.ZipFile(tmp_path / name, "w") as zipped:  # as a spreadsheet is
+        zipped.writestr("content.xml", "<a/>")
+    assert message_of(tmp_path / name).startswith(what)
+    assert message_of(tmp_path).startswith(f"no class folders; it holds {name}, {what}")
 
 
 @pytest.mark.parametrize("name", ["images.npz", "deeper/labels.csv", "lines.jsonl"])

@@ -45,6 +45,13 @@ def test_of_several_parts_the_test_part_is_read(tmp_path):
     assert message_of(tmp_path / "odd").startswith("parts one, two, none of them test or validation; give one")
 
 
+def test_a_part_whose_labels_nobody_gave_away_is_passed_over(tmp_path):
+    datasets.DatasetDict(train=rows([0]), validation=rows([0, 1, 1]), test=rows([-1, -1])).save_to_disk(tmp_path)
+    clean_set = load_clean_set(tmp_path)
+    assert clean_set.labels.tolist() == [0, 1, 1]
+    assert clean_set.notes[0] == "read: the part validation of train, validation, test"
+
+
 def test_pictures_that_lay_in_files_are_in_the_saved_data_set(tmp_path):
     image_file(tmp_path / "0.png", (9, 0, 0))
     table = datasets.Dataset.from_dict({"image": [str(tmp_path / "0.png"), None], "label": [0, 1]})
