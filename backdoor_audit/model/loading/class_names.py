@@ -14,7 +14,7 @@ from backdoor_audit import tensor_file
 from backdoor_audit.data.naming import NAMED, names_in
 from backdoor_audit.errors import AuditError
 from backdoor_audit.files import UnreadableError, read_json
-from backdoor_audit.model.loading import checkpoint
+from backdoor_audit.model.loading import checkpoint, numpy_values
 from backdoor_audit.model.loading.pickle_values import Instance, Named, StoredTensor
 from backdoor_audit.model.loading.refusals import Deadline
 
@@ -76,7 +76,7 @@ def names_told(value: object) -> tuple[str, ...]:
     """Names by label in a value that was read from a checkpoint, as `names_in` tells them of JSON."""
     if isinstance(value, Mapping):
         value = {str(key) if isinstance(name, str) else key: name for key, name in value.items()}
-    return names_in(value)
+    return names_in(numpy_values.listed(value))
 
 
 def _in_config(path: Path) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from backdoor_audit.model.loading import numpy_values
 from backdoor_audit.model.loading.header import LARGEST_NUMBER
 from backdoor_audit.model.loading.pickle_values import Instance, Named, StoredTensor
 
@@ -20,7 +22,13 @@ Read = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 """Gives the numbers of tensors that were only described."""
 
 TO_255 = ", which is for pixels in 0 to 255, divided by 255"
+TURNED = (
+    ", turned, as the file has it for blue, green, red, in which order the network takes its images: where nothing in --arch "
+    "does that, pass a factory with images.flip(1) in its forward pass"
+)
+_TO_RGB = re.compile(r"to_rgb['\"]?\s*[=:]\s*(True|False)")
 _MOST = 4  # channels
+_NUMBERS = (int, float, np.floating)
 _LARGEST = 1024  # bytes that are read for them
 _KIND = re.compile(r"(?P<place>(?:.*[._-])?)(?P<kind>mean|std|mu|sigma)s?", re.IGNORECASE | re.DOTALL)
 _SPREADS = ("std", "sigma")
@@ -49,22 +57,23 @@ def in_settings(
     ``places`` are its settings, in which they may be called just so; in other ``parts`` they have to be called those of images.
     """
     unread = False
-    for mean, std in _pairs(places, parts):
+    for mean, std, where in _pairs(places, parts):
         found = usable(numbers_of(mean, read), numbers_of(std, read))
         if found is not None:
-            return found, False
-        unread = unread or (isinstance(mean, Named) and isinstance(std, Named))
+            return (_turned(found) if _takes_blue_first(where) else found), False
+        unread = unread or (_is_unread(mean) and _is_unread(std))
     return ((), (), ""), unread
 
 
 def _pairs(
     places: Iterable[Mapping[object, object]], parts: Iterable[Mapping[object, object]]
-) -> Iterator[tuple[object, object]]:
+) -> Iterator[tuple[object, object, object]]:
+    """Mean, std, and the settings that they stand in."""
     for place in places:
-        yield place.get("mean"), place.get("std")
+        yield place.get("mean"), place.get("std"), place
     for part in parts:
         if names := pair(key for key in part if isinstance(key, str) and _OF_IMAGES.fullmatch(key)):
-            yield part[names[0]], part[names[1]]
+            yield part[names[0]], part[names[1]], part
         for key, inner in part.items():
             if not isinstance(key, str):
                 continue
@@ -74,14 +83,14 @@ def _pairs(
                 yield from _within(inner)
 
 
-def _within(settings: object) -> Iterator[tuple[object, object]]:
+def _within(settings: object) -> Iterator[tuple[object, object, object]]:
     """Mean and std of settings, of a transform, of one of several transforms, or just the two."""
     inner = _entries(settings)
     several = inner.get("transforms") if isinstance(inner, Mapping) else None
     for part in (inner, *map(_entries, several if isinstance(several, list) else ())):
         both = [part.get("mean"), part.get("std")] if isinstance(part, Mapping) else part
         if isinstance(both, (list, tuple)) and len(both) == 2 and not any(map(_is_single, both)):
-            yield both[0], both[1]
+            yield both[0], both[1], part
 
 
 def _entries(value: object) -> object:
@@ -89,17 +98,38 @@ def _entries(value: object) -> object:
     return value.attributes if isinstance(value, Instance) else getattr(value, "__dict__", value)
 
 
+def _takes_blue_first(settings: object) -> bool:
+    """Whether settings beside a mean say that it and the network are for blue, green, red."""
+    if isinstance(settings, str):
+        return set(_TO_RGB.findall(settings)) == {"False"}
+    if not isinstance(settings, Mapping):
+        return False
+    orders = (settings.get(key) for key in ("channel_order", "color_order", "color_space", "input_space"))
+    return any(settings.get(key) is False for key in ("to_rgb", "bgr_to_rgb")) or "bgr" in (
+        order.lower() for order in orders if isinstance(order, str)
+    )
+
+
+def _turned(told: Told) -> Told:
+    mean, std, remark = told
+    return mean[::-1], std[::-1], remark + TURNED
+
+
+def _is_unread(value: object) -> bool:
+    return any(isinstance(part, Named) for part in (value if isinstance(value, (list, tuple)) else (value,)))
+
+
 def _is_single(value: object) -> bool:
     """Whether it is one plain number, which may count anything."""
     return isinstance(value, (int, float))
 
 
-def _in_text(text: str) -> Iterator[tuple[object, object]]:
+def _in_text(text: str) -> Iterator[tuple[object, object, object]]:
     """What a configuration in Python says, where it says one thing alone."""
     found = {(mean, std) for mean, std in _IN_TEXT.findall(text)}
     if len(found) == 1:
         mean, std = found.pop()
-        yield _numbers_in(mean), _numbers_in(std)
+        yield _numbers_in(mean), _numbers_in(std), text
 
 
 def _numbers_in(text: str) -> list[float]:
@@ -132,18 +162,21 @@ def numbers_of(value: object, read: Read | None = None) -> Numbers:
     if isinstance(value, StoredTensor):
         small = value.storage is not None and value.storage.nbytes <= _LARGEST and not value.oddity
         value = read({"": value})[""] if small and read is not None else None
+    value = numpy_values.listed(value)
     flat: Any = getattr(value, "tolist", None)  # of a tensor or an array of numpy
     if flat is not None and 0 < math.prod(getattr(value, "shape", (0,))) <= _MOST:
         value = [float(f"{number:.7g}") for number in value.reshape(-1).tolist()]  # type: ignore[attr-defined]
     parts = value if isinstance(value, (list, tuple)) else (value,)
-    numbers = [float(part) for part in parts[:_MOST] if type(part) in {int, float} and abs(part) < 1e6]
+    numbers = [float(part) for part in parts[:_MOST] if isinstance(part, _NUMBERS) and type(part) is not bool]
+    numbers = [number for number in numbers if abs(number) < 1e6]
     return tuple(numbers) if len(numbers) == len(parts) and all(map(math.isfinite, numbers)) else ()
 
 
 def usable(mean: Numbers, std: Numbers) -> Told | None:
     """Mean and std as they are used; None where they are none."""
     remark = ""
-    if max(mean, default=0) > LARGEST_NUMBER and max(std, default=0) > LARGEST_NUMBER:
+    of_bytes = max(std, default=0) > LARGEST_NUMBER or set(std) == {1.0}  # networks of Caffe divide by nothing
+    if max(mean, default=0) > LARGEST_NUMBER and of_bytes:
         mean, std = (tuple(value / 255 for value in numbers) for numbers in (mean, std))
         remark = TO_255
     fits = bool(mean) and len(mean) == len(std)

@@ -46,10 +46,15 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
-    """A function or a class, or what a known one would return; only its name is kept. ``known`` ones may be called."""
+    """A function or a class, or what a known one would return, with its arguments; ``known`` ones may be called.
+
+    ``state`` holds what the file sets it to, where it sets it to anything.
+    """
 
     name: str
     known: bool = True
+    arguments: tuple[object, ...] = ()
+    state: list[object] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

@@ -20,6 +20,7 @@ import torch
 
 from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
+from backdoor_audit.model.loading import numpy_values
 from backdoor_audit.model.loading.inert import DICTS, ENUM, INERT, SETS
 from backdoor_audit.model.loading.pickle_values import Instance, Named, Storage, StoredTensor, key_of, tensor_of
 from backdoor_audit.model.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
@@ -217,6 +218,8 @@ class Unpickler:
             target.offset, target.size, target.stride = found.offset, found.size, found.stride
         elif isinstance(target, Instance):
             target.attributes = _attributes(state)
+        elif isinstance(target, Named) and target.name in numpy_values.SET_LATER:
+            target.state[:] = [state]
         elif not isinstance(target, (dict, list, Named)):
             raise not_tensors_alone(f"attributes of a {type(target).__name__}")
 
@@ -243,8 +246,11 @@ class Unpickler:
             return self._with_attributes(arguments[0], arguments[3:4])
         if name == "torch._tensor._rebuild_from_type_v2":
             return self._of_type(arguments)
-        empty = _TENSOR.fullmatch(name) and not arguments
-        return StoredTensor(_EMPTY_TENSOR) if empty else Named(name.rpartition(".")[2])
+        if _TENSOR.fullmatch(name) and not arguments:
+            return StoredTensor(_EMPTY_TENSOR)
+        short = name.rpartition(".")[2]
+        value = numpy_values.single(arguments) if short == "scalar" else None
+        return Named(short, arguments=arguments) if value is None else value
 
     def _filled(self, name: str, arguments: tuple[object, ...], *, made: bool) -> object:
         """A kind of dict, or a set as the list of its members, which nobody looks up."""

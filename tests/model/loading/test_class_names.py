@@ -85,8 +85,20 @@ def test_the_names_in_a_checkpoint_come_before_those_of_a_config_beside_it(tmp_p
 @pytest.mark.parametrize(
     "found",
     [
-        np.array(["cat", "dog"]),
-        {"cat": np.int64(0), "dog": np.int64(1)},
+        np.array(["cat", "dog", "\N{SNOWMAN}"]),
+        np.array(["cat", "dog", "\N{SNOWMAN}"], dtype=object),
+        {"cat": np.int64(0), "dog": np.uint8(1), "\N{SNOWMAN}": np.array(2)[()]},
+    ],
+)
+def test_names_by_values_of_numpy_are_read(found, tmp_path):
+    torch.save({"model": WEIGHTS, "class_to_idx": found}, tmp_path / "m.pth")
+    assert class_names_of(tmp_path / "m.pth") == ("cat", "dog", "\N{SNOWMAN}")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        np.array([b"cat", b"dog"]),
         {"cat": torch.tensor(0), "a": torch.tensor(1)},
     ],
 )

@@ -136,6 +136,8 @@ def test_tensors_that_are_no_mean_and_std_are_refused(values, tmp_path):
         {"hyper_parameters": {"image_mean": MEAN, "image_std": STD}},
         {"pixel_mean": MEAN, "pixel_std": STD},
         {"norm_mean": tuple(MEAN), "norm_std": tuple(STD)},
+        {"mean": np.array(MEAN), "std": np.array(STD, np.float32).reshape(1, 3, 1, 1)},
+        {"args": {"mean": [np.float64(value) for value in MEAN], "std": [np.float32(value) for value in STD]}},
         {"meta": {"cfg": CFG}},
         {"transform": Compose([ToTensor(), Normalize(MEAN, STD)])},
     ],
@@ -146,6 +148,27 @@ def test_a_normalisation_in_the_settings_is_used_however_it_is_kept(settings, al
     loaded = load_model(tmp_path / "m.pt", arch="small_cnn", allow_pickle=allow_pickle)
     assert (list(loaded.mean), list(loaded.std)) == (MEAN, STD)
     assert any("checkpoint's own settings" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"meta": {"cfg": CFG.replace("to_rgb=True", "to_rgb=False")}},
+        {"data_preprocessor": {"mean": MEAN, "std": STD, "bgr_to_rgb": False}},
+        {"mean": MEAN, "std": STD, "input_space": "BGR"},
+    ],
+)
+def test_a_normalisation_for_blue_first_is_turned_and_told(settings, tmp_path):
+    loaded = saved({"state_dict": network().state_dict(), **settings}, tmp_path / "m.pt")
+    assert (list(loaded.mean), list(loaded.std)) == (MEAN[::-1], STD[::-1])
+    assert any(note.endswith("pass a factory with images.flip(1) in its forward pass") for note in loaded.notes)
+
+
+def test_a_normalisation_that_takes_a_mean_of_bytes_away_alone_is_used(tmp_path):
+    settings = {"normalize": {"mean": [127.5, 51.0, 102.0], "std": [1.0, 1.0, 1.0]}}
+    loaded = saved({"state_dict": network().state_dict(), **settings}, tmp_path / "m.pt")
+    assert loaded.mean == pytest.approx((0.5, 0.2, 0.4))
+    assert loaded.std == pytest.approx((1 / 255,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +185,8 @@ def test_other_numbers_are_no_normalisation(beside, tmp_path):
 
 
 def test_a_normalisation_that_is_not_read_is_told(tmp_path):
-    loaded = saved({"state_dict": network().state_dict(), "mean": np.array(MEAN), "std": np.array(STD)}, tmp_path / "m")
+    mean, std = np.array(MEAN, np.longdouble), np.array(STD, np.longdouble)
+    loaded = saved({"state_dict": network().state_dict(), "mean": list(mean), "std": std}, tmp_path / "m")
     assert any(
         note.endswith("are not read (arrays or numbers of numpy): give them by --mean, --std") for note in loaded.notes
     )
