@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.architecture import built
-from backdoor_audit.model.loading.beside import is_counter
+from backdoor_audit.model.loading.beside import is_counter, shape
 from backdoor_audit.model.loading.building import Architecture, Built
 from backdoor_audit.model.loading.containers import Candidate, T
 from backdoor_audit.model.loading.fitting import Fit, fits
@@ -84,7 +84,24 @@ def place(source: Source[T], architecture: Architecture) -> tuple[Built, tuple[s
                 notes += refuse_other_layers(fit.candidate.root, fit.prefix, result.module, architecture.name)
             state = as_float32(source.read(fit.state))
             return result, notes + load_state(result.module, state, architecture.name)
-    raise refused[0]
+    raise _renamed(source, architecture) or refused[0]
+
+
+def _renamed(source: Source[T], architecture: Architecture) -> ModelFormatError | None:
+    """The error for a file with the network's layers, but for the last one, in their order under other names; or nothing."""
+    own = {name: tuple(tensor.shape) for name, tensor in architecture.reference.items() if not is_counter(name)}
+    alike = len(own) - 2  # the head may be another one
+    for candidate in source.candidates:
+        shapes = {name: shape(tensor) for name, tensor in candidate.tensors.items() if not is_counter(name)}
+        first, called = next(iter(shapes), ""), next(iter(own), "")
+        renamed = not (first.endswith(called) or called.endswith(first))
+        if alike > 2 and renamed and list(shapes.values())[:alike] == list(own.values())[:alike]:
+            return ModelFormatError(
+                f"does not fit {architecture.name}: its layers are in the file under other names, {first[:60]} for {called}; "
+                "pass --arch=package.module:factory with a factory that makes the network as it was trained, such as "
+                "nn.Sequential(*list(model.children())[:-1], nn.Flatten(), nn.Linear(...))"
+            )
+    return None
 
 
 def _normalisation(source: Source[T], fit: Fit[T], architecture: Architecture) -> tuple[Numbers, Numbers, str]:

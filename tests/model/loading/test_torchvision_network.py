@@ -26,6 +26,12 @@ def resnet(**changes):
     return model
 
 
+def refusal(name, path):
+    with pytest.raises(ModelFormatError) as caught:
+        load_model(path, arch=f"torchvision:{name}")
+    return str(caught.value)
+
+
 def changed(name, path, part):
     model = models.get_model(name, weights=None, num_classes=7)
     setattr(model, path, part)
@@ -156,6 +162,25 @@ def test_a_head_of_known_layers_is_written_into_the_factory_to_paste(head, writt
 def pasted(said):
     """The code in a message, as it stands there."""
     return re.search(r"my_model\.py, (def make\(\): .*return model)", said)[1]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_layers_under_the_names_of_a_sequence_are_told_as_that(inside, tmp_path, monkeypatch):
+    parts = list(resnet().children())[:-1]
+    network = nn.Sequential(*([nn.Sequential(*parts)] if inside else parts), nn.Flatten(), nn.Linear(512, 7)).eval()
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    message = refusal("resnet18", tmp_path / "m.pt")
+    first = "0.0.weight" if inside else "0.weight"
+    assert f"its layers are in the file under other names, {first} for conv1.weight; pass --arch=" in message
+    if inside:
+        return
+    factory = message.rpartition("such as ")[2].replace("nn.Linear(...)", "nn.Linear(512, 7)")
+    lines = ("import torchvision", "from torch import nn", "def make():", " model = torchvision.models.resnet18()")
+    (tmp_path / "sequence_factory.py").write_text("\n".join((*lines, f" return {factory}")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loaded = load_model(tmp_path / "m.pt", arch="sequence_factory:make")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(loaded.classifier((3, 32, 32)).logits(images), network(images), atol=1e-4)
 
 
 def test_a_head_is_not_written_down_where_more_than_it_differs(tmp_path):
