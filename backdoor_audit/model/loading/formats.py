@@ -60,6 +60,19 @@ _OTHERS = (
         )
     ),
 )
+_CONVERTED = "convert the network to PyTorch or ONNX"
+_BY_NAME = {
+    **dict.fromkeys((".pb", ".h5", ".keras"), "TensorFlow"),
+    **dict.fromkeys((".pdparams", ".pdiparams", ".pdmodel"), "Paddle"),
+    **dict.fromkeys((".engine", ".plan", ".trt"), "TensorRT"),
+    **dict.fromkeys((".mlmodel", ".mlpackage"), "Core ML"),
+    ".msgpack": "Flax",
+    ".caffemodel": "Caffe",
+    ".params": "MXNet",
+    ".pte": "ExecuTorch",
+}
+"""Whose files have these endings, which begin in no way of their own."""
+
 _TEXT = re.compile(rb"[\t\n\f\r -~]+")
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<")
 
@@ -68,9 +81,10 @@ def unknown(asked: Asked, formats: Sequence[Format] = FORMATS) -> str:
     """What is said of a file or folder that is none of ``formats``."""
     if os.path.isdir(asked.path):
         return _no_model(asked.path)
-    for at, mark, said in _OTHERS:
-        if asked.start[at:].startswith(mark):
-            return said
+    told = next((said for at, mark, said in _OTHERS if asked.start[at:].startswith(mark)), "")
+    whose = _BY_NAME.get(asked.path.suffix.lower())
+    if told or whose:
+        return told or f"a file of {whose}; {_CONVERTED}"
     if _MARKUP.match(asked.start):
         return "a web page instead of the model, or XML; download the file itself"
     if _TEXT.fullmatch(asked.start):
@@ -93,5 +107,9 @@ def _no_model(folder: Path) -> str:
     if found:
         names = " or ".join(folders.shown(checkpoint) for checkpoint in found[:3])
         return f"not a file but a folder with {len(found)} checkpoints in it; pass --model={names} ({accepted})"
+    other = next((file for file in inside if file.suffix.lower() in _BY_NAME), None)
+    if other is not None:
+        whose = _BY_NAME[other.suffix.lower()]
+        return f"not a file but a folder with {printable(other.name)[:60]} of {whose}; {_CONVERTED} ({accepted})"
     parts = next((part for part in inside if part.is_dir() and folders.is_distributed(part)), None)
     return folders.merged(parts) if parts else f"not a file but a folder, without a model in it; {accepted}"

@@ -32,7 +32,8 @@ _EXPORT = f"{EXPORT}, {_ADVICE}"
 
 def _recognises(asked: Asked) -> bool:
     start = asked.start
-    begins = start[:1] == b"\x08" and 0 < start[1] < 64 and start[2] in _FIRST_FIELDS if len(start) > 2 else False
+    begins = start[:1] == b"\x08" and 2 < start[1] < 64 and start[2] in _FIRST_FIELDS if len(start) > 2 else False
+    begins = begins and asked.path.suffix.lower() != ".mlmodel"  # which begins alike
     return begins or (asked.path.suffix == ".onnx" and start[:1] == b"\x08")
 
 

@@ -147,6 +147,25 @@ def test_a_folder_without_a_model_names_what_is_in_it(tmp_path):
     assert f"give the model file in it, {tmp_path / 'best.ckpt'} (" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("saved_model.pb", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("m.mlmodel", "Core ML"),
+        ("m.caffemodel", "Caffe"),
+        ("m.engine", "TensorRT"),
+    ],
+)
+def test_files_that_only_their_names_tell_are_to_be_converted(name, whose, tmp_path):
+    (tmp_path / name).write_bytes(b"\x08\x01\x12" + bytes(20))
+    assert refusal(tmp_path / name) == f"a file of {whose}; convert the network to PyTorch or ONNX"
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path).startswith(
+        f"not a file but a folder with {name} of {whose}; convert the network to PyTorch"
+    )
+
+
 def test_parts_of_a_distributed_checkpoint_say_how_they_become_one_file(tmp_path):
     part = tmp_path / "__0_0.distcp"
     part.write_bytes(b"PK\x03\x04" + bytes(40))
