@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,22 +33,24 @@ _WANTED = (
     "an .npz file holds images (n, h, w, c), labels (n,) and optionally class_names, or arrays of other usual "
     "names (x_test and y_test, X and y, ...); write it with numpy.savez"
 )
+_PARTS = (("test", "testing", "te"), ("val", "valid", "validation", "dev"), ("",), ("train", "training", "tr"))
+"""Words of the parts of a data set, in the order in which they are looked for: those held out come before those trained on."""
+
+_IMAGES = ("images", "image", "imgs", "img", "data", "inputs", "input", "features", "samples", "pixels", "pictures")
+_LABELS = ("labels", "label", "targets", "target")
 _PAIRS = (
-    ("images", "labels"),
-    *((f"{x}_{part}", f"y_{part}") for part in ("test", "val", "valid") for x in "xX"),
-    *((f"{part}_images", f"{part}_labels") for part in ("test", "val")),
-    ("test_x", "test_y"),
-    *((x, y) for x in "xX" for y in "yY"),
+    ("x", "y"),
     *((images, labels) for images in ("images", "image", "data", "imgs") for labels in ("labels", "label", "targets")),
-    *((f"{x}_train", "y_train") for x in "xX"),
-    ("train_images", "train_labels"),
-    ("train_x", "train_y"),
-    ("arr_0", "arr_1"),
 )
-"""What images and labels are called, in the order in which they are looked for: those held out come before those trained on."""
-_IMAGES = ("images", "image", "imgs", "data", "x")
-_LABELS = ("labels", "label", "targets", "target", "y")
-_CALLED = frozenset(name.lower() for name in (*_IMAGES, *_LABELS, *(name for pair in _PAIRS for name in pair)))
+"""What images and labels are called together; where no pair is there once, the only ones of a part are taken."""
+
+_PART = "|".join(word for part in _PARTS for word in part if word)
+_CALLED = re.compile(
+    rf"(?:(?P<first>{_PART})_?)?(?P<word>x|y|{'|'.join((*_IMAGES, *_LABELS))})(?:_?(?P<last>{_PART}))?", re.IGNORECASE
+)
+_LONGEST_NAME = 40
+_UNNAMED = ("arr_0", "arr_1")  # as numpy.savez calls what it was given without a name
+_NAMES = ("class_names", "label_names", "target_names", "classes", "names", "categories")
 _KINDS = {"images": ("buif", "numbers"), "labels": ("buifUS", "numbers or text"), "class_names": ("US", "text")}
 _PIECE = 2**20  # bytes read at once
 _DIRECTORY = 2**23  # bytes that the archive's list of members may take; each of them is 100 times larger in memory
@@ -197,7 +201,7 @@ def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
     if missing:
         found = sorted(name.removesuffix(".npy") if name.endswith(".npy") else f"{name} (no array)" for name in names)
         raise DataFormatError(f"{source}: no {' and no '.join(missing)}, found {listed(found) or 'nothing'}; {_WANTED}")
-    keys = dict(zip(_KINDS, (*pair, _only(arrays, "class_names") or "class_names"), strict=True))
+    keys = dict(zip(_KINDS, (*pair, _names_of_classes(archive, arrays, pair)), strict=True))
     members = {}
     for kind, key in keys.items():
         times = names.count(f"{key}.npy") + names.count(key)
@@ -207,7 +211,7 @@ def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
             raise DataFormatError(f"{source}: {key} is no array; {_WANTED}")
         if times:
             members[kind] = _Member.of(archive, key, kind)
-    if pair != _PAIRS[0]:
+    if pair != ("images", "labels"):
         reading.note(f"read: {pair[0]} and {pair[1]}")
     for name in names:
         if name.removesuffix(".npy") not in keys.values():
@@ -221,25 +225,40 @@ def _members(archive: zipfile.ZipFile, reading: Reading) -> dict[str, _Member]:
 
 
 def _pair(arrays: Sequence[str]) -> tuple[str, str]:
-    """What images and labels are called: as written, then in whatever case, then the only two names that can be meant."""
-    written = frozenset(arrays)
-    for pair in _PAIRS:
-        if written.issuperset(pair):
-            return pair
-    usual = [name for name in arrays if name.lower() in _CALLED]
-    for images, labels in _PAIRS:
-        found = _only(usual, images), _only(usual, labels)
-        if all(found):
-            return found
-    found = _only(usual, *_IMAGES), _only(usual, *_LABELS)
-    return found if all(found) else _PAIRS[0]
+    """What images and labels are called: as written, or as the only two of a part of the data that can be meant."""
+    usual = ("images", "labels")
+    if set(usual) <= set(arrays):
+        return usual
+    told = [(name, found) for name in arrays if (found := _CALLED.fullmatch(name)) and len(name) < _LONGEST_NAME]
+    for part in _PARTS:
+        words = {
+            name: found["word"].lower()
+            for name, found in told
+            if (found["first"] or found["last"] or "").lower() in part
+        }
+        for images, labels in (*_PAIRS, ("", "")):
+            pair = _only(words, ("x", *_IMAGES), images), _only(words, ("y", *_LABELS), labels)
+            if all(pair):
+                return pair
+    return _UNNAMED if set(_UNNAMED) <= set(arrays) else usual
 
 
-def _only(arrays: Sequence[str], *called: str) -> str:
-    """The name of the only array that is called so, in whatever case; empty if there is none, or more than one."""
-    wanted = {one.lower() for one in called}
-    found = [name for name in arrays if name.lower() in wanted]
+def _only(words: Mapping[str, str], known: Sequence[str], wanted: str) -> str:
+    """The only array of the wanted word, or of any that is known where none is wanted; empty for none, or more than one."""
+    found = [name for name, word in words.items() if word == wanted or (not wanted and word in known)]
     return found[0] if len(found) == 1 else ""
+
+
+def _names_of_classes(archive: zipfile.ZipFile, arrays: Sequence[str], pair: tuple[str, str]) -> str:
+    """What the array with the names of the classes is called; beside ``class_names`` only texts that are fewer than images."""
+    called = {name.lower(): name for name in arrays if name.lower() in _NAMES and name not in pair}
+    usual, *others = _NAMES
+    for name in (called[other] for other in others if other in called and usual not in called):
+        with contextlib.suppress(UnreadableError):
+            found = _Member.of(archive, name, "class_names").shape
+            if len(found) == 1 and found < _Member.of(archive, pair[0], "images").shape[:1]:
+                return name
+    return called.get(usual, usual)
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

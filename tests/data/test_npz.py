@@ -68,6 +68,12 @@ def test_npz_files_that_cannot_be_used_are_one_line(arrays, message, most, tmp_p
         ("x", "labels"),
         ("data", "target"),
         ("Data", "Target"),
+        ("test_data", "test_labels"),
+        ("testX", "testY"),
+        ("X_te", "y_te"),
+        ("images_val", "labels_val"),
+        ("inputs", "targets"),
+        ("img", "y"),
     ],
 )
 def test_images_and_labels_go_by_several_names(names, tmp_path):
@@ -112,6 +118,19 @@ def test_a_file_of_torch_is_told_with_the_way_out(legacy, tmp_path):
 def test_one_array_of_numpy_is_told_with_the_way_out(tmp_path):
     np.save(tmp_path / "images.npy", GOOD)
     assert message_of(tmp_path / "images.npy").startswith("one array of numpy.save; write images and labels with ")
+
+
+@pytest.mark.parametrize("called", ["label_names", "Classes", "target_names"])
+def test_names_of_classes_go_by_several_names_where_they_are_fewer_than_images(called, tmp_path):
+    path, images = tmp_path / "images.npz", np.zeros((3, 4, 4, 1), np.float32)
+    np.savez(path, images=images, labels=[0, 1, 1], **{called: ["a", "b"]})
+    assert load_clean_set(path).class_names == ("a", "b")
+    np.savez(path, images=images, labels=[0, 1, 1], class_names=["c", "d"], **{called: ["a", "b"]})
+    assert load_clean_set(path).class_names == ("c", "d")
+    for no_names in (["a", "b", "c"], [0, 1], [["a", "b"]]):  # one for every image, numbers, a table
+        np.savez(path, images=images, labels=[0, 1, 1], **{called: no_names})
+        assert load_clean_set(path).class_names == ()
+        assert load_clean_set(path).notes == (f"1 not read: {called}",)
 
 
 def test_of_several_parts_the_held_out_one_is_read_and_the_others_are_told(tmp_path):
