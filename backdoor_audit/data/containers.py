@@ -23,7 +23,10 @@ _MARKS = (
     (b"ARROW1", f"a file of Arrow; write it anew by datasets.Dataset(pyarrow.feather.read_table(FILE)).{_DATASETS}"),
     (b"\xff\xff\xff\xff", f"a stream of Arrow; write it anew by datasets.Dataset.from_file(FILE).{_DATASETS}"),
     (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
-    (b"MATLAB 7.3", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
+    (
+        b"MATLAB 7.3",
+        f"a MATLAB file of version 7.3; read its arrays with h5py, turn their axes back ([()].T), and {SAVE}",
+    ),
     (b"MATLAB 5.0", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
     (b"\x1f\x8b", f"a gzip archive; {_UNPACK}"),
     (b"BZh", f"a bzip2 archive; {_UNPACK}"),

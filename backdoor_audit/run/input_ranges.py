@@ -24,10 +24,15 @@ def alternatives(classifier: Classifier, channels: int) -> list[tuple[str, str, 
         if len(mean) in (1, channels):
             fed = partial(_normalised, mean=_by_channel(mean, classifier), std=_by_channel(std, classifier))
             offered.append((f"the {name} normalisation", f"--normalization={name}", fed))
+    configured = partial(_normalised, mean=classifier._mean, std=classifier._std)
     if channels == 3:
-        configured = partial(_normalised, mean=classifier._mean, std=classifier._std)
         swapped = ("swapping red and blue (BGR)", "a factory that flips the channels")
         offered.append((*swapped, lambda images: configured(images).flip(1)))
+    inverted = ("inverting light and dark", "images that are inverted so")
+    offered.append((*inverted, lambda images: configured(1 - images)))
+    if classifier.image_shape[1] == classifier.image_shape[2]:
+        turned = ("exchanging height and width", "images that are transposed so, as columns were read for rows")
+        offered.append((*turned, lambda images: configured(images).transpose(2, 3)))
     return offered
 
 

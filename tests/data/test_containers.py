@@ -30,7 +30,10 @@ UNPACK = (
         ),
         (b"\xff\xff\xff\xff", "a stream of Arrow; write it anew by datasets.Dataset.from_file(FILE).save_to_disk("),
         (b"\x89HDF\r\n\x1a\n", f"an HDF5 file; read its arrays with h5py, and {SAVE}"),
-        (b"MATLAB 7.3 MAT-file", f"a MATLAB file of version 7.3; read its arrays with h5py, and {SAVE}"),
+        (
+            b"MATLAB 7.3 MAT-file",
+            f"a MATLAB file of version 7.3; read its arrays with h5py, turn their axes back ([()].T), and {SAVE}",
+        ),
         (b"MATLAB 5.0 MAT-file", f"a MATLAB file; read its arrays with scipy.io.loadmat, and {SAVE}"),
         (b"\x80\x04", f"a pickle, such as an old file of torch.save, which is no data set here; {SAVE}"),
         (b"Rar!\x1a\x07", f"a rar archive; {UNPACK}"),

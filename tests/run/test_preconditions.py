@@ -126,6 +126,20 @@ def test_a_subject_that_breaks_one_precondition_breaks_no_other(subject, clean, 
     assert reason in found[name]
 
 
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (
+            lambda images: images.transpose(2, 3),
+            "exchanging height and width gives 1.000: pass images that are transposed",
+        ),
+        (lambda images: 1 - images, "inverting light and dark gives 1.000: pass images that are inverted so"),
+    ],
+)
+def test_images_that_lie_on_their_side_or_are_inverted_are_told(before, told):
+    assert told in broken(altered(before), row_images())["input_range"]
+
+
 class Branched(nn.Sequential):
     """A network with a trigger in its code."""
 
