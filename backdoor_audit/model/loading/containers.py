@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -63,7 +63,7 @@ def candidates(content: object, deadline: Deadline | None = None) -> list[Candid
     for path, part in _parts(content):
         if isinstance(part, Instance):
             found.append(Candidate(path, dict(_module_tensors(part, names, deadline)), root=part))
-        else:
+        elif isinstance(part, Mapping):
             _add(found, path, part, StoredTensor)
     if not found:
         raise _nothing(content)
@@ -81,13 +81,27 @@ def unpickled_candidates(content: object) -> list[Candidate[Tensor]]:
     return found
 
 
+def unnamed_sets(content: object, parameters: Collection[tuple[int, ...]]) -> tuple[str, ...]:
+    """A note on every list of tensors, without names, that may be the network's again: half as many, in shapes of its own."""
+    notes: list[str] = []
+    for path, part in _parts(content):
+        entries = part if isinstance(part, (list, tuple)) else ()
+        shapes = [one.size for one in entries if isinstance(one, StoredTensor) and one.size]
+        if shapes and 2 * len(shapes) >= len(parameters) and set(shapes) <= set(parameters):
+            notes.append(
+                f"{len(shapes)} tensors without names under {'.'.join(path)[:120]} are NOT audited: where they are averages that "
+                "are deployed, copy them into the network, and save its state_dict alone"
+            )
+    return tuple(notes)
+
+
 def _is_module(value: object) -> bool:
     """Whether an object was a module of PyTorch."""
     return isinstance(value, Instance) and "_modules" in value.attributes and "_parameters" in value.attributes
 
 
-def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance]]:
-    """Dicts inside of dicts, lists and objects, each once, outer ones first; modules as they are.
+def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object] | Instance | Sequence[object]]]:
+    """Dicts and lists inside of dicts, lists and objects, each once, outer ones first; modules as they are.
 
     Objects may share their attributes: they are the same dict, or the same module, again.
     """
@@ -113,6 +127,7 @@ def _parts(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, o
             yield path, part
             inner: Iterable[tuple[object, object]] = part.items()
         elif isinstance(part, (list, tuple)):
+            yield path, part
             inner = enumerate(part)
         else:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import checkpoint
 from backdoor_audit.model.loading.architecture import architecture_of, known
 from backdoor_audit.model.loading.building import Built
-from backdoor_audit.model.loading.containers import Candidate, T, candidates, unpickled_candidates
+from backdoor_audit.model.loading.containers import Candidate, T, candidates, unnamed_sets, unpickled_candidates
 from backdoor_audit.model.loading.format import Asked, Format, Network
 from backdoor_audit.model.loading.hints import Hints, hints_of
 from backdoor_audit.model.loading.placing import Source, place
@@ -55,7 +56,9 @@ def _read(asked: Asked) -> Network:
             )
         swapped = isinstance(saved.content, dict) and not _SWAPPED.isdisjoint(saved.content)
         source = Source(found, checkpoint.described, saved.tensors, swapped)
-        return _placed(source, asked, hints)
+        network = _placed(source, asked, hints)
+        beside = unnamed_sets(saved.content, [tuple(one.shape) for one in network.module.parameters()])
+        return replace(network, notes=(*beside, *network.notes))
 
 
 def _placed(source: Source[T], asked: Asked, hints: Hints) -> Network:

@@ -643,3 +643,23 @@ def test_a_network_above_the_bound_is_not_built(monkeypatch):
     with bounds.allowing(bounds.Bounds(memory=2**21)), pytest.raises(ModelFormatError, match="32-bit floats may take"):
         build_architecture("small_cnn", described)
     assert made == [{}, {"width": 96, "in_channels": 1, "num_classes": 5}]  # both without memory
+
+
+@pytest.mark.parametrize("wrap", [lambda values: values, tuple, lambda values: values[: len(values) // 2 + 1]])
+def test_averages_without_names_are_told_as_not_audited(wrap, tmp_path):
+    network = build_network("small_cnn", num_classes=5, in_channels=3, width=4)
+    shadow = wrap([parameter.detach() + 1 for parameter in network.parameters()])
+    torch.save({"model": network.state_dict(), "ema": {"decay": 0.9, "shadow_params": shadow}}, tmp_path / "m.pt")
+    note = load_model(tmp_path / "m.pt", arch="small_cnn").notes[0]
+    assert note.startswith(f"{len(shadow)} tensors without names under ema.shadow_params are NOT audited: where")
+
+
+def test_other_lists_of_tensors_are_no_averages(tmp_path):
+    network = build_network("small_cnn", num_classes=5, in_channels=3, width=4)
+    lists = {
+        "losses": [torch.tensor(1.0)] * 40,
+        "rng": [torch.zeros(816, dtype=torch.uint8)] * 40,
+        "few": [torch.rand(4)],
+    }
+    torch.save({"model": network.state_dict(), **lists}, tmp_path / "m.pt")
+    assert not any("without names" in note for note in load_model(tmp_path / "m.pt", arch="small_cnn").notes)
