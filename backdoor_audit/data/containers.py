@@ -46,6 +46,7 @@ _OF_OTHERS = (
     ((".tfrecord", ".tfrecords"), f"a file of TFRecord; read its pictures with tensorflow, and {SAVE}"),
     ((".rec",), f"a file of RecordIO; read its pictures with mxnet, and {SAVE}"),
     ((".beton",), f"a file of FFCV; read its pictures with the package ffcv, and {SAVE}"),
+    ((".dcm", ".nii", ".nii.gz"), "a picture of DICOM or NIfTI; write each anew as PNG, as the network takes it"),
     (
         (".xlsx", ".xls", ".ods"),
         "a spreadsheet; save it as FILE.csv with path and label of each picture, and give that",

@@ -150,6 +150,7 @@ def test_images_of_mnist_elsewhere_say_where_torchvision_looks_for_them(name, tm
         ("cifar10-test.tfrecord-00000-of-00001", "a file of TFRecord; read its pictures with tensorflow, and write"),
         ("val.rec", "a file of RecordIO; read its pictures with mxnet, and write"),
         ("val.beton", "a file of FFCV; read its pictures with the package ffcv, and write"),
+        ("scan.nii.gz", "a picture of DICOM or NIfTI; write each anew as PNG"),
         ("labels.xlsx", "a spreadsheet; save it as FILE.csv with path and label of each picture"),
     ],
 )
