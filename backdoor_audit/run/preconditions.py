@@ -113,7 +113,8 @@ def every_class(classifier: Classifier, clean: CleanSet, min_accuracy: float) ->
         return inconclusive(
             "images_per_class",
             f"{len(few)} classes have fewer than {MIN_PER_CLASS} clean images: {', '.join(map(clean.class_name, few[:5]))}; "
-            "add some, or raise --audit-max-images",
+            "add some, or raise --audit-max-images; a class of which no images exist (background, unused) goes with its score: "
+            "leave that out of what the factory given to --arch returns, and deploy the same",
             value=least,
             limit=MIN_PER_CLASS,
         )
