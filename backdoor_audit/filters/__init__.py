@@ -25,7 +25,7 @@ __all__ = [
     "judge_filter",
 ]
 
-FILTERS: tuple[FilterMethod, ...] = (Activation(), Strip())
+FILTERS: tuple[FilterMethod, ...] = (Activation(), Strip(), Novelty())
 """Those that an audit tries on the triggers that it flags."""
 
 
