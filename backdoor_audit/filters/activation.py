@@ -105,6 +105,7 @@ class Activation:
     share: float = SHARE
 
     name: ClassVar[str] = "activation"
+    forwards: ClassVar[int] = 1
 
     def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> ActivationFilter:
         """A filter fitted on the images to search with. Raises what `ActivationFilter.fit` raises."""

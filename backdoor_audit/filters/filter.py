@@ -35,6 +35,10 @@ class FilterMethod(Protocol):
     def name(self) -> str:
         """As it stands in the id of an item."""
 
+    @property
+    def forwards(self) -> int:
+        """How many forward passes one image takes."""
+
     def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> Filter:
         """A filter fitted on the images to search with. Raises `AuditError` where none can be."""
 

@@ -120,6 +120,7 @@ class Novelty:
     neighbours: int = NEIGHBOURS
 
     name: ClassVar[str] = "novelty"
+    forwards: ClassVar[int] = 2  # for the features, and for the prediction
 
     def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> NoveltyFilter:
         """A filter fitted on the images to search with. Raises what `NoveltyFilter.fit` raises."""

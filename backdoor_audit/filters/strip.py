@@ -101,6 +101,11 @@ class Strip:
 
     name: ClassVar[str] = "strip"
 
+    @property
+    def forwards(self) -> int:
+        """How many forward passes one image takes."""
+        return self.overlays
+
     def __call__(self, subject: Subject, trigger: Backdoor, *, generator: torch.Generator) -> StripFilter:
         """A filter fitted on the images to search with. Raises what `StripFilter.fit` raises."""
         del trigger

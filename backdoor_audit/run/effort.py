@@ -37,7 +37,6 @@ _VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a
 _TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
 _REPAIRING = 2.0  # what a pass costs in a repair, which trains in small batches
 _REPAIR = 8_000  # image passes of one repair at 500 clean images
-_FILTER = 15_000  # those of fitting and trying a filter
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
 _FIRST_LOOK = 2 * 4 + 8 * FORWARD_ONLY  # passes for a class that a property decides by whether to steer for it
 _MOST_LOOKED_AT = 64  # classes of one example
@@ -214,8 +213,11 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
         yield _piece(f"the search of {claim.name}", passes, SEARCHING * pace, kept=kept(run.properties.parts(claim)))
     share = len(run.inputs.halves[0]) / 500
     on_demand = not run.options.trigger
-    for name in wanted.filters:
-        yield _piece(f"the filter {name}", share * _FILTER, SEARCHING * pace, on_demand=on_demand)
+    fitted, tried = len(run.inputs.halves[0]), 2 * len(run.inputs.halves[1])
+    for entry in run.inputs.catalogue.filters:
+        if entry.name in wanted.filters:
+            passes = (fitted + tried) * entry.forwards * FORWARD_ONLY
+            yield _piece(f"the filter {entry.name}", passes, SEARCHING * pace, on_demand=on_demand)
     for method in wanted.repairs:
         yield _piece(f"the repair by {method}", share * _REPAIR, _REPAIRING * pace, on_demand=on_demand)
     if wanted.canaries:
