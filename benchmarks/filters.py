@@ -18,7 +18,7 @@ import torch
 
 from backdoor_audit.attacks import load_attack
 from backdoor_audit.errors import AuditError
-from backdoor_audit.filters import Activation, FilterMethod, Novelty, Strip, filter_rates
+from backdoor_audit.filters import FILTERS, filter_rates
 from backdoor_audit.model.subject import Subject as Audited
 from backdoor_audit.store import generator_for
 from benchmarks.jobs import finished
@@ -27,7 +27,6 @@ from benchmarks.zoo.data import audited_and_held_out
 from benchmarks.zoo.subject import Subject
 from benchmarks.zoo.subjects import SUBJECTS
 
-FILTERS: tuple[FilterMethod, ...] = (Activation(), Strip(), Novelty())
 _MEASURED = 500  # images
 
 Rates = dict[str, tuple[float, float] | str]
