@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -20,6 +21,7 @@ from backdoor_audit.files import obstacle
 from backdoor_audit.printable import printable
 
 if TYPE_CHECKING:
+    from backdoor_audit.fleet.depends import Common
     from backdoor_audit.fleet.gate import Order
     from backdoor_audit.fleet.models import Model
     from backdoor_audit.fleet.outcome import Row
@@ -130,10 +132,11 @@ def run(options: argparse.Namespace) -> int:
     if "://" not in options.out and (found := obstacle(Path(options.out))):
         raise OptionError(f"--out: {options.out} {found}; give a folder that exists, or a new one in a folder")
     results = results_at(options.out)
-    manifest, mine, own_code = _planned(options, results)
+    manifest, mine, common = _planned(options, results)
     with _ended_by_signals():
         try:
-            _audit(options, results, manifest, mine, own_code)
+            if _audit(options, results, manifest, mine, common.own_code):
+                manifest = _compared(options, results, manifest, common)
         except KeyboardInterrupt:
             print("interrupted; finished audits are kept: the same command goes on", file=sys.stderr)
             return NOT_ALL_PASS
@@ -144,12 +147,10 @@ def run(options: argparse.Namespace) -> int:
     return _summed_up(results, manifest, mine, drawn=not options.shard)
 
 
-def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, tuple[Model, ...], str]:
-    """The whole fleet, the models of this share, and an ``--arch`` of own code; written down before the first audit."""
-    from backdoor_audit.fleet.depends import common
+def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, tuple[Model, ...], Common]:
+    """The whole fleet, the models of this share, and what all audits depend on; written down before the first one."""
     from backdoor_audit.fleet.models import listed, share
     from backdoor_audit.fleet.results import Manifest
-    from backdoor_audit.source import code_fingerprint
 
     models = listed(options.models)
     mine = share(models, *options.shard) if options.shard else models
@@ -160,15 +161,34 @@ def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, t
         )
     if not options.data.startswith("torchvision:") and not os.path.exists(options.data):
         raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders, or a file")
-    found = common(options.data, options.passed_on, code_fingerprint())
+    found = _common(options)
     manifest = Manifest(settings=found.settings, data=options.data, models=models)
     results.write_manifest(manifest)
-    return manifest, mine, found.own_code
+    return manifest, mine, found
+
+
+def _common(options: argparse.Namespace) -> Common:
+    from backdoor_audit.fleet.depends import common
+    from backdoor_audit.source import code_fingerprint
+
+    return common(options.data, options.passed_on, code_fingerprint())
+
+
+def _compared(options: argparse.Namespace, results: Results, manifest: Manifest, before: Common) -> Manifest:
+    """The fleet as it is to be judged: where images or settings were changed meanwhile, no audit stands for them."""
+    now = _common(options)
+    if now.unwritten == before.unwritten:
+        return manifest
+    print("images, options or code were changed while models were audited: the same command audits them again")
+    changed = replace(manifest, settings=now.settings)
+    results.write_manifest(changed)
+    return changed
 
 
 def _audit(
     options: argparse.Namespace, results: Results, manifest: Manifest, models: tuple[Model, ...], own_code: str
-) -> None:
+) -> bool:
+    """Audit what is not done yet; whether there was something."""
     from backdoor_audit.fleet.depends import key
     from backdoor_audit.fleet.driving import Drive
     from backdoor_audit.fleet.gate import order_for
@@ -183,7 +203,7 @@ def _audit(
     elif len(left) < len(models):
         print(f"{len(models) - len(left)} of {len(models)} models are audited already")
     if not left:
-        return
+        return False
     pool = _pool(options, len(left))
     threads = {} if options.address else {"OMP_NUM_THREADS": str(max(1, cores.available() // pool.places))}
 
@@ -202,6 +222,7 @@ def _audit(
         drive(left, pool)
     finally:
         pool.stop()
+    return True
 
 
 def _pool(options: argparse.Namespace, models: int) -> Pool:

@@ -65,10 +65,14 @@ _READ = (
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all audits of a fleet depend on: ``settings`` is its SHA-256, ``own_code`` the option that runs own code."""
+    """What all audits of a fleet depend on: ``settings`` is its SHA-256, ``own_code`` the option that runs own code.
+
+    ``unwritten`` is the SHA-256 of the part that no audit writes itself, as it may a corpus: nothing may change it meanwhile.
+    """
 
     settings: str
     own_code: str
+    unwritten: str
 
 
 def common(data: str, options: Sequence[str], code: str) -> Common:
@@ -97,8 +101,9 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
         "plugins": listed(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
-    settings = hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    return Common(settings, f"--arch={asked.arch}" if _is_own(asked.arch) else "--allow-pickle" * asked.allow_pickle)
+    own_code = f"--arch={asked.arch}" if _is_own(asked.arch) else "--allow-pickle" * asked.allow_pickle
+    unwritten = {name: part for name, part in parts.items() if name not in ("files", "corpus")}
+    return Common(_digest_of(parts), own_code, _digest_of(unwritten))
 
 
 def key(model: Model, settings: str) -> str:
@@ -125,6 +130,10 @@ def content(path: Path) -> str:
             digest.update(os.fsencode(f"{inner.as_posix()}\0"))
             digest.update(_digest(file, reading).encode())
     return digest.hexdigest()
+
+
+def _digest_of(parts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _digest(file: Path, reading: Reading) -> str:

@@ -90,10 +90,11 @@ class Results(ABC):
         self.write(f"{job.name}/{JOB}", _written(asdict(job)))
 
     def job(self, name: str) -> Job | None:
-        """How the audit of a model ended; None where nothing that can be read tells."""
+        """How the audit of a model ended; None where nothing that can be read tells, or it tells of another model."""
         stored = self._stored(f"{name}/{JOB}", Definitions({}).whole(Job))
         known = {entry.name for entry in fields(Job)}
-        return Job(**{**stored, "name": name}) if stored is not None and stored.keys() == known else None
+        told = stored is not None and stored.keys() == known and stored["name"] == name
+        return Job(**stored) if stored is not None and told else None
 
     def record(self, job: Job) -> Record | None:
         """The record of a model, if it is the one that its audit left and can be read."""

@@ -36,6 +36,8 @@ if "lost" in says:
 if "sleep" in says:
     (here / "sleeping").touch()
     time.sleep(600)
+for changed in [word for word in says if (here / f"new.{word}").exists()]:
+    shutil.move(here / f"new.{changed}", here / changed)
 if "usage" in says:
     print("ERROR: backdoor_audit: it holds\\x1b[31m no network")
     sys.exit(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,43 @@ def test_a_page_drawn_later_counts_no_record_of_other_images_or_another_file(
     capsys.readouterr()
     assert main(["fleet", "--from", "out"]) == 1
     assert rows(capsys) == {"a": "not audited", "b": "pass"}
+
+
+@pytest.mark.parametrize("changed", ["images.npz", "pyproject.toml"])
+def test_no_audit_stands_where_what_all_depend_on_was_changed_meanwhile(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    models(a=f"{changed} good 0", b="good 0")
+    write_images(place / "new.images.npz", 9)
+    (place / "new.pyproject.toml").write_text("[tool.backdoor_audit]\nmin_accuracy = 0.1\n")
+    assert fleet("a.pt", "b.pt") == 1
+    told = capsys.readouterr().out
+    assert "were changed while models were audited" in told
+    assert told.count("\nnot audited") == 2
+    assert main(["fleet", "--from", "out"]) == 1
+    assert fleet("a.pt", "b.pt") == 0
+    assert len(asked(place)) == 4
+
+
+def test_a_corpus_that_audits_add_to_takes_no_audit_away(place: Path, models: Models, fleet: Fleet) -> None:
+    (place / "backdoor-audit-corpus").mkdir()
+    (place / "new.backdoor-audit-corpus").mkdir()
+    (place / "new.backdoor-audit-corpus" / "found.json").write_text("{}")
+    models(a="backdoor-audit-corpus good 0")
+    assert fleet("a.pt") == 0
+
+
+def test_evidence_of_one_model_does_not_stand_for_another_whose_file_is_gone(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="good 0", b="bad 1")
+    assert fleet("a.pt", "b.pt") == 1
+    shutil.rmtree(place / "out" / "b")
+    shutil.copytree(place / "out" / "a", place / "out" / "b")
+    (place / "b.pt").unlink()
+    capsys.readouterr()
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"a": "pass", "b": "not audited"}
 
 
 def test_a_folder_stands_for_its_model_files_and_equal_names_stay_apart(
