@@ -87,15 +87,13 @@ class PropertySearches:
         if not (isinstance(claim, SearchedProperty) and self.reference.twins.classifiers):
             return 0.0
 
-        def work() -> Packed:
+        def work() -> float:
             generator = generator_for(self.inputs.options.seed, f"twins:{claim.name}:{target_class}")
             twins = [self.inputs.subject.of(twin) for twin in self.reference.twins.classifiers]
-            rate = claim.natural(twins, target_class, generator=generator)
-            return Packed({}, {"rate": rate})
+            return claim.natural(twins, target_class, generator=generator)
 
         parts = {"natural rate": claim, "class": target_class}
-        packed = self.reference.recall(parts, work, pack=lambda packed: packed, unpack=lambda packed: packed)
-        return float(packed.values["rate"])
+        return self.reference.recall(parts, work, pack=lambda rate: Packed({}, {"rate": rate}), unpack=_rate)
 
     def outcome(self, name: str) -> PropertyOutcome:
         """What came of one property; inconclusive without a search where nothing could be asked."""
@@ -209,3 +207,11 @@ class PropertySearches:
         chosen: dict[str, Any] = {"class_order": options.class_order} if options.class_order else {}
         by_names = options.class_names or any("names in the model's file" in note for note in clean.notes)
         return {**chosen, "class_names": clean.class_names} if by_names else chosen
+
+
+def _rate(packed: Packed) -> float:
+    """What the twins show, as it was kept. Raises `ValueError` for what is no rate: nothing is beyond one above 1."""
+    rate = float(packed.values["rate"])
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{rate} where a rate belongs")
+    return rate

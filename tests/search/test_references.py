@@ -15,6 +15,7 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate
 from backdoor_audit.options import AuditOptions
 from backdoor_audit.prepare import prepare
+from backdoor_audit.properties import PROPERTIES, SearchedProperty
 from backdoor_audit.questions.suite import shipped
 from backdoor_audit.run import reference as referring
 from backdoor_audit.run import searches as searching
@@ -29,6 +30,7 @@ from tests.subjects import COLOURS, colour_images, random_network
 
 IMAGES = colour_images(per_class=8)
 FOUND = Natural(torch.ones(2, COLOURS), torch.zeros(2, COLOURS), torch.zeros(2, COLOURS), 7)
+SEARCHED = [entry for entry in PROPERTIES if isinstance(entry, SearchedProperty)]
 SURE = (Rate(0, 8), Rate(0, 8))  # any network is that good
 
 
@@ -222,6 +224,17 @@ def test_an_entry_of_another_form_is_refused_in_one_line(file):
     whose = references.name_of(Likeness.of(PLAIN))
     with pytest.raises(DataFormatError, match=r"twins\.safetensors: an entry cannot be used .*; make the file again"):
         references.recall(portable(OWN_ARCHITECTURE, whose), Natural.unpack)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), -0.1, 1.1, "often"])
+def test_a_natural_rate_that_is_none_is_refused_in_one_line(rate, file, tmp_path, no_training):
+    """Nothing is beyond one above 1, so that no counterexample would count."""
+    whole, claim = References.load(file), SEARCHED[0]
+    parts = {**portable(OWN_ARCHITECTURE, whole.name_of(Likeness.of(PLAIN))), "natural rate": claim, "class": 0}
+    dataclasses.replace(whole, entries={**whole.entries, key(parts): Packed({}, {"rate": rate})}).save(file)
+    run = run_of(network(moved=0.1), tmp_path, twins=str(file))
+    with pytest.raises(DataFormatError, match=r"^[^\n]+an entry cannot be used[^\n]+$"):
+        run.properties.natural_rate(claim, 0)
 
 
 def doctored(name, packed):
