@@ -79,7 +79,8 @@ class Outcomes:
         """Take the report of one phase of an item.
 
         Of several findings the worst stands, so that an item that is run again cannot get better. An item that ended without a
-        finding or a skip of the audit's own is an error, whatever pytest calls its outcome: passed, skipped or xfailed.
+        finding or a skip of the audit's own is an error, whatever pytest calls its outcome: passed, skipped or xfailed. So is one
+        that broke and is run again ("rerun").
         """
         submitted = getattr(report, "backdoor_audit", None)
         if submitted is None and not report.nodeid.startswith(f"{AUDIT}::") and report.when != _CRASHED:
@@ -105,7 +106,8 @@ class Outcomes:
         found = self.findings.get(report.nodeid)
         answered = found is not None or report.nodeid in self.skipped
         stopped = found is not None and found.verdict is not Verdict.PASS  # what the audit fails an item by
-        if report.failed and not (stopped and report.when == "call"):
+        broke = report.outcome not in ("passed", "skipped")
+        if broke and not (stopped and report.when == "call"):
             crash = getattr(report.longrepr, "reprcrash", None)
             message = (
                 crash.message if crash else getattr(report.longrepr, "errorstring", None)

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
@@ -92,9 +92,10 @@ class Recorder:
         with tempfile.TemporaryFile(dir=self.folder):
             pass
 
-    def open(self) -> None:
+    def open(self, begin: Callable[[], None] = lambda: None) -> None:
         """Make the folder and remove what an earlier run left there: another model's verdict must not stay. Raises `OSError`.
 
+        That of an earlier run stays if ``begin``, which writes the first record of this one, raises.
         Only files that a run writes itself go; pictures and triggers only where there is a record of an earlier one. So do
         ``others``, which other plugins write at the end of a run: one that is killed would leave those of an earlier one.
         """
@@ -105,8 +106,9 @@ class Recorder:
         with suppress(UnreadableError):
             earlier = read_bytes(self._aside)
         self.folder.mkdir(parents=True, exist_ok=True)
+        begin()
         pictures = tuple(f"{PICTURES}/{name}" for name in PICTURE_FILES) if earlier else ()
-        names = (*FILES, *rendered_by_others(earlier), HTML, *pictures)
+        names = (*(name for name in FILES if name != RECORD), *rendered_by_others(earlier), HTML, *pictures)
         for file in (*map(self.folder.joinpath, names), *self._triggers(earlier), *abandoned(self.folder), self._aside):
             file.unlink(missing_ok=True)
         for file in filter(os.path.isfile, self.others):  # no device

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -157,8 +157,7 @@ class AuditSession:
         with self._signals.waiting():  # an import that is ended half-way would break what is written at the end
             import backdoor_audit.report.html  # noqa: F401
         try:
-            self.recorder.open()
-            self.recorder.unfinished(self.run, self.outcomes, self.expected, at_once=True)
+            self.recorder.open(partial(self.recorder.unfinished, self.run, self.outcomes, self.expected, at_once=True))
         except OSError as error:
             self.recorder.put_back()
             raise self._unwritable(error) from None
@@ -299,19 +298,19 @@ class AuditSession:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Write the record and its renderings before others write theirs; the exit code follows the record."""
         self._finish(session)
-        try:
-            with self.recorder.page_kept() if self.collects else nullcontext():
+        with self.recorder.page_kept() if self.collects else nullcontext():
+            try:
                 return (yield)
-        except OSError as error:  # of another plugin, such as pytest-html on a full disk
-            self.recorder.told.append(f"a plugin could not write what it leaves ({error.strerror or error})")
-            self.recorder.unwritten = True
-            page = getattr(self.config.option, "htmlpath", None)
-            if page:
-                self.config.option.htmlpath = None
-                with suppress(OSError):
-                    Path(page).unlink(missing_ok=True)  # cut short
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            except OSError as error:  # of another plugin, such as pytest-html on a full disk
+                self.recorder.told.append(f"a plugin could not write what it leaves ({error.strerror or error})")
+                self.recorder.unwritten = True
+                page = getattr(self.config.option, "htmlpath", None)
+                if page:
+                    self.config.option.htmlpath = None
+                    with suppress(OSError):
+                        Path(page).unlink(missing_ok=True)  # cut short
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _finish(self, session: pytest.Session) -> None:
         self._signals.hold()

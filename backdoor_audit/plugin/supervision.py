@@ -53,6 +53,8 @@ GUARDED = pytest.StashKey["Callable[[int], NoReturn]"]()
 
 _PIPES = "BACKDOOR_AUDIT_PIPES"  # environment of a second process that was started and not forked
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+_ENDING = tuple(number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP", "SIGINT"))
+"""Signals that ask for an end, as far as the system has them."""
 _exit = os._exit  # as it is before a model's code could replace it
 _AT_THE_END = 30.0  # s, for what libraries have registered to run then
 _MOST = 2**16  # bytes of a report; a pipe holds as much without a reader
@@ -254,7 +256,7 @@ def _waited(child: int) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before = {number: signal.signal(number, pass_on) for number in _ENDING}
     try:
         return os.waitpid(child, 0)[1]
     finally:
@@ -318,6 +320,8 @@ def _ended_early(code: int, file: Path, recorder: Recorder) -> int:
     _say(f"{verdict}: {reason}; evidence: {left or 'none could be written'}")
     for line in recorder.told:
         _say(line)
+    if -code in _ENDING:
+        return int(pytest.ExitCode.INTERRUPTED)
     return code if code > 0 else int(pytest.ExitCode.TESTS_FAILED)
 
 

@@ -68,6 +68,46 @@ def test_wrong_usage_leaves_all_the_evidence_of_an_audit(
     assert evidence(project) == before
 
 
+@pytest.mark.parametrize("process", [False, True])
+def test_a_disk_that_is_full_at_the_start_takes_no_evidence_of_an_audit_away(
+    project: pytest.Pytester, run: Run, process: bool
+) -> None:
+    run("clean", CHECKS)
+    before = evidence(project)
+    project.makeconftest(
+        """
+        import errno
+        from pathlib import Path
+
+        begin, write = Path.open, Path.write_text
+
+        def full(path):
+            if "backdoor-audit-report" in str(path):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        def write_text(path, *arguments, **options):
+            full(path)
+            return write(path, *arguments, **options)
+
+        def opened(path, mode="r", *arguments, **options):  # as pytest-html writes its page
+            if "w" in mode and "backdoor-audit-report" in str(path):
+                begin(path, mode, *arguments, **options).close()
+                full(path)
+            return begin(path, mode, *arguments, **options)
+
+        def pytest_configure():
+            Path.open, Path.write_text = opened, write_text
+
+        def pytest_unconfigure():
+            Path.open, Path.write_text = begin, write
+        """
+    )
+    result = run("clean", process=process)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*backdoor-audit-report cannot be written (No space left on device)*"])
+    assert evidence(project) == before
+
+
 def test_wrong_usage_leaves_no_folder_where_there_was_none(project: pytest.Pytester, run: Run) -> None:
     assert run("clean", "test_nothere.py", "audit", process=True).ret == pytest.ExitCode.USAGE_ERROR
     assert not (project.path / REPORT).exists()

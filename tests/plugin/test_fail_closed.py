@@ -173,6 +173,33 @@ def test_an_item_without_an_answer_is_an_error(project: pytest.Pytester, run: Ru
     assert record.errors["audit::test_precondition[accuracy]"] == "ended without an answer"
 
 
+def test_an_item_that_broke_and_is_run_again_stays_broken(project: pytest.Pytester, run: Run) -> None:
+    """As pytest-rerunfailures reports an item before it runs it again."""
+    project.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(wrapper=True, trylast=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if report.failed and item.name == "test_own":
+                report.outcome = "rerun"
+            return report
+        """
+    )
+    project.makepyfile(
+        test_own="""
+        from backdoor_audit.evidence import judge
+
+        def test_own(evidence):
+            evidence(judge("own", 0.1, at_most=0.5, reason="it holds"))
+            raise RuntimeError("and breaks")
+        """
+    )
+    assert run("clean", "test_own.py", "audit").ret == pytest.ExitCode.TESTS_FAILED
+    assert record_of(project).errors == {"test_own.py::test_own": "RuntimeError: and breaks"}
+
+
 def test_setting_items_up_without_running_them_is_no_audit(project: pytest.Pytester, run: Run) -> None:
     assert run("clean", "--setup-plan").ret == pytest.ExitCode.TESTS_FAILED
     assert record_of(project).verdict is Verdict.INCONCLUSIVE
@@ -245,6 +272,19 @@ def test_sigterm_ends_a_run_with_a_record_of_what_is_finished(project: pytest.Py
     assert "INCONCLUSIVE" in result.stdout.str()
     assert record_of(project).not_run
     assert (project.path / "backdoor-audit-report" / "audit.html").exists()
+
+
+def test_a_signal_that_nobody_waits_for_yet_is_an_interrupt_as_well(project: pytest.Pytester, run: Run) -> None:
+    project.makeconftest(
+        """
+        import os, signal
+
+        def pytest_sessionstart(session):
+            os.kill(os.getpid(), signal.SIGHUP)
+        """
+    )
+    assert run("clean", process=True).ret == pytest.ExitCode.INTERRUPTED
+    assert record_of(project).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_killed_run_leaves_an_inconclusive_record_and_no_process(project: pytest.Pytester, sleeping: Gate) -> None:
