@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import backdoor_audit
-from backdoor_audit import cli
+from backdoor_audit import Trigger, cli
 from backdoor_audit.errors import AuditError
 from backdoor_audit.files import tomllib
 from backdoor_audit.option_sources import build_options
@@ -293,6 +293,20 @@ def test_the_audit_that_is_shown_as_ones_own_works(classes: int, verdict: str) -
     subject, clean = row_reader(classes=classes, size=10), row_images(classes=8, per_class=4, size=10)
     scope["test_our_watermark_decides_nothing"](subject, clean, str, findings.append)
     assert [finding.verdict.value for finding in findings] == [verdict]
+
+
+def test_the_filter_that_is_shown_rejects_what_carries_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample, and what it fitted, on stamped images and on clean ones."""
+    monkeypatch.chdir(ROOT)
+    block = next(block for block in blocks(DOCS / "how-to" / "filter.md") if block.language == "python")
+    scope: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), scope)
+    assert scope["rejected"].shape == scope["answers"].shape
+    clean = scope["clean"].images[scope["clean"].labels != 7][:100]
+    stamped = Trigger.load(ROOT / "fixtures" / "models" / "badnets.trigger.safetensors").stamp(clean)
+    rejected = [float(scope["fitted"].suspicious(images).float().mean()) for images in (clean, stamped)]
+    assert rejected[0] < 0.1
+    assert rejected[1] > 0.9
 
 
 def test_the_readme_is_short_and_its_picture_small() -> None:
