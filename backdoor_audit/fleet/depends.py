@@ -31,14 +31,8 @@ BEHIND = "behind --: "
 
 _CHUNK = 2**20  # bytes
 _PROJECT = (
-    "conftest.py",
-    "pytest.toml",
-    ".pytest.toml",
-    "pytest.ini",
-    ".pytest.ini",
-    "pyproject.toml",
-    "tox.ini",
-    "setup.cfg",
+    *("conftest.py", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini"),
+    *("pyproject.toml", "tox.ini", "setup.cfg"),
 )
 """In the order in which pytest takes its settings from them."""
 _SECTIONS = {"tox.ini": "pytest", "setup.cfg": "tool:pytest"}
@@ -50,16 +44,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "onnx")
 
 _MADE = {"__pycache__", ".pytest_cache", ".git"}
 _READ = (
-    "allow_pickle",
-    "resize",
-    "channels",
-    "max_images",
-    "seed",
-    "class_names",
-    "class_order",
-    "memory",
-    "reading_time",
-    "arch",
+    *("allow_pickle", "resize", "channels", "max_images", "seed", "class_names", "class_order"),
+    *("memory", "reading_time", "arch"),
 )
 
 

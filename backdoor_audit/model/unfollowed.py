@@ -14,46 +14,17 @@ from torch.nn.modules import module as of_all_modules
 from torch.overrides import _get_current_function_mode_stack
 
 _OUTSIDE = frozenset(
-    {
-        *(
-            "open",
-            "load",
-            "load_file",
-            "fromfile",
-            "memmap",
-            "loadtxt",
-            "genfromtxt",
-            "read_text",
-            "read_bytes",
-            "read_file",
-        ),
-        *(
-            "imread",
-            "read_image",
-            "decode_image",
-            "exists",
-            "isfile",
-            "is_file",
-            "isdir",
-            "is_dir",
-            "listdir",
-            "iterdir",
-        ),
-        *("scandir", "glob", "rglob", "stat", "getmtime", "access", "environ", "environb", "getenv", "argv"),
-        *(
-            "time",
-            "time_ns",
-            "monotonic",
-            "monotonic_ns",
-            "perf_counter",
-            "perf_counter_ns",
-            "now",
-            "today",
-            "localtime",
-        ),
-        *("gmtime", "gethostname", "getpid", "getuser", "socket", "urlopen", "urlretrieve", "Popen", "check_output"),
+    (
+        *("open", "load", "load_file", "fromfile", "memmap", "loadtxt", "genfromtxt", "read_text", "read_bytes"),
+        *("read_file", "imread", "read_image", "decode_image"),
+        *("exists", "isfile", "is_file", "isdir", "is_dir", "listdir", "iterdir", "scandir", "glob", "rglob"),
+        *("stat", "getmtime", "access"),
+        *("environ", "environb", "getenv", "argv", "gethostname", "getpid", "getuser"),
+        *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "now", "today"),
+        *("localtime", "gmtime"),
+        *("socket", "urlopen", "urlretrieve", "Popen", "check_output"),
         *("import_module", "__import__", "eval", "exec"),
-    }
+    )
 )
 """By these names code gets at files, the environment, the clock, other machines, or at code that nobody can follow."""
 

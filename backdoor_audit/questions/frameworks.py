@@ -61,18 +61,8 @@ FRAMEWORKS: tuple[Reference, ...] = (
 """The entries that an audit speaks to, framework by framework. The names of the articles are ours; the Act has none for them."""
 
 OF_BACKDOORS = (
-    "AML.M0008",
-    "AML.T0018",
-    "AML.T0018.000",
-    "AML.T0020",
-    "AML.T0043.004",
-    "AML.T0010.003",
-    "NISTAML.023",
-    "NISTAML.026",
-    "ML02:2023",
-    "ML06:2023",
-    "ML10:2023",
-    "Article 15(5)",
+    *("AML.M0008", "AML.T0018", "AML.T0018.000", "AML.T0020", "AML.T0043.004", "AML.T0010.003"),
+    *("NISTAML.023", "NISTAML.026", "ML02:2023", "ML06:2023", "ML10:2023", "Article 15(5)"),
 )
 """What speaks of a hidden trigger in a model."""
 

@@ -19,37 +19,12 @@ from backdoor_audit.model.loading.refusals import odd_tensor, refuse_above
 _LARGEST = 1_000_000  # a whole number in a configuration
 _REPEATED = ("layers", "depth", "depths", "blocks", "stages")  # of which each has tensors of its own
 _PLAIN = frozenset(
-    {
-        "beit",
-        "bit",
-        "convnext",
-        "convnextv2",
-        "cvt",
-        "data2vec-vision",
-        "deit",
-        "dinov2",
-        "dinov2_with_registers",
-        "efficientnet",
-        "focalnet",
-        "hiera",
-        "ijepa",
-        "levit",
-        "mobilenet_v1",
-        "mobilenet_v2",
-        "mobilevit",
-        "mobilevitv2",
-        "poolformer",
-        "pvt",
-        "pvt_v2",
-        "regnet",
-        "resnet",
-        "segformer",
-        "swiftformer",
-        "swin",
-        "swinv2",
-        "vit",
-        "vit_msn",
-    }
+    (
+        *("beit", "bit", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit", "dinov2", "dinov2_with_registers"),
+        *("efficientnet", "focalnet", "hiera", "ijepa", "levit", "mobilenet_v1", "mobilenet_v2", "mobilevit"),
+        *("mobilevitv2", "poolformer", "pvt", "pvt_v2", "regnet", "resnet", "segformer", "swiftformer", "swin"),
+        *("swinv2", "vit", "vit_msn"),
+    )
 )
 """Kinds whose code is all in transformers: they take no network, kernel or file from elsewhere."""
 
