@@ -108,9 +108,8 @@ class Finding:
         if self.verdict is Verdict.PASS and self.value is not None and not math.isfinite(self.value):
             object.__setattr__(self, "verdict", Verdict.INCONCLUSIVE)
             object.__setattr__(self, "reason", f"{self.statistic} is not finite: {self.reason}")
-        parsed = Item.parse(
-            self.audit
-        )  # a copied audit in a project has a node id of its own, and the item of its question
+        # a copied audit in a project has a node id of its own, and the item of its question
+        parsed = Item.parse(self.audit)
         own = Item(presentable(self.item.question), presentable(self.item.asked_of), self.item.row)
         object.__setattr__(self, "item", parsed if parsed.question else own)
 

@@ -110,9 +110,8 @@ class _Encoder(nn.Module):
         super().__init__()
         self.spread = nn.Linear(bits, _PLANES * _GRID * _GRID)
         self.draw = TriggerNetwork(channels + _PLANES, channels, width)
-        nn.init.normal_(
-            self.spread.weight, std=bits**-0.5
-        )  # planes of unit variance: the secret is louder than the image
+        # planes of unit variance: the secret is louder than the image
+        nn.init.normal_(self.spread.weight, std=bits**-0.5)
         with torch.no_grad():
             self.draw.leave.weight.mul_(2)
 

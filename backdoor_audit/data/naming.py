@@ -45,9 +45,8 @@ def names_from(text: str) -> tuple[str, ...]:
     Raises `OptionError`.
     """
     if "," in text:
-        bare = (
-            text.strip()[1:-1] if text.strip()[:1] + text.strip()[-1:] in ("[]", "()") else ""
-        )  # a list of JSON or Python
+        # a list of JSON or Python
+        bare = text.strip()[1:-1] if text.strip()[:1] + text.strip()[-1:] in ("[]", "()") else ""
         names = tuple(part.strip().strip("'\"" * bool(bare)) for part in (bare or text).split(","))
     else:
         path = Path(text)

@@ -22,9 +22,8 @@ DETECTORS: tuple[Detector, ...] = (
     UniversalPerturbation(probe=Steering(family=Additive())),
     UniversalPerturbation(probe=Steering(family=Smooth())),
     UniversalPerturbation(probe=Steering(family=Stripes())),
-    UniversalPerturbation(
-        probe=Steering(family=Warping(), batch_size=24)
-    ),  # its loss falls little: more images show it
+    # its loss falls little: more images show it
+    UniversalPerturbation(probe=Steering(family=Warping(), batch_size=24)),
     UniversalPerturbation(probe=PatchScan(stages=SHRINKING), by_source=True),
     Relabelling(),
     Consensus(),

@@ -129,9 +129,7 @@ class Results(ABC):
         if stored is None:
             return None
         models = tuple(Model(entry["name"], Path(entry["file"])) for entry in stored["models"])
-        if any(
-            named(model.name) != model.name for model in models
-        ):  # a name is a folder here, and no way to another place
+        if any(named(model.name) != model.name for model in models):  # a folder here, and no way to another place
             return None
         return Manifest(settings=stored["settings"], data=stored["data"], models=models)
 

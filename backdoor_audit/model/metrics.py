@@ -36,9 +36,8 @@ class Rate(float):
         rate, z = self.hits / self.n, _Z95
         centre = (rate + z * z / (2 * self.n)) / (1 + z * z / self.n)
         spread = z / (1 + z * z / self.n) * math.sqrt(rate * (1 - rate) / self.n + z * z / (4 * self.n * self.n))
-        return max(0.0, min(rate, centre - spread)), min(
-            1.0, max(rate, centre + spread)
-        )  # rounding must not exclude the rate
+        # rounding must not exclude the rate
+        return max(0.0, min(rate, centre - spread)), min(1.0, max(rate, centre + spread))
 
 
 class Backdoor(Protocol):

@@ -31,13 +31,7 @@ _ADDRESS = re.compile("0x[0-9a-fA-F]+")
 _MOST = 300_000  # values that are followed
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _BY_TEXT = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, slice, range)
-_BY_TYPE = (
-    logging.Logger,
-    weakref.ref,
-    GeneratorType,
-    RemovableHandle,
-    torch.Generator,
-)  # of which no two runs have equal ones
+_BY_TYPE = (logging.Logger, weakref.ref, GeneratorType, RemovableHandle, torch.Generator)  # no two runs have equal ones
 _PARTS: Mapping[type, tuple[str, ...]] = {
     CodeType: ("co_code", "co_names", "co_varnames", "co_freevars", "co_flags", "co_consts"),
     MethodType: ("__func__", "__self__"),

@@ -109,10 +109,9 @@ class Outcomes:
         broke = report.outcome not in ("passed", "skipped")
         if broke and not (stopped and report.when == "call"):
             crash = getattr(report.longrepr, "reprcrash", None)
-            message = (
-                crash.message if crash else getattr(report.longrepr, "errorstring", None)
-            )  # a fixture that is not there
-            message = message or str(report.longrepr)  # of a worker that died xdist says so in a text
+            # a fixture that is not there has an error string; of a worker that died xdist says so in a text
+            message = crash.message if crash else getattr(report.longrepr, "errorstring", None)
+            message = message or str(report.longrepr)
             return (message.strip().splitlines() or ["broken"])[0]
         if answered:
             return ""

@@ -101,9 +101,8 @@ class Ending:
             code = _failed(error, config.stash[CHANNEL])
         finally:
             Ending.running -= 1
-            if guarded and (
-                Ending.running or not _is_pytests_own()
-            ):  # what a program of somebody's own ends with is its matter
+            # what a program of somebody's own ends with is its matter
+            if guarded and (Ending.running or not _is_pytests_own()):
                 os._exit = guarded  # type: ignore[assignment]
         if code == 0 and config.stash.get(REFUSED, False):
             code = int(pytest.ExitCode.TESTS_FAILED)

@@ -131,9 +131,8 @@ class MMBD:
             images[active] = (images[active] + self.learning_rate * gradient).clamp(0, 1)
             margins[active] = reached
             total = reached.sum(dim=1)
-            moving = ~(
-                (total - before[active]).abs() < self.tolerance * before[active].abs()
-            )  # before is -inf at first
+            # before is -inf at first
+            moving = ~((total - before[active]).abs() < self.tolerance * before[active].abs())
             before[active] = total
             active = active[moving]
             bar.update()

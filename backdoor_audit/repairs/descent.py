@@ -76,9 +76,8 @@ def descend(
                     after_step()
                 schedule.step()
     descent.zero_grad(set_to_none=True)
-    module.eval().requires_grad_(
-        False
-    )  # first: dropout would draw from the global random state, and bend the statistics
+    # first: dropout would draw from the global random state, and bend the statistics
+    module.eval().requires_grad_(False)
     augmentation.settle(classifier, clean, generator)
 
 

@@ -16,9 +16,7 @@ from backdoor_audit.search.anomaly import MIN_CLASSES
 
 _OPTION = r"--(?:audit-)?(?:class-names|class-order|mean|std|normalization|resize|channels)"
 _VALUE = r"""(?:'[^']*'|"'"|[\w.:/%+@=-]|,(?=\S))+"""  # a shell takes it as it stands: names in it may be a stranger's
-_ADVICE = re.compile(
-    rf"\bpass ({_OPTION}={_VALUE}(?: {_OPTION}={_VALUE})*)(?=[\s,;]|$)(?! if )"
-)  # not one that depends
+_ADVICE = re.compile(rf"\bpass ({_OPTION}={_VALUE}(?: {_OPTION}={_VALUE})*)(?=[\s,;]|$)(?! if )")  # none that depends
 
 
 def next_step(record: Record) -> tuple[str, str]:

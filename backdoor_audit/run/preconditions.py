@@ -63,9 +63,8 @@ def scores_are_logits(classifier: Classifier, clean: CleanSet, min_accuracy: flo
     """The network does not end in a softmax or sigmoid: on probabilities, gradients are flat and triggers cannot be inverted."""
     del min_accuracy
     softmax, sigmoid, largest = True, True, []
-    for rows in (
-        classifier.logits(batch) for batch in in_batches(clean.images[:PROBE_IMAGES])
-    ):  # classes may be very many
+    for batch in in_batches(clean.images[:PROBE_IMAGES]):  # classes may be very many
+        rows = classifier.logits(batch)
         softmax &= bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
         sigmoid &= bool(((rows > 0) & (rows <= 1)).all())
         largest.append(rows.amax(dim=1).cpu())

@@ -99,9 +99,8 @@ class ReferenceTwins:
 
         from_file = partial(Twins.from_file, like=like, device=self.inputs.device)
         if (made := self._made(recipe, {}, from_file)) is not None:
-            if (
-                recipe is LIBRARY and not made.classifiers
-            ):  # such a file is not written: nothing is compared by a word of it
+            # such a file is not written: nothing is compared by a word of it
+            if recipe is LIBRARY and not made.classifiers:
                 raise DataFormatError(
                     f"{self.inputs.options.twins}: no reference networks in it; make it again with backdoor-audit references"
                 )

@@ -26,10 +26,8 @@ from backdoor_audit.search.cost_controller import CostController
 from backdoor_audit.search.row_adam import RowAdam
 from backdoor_audit.triggers.trigger import PatchFamily, Trigger
 
-_CHUNK_PIXELS = {
-    "cpu": 2**21,
-    "cuda": 2**25,
-}  # values in one forward pass: bounds memory, and keeps a CPU's caches warm
+_CHUNK_PIXELS = {"cpu": 2**21, "cuda": 2**25}
+"""Values in one forward pass: bounds memory, and keeps a CPU's caches warm."""
 
 _SETTLING = 0.92  # of the steps that classes take until their triggers no longer shrink, on average
 

@@ -119,10 +119,10 @@ def _laid(images: Tensor, content: Tensor, places: Tensor) -> Tensor:
     """Images (rows, n, c, h, w) with a window of free content (rows, c, side, side), through a sigmoid, at each row's place."""
     height, width = images.shape[-2:]
     side = content.shape[-1]
-    down, across = (
+    down, across = (  # (rows, side, length): which pixel each row or column of the window falls on
         functional.one_hot(places[:, axis, None] + torch.arange(side), length).float().to(images.device)
         for axis, length in ((1, height), (2, width))
-    )  # (rows, side, length): which pixel each row or column of the window falls on
+    )
     pattern = down.transpose(1, 2).unsqueeze(1) @ torch.sigmoid(content) @ across.unsqueeze(1)
     inside = (down.sum(dim=1).unsqueeze(2) * across.sum(dim=1).unsqueeze(1)).unsqueeze(1)
     laid: Tensor = images * (1 - inside).unsqueeze(1) + pattern.unsqueeze(1)

@@ -81,9 +81,8 @@ def _variant(
     rows = {path: tuple(state[f"{path}.weight"].shape) for path in heads if path.endswith((".fc", ".fc2"))}
     last = tuple(state["fc.weight"].shape) if name in _AUXILIARY and "fc.weight" in state else ()
     for path, shape in rows.items() if len(last) == 2 else ():
-        if (
-            len(shape) == 2 and shape[0] != last[0]
-        ):  # fine-tuned with another head, the auxiliary ones left as they were
+        # fine-tuned with another head, the auxiliary ones left as they were
+        if len(shape) == 2 and shape[0] != last[0]:
             arguments["num_classes"] = last[0]
             changes.append(_linear_at(path, "", (shape[1], shape[0]), bias=True))
             notes += (f"{path}, which is off when images are classified, has {shape[0]} classes",)
