@@ -14,7 +14,6 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import clean_accuracy, triggered_rates
 from backdoor_audit.model.subject import Subject
 from backdoor_audit.record_types import CurvePoint, Scores, StoredRepair
-from backdoor_audit.store import Packed
 from backdoor_audit.triggers.trigger import AnyTrigger
 
 
@@ -33,15 +32,6 @@ class RepairOutcome(StoredRepair):
     def summary(self) -> dict[str, Any]:
         """Builtins for the record."""
         return asdict(self)
-
-    def pack(self) -> Packed:
-        """For the store."""
-        return Packed({}, self.summary())
-
-    @classmethod
-    def unpack(cls, packed: Packed) -> RepairOutcome:
-        """From the store."""
-        return cls.of(packed.values)
 
     @classmethod
     def of(cls, summary: Mapping[str, Any]) -> RepairOutcome:

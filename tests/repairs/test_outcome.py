@@ -8,7 +8,6 @@ from backdoor_audit.model.metrics import attack_success_rate, clean_accuracy, ro
 from backdoor_audit.questions.suite import shipped_limits
 from backdoor_audit.repairs import CurvePoint, RepairOutcome, Scores, judge_drop, judge_robustness, judge_success
 from backdoor_audit.repairs.outcome import score
-from backdoor_audit.store import Packed
 from tests.subjects import colour_images, colour_net, colour_trigger
 
 LIMITS = shipped_limits()
@@ -91,9 +90,8 @@ def test_limits_of_the_user_hold():
     "outcome",
     [NOT_APPLICABLE, outcome_of(4), outcome_of(4, curve=[CurvePoint(0.0, 2.5, BEFORE), CurvePoint(0.5, None, BEFORE)])],
 )
-def test_a_packed_outcome_comes_back_equal(outcome):
-    packed = outcome.pack()
-    back = RepairOutcome.unpack(Packed(packed.tensors, json.loads(json.dumps(packed.values))))
+def test_an_outcome_comes_back_from_its_summary(outcome):
+    back = RepairOutcome.of(json.loads(json.dumps(outcome.summary())))
     assert json.dumps(back.summary()) == json.dumps(outcome.summary())
     assert (back.before, back.after, list(back.curve)) == (outcome.before, outcome.after, list(outcome.curve))
 
