@@ -9,7 +9,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from backdoor_audit.option_sources import build_options, read_table
 from backdoor_audit.option_texts import RaisingParser, expanded
 from backdoor_audit.options import OPTIONS, AuditOptions, Role, options_with
 from backdoor_audit.properties import corpus_folder
+from backdoor_audit.source import version_of
 
 BEHIND = "behind --: "
 """Where the options of the gate stand."""
@@ -85,7 +85,7 @@ def common(data: str, options: Sequence[str], code: str) -> Common:
         ],
         "code": code,
         "plugins": listed(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: version_of(name, "") for name in _LIBRARIES},
     }
     own_code = f"--arch={asked.arch}" if _is_own(asked.arch) else "--allow-pickle" * asked.allow_pickle
     unwritten = {name: part for name, part in parts.items() if name not in ("files", "corpus")}
@@ -202,13 +202,6 @@ def _named(options: Sequence[str]) -> list[str]:
         whole = (text, text.partition("=")[2], text.removeprefix("@"), text[2:] * text.startswith("-"))
         found += [part for word in whole for part in (word, word.partition("::")[0]) if part and "\0" not in part]
     return sorted({os.path.expanduser(part) for part in found})
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _is_own(arch: str) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from backdoor_audit.printable import printable
 from backdoor_audit.report.paths import shown_path, without_folders
 from backdoor_audit.report.section import Section, duration, section
 from backdoor_audit.report.svg import Ink
+from backdoor_audit.source import version_of
 
 _FOLDER = Path(__file__).parent
 _LARGE = 1e9  # of numbers; from here on they have few digits
@@ -66,7 +66,7 @@ def page(records: Mapping[str, Record]) -> str:
         audits=[text for _, text in drawn],
         contents=_contents(sections[0]),
         references=_references(sections),
-        version=_version(),
+        version=version_of("backdoor-audit", "from source"),
         style=Markup(style),
         script=Markup(script),
         policy=policy(style, script),
@@ -208,10 +208,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float) or value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return _number(value)
     return _setting(value)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("backdoor-audit")
-    except metadata.PackageNotFoundError:
-        return "from source"

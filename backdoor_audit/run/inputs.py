@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from backdoor_audit.printable import listed
 from backdoor_audit.run import preconditions
 from backdoor_audit.run.audited_files import audited_files, digests
 from backdoor_audit.search.references import References
-from backdoor_audit.source import code_fingerprint
+from backdoor_audit.source import code_fingerprint, version_of
 from backdoor_audit.store import Store
 from backdoor_audit.triggers.trigger import AnyTrigger, load_trigger
 
@@ -369,7 +368,7 @@ class Inputs:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
         return {
             "began": datetime.fromtimestamp(self.began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "backdoor_audit": version(),
+            "backdoor_audit": version_of("backdoor-audit", "not installed"),
             "code_fingerprint": code_fingerprint(),
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -388,11 +387,3 @@ def _digest(module: nn.Module, about: str = "") -> str:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def version() -> str:
-    """Version of the installed package."""
-    try:
-        return metadata.version("backdoor-audit")
-    except metadata.PackageNotFoundError:
-        return "not installed"

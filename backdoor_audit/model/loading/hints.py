@@ -89,7 +89,7 @@ def hints_of(content: object, read: Read | None = None) -> Hints:
         std=std,
         preset=_BENCH_DATA.get(said["data"], "") if bench and not mean else "",
         whose=f"BackdoorBench's for {said['data']}" if bench and not mean else whose,
-        class_names=_class_names(content),
+        class_names=shown_short(names_within(content)),
         unread=unread_names(content),
         normalised=unread,
         settings={key: value for place in reversed(places[1:]) for key, value in place.items()},
@@ -148,11 +148,6 @@ def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, 
         if numbers and len(numbers) == len(parts) and all(map(math.isfinite, numbers)):
             return tuple(numbers)
     return ()
-
-
-def _class_names(content: object) -> tuple[str, ...]:
-    """Names in the order of the scores."""
-    return shown_short(names_within(content))
 
 
 def shown_short(names: Sequence[str]) -> tuple[str, ...]:
