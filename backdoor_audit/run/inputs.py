@@ -102,13 +102,12 @@ class Inputs:
         """The clean images, at most ``max_images`` of them, and each once."""
         options = self.options
         if self.given_images is not None:
-            with surroundings.gradients():
-                chosen = self.given_images.sample(options.max_images, seed=options.seed)
-                if chosen.images.is_inference():  # of which no gradient can be asked
-                    chosen = replace(chosen, images=chosen.images.clone(), labels=chosen.labels.clone())
-                return chosen.without_repeats()
+            chosen = self.given_images.sample(options.max_images, seed=options.seed)
+            if chosen.images.is_inference():  # of which no gradient can be asked
+                chosen = replace(chosen, images=chosen.images.clone(), labels=chosen.labels.clone())
+            return chosen.without_repeats()
         size = options.resize
-        with self.reading(), surroundings.gradients():
+        with self.reading():
             asked = options.class_names or options.class_order or self.module is not None or not options.model
             return load_clean_set(
                 options.data,
@@ -130,8 +129,7 @@ class Inputs:
     @cached_property
     def halves(self) -> tuple[CleanSet, CleanSet]:
         """Images to search and repair with, and held-out ones to report on."""
-        with surroundings.gradients():
-            return self.clean_set.split(self.options.seed)
+        return self.clean_set.split(self.options.seed)
 
     @cached_property
     def subject(self) -> Subject:
@@ -146,8 +144,7 @@ class Inputs:
     @cached_property
     def classifier(self) -> Classifier:
         """The audited model. Raises `ModelFormatError` when file, module and images do not fit together."""
-        with surroundings.gradients():
-            classifier = self._classifier()
+        classifier = self._classifier()
         names = self.class_names or ()
         if names and len(names) != classifier.num_classes:
             raise OptionError(
@@ -264,10 +261,11 @@ class Inputs:
 
     def check(self) -> None:
         """Load everything that a user can get wrong, so that mistakes show before long work. Raises `AuditError`."""
-        _ = self.files, self.device, self.catalogue, self.clean_set
-        if self.there:
-            _ = self.classifier, self.code_parts, self.known_trigger, self.references
-        _ = self.halves
+        with surroundings.gradients():
+            _ = self.files, self.device, self.catalogue, self.clean_set
+            if self.there:
+                _ = self.classifier, self.code_parts, self.known_trigger, self.references
+            _ = self.halves
 
     @property
     def conditions(self) -> tuple[str, ...]:
