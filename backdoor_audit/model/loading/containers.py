@@ -9,10 +9,9 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from backdoor_audit import bounds
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading.pickle_values import Instance, StoredTensor, kind_of
-from backdoor_audit.model.loading.refusals import Deadline, damaged
+from backdoor_audit.model.loading.refusals import Deadline, Spending, damaged
 
 T = TypeVar("T", Tensor, StoredTensor)
 
@@ -20,7 +19,7 @@ _DEEPEST = 8  # a pickled dict may contain itself
 _DEEPEST_MODULE = 64
 _MOST_MODULES = 100_000  # by reference, a few objects can mean very many
 _PER_NAME = 4096  # bytes of memory for each name that modules give: 2 million at the stated bound
-_PER_CHARACTER = 4
+_TOO_MANY = "its modules refer to each other so often that they hold more than {most} names, or names of as much text"
 _ARRAYS = frozenset({"_reconstruct", "_frombuffer", "ndarray"})  # what makes an array in a pickle, and the array
 _GROUPS = ("_parameters", "_buffers", "_modules")
 _PASSING = "_non_persistent_buffers_set"
@@ -59,7 +58,7 @@ def candidates(content: object, deadline: Deadline | None = None) -> list[Candid
     Raises `ModelFormatError` if there are none.
     """
     found: list[Candidate[StoredTensor]] = []
-    names = _Names()
+    names = Spending(_PER_NAME, _TOO_MANY, ", or save its state_dict alone")
     for path, part in _parts(content):
         if isinstance(part, Instance):
             found.append(Candidate(path, dict(_module_tensors(part, names, deadline)), root=part))
@@ -146,24 +145,7 @@ def _add(found: list[Candidate[T]], path: tuple[str, ...], part: Mapping[object,
         found.append(Candidate(path, tensors, others))
 
 
-class _Names:
-    """How many names the modules of a file give to tensors and to each other: all of them together take memory."""
-
-    def __init__(self) -> None:
-        self._most, self._spent = bounds.current().memory, 0
-
-    def spend(self, count: int, characters: int) -> None:
-        """Raise `ModelFormatError` if so many more, of so many characters, take more than the memory bound."""
-        self._spent += count * _PER_NAME + characters * _PER_CHARACTER
-        if self._spent > self._most:
-            raise ModelFormatError(
-                f"its modules refer to each other so often that they hold more than {self._most // _PER_NAME:,} names, or names "
-                f"of as much text; that many are counted as {self._most / 1e9:.1f} GB of memory, "
-                f"{bounds.current().raised_by('memory')}, or save its state_dict alone"
-            )
-
-
-def _module_tensors(module: Instance, names: _Names, deadline: Deadline | None) -> Iterator[tuple[str, StoredTensor]]:
+def _module_tensors(module: Instance, names: Spending, deadline: Deadline | None) -> Iterator[tuple[str, StoredTensor]]:
     """Parameters and buffers under the names that ``state_dict`` gives them."""
     stack: list[tuple[str, Instance, int]] = [("", module, 0)]
     visited = 0
@@ -174,7 +156,7 @@ def _module_tensors(module: Instance, names: _Names, deadline: Deadline | None) 
             deadline.check()
         if depth > _DEEPEST_MODULE or visited > _MOST_MODULES:
             raise damaged("modules that hold each other without end")
-        names.spend(1 + _size(part), 0)
+        names.spend(1 + _size(part))
         tensors, parts = _contents(part)
         below = [*(name for name, _ in tensors), *(name for name, _ in parts)]
         names.spend(0, len(below) * len(prefix) + sum(map(len, below)))

@@ -18,15 +18,13 @@ from typing import BinaryIO
 
 import torch
 
-from backdoor_audit import bounds
-from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.model.loading import numpy_values
 from backdoor_audit.model.loading.inert import DICTS, ENUM, INERT, SETS
 from backdoor_audit.model.loading.pickle_values import Instance, Named, Storage, StoredTensor, key_of, tensor_of
-from backdoor_audit.model.loading.refusals import Deadline, damaged, needs_code, not_tensors_alone
+from backdoor_audit.model.loading.refusals import Deadline, Spending, damaged, needs_code, not_tensors_alone
 
 _PER_STEP = 4096  # bytes of memory for each instruction: 2 million, 45,000 tensors, at the stated bound
-_PER_CHARACTER = 4
+_TOO_MUCH = "its pickle holds more than {most} instructions, or as much text, or entries that it goes over again"
 _LONGEST_NAME = 1000
 _NEWEST = 2  # protocol of pickles that is read
 _AT_ONCE = 1024  # instructions between two looks at the bounds
@@ -103,8 +101,7 @@ class Unpickler:
         self.storages: dict[str, Storage] = {}
         self.strangers: dict[str, None] = {}
         self._file, self._size, self._deadline = file, size, deadline
-        self._most = bounds.current().memory
-        self._spent = 0
+        self._spend = Spending(_PER_STEP, _TOO_MUCH).spend
         self._stack: list[object] = []
         self._marked: list[list[object]] = []
         self._memo: dict[int, object] = {}
@@ -128,10 +125,10 @@ class Unpickler:
         for step in range(_AT_ONCE):
             code = read(1)
             if code == pickle.STOP:
-                self._spend(step * _PER_STEP)
+                self._spend(step)
                 return True
             self._step(code)
-        self._spend(_AT_ONCE * _PER_STEP)
+        self._spend(_AT_ONCE)
         return False
 
     def _step(self, code: bytes) -> None:
@@ -275,10 +272,10 @@ class Unpickler:
             raise damaged("a parameter that is no tensor")
         for state in states:
             parts = state if isinstance(state, tuple) else (state,)
-            self._spend(len(parts) * _PER_STEP)
+            self._spend(len(parts))
             for part in filter(None, parts):
                 if isinstance(part, dict):
-                    self._spend(len(part) * _PER_STEP)
+                    self._spend(len(part))
                 if not isinstance(part, dict) or not all(map(_harmless, part)):
                     raise not_tensors_alone("a tensor with attributes that are its own")
         return replace(tensor)  # what is done to the one does not reach the other
@@ -288,7 +285,7 @@ class Unpickler:
         pairs = arguments[0] if arguments else ()
         if len(arguments) > 1 or not isinstance(pairs, (dict, list, tuple)):
             raise damaged("an OrderedDict of something else than pairs")
-        self._spend(len(pairs) * _PER_STEP)
+        self._spend(len(pairs))
         if isinstance(pairs, dict):
             return dict(pairs)
         found: dict[object, object] = {}
@@ -350,7 +347,7 @@ class Unpickler:
     def _text(self, count: int) -> str:
         if count > self._size - self._file.tell():
             raise damaged("the file ends within a text")
-        self._spend(count * _PER_CHARACTER)
+        self._spend(0, count)
         return self._take(count).decode("utf-8", "surrogatepass")
 
     def _number(self, layout: str) -> float:
@@ -362,15 +359,6 @@ class Unpickler:
         if len(data) < count:
             raise damaged("the file ends within a pickle")
         return data
-
-    def _spend(self, memory: int) -> None:
-        self._spent += memory
-        if self._spent > self._most:
-            raise ModelFormatError(
-                f"its pickle holds more than {self._most // _PER_STEP:,} instructions, or as much text, or entries that it goes "
-                f"over again; that many are counted as {self._most / 1e9:.1f} GB of memory, "
-                f"{bounds.current().raised_by('memory')}"
-            )
 
     def _top(self, count: int) -> list[object]:
         if len(self._stack) < count:

@@ -9,6 +9,8 @@ from backdoor_audit import bounds, tensor_file
 from backdoor_audit.errors import ModelFormatError
 from backdoor_audit.files import UnreadableError
 
+_PER_CHARACTER = 4  # bytes of memory
+
 RESAVE = (
     "re-save it where its origin is trusted, safetensors.torch.save_file(model.state_dict(), 'm.safetensors'), or pass "
     "--audit-allow-pickle, which executes the file's code"
@@ -94,3 +96,24 @@ class Deadline:
             raise ModelFormatError(
                 f"reading it takes more than {self._seconds:g} s; {bounds.current().raised_by('seconds')}"
             )
+
+
+class Spending:
+    """What the entries of a file take together, ``per_entry`` bytes of memory each and more for text, counted as they come.
+
+    ``told`` says of what there is too much, with ``{most}`` in the place of how many may be, ``cure`` what else to do.
+    """
+
+    __slots__ = ("_cure", "_most", "_per_entry", "_spent", "_told")
+
+    def __init__(self, per_entry: int, told: str, cure: str = "") -> None:
+        self._per_entry, self._told, self._cure = per_entry, told, cure
+        self._most, self._spent = bounds.current().memory, 0
+
+    def spend(self, entries: int, characters: int = 0) -> None:
+        """Raise `ModelFormatError` if so many more, and so much text, take more than the memory bound."""
+        self._spent += entries * self._per_entry + characters * _PER_CHARACTER
+        if self._spent > self._most:
+            told = self._told.format(most=f"{self._most // self._per_entry:,}")
+            counted = f"that many are counted as {self._most / 1e9:.1f} GB of memory"
+            raise ModelFormatError(f"{told}; {counted}, {bounds.current().raised_by('memory')}{self._cure}")
