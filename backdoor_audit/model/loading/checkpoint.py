@@ -73,14 +73,9 @@ def opened(path: Path) -> Iterator[Saved]:
     """
     size, deadline = path.stat().st_size, Deadline()
     with path.open("rb") as file:
-        yield read(file, size, deadline)
-
-
-def read(file: BinaryIO, size: int, deadline: Deadline) -> Saved:
-    """The same for a file that is open, of ``size`` bytes."""
-    is_archive = file.read(2) == b"PK"
-    file.seek(0)
-    return (_archived if is_archive else _legacy)(file, size, deadline)
+        is_archive = file.read(2) == b"PK"
+        file.seek(0)
+        yield (_archived if is_archive else _legacy)(file, size, deadline)
 
 
 def content_of(path: Path) -> object:
@@ -88,13 +83,12 @@ def content_of(path: Path) -> object:
 
     Raises `ModelFormatError` as `opened` does.
     """
-    size, deadline = path.stat().st_size, Deadline()
     with path.open("rb") as file:
         start = file.read(2)
-        file.seek(0)
-        if start != b"PK" and start[:1] != b"\x80":
-            return None
-        return read(file, size, deadline).content
+    if start != b"PK" and start[:1] != b"\x80":
+        return None
+    with opened(path) as saved:
+        return saved.content
 
 
 def unpickled(path: Path) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import Any
 
 from backdoor_audit.model.loading.building import Built
 from backdoor_audit.model.loading.class_names import dicts_within, names_within, unread_names
-from backdoor_audit.model.loading.normalising import Read, in_settings
+from backdoor_audit.model.loading.normalising import Read, in_settings, plain_numbers
 from backdoor_audit.model.loading.pickle_values import Instance
 from backdoor_audit.model.networks import NETWORKS
 from backdoor_audit.printable import printable
@@ -142,12 +141,8 @@ def _text(places: list[Mapping[object, object]], *keys: str) -> str:
 
 
 def _numbers(places: list[Mapping[object, object]], *keys: str) -> tuple[float, ...]:
-    for value in (place.get(key) for place in places for key in keys):
-        parts = value if isinstance(value, (list, tuple)) else (value,)
-        numbers = [float(part) for part in parts[:4] if type(part) in {int, float} and abs(part) < 1e6]
-        if numbers and len(numbers) == len(parts) and all(map(math.isfinite, numbers)):
-            return tuple(numbers)
-    return ()
+    found = (plain_numbers(place.get(key)) for place in places for key in keys)
+    return next(filter(None, found), ())
 
 
 def shown_short(names: Sequence[str]) -> tuple[str, ...]:

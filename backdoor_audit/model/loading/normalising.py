@@ -166,6 +166,11 @@ def numbers_of(value: object, read: Read | None = None) -> Numbers:
     flat: Any = getattr(value, "tolist", None)  # of a tensor or an array of numpy
     if flat is not None and 0 < math.prod(getattr(value, "shape", (0,))) <= _MOST:
         value = [float(f"{number:.7g}") for number in value.reshape(-1).tolist()]  # type: ignore[attr-defined]
+    return plain_numbers(value)
+
+
+def plain_numbers(value: object) -> Numbers:
+    """The same of a plain value, a number or a list of them."""
     parts = value if isinstance(value, (list, tuple)) else (value,)
     numbers = [float(part) for part in parts[:_MOST] if isinstance(part, _NUMBERS) and type(part) is not bool]
     numbers = [number for number in numbers if abs(number) < 1e6]
