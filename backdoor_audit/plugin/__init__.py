@@ -42,6 +42,7 @@ from backdoor_audit.plugin.fixtures import (
 )
 from backdoor_audit.plugin.given import OWN, collects, dest, names_paths, requested, split_arguments
 from backdoor_audit.plugin.outputs import refuse_overlap
+from backdoor_audit.plugin.recording import HTML
 from backdoor_audit.plugin.session import SESSION, AuditSession
 from backdoor_audit.plugin.supervision import CHANNEL, GUARDED, Ending, guard_exit, may_split, split
 
@@ -177,7 +178,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(session.closing, CLOSING)
     draws = session.is_controller and wanted and not config.option.collectonly
     if draws and all(map(config.pluginmanager.hasplugin, ("html", "metadata"))) and not config.option.htmlpath:
-        config.option.htmlpath = str(Path(options.report) / "report.html")
+        config.option.htmlpath = str(Path(options.report) / HTML)
         config.option.self_contained_html = True
 
 

@@ -172,7 +172,7 @@ def _with_trigger(session: AuditSession, run: Run, finding: Finding) -> Finding:
     trigger = run.searches.detection(finding.item.asked_of).trigger(finding.target_class) if searched else None
     if trigger is None or finding.verdict is not Verdict.FAIL:
         return finding
-    name = f"{finding.item.brackets}.safetensors"
-    (session.report / "triggers").mkdir(parents=True, exist_ok=True)
-    trigger.save(session.report / "triggers" / name)
+    name, folder = f"{finding.item.brackets}.safetensors", session.recorder.folder / "triggers"
+    folder.mkdir(parents=True, exist_ok=True)
+    trigger.save(folder / name)
     return replace(finding, artifacts={"trigger": f"triggers/{name}"})

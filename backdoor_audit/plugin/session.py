@@ -111,11 +111,6 @@ class AuditSession:
 
         return Suite.of(self.options)
 
-    @property
-    def report(self) -> Path:
-        """The folder for evidence."""
-        return self.recorder.folder
-
     def pytest_configure(self, config: pytest.Config) -> None:
         """Make the folder: one that cannot be written is told now, and not at the end or by pytest-html in a traceback."""
         if self.is_controller and self.collects and not config.option.collectonly:
@@ -129,16 +124,12 @@ class AuditSession:
         """Load model and images before anything else happens, so that a mistake costs seconds and shows as one line."""
         try:
             self._agreement.begin(self.suite)  # whose files are imported before anything of the model runs
-        except AuditError as error:
-            self.recorder.put_back()
-            raise pytest.UsageError(f"backdoor_audit: {error}") from None
-        self._open.enter_context(self.pace.watching())
-        if not self.is_controller:
-            return
-        self._signals.end_the_run(supervised=CHANNEL in self.config.stash)
-        if self.collects and not self.config.option.collectonly and CHANNEL not in self.config.stash:
-            self.recorder.set_aside()
-        try:
+            self._open.enter_context(self.pace.watching())
+            if not self.is_controller:
+                return
+            self._signals.end_the_run(supervised=CHANNEL in self.config.stash)
+            if self.collects and not self.config.option.collectonly and CHANNEL not in self.config.stash:
+                self.recorder.set_aside()
             with self._ended_by_the_model():
                 run = self.start()
                 self.expected = [item.node_id for item in self.suite.items(run)]

@@ -45,11 +45,6 @@ class Exhibit:
     index: float | None
     success: float | None
 
-    @property
-    def by_source(self) -> bool:
-        """Whether it is about the images of one class alone."""
-        return self.item.is_source
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CamSetting:

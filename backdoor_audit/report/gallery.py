@@ -79,10 +79,10 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
     limit, made = index_limit(record), []
     for target in targets:
         mine = [entry for entry in judged if entry.target_class == target and entry.value is not None]
-        found = [entry for entry in mine if entry.statistic == INDEX and not _by_source(entry)]
+        found = [entry for entry in mine if entry.statistic == INDEX and not entry.item.is_source]
         top = min(found, key=lambda entry: -(entry.value or 0.0), default=None)
         shown = sorted(
-            (one for one in exhibits if one.target_class == target and not one.by_source),
+            (one for one in exhibits if one.target_class == target and not one.item.is_source),
             # what weighs others together shows the trigger of one of them
             key=lambda one: (WORST_FIRST.index(one.verdict), one.detector == WEIGHED, -(one.index or 0.0)),
         )
@@ -98,13 +98,9 @@ def cards(record: Record, exhibits: Sequence[Exhibit], properties: Sequence[Prop
                 sources=[
                     (entry, next((one for one in exhibits if one.item == entry.item), None))
                     for entry in sorted(mine, key=lambda entry: -(entry.value or 0.0))
-                    if _by_source(entry) and entry.verdict is not Verdict.PASS
+                    if entry.item.is_source and entry.verdict is not Verdict.PASS
                 ],
                 counterexamples=[one for one in refuted if one.target_class == target],
             )
         )
     return sorted(made, key=lambda card: (WORST_FIRST.index(card.verdict), -(card.index or 0.0)))
-
-
-def _by_source(finding: Finding) -> bool:
-    return finding.item.is_source
