@@ -14,6 +14,7 @@ from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
 from backdoor_audit.files import write_text
 from backdoor_audit.options import OPTIONS, AuditOptions, Option, Role, options_with
+from backdoor_audit.printable import printable
 from backdoor_audit.structure import brief
 
 _Value = TypeVar("_Value")
@@ -180,6 +181,11 @@ def output_file(text: str) -> Path:
 def path(text: str) -> Path:
     """The path, with the home folder in place of ``~`` where it begins so: shells leave it alone behind ``=``."""
     return Path(os.path.expanduser(text))
+
+
+def tell(line: str) -> None:
+    """Print a line at once, as it may be shown."""
+    print(printable(line), flush=True)
 
 
 def _option(key: str) -> Option:

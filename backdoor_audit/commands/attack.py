@@ -23,6 +23,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     from backdoor_audit.option_texts import whole_number
     from backdoor_audit.triggers.label_rule import RULES
 
+    number = argument(whole_number(0))
     parser.description = (
         "Plant a known backdoor in a copy of MODEL, or in a new network of that architecture, prove it on held-out "
         "images, and write model, attack and (for patches and blends) trigger. MODEL itself is not changed."
@@ -33,15 +34,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--attack", required=True, metavar="NAME", help="name of the attack; see `backdoor-audit attacks`"
     )
     declare_out(parser, "where to write the model (safetensors)")
-    parser.add_argument("--target", type=argument(whole_number(0)), metavar="N", help="target class (default: 0)")
+    parser.add_argument("--target", type=number, metavar="N", help="target class (default: 0)")
     parser.add_argument("--rule", choices=sorted(RULES), help="label rule (default: the attack's own)")
-    parser.add_argument(
-        "--source",
-        type=argument(whole_number(0)),
-        action="append",
-        metavar="N",
-        help="source class; may be repeated",
-    )
+    parser.add_argument("--source", type=number, action="append", metavar="N", help="source class; may be repeated")
     parser.add_argument(
         "--set",
         action="append",
@@ -51,21 +46,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     declare_seed(parser)
     parser.add_argument(
-        "--epochs",
-        type=argument(whole_number(0)),
-        default=5,
-        metavar="N",
-        help="epochs of training (default: %(default)s)",
+        "--epochs", type=number, default=5, metavar="N", help="epochs of training (default: %(default)s)"
     )
     parser.add_argument(
         "--learning-rate", type=float, default=0.03, metavar="X", help="of training (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size",
-        type=argument(whole_number(0)),
-        default=64,
-        metavar="N",
-        help="images in a step of training (default: %(default)s)",
+        "--batch-size", type=number, default=64, metavar="N", help="images in a step of training (default: %(default)s)"
     )
     parser.add_argument(
         "--optimizer", choices=("sgd", "adamw"), default="sgd", help="of training (default: %(default)s)"

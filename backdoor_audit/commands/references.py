@@ -6,9 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from backdoor_audit.commands.arguments import declare_making, reading, refuse_to_replace, writing
+from backdoor_audit.commands.arguments import declare_making, reading, refuse_to_replace, tell, writing
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.printable import printable
 
 NAME = "references"
 HELP = "train the reference networks of an architecture once, for many audits"
@@ -34,13 +33,9 @@ def run(options: argparse.Namespace) -> int:
     settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         store = Store(options.store or Path(scratch))
-        made = prepare(options.models, settings, store=store, progress=True, tell=_tell)
+        made = prepare(options.models, settings, store=store, progress=True, tell=tell)
     with writing(options.out):
         made.save(options.out)
     count = len(made.architectures)
-    _tell(f"written: {options.out} ({count} architecture{'s' * (count > 1)}); use it with --audit-twins={options.out}")
+    tell(f"written: {options.out} ({count} architecture{'s' * (count > 1)}); use it with --audit-twins={options.out}")
     return 0
-
-
-def _tell(line: str) -> None:
-    print(printable(line), flush=True)

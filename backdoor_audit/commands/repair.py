@@ -13,9 +13,9 @@ from backdoor_audit.commands.arguments import (
     help_of,
     reading,
     refuse_to_replace,
+    tell,
 )
 from backdoor_audit.options import AuditOptions
-from backdoor_audit.printable import printable
 
 NAME = "repair"
 HELP = "repair a flagged model and prove it"
@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         store = Store(options.store or _kept_by_gate() or Path(scratch))
-        attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=_tell)
-    _tell(summary(attempts, options.out))
+        attempts = repair(settings, options.out, method=options.method, store=store, progress=True, tell=tell)
+    tell(summary(attempts, options.out))
     return REFUSED if not attempts or attempts[-1].refused else 0
 
 
@@ -89,7 +89,3 @@ def _kept_by_gate() -> Path | None:
     """What `pytest --model` kept in this folder: a repair after a gate run searches nothing twice."""
     folder = Path(".pytest_cache", "d", "backdoor_audit")
     return folder if folder.is_dir() else None
-
-
-def _tell(line: str) -> None:
-    print(printable(line), flush=True)
