@@ -108,17 +108,26 @@ class _PreActBlock(nn.Module):
         return summed
 
 
-def _stages(
-    block: Callable[[int, int, int], nn.Module], widths: Sequence[int], blocks: Sequence[int]
-) -> list[nn.Sequential]:
-    stages, in_channels = [], widths[0]
-    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+def _add_stages(
+    network: nn.Module, block: Callable[[int, int, int], nn.Module], width: int, blocks: Sequence[int]
+) -> int:
+    """Give a network its stages, ``layer1`` and so on, each twice as wide as the one before; how wide the last one is."""
+    in_channels = width
+    for stage, count in enumerate(blocks):
         layers = []
         for index in range(count):
-            layers.append(block(in_channels, width, 2 if stage > 0 and index == 0 else 1))
-            in_channels = width
-        stages.append(nn.Sequential(*layers))
-    return stages
+            layers.append(block(in_channels, width * 2**stage, 2 if stage > 0 and index == 0 else 1))
+            in_channels = width * 2**stage
+        network.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+    return in_channels
+
+
+def _logits(network: ResNet | PreActResNet, out: Tensor) -> Tensor:
+    """What the stages and the last layer make of the first convolution."""
+    for number in range(1, network.depth + 1):
+        out = network.get_submodule(f"layer{number}")(out)
+    logits: Tensor = network.linear(out.mean(dim=(2, 3)))
+    return logits
 
 
 class ResNet(nn.Module):
@@ -130,19 +139,12 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        widths = [width * 2**stage for stage in range(len(blocks))]
-        for number, stage in enumerate(_stages(_Block, widths, blocks), start=1):
-            self.add_module(f"layer{number}", stage)
         self.depth = len(blocks)
-        self.linear = nn.Linear(widths[-1], num_classes)
+        self.linear = nn.Linear(_add_stages(self, _Block, width, blocks), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, c, h, w)."""
-        out = functional.relu(self.bn1(self.conv1(images)))
-        for number in range(1, self.depth + 1):
-            out = self.get_submodule(f"layer{number}")(out)
-        logits: Tensor = self.linear(out.mean(dim=(2, 3)))
-        return logits
+        return _logits(self, functional.relu(self.bn1(self.conv1(images))))
 
 
 class PreActResNet(nn.Module):
@@ -153,19 +155,12 @@ class PreActResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        widths = [width * 2**stage for stage in range(len(blocks))]
-        for number, stage in enumerate(_stages(_PreActBlock, widths, blocks), start=1):
-            self.add_module(f"layer{number}", stage)
         self.depth = len(blocks)
-        self.linear = nn.Linear(widths[-1], num_classes)
+        self.linear = nn.Linear(_add_stages(self, _PreActBlock, width, blocks), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of normalised images (n, c, h, w)."""
-        out = self.conv1(images)
-        for number in range(1, self.depth + 1):
-            out = self.get_submodule(f"layer{number}")(out)
-        logits: Tensor = self.linear(out.mean(dim=(2, 3)))
-        return logits
+        return _logits(self, self.conv1(images))
 
 
 class SmallViT(nn.Module):
