@@ -14,13 +14,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
 
-BLIND_SPOTS = (
-    "networks without batch norm: noise on layer norms is our extension, not the paper's",
-    "attacks that send every class elsewhere (all-to-all), or several to several targets",
-    "clean networks that fall back on one class under any noise",
-    "attacks trained to withstand noise on the neurons",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BAN:
@@ -44,7 +37,12 @@ class BAN:
     batch_size: int = 128
 
     name = "ban"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "networks without batch norm: noise on layer norms is our extension, not the paper's",
+        "attacks that send every class elsewhere (all-to-all), or several to several targets",
+        "clean networks that fall back on one class under any noise",
+        "attacks trained to withstand noise on the neurons",
+    )
 
     def measure(
         self,

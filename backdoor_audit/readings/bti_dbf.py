@@ -14,13 +14,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading, feature_masks
 
-BLIND_SPOTS = (
-    "attacks that send every class elsewhere (all-to-all): no class has the majority",
-    "triggers that change the image by more than the bound",
-    "backdoors that live in the same features as the classes",
-    "clean networks in which one class takes all odd images: they look backdoored",
-)
-
 _BATCH = 256
 
 
@@ -53,7 +46,12 @@ class BTIDBF:
     feature_weight: float = 0.01
 
     name = "bti_dbf"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "attacks that send every class elsewhere (all-to-all): no class has the majority",
+        "triggers that change the image by more than the bound",
+        "backdoors that live in the same features as the classes",
+        "clean networks in which one class takes all odd images: they look backdoored",
+    )
 
     def measure(
         self,

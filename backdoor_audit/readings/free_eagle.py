@@ -13,13 +13,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading
 
-BLIND_SPOTS = (
-    "triggers that are recognised by the layers before the cut together with the class of the image",
-    "attacks that send every class elsewhere (all-to-all), unless pairs are compared",
-    "attacks whose last layers were trained apart or trained again",
-    "classes that look alike: a clean pair can stand out as a backdoored one does",
-)
-
 _MIN_CLASSES = 8  # with fewer values the quartiles say nothing
 
 
@@ -46,7 +39,12 @@ class FreeEagle:
     pairs: bool = False
 
     name = "free_eagle"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "triggers that are recognised by the layers before the cut together with the class of the image",
+        "attacks that send every class elsewhere (all-to-all), unless pairs are compared",
+        "attacks whose last layers were trained apart or trained again",
+        "classes that look alike: a clean pair can stand out as a backdoored one does",
+    )
 
     def measure(
         self,

@@ -11,13 +11,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
 
-BLIND_SPOTS = (
-    "a last layer that was trained again or regularised after the attack",
-    "attacks that send every class elsewhere (all-to-all)",
-    "attacks made against this test: one edit of the row hides it",
-    "a minority of classes whose rows are large for innocent reasons: rare or hard classes",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastLayerSignature:
@@ -30,7 +23,12 @@ class LastLayerSignature:
     """
 
     name = "last_layer"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "a last layer that was trained again or regularised after the attack",
+        "attacks that send every class elsewhere (all-to-all)",
+        "attacks made against this test: one edit of the row hides it",
+        "a minority of classes whose rows are large for innocent reasons: rare or hard classes",
+    )
 
     def measure(
         self,

@@ -16,13 +16,6 @@ from backdoor_audit.errors import DegenerateScoresError
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading, feature_masks
 
-BLIND_SPOTS = (
-    "attacks that send every class elsewhere (all-to-all): no class stands out",
-    "triggers that work from some source classes only",
-    "triggers for more than a few classes at once",
-    "classes that are naturally easy to reach: they look like targets",
-)
-
 _MIN_CLASSES = 8  # fewer values do not tell the shape of a distribution
 _CHUNK = 512
 """Images in one pass."""
@@ -63,7 +56,12 @@ class MMBD:
     momentum: float = 0.2
 
     name = "mm_bd"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "attacks that send every class elsewhere (all-to-all): no class stands out",
+        "triggers that work from some source classes only",
+        "triggers for more than a few classes at once",
+        "classes that are naturally easy to reach: they look like targets",
+    )
 
     def measure(
         self,

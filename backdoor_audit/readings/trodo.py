@@ -12,12 +12,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
 
-BLIND_SPOTS = (
-    "networks of low accuracy, poor calibration or adversarial training, next to references that are not so",
-    "triggers far from every small perturbation: large patches, strong warps",
-    "it names no target class",
-)
-
 _BATCH = 256
 
 
@@ -40,7 +34,11 @@ class TRODO:
     steps: int = 10
 
     name = "trodo"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "networks of low accuracy, poor calibration or adversarial training, next to references that are not so",
+        "triggers far from every small perturbation: large patches, strong warps",
+        "it names no target class",
+    )
 
     def measure(
         self,
