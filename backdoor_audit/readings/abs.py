@@ -15,12 +15,6 @@ from backdoor_audit.data.batches import draw
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading
 
-BLIND_SPOTS = (
-    "triggers that several neurons answer together: one at a time is pushed",
-    "neurons before the feature layer, which the paper pushes as well",
-    "triggers larger than the area allowed here, warps and colour changes: the paper's second search, by filters, is left out",
-)
-
 _LEVELS = 5  # a neuron is set to so many multiples of its layer's largest value
 _SHRINKING = 0.7  # of the steps, in which the mask may still be larger than it ends
 _OTHERS = 1e-4  # weight of the other neurons
@@ -50,7 +44,11 @@ class ABS:
     area: float = 0.06
 
     name = "abs"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "triggers that several neurons answer together: one at a time is pushed",
+        "neurons before the feature layer, which the paper pushes as well",
+        "triggers larger than the area allowed here, warps and colour changes: the paper's second search, by filters, is left out",
+    )
 
     def measure(
         self,

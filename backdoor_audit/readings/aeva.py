@@ -13,12 +13,6 @@ from backdoor_audit.data import CleanSet
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
 
-BLIND_SPOTS = (
-    "triggers over the whole image: the nearest change towards their target is spread out as well",
-    "large patches and small images: few pixels stand out less",
-    "classes that a small natural feature leads to",
-)
-
 _HALVINGS = 8  # of the way between an image and its counterpart, until the boundary is found
 _PEAK = 2  # pixels that hold most of a change
 
@@ -43,7 +37,11 @@ class AEVA:
     directions: int = 50
 
     name = "aeva"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "triggers over the whole image: the nearest change towards their target is spread out as well",
+        "large patches and small images: few pixels stand out less",
+        "classes that a small natural feature leads to",
+    )
 
     def measure(
         self,

@@ -15,12 +15,6 @@ from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.readings.reading import Reading
 from backdoor_audit.search import anomaly
 
-BLIND_SPOTS = (
-    "networks whose images cannot be made from their scores: the generator learns on what is not like any image",
-    "triggers that work from some source classes only, or send every class elsewhere",
-    "classes that are naturally easy to reach",
-)
-
 _NOISE = 32  # numbers that a change is made from, beside its class
 _HIDDEN = 128
 _ROUGHNESS = 0.1  # weight of the total variation of images that are made from scores
@@ -49,7 +43,11 @@ class DeepInspect:
     size_weight: float = 30.0
 
     name = "deep_inspect"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "networks whose images cannot be made from their scores: the generator learns on what is not like any image",
+        "triggers that work from some source classes only, or send every class elsewhere",
+        "classes that are naturally easy to reach",
+    )
 
     def measure(
         self,

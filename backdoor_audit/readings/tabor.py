@@ -18,12 +18,6 @@ from backdoor_audit.readings.reading import Reading
 from backdoor_audit.search.cost_controller import CostController
 from backdoor_audit.search.row_adam import RowAdam
 
-BLIND_SPOTS = (
-    "triggers over the whole image: what is small and in one piece is preferred",
-    "triggers that work from some source classes only, or send every class elsewhere",
-    "classes that a small natural feature leads to",
-)
-
 _LEAST = 1e-3  # whose logarithm is still taken
 
 
@@ -53,7 +47,11 @@ class TABOR:
     alone: float = 0.01
 
     name = "tabor"
-    blind_spots = BLIND_SPOTS
+    blind_spots = (
+        "triggers over the whole image: what is small and in one piece is preferred",
+        "triggers that work from some source classes only, or send every class elsewhere",
+        "classes that a small natural feature leads to",
+    )
 
     def measure(
         self,

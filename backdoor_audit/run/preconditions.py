@@ -15,7 +15,7 @@ from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.own_code import own_code
 from backdoor_audit.model.ways import unseen_way
-from backdoor_audit.printable import printable
+from backdoor_audit.printable import first_line, printable
 from backdoor_audit.run.class_order import begins_at_one, class_order
 from backdoor_audit.run.input_ranges import alternatives
 from backdoor_audit.run.probing import LONGEST, PROBE_IMAGES, SMALL, in_batches
@@ -87,9 +87,7 @@ def input_gradient(classifier: Classifier, clean: CleanSet, min_accuracy: float)
         try:
             functional.cross_entropy(logits, (logits.argmax(dim=1) + 1) % classifier.num_classes).backward()
         except RuntimeError as error:
-            return inconclusive(
-                "input_gradient", f"no gradient reaches the images: {str(error).splitlines()[0]}; {_CURE}"
-            )
+            return inconclusive("input_gradient", f"no gradient reaches the images: {first_line(error)}; {_CURE}")
     gradient = images.grad
     if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
         return inconclusive("input_gradient", f"the gradient at the images is zero or not finite; {_CURE}")
