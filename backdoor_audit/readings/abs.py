@@ -47,7 +47,7 @@ class ABS:
     blind_spots = (
         "triggers that several neurons answer together: one at a time is pushed",
         "neurons before the feature layer, which the paper pushes as well",
-        "triggers larger than the area allowed here, warps and colour changes: the paper's second search, by filters, is left out",
+        "triggers larger than the area allowed here; warps and colour changes, for which the paper searches by filters",
     )
 
     def measure(
