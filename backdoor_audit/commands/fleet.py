@@ -141,6 +141,9 @@ def run(options: argparse.Namespace) -> int:
             print("interrupted; finished audits are kept: the same command goes on", file=sys.stderr)
             return NOT_ALL_PASS
     if options.shard:
+        results.write_manifest(
+            _beside_other_shares(results, manifest)
+        )  # of a share that began at the same moment as well
         print(
             printable(f"one share of {options.shard[1]}; draw {PAGE} with: backdoor-audit fleet --from {options.out}")
         )
@@ -163,8 +166,25 @@ def _planned(options: argparse.Namespace, results: Results) -> tuple[Manifest, t
         raise OptionError(f"--data: {options.data} does not exist; give a folder of class folders, or a file")
     found = _common(options)
     manifest = Manifest(settings=found.settings, data=options.data, models=models)
+    if options.shard:
+        manifest = _beside_other_shares(results, manifest)
     results.write_manifest(manifest)
     return manifest, mine, found
+
+
+def _beside_other_shares(results: Results, manifest: Manifest) -> Manifest:
+    """The fleet with the models that other shares of it have named: those that this one does not find were to be audited too."""
+    earlier = results.manifest()
+    if earlier is None or earlier.settings != manifest.settings:
+        return manifest
+    known = {model.name for model in manifest.models}
+    more = tuple(model for model in earlier.models if model.name not in known)
+    if more:
+        names = ", ".join(model.name for model in more[:5])
+        print(
+            printable(f"{len(more)} models of other shares are not among those here ({names}): they stay in the fleet")
+        )
+    return replace(manifest, models=(*manifest.models, *more))
 
 
 def _common(options: argparse.Namespace) -> Common:

@@ -214,6 +214,18 @@ def test_shares_of_a_job_array_make_one_fleet(
     assert rows(capsys) == {"b": "fail", "a": "pass", "c": "pass"}
 
 
+def test_a_model_that_one_share_alone_sees_stays_in_the_fleet(
+    place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(a="bad 1", b="good 0", c="good 0")
+    assert fleet("a.pt", "b.pt", "--shard=1/2") == 1
+    assert fleet("b.pt", "c.pt", "--shard=1/2") == 0
+    assert "1 models of other shares are not among those here (a): they stay in the fleet" in capsys.readouterr().out
+    assert main(["fleet", "--from", "out"]) == 1
+    assert rows(capsys) == {"a": "fail", "b": "pass", "c": "not audited"}
+    assert fleet("b.pt", "c.pt") == 0, "without shares the list is what is given"
+
+
 def test_a_page_drawn_later_counts_no_record_of_other_images_or_another_file(
     place: Path, models: Models, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
