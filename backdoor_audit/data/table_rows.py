@@ -35,7 +35,18 @@ _SEPARATORS = ",;\t"
 _MOST_SHOWN = 8  # columns
 _WANTED_LINES = 'accepted: {"file_name": "a.png", "label": "cat"} in every line'
 _WANTED_WORDS = "accepted: the path of a picture and its label in every line, between them a space or a comma"
-_PART_COLUMNS = ("split", "partition", "subset", "dataset", "set", "phase", "usage")
+_FLAGS = {
+    "istest": ("test", "train"),
+    "isvalid": ("valid", "train"),
+    "isval": ("val", "train"),
+    "istrain": ("train", "test"),
+    "istraining": ("train", "test"),
+}
+"""Columns that say yes or no to a part, and which part each means."""
+_PART_COLUMNS = (
+    *("split", "partition", "subset", "dataset", "set", "phase", "usage", "trainortest", "traintest", "mode"),
+    *_FLAGS,
+)
 _PARTS = (("test", "testing"), ("validation", "val", "valid", "dev", "eval"))
 
 Rows = list[tuple[str, str]]
@@ -127,7 +138,7 @@ def _rows(path: Path, reading: Reading) -> Table:
                     f"{path}: row {number} has {len(row)} columns, the first one {len(header)}; {WANTED}"
                 )
             rows.append((row[columns[0]].strip(), _label(row[columns[1]])))
-            parts.append(row[part].strip() if part is not None and part < len(row) else "")
+            parts.append(_part(header[part], row[part]) if part is not None and part < len(row) else "")
             numbers.append(row[numbered] if numbered is not None and numbered < len(row) else "")
     except csv.Error as error:
         raise DataFormatError(f"{path}: not CSV ({brief(error)}); {WANTED}") from None
@@ -173,6 +184,15 @@ def _counts(value: object) -> bool:
 def _part_column(header: Sequence[str]) -> int | None:
     name = _first(header, _PART_COLUMNS)
     return None if name is None else header.index(name)
+
+
+def _part(column: str, value: object) -> str:
+    """The part that an entry of such a column means; empty for none."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    if (flag := _FLAGS.get(_plain(column))) is None:
+        return text if isinstance(value, str) else ""
+    yes, no = text.casefold() in ("true", "yes", "1", "1.0"), text.casefold() in ("false", "no", "0", "0.0")
+    return flag[0] if yes else flag[1] if no else ""
 
 
 def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Table:
@@ -245,9 +265,13 @@ def _json_rows(path: Path, reading: Reading) -> Table:
         rows.append((name, _label(str(label))))
         numbers.append(entry.get(number_key, ""))
         part_key = part_key if part_key in entry else _first(entry, _PART_COLUMNS)
-        part = entry.get(part_key)
-        parts.append(part.strip() if isinstance(part, str) else "")
+        parts.append(_part(part_key, entry[part_key]) if part_key is not None and part_key in entry else "")
     return _numbered(rows, parts, numbers, number_key or "", reading)
+
+
+def _plain(name: str) -> str:
+    """The name of a column without case and what joins its words."""
+    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
@@ -255,7 +279,7 @@ def _first(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     called: dict[str, str] = {}
     plurals: dict[str, str] = {}
     for name in names:
-        plain = re.sub(r"[\W_]+", "", name.lower())
+        plain = _plain(name)
         called.setdefault(plain, name)
         plurals.setdefault(plain.removesuffix("s"), name)
     return next((some[one] for one in wanted for some in (called, plurals) if one in some), None)

@@ -204,11 +204,38 @@ def test_an_order_ranks_the_numbers_beside_the_names(order, labels, pictures):
     assert labels_by_red(load_clean_set(table, class_order=order)) == labels
 
 
-@pytest.mark.parametrize("column", ["set", "phase", "Usage", "data set"])
+@pytest.mark.parametrize("column", ["set", "phase", "Usage", "data set", "train_or_test", "Mode"])
 def test_the_column_that_tells_the_parts_goes_by_several_names(column, pictures):
     table = in_parts(pictures / "labels.csv", ("a", "train"), ("a", "test"), ("b", "test"))
     table.write_text(table.read_text().replace("split", column))
     assert list(labels_by_red(load_clean_set(table))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "flags"),
+    [
+        ("is_test", [False, True, True]),
+        ("is_valid", [0, 1, 1]),
+        ("isTrain", ["true", "FALSE", "no"]),
+        ("is train", [1, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
+def test_a_column_may_say_of_every_row_whether_it_is_of_a_part(column, flags, name, pictures):
+    rows = [{"file_name": path, "label": "ab"[k > 1], column: flags[k]} for k, path in enumerate(LABELS)]
+    lines = [json.dumps(row) for row in rows]
+    if name.endswith("csv"):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (pictures / name).write_text("\n".join(lines))
+    clean_set = load_clean_set(pictures / name)
+    assert list(labels_by_red(clean_set)) == [1, 2]
+    assert any(note.startswith("read: the rows of the part ") for note in clean_set.notes)
+
+
+def test_a_flag_that_says_neither_tells_no_parts(pictures):
+    table = in_parts(pictures / "labels.csv", ("a", "1"), ("a", "2"), ("b", "?"))
+    table.write_text(table.read_text().replace("split", "is_train"))
+    assert len(load_clean_set(table)) == 3
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.jsonl"])
