@@ -25,7 +25,7 @@ from tests.subjects.warm import Warm
 from tests.subjects.wild import LOADING, wild
 
 INDEX = "audit::test_anomaly_index[neural_cleanse-class_{}]"
-ON_TRIGGERS = 2 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
+ON_TRIGGERS = 3 + 3 * 4  # filters, and three questions for each repair: skipped where nothing was flagged
 ASKED = 11 + 3  # preconditions, and the properties that need no reference models
 ITEMS = ASKED + toy.CLASSES + ON_TRIGGERS
 OWN = """

@@ -62,7 +62,7 @@ def test_the_last_line_says_what_the_process_ends_with_whatever_a_plugin_wants(
 @pytest.mark.usefixtures("unsearched")
 def test_the_cost_is_told_before_the_first_search(run: Run) -> None:
     (told,) = [line for line in run("clean").outlines if line.startswith("backdoor_audit: ")]
-    assert told.startswith("backdoor_audit: 36 items, 4 searches, ")
+    assert told.startswith("backdoor_audit: 37 items, 4 searches, ")
     assert " image passes at " in told
 
 
