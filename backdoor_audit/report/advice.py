@@ -93,7 +93,7 @@ def _after_fail(record: Record) -> list[Step]:
         Step(text=f"Block this file{_hash(record)}."),
         Step(text="Ask who made it for its training data and its origin; train anew if you can."),
     ]
-    best, filters = best_repair(record), _useless_filters(record)
+    best, filters = best_repair(record), _filters(record)
     if best is not None and not best.holds:
         note = f"The best of those tried: {best.told}. {filters}"
         return [*made, Step(text="No repair that was tried holds the limits, so do not count on one.", note=note)]
@@ -181,11 +181,16 @@ def short_hash(whole: str) -> str:
     return f"{whole[:8]}\u2026{whole[-5:]}" if len(whole) > 16 else whole
 
 
-def _useless_filters(record: Record) -> str:
-    """What is known of filters in front of the model, which are no way out."""
-    missed = [
-        f"{entry.item.asked_of} lets {entry.value:.0%} of stamped images through"
+def _filters(record: Record) -> str:
+    """What is known of filters in front of the model: a stopgap where one holds, else no way out."""
+    measured = [
+        (entry.verdict is Verdict.PASS, f"{entry.item.asked_of} lets {entry.value:.0%} of stamped images through")
         for entry in record.findings
-        if entry.statistic == "false_negative_rate" and entry.verdict is Verdict.FAIL and entry.value is not None
+        if entry.statistic == "false_negative_rate" and entry.value is not None
     ]
+    held, missed = ([told for holds, told in measured if holds is wanted] for wanted in (True, False))
+    if held:
+        return (
+            f"Until then a filter in front of it may do, measured with the found triggers: {', '.join(held + missed)}."
+        )
     return f"A filter in front of it does not do: {', '.join(missed)}." if missed else ""

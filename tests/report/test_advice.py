@@ -77,7 +77,18 @@ def test_a_flagged_model_is_blocked_and_repaired_by_the_best_method() -> None:
 def test_a_filter_that_lets_stamped_images_through_is_no_way_out() -> None:
     missed = finding(audit="audit::test_false_negative_rate[strip]", statistic="false_negative_rate", value=0.88)
     told = steps(flagged(findings=[finding(), missed], repairs=[]))
-    assert "strip lets 88% of stamped images through" in told[-1].note
+    assert told[-1].note.endswith("A filter in front of it does not do: strip lets 88% of stamped images through.")
+
+
+def test_a_filter_that_holds_is_a_stopgap_and_comes_before_those_that_do_not() -> None:
+    missed = finding(audit="audit::test_false_negative_rate[strip]", statistic="false_negative_rate", value=0.88)
+    held = finding(
+        Verdict.PASS, audit="audit::test_false_negative_rate[novelty]", statistic="false_negative_rate", value=0.02
+    )
+    told = steps(flagged(findings=[finding(), missed, held], repairs=[]))
+    assert told[-1].note.endswith(
+        "measured with the found triggers: novelty lets 2% of stamped images through, strip lets 88% of stamped images through."
+    )
 
 
 def test_after_a_quick_pass_the_standard_profile_is_to_be_run() -> None:
