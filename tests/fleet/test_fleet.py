@@ -400,9 +400,9 @@ def test_a_command_on_a_leash_does_not_outlive_it(tmp_path: Path, how: str) -> N
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
+    except (ProcessLookupError, FileNotFoundError):  # it may end between one look and the next
         return False
-    return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
 
 
 def _wait(done: Callable[[], bool]) -> None:
