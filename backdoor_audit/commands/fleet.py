@@ -141,9 +141,8 @@ def run(options: argparse.Namespace) -> int:
             print("interrupted; finished audits are kept: the same command goes on", file=sys.stderr)
             return NOT_ALL_PASS
     if options.shard:
-        results.write_manifest(
-            _beside_other_shares(results, manifest)
-        )  # of a share that began at the same moment as well
+        # once more, as another share may have begun at the same moment
+        results.write_manifest(_beside_other_shares(results, manifest))
         print(
             printable(f"one share of {options.shard[1]}; draw {PAGE} with: backdoor-audit fleet --from {options.out}")
         )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.filters.penultimate import head_of
 from backdoor_audit.filters.threshold import FALSE_POSITIVE_RATE, above, check_rate, threshold_of
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
@@ -59,12 +60,7 @@ class ActivationFilter:
         check_rate(false_positive_rate, clean)
         if not 0 < share <= 1:
             raise OptionError(f"share must lie above 0 and be at most 1, got {share} (a fraction of the neurons)")
-        head = classifier.layers().head
-        if head is None:
-            raise ModelFormatError(
-                f"{classifier.architecture}: no penultimate layer, the network does not end in a linear layer; an activation "
-                "filter needs one, StripFilter does not"
-            )
+        head = head_of(classifier, "an activation filter")
         gains = _gains(classifier, head, clean, trigger)
         neurons = gains.argsort(descending=True, stable=True)[: max(1, round(share * len(gains)))]
         if not gains[neurons[0]] > 0:

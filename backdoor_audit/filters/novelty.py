@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from backdoor_audit.data import CleanSet
-from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit.errors import DataFormatError, OptionError
+from backdoor_audit.filters.penultimate import head_of
 from backdoor_audit.filters.threshold import FALSE_POSITIVE_RATE, above, check_rate, threshold_of
 from backdoor_audit.model.activations import capture
 from backdoor_audit.model.classifier import Classifier
@@ -21,6 +22,7 @@ NEIGHBOURS = 5
 """Where nobody chose another number."""
 
 _BATCH = 256
+_FARTHEST = 1e30  # in the place of a distance to nothing, where scores are ordered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,17 +59,13 @@ class NoveltyFilter:
         """A filter for any trigger; the rate is a fraction. A fitting image is no neighbour of itself.
 
         Raises `OptionError` for a rate out of range or no neighbour; `ModelFormatError` for a network that does not end in a
-        linear layer, or whose features are not finite; `DataFormatError` for fewer than ``1 / false_positive_rate`` images.
+        linear layer, or whose features are not finite; `DataFormatError` for fewer than ``1 / false_positive_rate`` images,
+        or so few of each class that more than that rate have no other with their prediction.
         """
         check_rate(false_positive_rate, clean)
         if neighbours < 1:
             raise OptionError(f"neighbours must be at least 1, got {neighbours}")
-        head = classifier.layers().head
-        if head is None:
-            raise ModelFormatError(
-                f"{classifier.architecture}: no penultimate layer, the network does not end in a linear layer; a novelty "
-                "filter needs one, StripFilter does not"
-            )
+        head = head_of(classifier, "a novelty filter")
         unset = cls(
             false_positive_rate=false_positive_rate,
             neighbours=neighbours,
@@ -78,10 +76,13 @@ class NoveltyFilter:
             classifier=classifier,
         )
         own = unset._distances(unset.features, unset.predicted, own=True)
-        lone = torch.isinf(own) & (
-            torch.bincount(unset.predicted)[unset.predicted] == 1
-        )  # seen once: no distance to be had
-        return replace(unset, threshold=threshold_of(own[~lone], false_positive_rate))
+        lone = int((torch.bincount(unset.predicted)[unset.predicted] == 1).sum())  # with no other to be near
+        if lone > false_positive_rate * len(clean):
+            raise DataFormatError(
+                f"{clean.source}: {lone} of {len(clean)} clean images are the only ones that the network gives their class, so "
+                f"more than {false_positive_rate:.0%} of clean images would be rejected; give more images of each class"
+            )
+        return replace(unset, threshold=threshold_of(own.clamp(max=_FARTHEST), false_positive_rate))
 
     def scores(self, images: Tensor) -> Tensor:
         """Mean Euclidean distance to the nearest clean images with the same prediction, (n,); infinite if there is none.

@@ -13,7 +13,9 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.model.classifier import Classifier
+from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.readings.reading import NO_FEATURE_LAYER, FeatureSplit, Reading
+from backdoor_audit.triggers.trigger import Trigger
 
 _LEVELS = 5  # a neuron is set to so many multiples of its layer's largest value
 _SHRINKING = 0.7  # of the steps, in which the mask may still be larger than it ends
@@ -83,10 +85,9 @@ class ABS:
         passes += len(targets) * self.steps * min(self.batch_size, len(opt))
         per_class = [0.0] * classifier.num_classes
         for row, target in enumerate(targets.tolist()):
-            others = val.images[val.labels != target].to(classifier.device)
-            led = classifier.predict(torch.lerp(others, pattern[row], mask[row])) == target
-            passes += len(others) // 3
-            per_class[target] = max(per_class[target], float(led.float().mean()) if len(led) else 0.0)
+            led = attack_success_rate(classifier, val.images, val.labels, Trigger(mask[row], pattern[row], target))
+            passes += led.n // 3
+            per_class[target] = max(per_class[target], led)
         value = max(per_class)
         return Reading.of(self, value, target_class=per_class.index(value), per_class=per_class, image_passes=passes)
 

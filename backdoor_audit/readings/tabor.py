@@ -14,9 +14,11 @@ from backdoor_audit import budget
 from backdoor_audit.data import CleanSet
 from backdoor_audit.data.batches import draw
 from backdoor_audit.model.classifier import Classifier, autocast
+from backdoor_audit.model.metrics import attack_success_rate
 from backdoor_audit.readings.reading import Reading
 from backdoor_audit.search.cost_controller import CostController
 from backdoor_audit.search.row_adam import RowAdam
+from backdoor_audit.triggers.trigger import Trigger
 
 _LEAST = 1e-3  # whose logarithm is still taken
 
@@ -145,12 +147,10 @@ class TABOR:
         _, height, width = mask.shape
         pairs = height * (width - 1) + width * (height - 1)
         area, roughness = float(mask.mean()), float(_variation(mask.unsqueeze(0))) / pairs
-        others = val.images[val.labels != target].to(classifier.device)
-        led = (classifier.predict(torch.lerp(others, pattern, mask)) == target).float()
-        success = float(led.mean()) if len(led) else 0.0
+        success = attack_success_rate(classifier, val.images, val.labels, Trigger(mask, pattern, target))
         alone = float(classifier.logits((mask * pattern).unsqueeze(0)).softmax(dim=1)[0, target])
         bad, good = (
-            sum(math.log(max(share, _LEAST)) for share in shares) for shares in ((area, roughness), (success, alone))
+            sum(math.log(max(_LEAST, share)) for share in shares) for shares in ((area, roughness), (success, alone))
         )
         return bad - good
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from backdoor_audit import CleanSet, Trigger, load_classifier, load_clean_set
-from backdoor_audit.errors import ModelFormatError, OptionError
+from backdoor_audit.errors import DataFormatError, ModelFormatError, OptionError
 from backdoor_audit.filters import NoveltyFilter, filter_rates
 from backdoor_audit.model.classifier import Classifier
 from fixtures import IMAGES, MODELS
@@ -61,6 +61,24 @@ def test_a_prediction_that_no_clean_image_has_is_suspicious():
     fitted = NoveltyFilter.fit(pixel_reader(), clean)
     assert fitted.scores(pixels((0.0, 0.5))).isinf().all()
     assert fitted.suspicious(pixels((0.0, 0.5))).all()
+
+
+def test_of_images_with_a_prediction_of_their_own_few_are_borne_and_many_are_no_filter():
+    """Nineteen of one class and one of another: one in twenty has no neighbour, which a rate of 5 % bears and none below."""
+    clean = CleanSet(
+        pixels(*[(0.5 + at / 100, 0.0) for at in range(19)], (0.0, 0.9)),
+        torch.zeros(20, dtype=torch.long),
+        source="twenty",
+    )
+    fitted = NoveltyFilter.fit(pixel_reader(), clean, neighbours=1, false_positive_rate=0.05)
+    assert fitted.threshold == pytest.approx(0.01, abs=1e-5)
+    doubled = CleanSet(torch.cat([clean.images, clean.images[:20]]), torch.zeros(40, dtype=torch.long))
+    assert NoveltyFilter.fit(pixel_reader(), doubled, false_positive_rate=0.04).threshold < 1
+    more = CleanSet(clean.images[-2:].repeat(1, 1, 1, 1), torch.zeros(2, dtype=torch.long), source="two")
+    with pytest.raises(
+        DataFormatError, match=r"two: 2 of 2 clean images are the only .* more than 50% .* images of each"
+    ):
+        NoveltyFilter.fit(pixel_reader(), more, false_positive_rate=0.5)
 
 
 def test_of_fitting_images_the_chosen_share_is_rejected():

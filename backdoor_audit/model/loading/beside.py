@@ -20,7 +20,6 @@ _BESIDE = re.compile(
 )
 """Names of what training keeps beside the layers of a network: losses with weights, metrics, counters."""
 
-
 _OPTIMIZER = re.compile(r"(?:\w+_)?optim(?:izers?)?(?:_states?)?\..+", re.IGNORECASE)
 
 
