@@ -93,12 +93,12 @@ class Ending:
         try:
             code = yield
         except BaseException as error:
-            if CHANNEL not in config.stash:
+            if CHANNEL not in config.stash and not (asked and _prompts()):
                 judged = config.stash.get(JUDGED, False) and not config.stash.get(REFUSED, False)
                 if isinstance(error, SystemExit) and not error.code and asked and not judged:
                     raise SystemExit("backdoor_audit: sys.exit(0) of a conftest or plugin passes no model") from None
                 raise
-            code = _failed(error, config.stash[CHANNEL])
+            code = _failed(error, config.stash.get(CHANNEL, None))
         finally:
             Ending.running -= 1
             # what a program of somebody's own ends with is its matter
@@ -109,8 +109,8 @@ class Ending:
         if code == 0 and not config.stash.get(JUDGED, False) and asked:
             _say("INCONCLUSIVE: an audit was asked for, and pytest ended without one; exit code 1")
             code = int(pytest.ExitCode.TESTS_FAILED)
-        if CHANNEL in config.stash:
-            _end_child(config, int(code or 0))
+        if CHANNEL in config.stash or (asked and code and _prompts()):
+            _end_process(config, int(code or 0))
         if guarded and not code:
             os._exit = guarded  # type: ignore[assignment]
         return code
@@ -136,6 +136,11 @@ def _may_start(config: pytest.Config) -> bool:
 def _is_pytests_own() -> bool:
     program = sys.argv[0] if sys.argv else ""
     return Path(program).name in ("pytest", "py.test") or program.endswith(os.path.join("pytest", "__main__.py"))
+
+
+def _prompts() -> bool:
+    """Whether Python, once pytest is through, would ask for input (``-i``) and then end with 0, whatever came out."""
+    return _is_pytests_own() and bool(sys.flags.inspect or os.environ.get("PYTHONINSPECT"))
 
 
 def guard_exit() -> Callable[[int], NoReturn]:
@@ -209,12 +214,13 @@ def _is_audit(config: pytest.Config) -> bool:
         return True
 
 
-def _failed(error: BaseException, channel: Channel) -> int:
+def _failed(error: BaseException, channel: Channel | None) -> int:
     """Say what ended the run, as pytest does; its exit code."""
     if isinstance(error, pytest.UsageError):
         for line in error.args:
             print(f"ERROR: {line}\n", file=sys.stderr)
-        channel.tell(usage=True)
+        if channel:
+            channel.tell(usage=True)
         return int(pytest.ExitCode.USAGE_ERROR)
     if isinstance(error, KeyboardInterrupt):  # where pytest does not wait for it any more
         return int(pytest.ExitCode.INTERRUPTED)
@@ -226,8 +232,8 @@ def _failed(error: BaseException, channel: Channel) -> int:
     return int(pytest.ExitCode.INTERNAL_ERROR)
 
 
-def _end_child(config: pytest.Config, code: int) -> None:
-    """Leave the child, past whatever may have replaced `sys.exit` or waits to run at the end of the caller's program."""
+def _end_process(config: pytest.Config, code: int) -> None:
+    """Leave this process, past whatever may have replaced `sys.exit` or waits to run at the end of the caller's program."""
     config._ensure_unconfigure()
     late = threading.Timer(_AT_THE_END, _exit, (code,))
     late.daemon = True

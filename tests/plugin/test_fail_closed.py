@@ -757,6 +757,16 @@ def test_sys_exit_of_a_plugin_in_the_only_process_passes_nothing(project: pytest
     assert project.run(sys.executable, project.makepyfile(script=script)).ret != 0
 
 
+@pytest.mark.parametrize(("model", "code"), [("backdoored", 1), ("missing", 4)])
+def test_a_python_that_asks_for_input_at_the_end_does_not_end_in_0(
+    project: pytest.Pytester, model: str, code: int
+) -> None:
+    command = [sys.executable, "-i", "-m", "pytest", f"--model={model}.safetensors", *BASE]
+    result = project.run(*command, stdin=b"")
+    assert result.ret == code
+    assert "FAIL" in result.stdout.str() if code == 1 else "missing.safetensors" in result.stderr.str()
+
+
 BRANCH = """
 import torch, toy
 
