@@ -51,7 +51,7 @@ def refuse_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
 def refuse_loose_parts(folder: Path, files_of: Mapping[str, list[Path]]) -> None:
     """Raise `DataFormatError` for a folder alone, or the parts of a data set, whose pictures lie in no class folders."""
     names = list(files_of)
-    tables = sorted(name for name in os.listdir(folder) if name.lower().endswith(TABLES))
+    tables = sorted(name for name in os.listdir(folder) if name.lower().endswith((*TABLES, "_annotations.txt")))
     beside = frozenset[str]().union(*map(_words, names)) - _PLAIN_WORDS - _PARTS
     drawn = frozenset() < beside <= _DRAWN and any(_words(name) <= _PLAIN_WORDS for name in names)
     alone = len(names) == 1 and (bool(tables) or frozenset() < _words(names[0]) <= _PARTS | _PLAIN_WORDS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from backdoor_audit.data.clean_set import CleanSet, shown_names
 from backdoor_audit.data.conversion import Reader, Wish, chosen
 from backdoor_audit.data.folder import files_within
 from backdoor_audit.data.naming import labels_of, named_in_order, names_in, refuse_many
-from backdoor_audit.data.pictures import opened
+from backdoor_audit.data.pictures import IMAGE_SUFFIXES, opened
 from backdoor_audit.data.reading import Reading
 from backdoor_audit.data.table_rows import WANTED, Rows, Table, table_in
 from backdoor_audit.errors import DataFormatError
@@ -68,7 +71,43 @@ def _is_path(name: str) -> bool:
 
 def from_csv(path: Path, wish: Wish, reading: Reading) -> CleanSet:
     """Pictures that a file of `TABLE_SUFFIXES` names, beside it or by absolute paths. Raises `DataFormatError`."""
-    return _read(table_in(path, reading), path.parent, path, wish, reading)
+    return _read(_placed(table_in(path, reading), path, reading), path.parent, path, wish, reading)
+
+
+def _placed(table: Table, source: Path, reading: Reading) -> Table:
+    """With paths from the table's folder where names alone stand in it: of pictures in a folder beside it, or without ending.
+
+    The first row decides. Raises `DataFormatError` where its name means several pictures.
+    """
+    first, beside = table.rows[0][0] if table.rows else "", source.parent
+    if (
+        not _is_path(first)
+        or os.path.isabs(first)
+        or (os.path.lexists(beside / first) and not (beside / first).is_dir())
+    ):
+        return table
+    try:
+        with os.scandir(beside) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return table  # what cannot be listed is told where it is read
+    found: dict[tuple[int, int], tuple[str, str]] = {}  # by the file: one may go by several names
+    for folder in ("", *folders):
+        for ending in ("", *(spelt for suffix in IMAGE_SUFFIXES for spelt in (suffix, suffix.upper()))):
+            with suppress(OSError):
+                status = (beside / folder / f"{first}{ending}").stat()
+                if stat.S_ISREG(status.st_mode):
+                    found.setdefault((status.st_dev, status.st_ino), (folder, ending))
+    if not found:
+        return table
+    if len(found) > 1:
+        told = listed([os.path.join(folder, f"{first}{ending}") for folder, ending in found.values()], 3)
+        raise DataFormatError(
+            f"{source}: {first[:160]} may be {told}; write each path as it is from the table's own folder"
+        )
+    ((folder, ending),) = found.values()
+    reading.note(f"pictures: {f'in {folder}/ ' * bool(folder)}beside the table{f', with {ending}' * bool(ending)}")
+    return replace(table, rows=[(os.path.join(folder, f"{name}{ending}"), label) for name, label in table.rows])
 
 
 def _read(table: Table, folder: Path, source: Path, wish: Wish, reading: Reading) -> CleanSet:

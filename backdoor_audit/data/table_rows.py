@@ -216,14 +216,16 @@ def _of_part(rows: Rows, parts: Sequence[str], reading: Reading) -> Table:
 
 
 def _columns(path: Path, header: Sequence[str], row: Sequence[str]) -> tuple[int, int] | None:
-    """Where path and label stand; None for two columns without a header."""
+    """Where path and label stand; None for columns without a header: path, label, and perhaps numbers, such as those of a box."""
     places = {name: place for place, name in reversed(list(enumerate(header)))}
     picture = _first(header, _PATHS)
     label = _label_key(places)
     if picture is not None and label is not None:
         return places[picture], places[label]
-    if len(header) == 2 and is_image(header[0].strip().rpartition("/")[2]):
-        return None
+    if len(header) >= 2 and is_image(header[0].strip().rpartition("/")[2]):
+        boxed = not _counts(header[1]) and all(map(_counts, header[2:]))
+        if len(header) == 2 or boxed:
+            return None
     single = zip(header, row, strict=False)
     classes = [name for name, value in single if name != picture and _counts(value) and float(value) <= 1]
     if picture is not None and len(classes) > 1:

@@ -127,6 +127,11 @@ def test_parts_whose_images_lie_in_no_class_folders_are_no_classes_unless_somebo
         ("images", "", AS_TABLE),
         ("jpg", "", AS_TABLE),
         ("pool", "labels.csv", "labels.csv may have them: give it, as in --audit-data={}/labels.csv, or " + AS_TABLE),
+        (
+            "images",
+            "val_annotations.txt",
+            "val_annotations.txt may have them: give it, as in --audit-data={}/val_annotations.txt, or " + AS_TABLE,
+        ),
     ],
 )
 def test_a_folder_alone_that_is_a_part_or_has_a_table_beside_it_is_no_class(folder, table, advice, tmp_path):

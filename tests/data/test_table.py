@@ -281,6 +281,33 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
     assert len(load_clean_set(table, most=2)) == 2
 
 
+@pytest.mark.parametrize("folder", ["", "images"])
+@pytest.mark.parametrize("ending", ["", ".png"])
+def test_names_without_their_folder_or_ending_are_found_beside_the_table(folder, ending, tmp_path):
+    for number in range(2):
+        image_file(tmp_path / folder / f"p{number}.png", (number, 0, 9))
+    (tmp_path / "other").mkdir()
+    stem = "" if ending else ".png"
+    (tmp_path / "labels.csv").write_text(f"id,breed,label\np0{stem},x,cat\np1{stem},x,ant\n")
+    clean_set = load_clean_set(tmp_path / "labels.csv")
+    assert labels_by_red(clean_set) == {0: 1, 1: 0}
+    told = f"pictures: {f'in {folder}/ ' if folder else ''}beside the table{', with .png' if ending else ''}"
+    assert [note for note in clean_set.notes if note.startswith("pictures")] == [told] * bool(folder or ending)
+
+
+def test_a_name_that_several_pictures_have_is_refused(pictures):
+    image_file(pictures / "b" / "0.png", (7, 0, 0))
+    (pictures / "labels.csv").write_text("id,label\n0,cat\n1,ant\n")
+    assert message_of(pictures / "labels.csv").startswith("0 may be a/0.png, b/0.png; write each path as it is")
+
+
+def test_rows_with_the_box_of_each_picture_are_read(pictures):
+    """As in the validation part of Tiny ImageNet."""
+    rows = [f"{name}\t{label}\t0\t32\t44\t62" for name, label in LABELS.items()]
+    (pictures / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    assert labels_by_red(load_clean_set(pictures / "val_annotations.txt")) == {0: 1, 1: 0, 2: 1}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -295,8 +322,8 @@ def test_paths_of_a_table_may_be_absolute(pictures, tmp_path_factory):
         ("file_name,label\n,cat\n", "1 rows without a path that a file can have;"),
         ("file_name,label\n1.png,0\ngone.png,1\n", "1 unreadable images: gone.png (No such file"),
         (
-            "id,label\n1,0\na/0,1\n",
-            "none of its 2 pictures is there (1, ...); write each path as it is from the table's own folder",
+            "id,label\n7,0\na/0,1\n",
+            "none of its 2 pictures is there (7, ...); write each path as it is from the table's own folder",
         ),
         ("path,label\na\\0.png,0\na\\1.png,1\n", "none of its 2 pictures is there (a\\0.png, ...); write each path"),
         ('file_name,label\n"1.png,0\n', "not CSV ("),
