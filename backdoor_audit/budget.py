@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ _UNLIMITED = 2**60  # bytes; control groups without a limit say something larger
 _GIB = 2**30
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+_over: ContextVar[threading.Event | None] = ContextVar("over", default=None)
 
 
 @contextmanager
@@ -31,11 +33,24 @@ def until(deadline: float | None) -> Iterator[None]:
         _deadline.reset(token)
 
 
+@contextmanager
+def unless(over: threading.Event) -> Iterator[None]:
+    """Work in this block ends by `BudgetSpentError` once this is set: nobody waits for it any more."""
+    token = _over.set(over)
+    try:
+        yield
+    finally:
+        _over.reset(token)
+
+
 def check() -> None:
     """Raise `BudgetSpentError` if the deadline of the surrounding block has passed, or memory runs out.
 
     Cheap enough for every step of a loop.
     """
+    over = _over.get()
+    if over is not None and over.is_set():
+        raise BudgetSpentError("what ran beside this has ended, and with it this")
     deadline = _deadline.get()
     if deadline is not None and time.time() > deadline:
         raise BudgetSpentError("the time budget was spent before this was done; raise --audit-budget")

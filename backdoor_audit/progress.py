@@ -6,6 +6,7 @@ for reference twins, which are trained first); passes and seconds belong to the 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Meter:
     again: dict[str, int] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
     _since: float = field(default_factory=time.perf_counter)
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def piece(self) -> str:
@@ -51,10 +53,11 @@ class Meter:
         self.tell(self)
 
     def count(self, images: float) -> None:
-        """Book so many image passes for the piece at work."""
-        self.passes[self.piece] = self.passes.get(self.piece, 0.0) + images
-        self._book()
-        self.tell(self)
+        """Book so many image passes for the piece at work; networks may be trained in several threads."""
+        with self._counting:
+            self.passes[self.piece] = self.passes.get(self.piece, 0.0) + images
+            self._book()
+            self.tell(self)
 
     def _book(self) -> None:
         now = time.perf_counter()

@@ -74,6 +74,11 @@ def gradients() -> Iterator[None]:
         yield
 
 
+def random_states() -> tuple[object, ...]:
+    """The states of all random number generators on the CPU, to be compared with others."""
+    return random.getstate(), repr(np.random.get_state()), torch.random.get_rng_state().tolist()
+
+
 @contextmanager
 def kept(device: torch.device) -> Iterator[None]:
     """Settings, filters of warnings and random states are after this block what they were before it."""

@@ -12,6 +12,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from backdoor_audit import budget
+from backdoor_audit.errors import ModelError
+from backdoor_audit.model import surroundings
 from backdoor_audit.model.classifier import Classifier, autocast
 
 _RECALIBRATION_BATCHES = 16
@@ -77,8 +79,8 @@ def fit(
     with own_dropout(generator, device):
         for _ in tqdm(range(epochs), desc="training", unit="epoch", disable=None if progress else True):
             order = torch.randperm(len(images), generator=generator)
-            budget.check()
             for batch in order[: batches * batch_size].chunk(batches):
+                budget.check()
                 inputs, wanted = prepared(batch)
                 with autocast(device, module) if low_precision else nullcontext():
                     logits = classifier(inputs)
@@ -116,6 +118,20 @@ def own_dropout(generator: torch.Generator, device: torch.device) -> Iterator[No
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(generator.initial_seed())
         yield
+
+
+def draws_in_training(classifier: Classifier, images: Tensor) -> bool:
+    """Whether the network draws random numbers of its own in training, as dropout does, or refuses these images (n, c, h, w)."""
+    with surroundings.kept(classifier.device):
+        before = surroundings.random_states()
+        try:
+            probe = classifier.copy()
+            probe.module.train()
+            with torch.no_grad():
+                probe(images.to(classifier.device))
+        except ModelError:
+            return True
+        return surroundings.random_states() != before
 
 
 def half_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:

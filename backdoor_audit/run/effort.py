@@ -7,6 +7,7 @@ come only where a trigger is flagged.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ _A_LOOK, _A_MEASUREMENT = 0.1, 2.0  # s in which the speed is measured
 _SHORT = 20  # s of a run for which a look is enough
 _VALUES = {"cpu": 2**18, "cuda": 2**24}  # pixel values in one forward pass of a search
 _TRAINING = 1.5  # what an image costs in training, where weights have gradients as well, beside one in a search
+_SIDE_BY_SIDE = 0.65  # of the time of networks that are trained one after the other by all threads
 _REPAIRING = 2.0  # what a pass costs in a repair, which trains in small batches
 _REPAIR = 8_000  # image passes of one repair at 500 clean images
 _DOSES = 3  # canaries of one kind and class that are planted and searched for
@@ -192,7 +194,7 @@ def _pieces(run: Run, wanted: _Wanted, pace: float, patience: float) -> Iterator
             yield Piece(
                 name=TWINS,
                 passes=twins.training,
-                seconds=twins.seconds(_TRAINING * twins.training),
+                seconds=twins.seconds(_TRAINING * twins.training) * _side_by_side(len(recipe.architectures), run),
                 kept=run.reference.at_hand(recipe, {}),
             )
         if not detector.builds_on:
@@ -236,6 +238,12 @@ def of_property(claim: Property, classes: int, images: int) -> float:
     looks = _FIRST_LOOK * min(classes, _MOST_LOOKED_AT) if classes > claim.classes else 0.0
     each = claim.steps * claim.batch_size + claim.measured * FORWARD_ONLY
     return claim.examples * (looks + min(classes, claim.classes) * each)
+
+
+def _side_by_side(networks: int, run: Run) -> float:
+    """What training so many networks takes beside training them one after the other: the last of them may be alone."""
+    workers = min(networks, torch.get_num_threads() if run.inputs.device.type == "cpu" else 1)
+    return _SIDE_BY_SIDE * math.ceil(networks / workers) * workers / networks if workers > 1 else 1.0
 
 
 def _piece(name: str, passes: float, each: float, **rest: bool) -> Piece:

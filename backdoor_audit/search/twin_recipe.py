@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,25 @@ from backdoor_audit.model.anew import products_per_image, with_new_weights
 from backdoor_audit.model.classifier import Classifier
 from backdoor_audit.model.metrics import Rate, clean_accuracy
 from backdoor_audit.model.networks import NETWORKS, build_network
-from backdoor_audit.model.training import OnBatch, fit, half_mirrored
+from backdoor_audit.model.side_by_side import side_by_side
+from backdoor_audit.model.training import OnBatch, draws_in_training, fit, half_mirrored
+from backdoor_audit.search.augmentation import mixed_up, moved
 from backdoor_audit.search.twins import LEAST_SIDE, OWN, Twins, as_twin, at_size, normalises, seen_size
 
 _BATCH = 64
+_PROBED = 8  # images for which it is seen whether a network draws random numbers
 _MIXED_SHARE = 0.85  # of the batches; the last ones are plain images, on which batch norm settles
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """A network that is to become a twin, and what it learns from: those clean images that are ``kept`` (n,)."""
+
+    classifier: Classifier
+    name: str
+    clean: CleanSet
+    kept: Tensor
+    generator: torch.Generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +105,10 @@ class TwinRecipe:
 
         ``like`` is the audited model, which `OWN` needs. What goes wrong in its code is told in ``reason``.
 
-        On a CPU the same generator state gives the same twins bit by bit, on the same kind of CPU and for the same number of
-        threads. Too few images or too low an accuracy is told in ``reason``. Raises `OptionError` for an unknown
-        architecture, for none, or if ``held_out`` does not leave each twin a share of its own and half of the images at least.
+        On a CPU they are trained side by side, each by an equal share of the threads. There the same generator state gives the
+        same twins bit by bit, on the same kind of CPU and for the same number of threads each. Too few images or too low an
+        accuracy is told in ``reason``. Raises `OptionError` for an unknown architecture, for none, or if ``held_out`` does not
+        leave each twin a share of its own and half of the images at least.
         """
         began = time.perf_counter()
         folds = self._folds()
@@ -101,24 +117,27 @@ class TwinRecipe:
             return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
         fold = _stratified(clean.labels, folds, generator)
         small = replace(clean, images=at_size(clean.images, seen_size(clean.image_shape)))
-        twins, accuracies = [], []
-        for number, name in enumerate(self.architectures):
-            own = torch.Generator().manual_seed(_seed(generator))
-            seen = clean if name == OWN else small
-            try:
-                with surroundings.kept(torch.device(device)):
-                    network = self._untrained(name, num_classes, clean.image_shape[0], like, own)
-                    learner = Classifier.wrap(
-                        network, image_shape=seen.image_shape, mean=mean, std=std, architecture=name, device=device
-                    )
-                    self._train(learner, seen, fold != number, own, progress)
-                twin = as_twin(learner.module, clean.image_shape, name, mean=mean, std=std, device=device)
-                accuracy = clean_accuracy(twin, clean.images[fold == number], clean.labels[fold == number])
-            except (ModelFormatError, ModelError) as error:
-                reason = f"the {name} twin cannot be used: {error}"
-                return Twins((), (), reason, time.perf_counter() - began, self.kind(like))
-            twins.append(twin)
-            accuracies.append(accuracy)
+        learners, twins, accuracies = [], [], []
+        try:
+            with surroundings.kept(torch.device(device)):
+                for number, name in enumerate(self.architectures):
+                    own = torch.Generator().manual_seed(_seed(generator))
+                    seen = clean if name == OWN else small
+                    with _told_of(name):
+                        network = self._untrained(name, num_classes, clean.image_shape[0], like, own)
+                        learner = Classifier.wrap(
+                            network, image_shape=seen.image_shape, mean=mean, std=std, architecture=name, device=device
+                        )
+                    learners.append(_Learner(learner, name, seen, fold != number, own))
+                self._train_all(learners, progress)
+            for number, entry in enumerate(learners):
+                with _told_of(entry.name):
+                    module = entry.classifier.module
+                    twin = as_twin(module, clean.image_shape, entry.name, mean=mean, std=std, device=device)
+                    accuracies.append(clean_accuracy(twin, clean.images[fold == number], clean.labels[fold == number]))
+                twins.append(twin)
+        except ModelError as error:
+            return Twins((), (), str(error), time.perf_counter() - began, self.kind(like))
         reason = self._too_little(clean, accuracies)
         seconds = time.perf_counter() - began
         return Twins(() if reason else tuple(twins), tuple(accuracies), reason, seconds, self.kind(like))
@@ -134,23 +153,35 @@ class TwinRecipe:
                 return with_new_weights(like)
             return build_network(name, num_classes=num_classes, in_channels=channels, width=self.width)
 
-    def _train(
-        self, learner: Classifier, seen: CleanSet, kept: Tensor, generator: torch.Generator, progress: bool
-    ) -> None:
-        fit(
-            learner,
-            seen.images[kept],
-            seen.labels[kept],
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            optimizer=self.optimizer,
-            generator=generator,
-            batch_size=_BATCH,
-            on_batch=self._on_batch(learner.num_classes, int(kept.sum()), generator),
-            low_precision=True,
-            progress=progress,
-        )
+    def _train_all(self, learners: Sequence[_Learner], progress: bool) -> None:
+        """Side by side on a CPU, but for networks that draw random numbers in training: those share one state."""
+        tasks = [partial(self._train, learner, progress) for learner in learners]
+        if any(
+            learner.classifier.device.type != "cpu"
+            or draws_in_training(learner.classifier, learner.clean.images[:_PROBED])
+            for learner in learners
+        ):
+            for task in tasks:
+                task()
+        else:
+            side_by_side(tasks)
+
+    def _train(self, learner: _Learner, progress: bool) -> None:
+        with _told_of(learner.name):
+            fit(
+                learner.classifier,
+                learner.clean.images[learner.kept],
+                learner.clean.labels[learner.kept],
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                optimizer=self.optimizer,
+                generator=learner.generator,
+                batch_size=_BATCH,
+                on_batch=self._on_batch(learner.classifier.num_classes, int(learner.kept.sum()), learner.generator),
+                low_precision=True,
+                progress=progress,
+            )
 
     def _folds(self) -> int:
         unknown = [name for name in self.architectures if name not in (*NETWORKS, OWN)]
@@ -221,10 +252,10 @@ class TwinRecipe:
         turn = itertools.count()
 
         def augmented(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            images = _moved(images, self.shift, generator)
+            images = moved(images, self.shift, generator)
             images = half_mirrored(images, generator) if self.flip else images
             wanted = functional.one_hot(labels, num_classes).float()
-            return _mixed(images, wanted, generator) if next(turn) < mixed else (images, wanted)
+            return mixed_up(images, wanted, generator) if next(turn) < mixed else (images, wanted)
 
         return augmented
 
@@ -235,6 +266,15 @@ OWN_ARCHITECTURE = TwinRecipe(
     architectures=(OWN, OWN), epochs=100, learning_rate=2e-3, weight_decay=0.02, optimizer="adamw"
 )
 """Copies of the audited network. AdamW, as one learning rate suits networks with and without batch norm."""
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """What goes wrong in this block goes wrong with the twin of that name."""
+    try:
+        yield
+    except (ModelFormatError, ModelError) as error:
+        raise ModelError(f"the {name} twin cannot be used: {error}") from None
 
 
 def _seed(generator: torch.Generator) -> int:
@@ -248,35 +288,3 @@ def _stratified(labels: Tensor, folds: int, generator: torch.Generator) -> Tenso
     fold = torch.empty_like(labels)
     fold[by_class] = torch.arange(len(labels)) % folds
     return fold
-
-
-def _moved(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Images (n, c, h, w), each moved by its own offset of up to ``pixels`` in each direction."""
-    count, channels, height, width = images.shape
-    padded = functional.pad(images, (pixels,) * 4, mode="replicate" if channels > 1 else "constant")
-    top, left = torch.randint(0, 2 * pixels + 1, (2, count, 1), generator=generator)
-    rows = (top + torch.arange(height)).to(images.device)
-    columns = (left + torch.arange(width)).to(images.device)
-    image = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _mixed(images: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of a batch with itself in another order, at one share; ``wanted`` are probabilities (n, classes)."""
-    coin, share = torch.rand(2, generator=generator).tolist()
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
-    if coin < 0.5:
-        images = share * images + (1 - share) * images[partner]
-    else:
-        height, width = images.shape[2:]
-        side = math.sqrt(1 - share)
-        rows, columns = int(side * height), int(side * width)
-        corner = torch.rand(2, generator=generator).tolist()
-        top, left = int(corner[0] * (height - rows + 1)), int(corner[1] * (width - columns + 1))
-        box = (slice(None), slice(None), slice(top, top + rows), slice(left, left + columns))
-        others = images[partner]
-        images = images.clone()
-        images[box] = others[box]
-        share = 1 - rows * columns / (height * width)
-    return images, share * wanted + (1 - share) * wanted[partner]

@@ -12,7 +12,9 @@ from backdoor_audit.model import training
 from backdoor_audit.model.anew import Likeness, products_per_image, with_new_weights
 from backdoor_audit.model.classifier import Classifier, hooked
 from backdoor_audit.model.metrics import Rate, clean_accuracy
-from backdoor_audit.search.twin_recipe import OWN_ARCHITECTURE, TwinRecipe, _mixed, _moved, _stratified
+from backdoor_audit.search import twin_recipe
+from backdoor_audit.search.augmentation import mixed_up, moved
+from backdoor_audit.search.twin_recipe import OWN_ARCHITECTURE, TwinRecipe, _stratified
 from backdoor_audit.search.twins import OWN, Twins, _Shrinking, at_size, seen_size
 from backdoor_audit.store import Store
 from fixtures import IMAGES
@@ -284,22 +286,22 @@ def test_a_recipe_that_cannot_be_followed_is_refused(change, message):
 def test_every_image_moves_by_itself_and_black_comes_in():
     images = torch.zeros(200, 1, 5, 7)
     images[:, :, 2, 3] = 1
-    moved = _moved(images, 1, seeded())
-    assert moved.shape == images.shape
-    assert bool((moved.flatten(1).sum(dim=1) == 1).all())
-    places = {tuple(image[0].nonzero()[0].tolist()) for image in moved}
+    found = moved(images, 1, seeded())
+    assert found.shape == images.shape
+    assert bool((found.flatten(1).sum(dim=1) == 1).all())
+    places = {tuple(image[0].nonzero()[0].tolist()) for image in found}
     assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
 
 
 def test_what_comes_into_a_colour_image_is_its_nearest_pixel_and_channels_move_together():
     levels = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
     images = levels.expand(50, 3, 4, 4).clone()
-    assert torch.equal(_moved(images, 2, seeded()), images)
-    assert float(_moved(images[:, :1], 2, seeded()).min()) == 0
+    assert torch.equal(moved(images, 2, seeded()), images)
+    assert float(moved(images[:, :1], 2, seeded()).min()) == 0
     images[:, :, 1, 1] = 1
-    moved = _moved(images, 1, seeded()) == 1
-    assert torch.equal(moved[:, 0], moved[:, 1])
-    assert torch.equal(moved[:, 0], moved[:, 2])
+    found = moved(images, 1, seeded()) == 1
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert torch.equal(found[:, 0], found[:, 2])
 
 
 def test_mixing_gives_every_class_the_share_of_the_image_that_it_has():
@@ -310,7 +312,7 @@ def test_mixing_gives_every_class_the_share_of_the_image_that_it_has():
     wanted = nn.functional.one_hot(labels, 4).float()
     generator, pasted, kept = seeded(), 0, []
     for _ in range(60):
-        mixed, probabilities = _mixed(images, wanted, generator)
+        mixed, probabilities = mixed_up(images, wanted, generator)
         assert torch.allclose(probabilities.sum(dim=1), torch.ones(32))
         assert torch.allclose(mixed.mean(dim=(1, 2, 3)), probabilities @ brightness, atol=1e-5)
         pasted += bool((mixed.flatten(1).amax(dim=1) - mixed.flatten(1).amin(dim=1)).max() > 0.05)
@@ -436,6 +438,36 @@ def test_a_network_that_takes_too_long_to_train_has_no_twins_of_its_own():
     twins = trained(small, like=like)
     assert twins.classifiers == ()
     assert twins.reason.startswith("a network that takes 0 million multiplications per image is not trained anew")
+
+
+@pytest.fixture
+def in_threads():
+    """Whether `side_by_side` has more than one thread to work in can be chosen by this, for as long as a test runs."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_twins_that_are_trained_side_by_side_are_those_that_are_trained_one_by_one(in_threads):
+    short = dataclasses.replace(OWN_TINY, epochs=3, least_above_chance=0.0)
+    in_threads(1)
+    apart = trained(short, like=audited())
+    in_threads(2)
+    together = trained(short, like=audited())
+    assert all(map(torch.equal, weights(apart), weights(together)))
+    assert apart.accuracies == together.accuracies
+
+
+def test_networks_that_draw_random_numbers_in_training_are_trained_one_by_one(in_threads, monkeypatch):
+    in_threads(2)
+    asked = []
+    monkeypatch.setattr(twin_recipe, "side_by_side", asked.extend)
+    like = audited()
+    like.module.insert(0, nn.Dropout(0.1))
+    assert trained(OWN_TINY, like=like).classifiers
+    assert not asked
+    trained(OWN_TINY, like=audited())
+    assert len(asked) == 2
 
 
 def test_a_network_whose_code_fails_in_training_has_no_twins_of_its_own_and_says_why():
