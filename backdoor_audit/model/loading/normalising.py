@@ -38,6 +38,7 @@ _TEXTS = ("cfg", "config")  # under which OpenMMLab keeps its settings as the te
 _LIST = r"\s*=\s*\[([-+0-9.eE,\s]{1,200})\]"
 _IN_TEXT = re.compile(rf"\bmean{_LIST}\s*,\s*(?:#.*)?\s*std{_LIST}")
 _LONGEST_TEXT = 1_000_000
+_LONGEST_LIST = 200  # characters
 
 
 def pair(names: Iterable[object]) -> tuple[str, str] | None:
@@ -134,7 +135,7 @@ def _in_text(text: str) -> Iterator[tuple[object, object, object]]:
 
 def _numbers_in(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in re.split(r"[,;\s]+", text) if part]
     except ValueError:
         return []
 
@@ -170,7 +171,9 @@ def numbers_of(value: object, read: Read | None = None) -> Numbers:
 
 
 def plain_numbers(value: object) -> Numbers:
-    """The same of a plain value, a number or a list of them."""
+    """The same of a plain value: a number, a list of them, or such a list as a text."""
+    if isinstance(value, str):
+        value = _numbers_in(value[:_LONGEST_LIST].strip().strip("[]()"))
     parts = value if isinstance(value, (list, tuple)) else (value,)
     numbers = [float(part) for part in parts[:_MOST] if isinstance(part, _NUMBERS) and type(part) is not bool]
     numbers = [number for number in numbers if abs(number) < 1e6]

@@ -131,6 +131,7 @@ def test_tensors_that_are_no_mean_and_std_are_refused(values, tmp_path):
         {"mean": torch.tensor(MEAN), "std": torch.tensor(STD)},
         {"args": {"mean": torch.tensor(MEAN).view(1, 3, 1, 1), "std": torch.tensor(STD).view(1, 3, 1, 1)}},
         {"normalize": {"mean": MEAN, "std": STD}},
+        {"args": {"mean": str(MEAN), "std": " ".join(map(str, STD))}},
         {"normalization": (MEAN, STD)},
         {"config": {"data": {"mean": MEAN, "std": STD}}},
         {"hyper_parameters": {"image_mean": MEAN, "image_std": STD}},
