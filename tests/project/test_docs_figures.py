@@ -148,6 +148,12 @@ def test_where_a_single_search_and_the_gate_differ() -> None:
     assert f"stops it with index {entry['largest_index']:.2f}, so the table" in squeezed(DETECTION)
 
 
+def test_how_much_of_the_zoo_is_measured() -> None:
+    planned = {subject.name for subject in SUBJECTS if subject.attack}
+    left = planned - {entry["name"] for entry in verdicts(hidden=True)}
+    assert f"of the zoo's {len(planned)}, {len(left)} were not measured with today's searches" in squeezed(DETECTION)
+
+
 def test_how_much_of_the_population_is_measured() -> None:
     measured = [sum(entry["maker"] == "population" for entry in verdicts(hidden=hidden)) for hidden in (False, True)]
     planned = (len(PLANNED_CLEAN), len(PLANNED_BACKDOORED))
@@ -182,7 +188,7 @@ def test_models_that_no_calibration_has_seen() -> None:
     others = sum(bool(found - wanted) for found, wanted in zip(named, asked_for, strict=True))
     assert f"{right} of {len(stopped)} with the right class and {others} with a wrong one" in squeezed(DETECTION)
     assert f"right class {right} of {len(stopped)}" in README
-    for data in ("fmnist", "cifar10"):
+    for data in ("fmnist", "cifar10", "gtsrb"):
         some = [entry for entry in hidden if entry["data"] == data and entry["maker"] == "zoo"]
         assert stopped_of(some) in DETECTION
     for line, key, value in (("| population |", "maker", "population"), ("the report half alone |", "half", "report")):
