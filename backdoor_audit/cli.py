@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ from backdoor_audit.commands.arguments import bounds_of, declare_bounds
 from backdoor_audit.errors import AuditError
 from backdoor_audit.printable import line_of, shortened
 
-USAGE_ERROR = 4  # as pytest's
+USAGE_ERROR, INTERRUPTED = 4, 2  # as pytest's
 _LONGEST = 2000  # characters of a message about arguments
 
 
@@ -67,7 +68,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code, or 4 with one line on stderr for input that cannot be used."""
+    """Run one command; its exit code, 4 with one line on stderr for input that cannot be used, or 2 if it was interrupted."""
+    if arguments is None:  # SIGTERM ends it as Ctrl-C does, so that drafts and scratch folders go
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            told = "interrupted; no file is half-written, and what --store keeps is not done again"
+            print(f"backdoor-audit: {told}", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     if arguments is None and sys.argv[1:2] != [fleet.NAME]:  # this process is ours; gates of a fleet share on their own
         cores.wait_asleep(os.environ)
         cores.share(1, os.environ)

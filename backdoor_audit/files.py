@@ -33,14 +33,19 @@ class UnreadableError(ValueError):
     """A file that is not regular, too large, or not the text or JSON it should be; the message says which, without its name."""
 
 
+def beside(path: Path) -> Path:
+    """A name in the same folder for what becomes ``path`` once it is whole; no other process writes to it."""
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a name may be as long as names can be
+    return path.with_name(f".{short}.{os.getpid()}.partial")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and is removed if it fails.
 
     So whoever reads ``path``, or finds it after a kill or on a full disk, sees the old content or the new one. Raises `OSError`.
     """
-    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a name may be as long as names can be
-    partial = path.with_name(f".{short}.{os.getpid()}.partial")
+    partial = beside(path)
     try:
         yield partial
         partial.replace(path)

@@ -13,6 +13,7 @@ import torch
 from backdoor_audit.canary.cleaning import MOST_LEFT, STAMPED_AGAIN, Stowaway, learnt_again, stow_away
 from backdoor_audit.errors import AuditError, OptionError
 from backdoor_audit.evidence import Finding, Limits, Verdict
+from backdoor_audit.files import beside
 from backdoor_audit.installed import is_advisory
 from backdoor_audit.item import Item
 from backdoor_audit.model.classifier import Classifier
@@ -143,7 +144,7 @@ def repair(
     if unmet:
         raise OptionError(f"{options.model}: {unmet}; a model that cannot be judged cannot be repaired")
     attempts: list[Attempt] = []
-    draft = out.with_suffix(".partial")
+    draft = beside(out)
 
     def holds(entry: Repair, aim: Limits, stowaway: Stowaway | None = None) -> bool:
         began = time.perf_counter()

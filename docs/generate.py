@@ -48,7 +48,7 @@ A finding is judged by a number beside its limit. `--audit-limit NAME=VALUE` set
 COMMANDS_INTRODUCTION = """\
 The gate is `pytest --model=PATH`. `backdoor-audit` does what is beside it. It ends with 0, with 1 if a command did its
 work and the answer is bad (`repair`: nothing held; `compare`: something is worse; `fleet`: a model did not pass), and
-with 4 for wrong usage."""
+with 2 if it was interrupted (Ctrl-C, SIGTERM; `fleet`: 1), and with 4 for wrong usage."""
 
 SHARED_INTRODUCTION = """\
 These mean the same in every command that has them. The tables below name them, and leave out what they are."""

@@ -130,6 +130,15 @@ def test_methods_that_do_not_hold_are_told_with_their_reason_and_leave_no_file(f
     assert summary(attempts, out) == "no method held (3 tried): nothing is written"
 
 
+def test_a_draft_is_neither_the_file_that_was_asked_for_nor_one_of_somebody_else(folder, store, tmp_path):
+    asked, theirs = tmp_path / "fixed.partial", tmp_path / "other.partial"
+    theirs.write_bytes(b"precious")
+    for out in (asked, tmp_path / "other.safetensors"):
+        assert not repair(options(folder), out, store=store)[-1].refused
+    assert asked.is_file()
+    assert theirs.read_bytes() == b"precious"
+
+
 def test_a_method_that_only_meets_the_limits_is_taken_when_none_reaches_the_aim(folder, store, tmp_path, monkeypatch):
     """The first leaves more of the trigger than is aimed at, the second ruins the network: the first is what there is."""
     found = repair(options(folder), tmp_path / "reached.safetensors", store=store)[-1]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from backdoor_audit import option_texts
 from backdoor_audit.bounds import Bounds
 from backdoor_audit.errors import OptionError
-from backdoor_audit.files import write_text
+from backdoor_audit.files import obstacle, write_text
 from backdoor_audit.options import OPTIONS, AuditOptions, Option, Role, options_with
 from backdoor_audit.printable import printable
 from backdoor_audit.structure import brief
@@ -106,7 +106,9 @@ def declare_work(parser: argparse.ArgumentParser) -> None:
 
 def declare_store(parser: argparse.ArgumentParser) -> None:
     """Add ``--store``, the folder of finished work."""
-    parser.add_argument("--store", type=path, metavar="DIR", help="keep finished work here, to go on after a stop")
+    parser.add_argument(
+        "--store", type=argument(_folder_to_keep), metavar="DIR", help="keep finished work here, to go on after a stop"
+    )
 
 
 def help_of(key: str) -> str:
@@ -123,6 +125,10 @@ def refuse_to_replace(out: Path, options: argparse.Namespace, name: str = "out")
         raise OptionError(f"--{name}: {out.parent} is not a folder; make it first")
     with writing(out, name):
         there = _is_there(out)
+        if not os.access(out.parent, os.W_OK | os.X_OK):
+            raise OSError(f"no right to write into {out.parent}")
+        if there and not (os.path.isfile(out) or os.path.islink(out)):
+            raise OSError("a folder, pipe, device or socket, which no file replaces")
     named = {option.key for option in OPTIONS if option.parse is option_texts.path}
     given = ((key, one) for key, all_ in vars(options).items() for one in (all_ if isinstance(all_, list) else [all_]))
     files = (
@@ -176,6 +182,15 @@ def output_file(text: str) -> Path:
     if not Path(text).name or "\0" in text:
         raise ValueError("must name a file")
     return path(text)
+
+
+def _folder_to_keep(text: str) -> Path:
+    """The path of a folder that is there or can be made. Raises `ValueError` for one in which nothing could be kept."""
+    folder = path(text)
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if found := obstacle(folder) or ("" if os.access(there, os.W_OK | os.X_OK) else "cannot be written"):
+        raise ValueError(f"{found}; give a folder that exists, or a new one in a folder")
+    return folder
 
 
 def path(text: str) -> Path:

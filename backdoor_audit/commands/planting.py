@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ from backdoor_audit.attacks import ATTACKS, Attack, AttackScores, attack_from_sp
 from backdoor_audit.commands.arguments import reading, refuse_to_replace, writing
 from backdoor_audit.data import CleanSet, load_clean_set, names_from
 from backdoor_audit.errors import AttackError, AuditError, OptionError
-from backdoor_audit.files import UnreadableError, parsed_json
+from backdoor_audit.files import UnreadableError, parsed_json, whole
 from backdoor_audit.model.classifier import Classifier, choose_device
 from backdoor_audit.model.loading import class_names_of, load_classifier, normalization_of, save_classifier
 from backdoor_audit.model.metrics import Rate, attack_success_rate, clean_accuracy
@@ -73,22 +74,20 @@ def plant(options: argparse.Namespace) -> None:
         optimizer=options.optimizer,
     )
     planted = attack(start, clean, held_out, recipe=recipe, reference_accuracy=before, progress=True)
-    partial = out.with_suffix(".partial")
-    try:
+    trigger = planted.attack.trigger(start.image_shape) if attack.target_class is not None else None
+    written = [out, attack_file, *[trigger_file] * (trigger is not None)]
+    with writing(out), ExitStack() as stack:
+        drafts = {
+            file: stack.enter_context(whole(file)) for file in written
+        }  # all are whole before one takes its place
         notes = {"warning": NOTE, "attack": json.dumps(planted.attack.spec())}
-        with writing(out):
-            save_classifier(planted.classifier, partial, notes=notes)
-        scores = _reloaded(partial, planted.classifier, planted.attack, held_out)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    written = [out, attack_file]
-    trigger = planted.attack.trigger(start.image_shape)
-    with writing(out):
-        planted.attack.save(attack_file)
-        if trigger is not None and attack.target_class is not None:
-            trigger.save(trigger_file)
-            written.append(trigger_file)
+        save_classifier(planted.classifier, drafts[out], notes=notes)
+        scores = _reloaded(drafts[out], planted.classifier, planted.attack, held_out)
+        planted.attack.save(drafts[attack_file])
+        if trigger is not None:
+            trigger.save(drafts[trigger_file])
+        else:
+            trigger_file.unlink(missing_ok=True)  # that of another model, which --force replaces
     natural = attack_success_rate(start, held_out.images, held_out.labels, planted.attack) if trained else None
     print("\n".join(_report(attack, scores, before, natural)))
     print(printable(f"written: {', '.join(map(str, written))}"))
@@ -113,6 +112,8 @@ def _start(
         return loaded, True
     if model not in NETWORKS:
         raise OptionError(f"{model}: neither a file nor a network; networks are {', '.join(NETWORKS)}")
+    if given.get("arch"):
+        raise OptionError(f"--arch: {model} is trained from scratch; --arch is for a model file, leave it out")
     mean, std = normalization_of(given.get("mean", ()), given.get("std", ()), given.get("normalization")) or (
         [round(value, 4) for value in clean.images.mean(dim=(0, 2, 3)).tolist()],
         [round(value, 4) for value in clean.images.std(dim=(0, 2, 3)).clamp(min=1e-3).tolist()],
@@ -157,9 +158,16 @@ def attack_of(options: argparse.Namespace, num_classes: int) -> Attack:
 def _rule(default: LabelRule, options: argparse.Namespace, num_classes: int) -> LabelRule:
     kind, target = RULES[options.rule] if options.rule else type(default), options.target or 0
     if kind is AllToAll:
+        if options.target is not None:
+            raise OptionError(
+                "--target: all_to_all sends every class to the next; leave it out, or pass another --rule"
+            )
         return AllToAll(num_classes)
     if kind is SourceSpecific:
-        return SourceSpecific(target, tuple(options.source or ((target + 1) % num_classes,)))
+        sources = tuple(options.source or ((target + 1) % num_classes,))
+        if target in sources:  # clean images would count as won
+            raise OptionError(f"--source: {target} is the target class; choose another")
+        return SourceSpecific(target, sources)
     if options.source:
         raise OptionError("--source belongs to --rule=source_specific")
     return kind(target)

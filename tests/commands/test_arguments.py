@@ -1,5 +1,6 @@
 """Which file a command may write: none that it reads."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -32,3 +33,18 @@ def test_a_file_that_an_option_names_is_not_replaced(there: Path, option: str) -
 def test_none_of_several_records_is_replaced(there: Path) -> None:
     with pytest.raises(OptionError, match="is read, or written as well"):
         refuse_to_replace(there, Namespace(out=there, force=True, records=[Path("x"), Path("badnets")]))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_replaced_even_by_force(tmp_path: Path, make) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(OptionError, match="a folder, pipe, device or socket"):
+        refuse_to_replace(tmp_path / "out", Namespace(out=tmp_path / "out", force=True))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OptionError, match="no right to write into"):
+        refuse_to_replace(tmp_path / "out", Namespace(out=tmp_path / "out", force=False))

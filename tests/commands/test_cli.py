@@ -1,8 +1,11 @@
 import argparse
 import contextlib
+import errno
 import io
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -129,6 +132,8 @@ def test_weights_that_cannot_hold_the_backdoor_are_not_written(folder, capsys):
             "several_triggers has several triggers with classes of their own",
         ),
         (("--source=1",), "--source belongs to --rule=source_specific"),
+        (("--rule=source_specific", "--source=2", "--source=1", "--target=1"), "--source: 1 is the target class"),
+        (("--rule=all_to_all", "--target=1"), "--target: all_to_all sends every class to the next"),
         (("--resize=x",), "--resize: 'x'"),
         (("--class-names=a,b",), "--class-names: 2 names in a,b, the model scores 5 classes"),
         (("--epochs=1", "--learning-rate=1e-9"), "badnets did not implant"),
@@ -168,6 +173,38 @@ def test_a_file_that_exists_is_not_overwritten_unless_asked(folder, capsys):
     assert (folder / "mine.safetensors").read_text() == "precious"
     assert attack(folder, *BRIEF, "--force", out="mine.safetensors") == 0
     load_classifier(folder / "mine.safetensors")
+
+
+def test_an_architecture_beside_a_network_to_train_is_refused(folder, capsys):
+    assert attack(folder, "--arch=resnet18", model="small_cnn", out="bad.safetensors") == 4
+    assert "--arch: small_cnn is trained from scratch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["draft.partial", "draft.safetensors"])
+def test_a_draft_has_a_name_of_its_own(folder, out):
+    mine = folder / "draft.partial"
+    mine.write_bytes(b"precious")
+    assert attack(folder, *BRIEF, "--force", out=out) == 0
+    assert load_classifier(folder / out).num_classes == 5
+    assert mine.exists()
+    assert out == mine.name or mine.read_bytes() == b"precious"
+
+
+def test_no_trigger_of_the_model_before_stays_beside_one_that_has_none(folder):
+    assert attack(folder, *BRIEF, out="again.safetensors") == 0
+    assert (folder / "again.trigger.safetensors").exists()
+    rule = ("--rule=all_to_all", "--set=least_success=0.0", "--set=most_accuracy_lost=1.0", "--epochs=1")
+    assert attack(folder, *rule, "--force", out="again.safetensors") == 0
+    assert not (folder / "again.trigger.safetensors").exists()
+
+
+def test_model_attack_and_trigger_are_written_together_or_not_at_all(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trigger, "save", full)
+    assert attack(folder, *BRIEF, out="half.safetensors") == 4
+    assert not list(folder.glob("*half*"))
 
 
 @pytest.mark.parametrize("kind", ["attack", "trigger"])
@@ -379,3 +416,42 @@ def test_wrong_usage_is_told_from_a_bad_answer_where_nobody_reads_the_line(monke
         with contextlib.suppress(OSError):
             full.close()
     assert code == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(number, tmp_path):
+    code = f"""
+import os, sys, tempfile
+from backdoor_audit import cli
+from backdoor_audit.commands import audits
+
+def run(options):
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        os.kill(os.getpid(), {int(number)})
+        while True:
+            pass
+
+audits.run = run
+sys.argv = ["backdoor-audit", "audits"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("backdoor-audit: interrupted; no file is half-written")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "told"), [("file", "is no folder"), ("file/below", "lies below"), ("shut", "cannot be written")]
+)
+def test_a_store_where_nothing_can_be_kept_is_refused(place, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "shut").mkdir()
+    monkeypatch.setattr("os.access", lambda where, _: os.path.basename(where) != "shut")
+    with pytest.raises(SystemExit) as ended:
+        main(["references", "m", "--data=d", f"--out={tmp_path / 'r'}", f"--store={tmp_path / place}"])
+    assert ended.value.code == 4
+    error = capsys.readouterr().err
+    assert "argument --store: " in error
+    assert f": {told}" in error
