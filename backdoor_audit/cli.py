@@ -7,8 +7,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn, Protocol
 
 from backdoor_audit import bounds, cores
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code, 4 with one line on stderr for input that cannot be used, or 2 if it was interrupted."""
     if arguments is None:  # SIGTERM ends it as Ctrl-C does, so that drafts and scratch folders go
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        os._exit = partial(_no_end, os.getpid(), os._exit)
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -94,11 +96,22 @@ def _run(arguments: Sequence[str] | None) -> int:
             return command.run(options)
     except AuditError as error:
         told = f"backdoor-audit: {error}"
+    except SystemExit as error:  # of the model's own code, say; 0 would tell that the work was done
+        told = line_of(
+            f"backdoor-audit: other code called for the end of the process ({error.code}); the work is not done"
+        )
     except OSError as error:
         told = line_of(f"backdoor-audit: {f'{error.filename}: {error.strerror}' if error.filename else error}")
     with suppress(OSError):  # nobody reads it; the exit code still tells wrong usage from an answer that is bad
         print(told, file=sys.stderr, flush=True)
     return USAGE_ERROR
+
+
+def _no_end(ours: int, end: Callable[[int], NoReturn], code: int) -> NoReturn:
+    """In place of `os._exit`: the process of a command, in which code of models runs, ends by an exception that is told."""
+    if os.getpid() == ours:
+        raise SystemExit(f"os._exit({code})")
+    end(code)
 
 
 def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

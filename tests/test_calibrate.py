@@ -99,7 +99,7 @@ def test_the_command_writes_a_file_that_an_audit_reads(tmp_path, monkeypatch, ca
     folder = tmp_path / "clean"
     folder.mkdir()
     for file in models():
-        (folder / file.name).touch()
+        (folder / file.name).write_text(file.name)  # no model is a copy of another
     (folder / "notes.txt").touch()
     out = tmp_path / "reference.json"
     command = ["calibrate", "--clean-models", str(folder), "--data", "images.npz", "--out", str(out)]

@@ -30,12 +30,20 @@ def run(options: argparse.Namespace) -> int:
     """Fit a null distribution on a folder of clean models and write it. Raises `AuditError` for wrong input."""
     from backdoor_audit.calibrate import calibrate
     from backdoor_audit.model.loading.formats import SUFFIXES
+    from backdoor_audit.model.loading.model_file import fingerprint_of
     from backdoor_audit.store import Store
 
     refuse_to_replace(options.out, options)
     if not os.path.isdir(options.clean_models):
         raise OptionError(f"--clean-models: {options.clean_models} is not a folder")
     models = sorted(file for file in options.clean_models.iterdir() if file.suffix.lower() in SUFFIXES)
+    known: dict[str, Path] = {}
+    for file in filter(os.path.isfile, models):
+        same = known.setdefault(fingerprint_of(file), file)
+        if same is not file:
+            raise OptionError(
+                f"--clean-models: {file} is a copy of {same.name}, which would count twice; take one away"
+            )
     settings = AuditOptions(data=options.data, seed=options.seed, **reading(options))
     with tempfile.TemporaryDirectory(prefix="backdoor_audit-") as scratch:
         null = calibrate(models, settings, store=Store(options.store or Path(scratch)), progress=True)

@@ -82,7 +82,7 @@ def plant(options: argparse.Namespace) -> None:
         }  # all are whole before one takes its place
         notes = {"warning": NOTE, "attack": json.dumps(planted.attack.spec())}
         save_classifier(planted.classifier, drafts[out], notes=notes)
-        scores = _reloaded(drafts[out], planted.classifier, planted.attack, held_out)
+        scores = _reloaded(drafts[out], planted.classifier, planted.attack, held_out, arch=given.get("arch"))
         planted.attack.save(drafts[attack_file])
         if trigger is not None:
             trigger.save(drafts[trigger_file])
@@ -173,10 +173,10 @@ def _rule(default: LabelRule, options: argparse.Namespace, num_classes: int) -> 
     return kind(target)
 
 
-def _reloaded(file: Path, planted: Classifier, attack: Attack, held_out: CleanSet) -> AttackScores:
+def _reloaded(file: Path, planted: Classifier, attack: Attack, held_out: CleanSet, *, arch: str | None) -> AttackScores:
     """Scores of what was written. Raises `AttackError` if the file does not give the planted model again."""
     try:
-        again = load_classifier(file, device=planted.device)
+        again = load_classifier(file, device=planted.device, arch=arch)
     except AuditError as error:
         raise AttackError(
             f"{attack.name}: a file of weights cannot hold this model ({error}); use it from Python"

@@ -455,3 +455,61 @@ def test_a_store_where_nothing_can_be_kept_is_refused(place, told, tmp_path, mon
     error = capsys.readouterr().err
     assert "argument --store: " in error
     assert f": {told}" in error
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)"])
+def test_code_that_ends_the_process_does_not_end_a_command_in_0(end):
+    code = f"""
+import os, sys
+from backdoor_audit import cli
+from backdoor_audit.commands import audits
+
+def run(options):
+    {end}
+
+audits.run = run
+sys.argv = ["backdoor-audit", "audits"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4
+    assert "called for the end of the process" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_processes_that_a_command_starts_end_as_they_would():
+    code = """
+import os, sys
+from backdoor_audit import cli
+from backdoor_audit.commands import audits
+
+def run(options):
+    child = os.fork()
+    if not child:
+        os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+audits.run = run
+sys.argv = ["backdoor-audit", "audits"]
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_a_backdoor_is_planted_in_a_network_of_ones_own_code(folder, monkeypatch):
+    (folder / "network_of_mine.py").write_text(
+        "from backdoor_audit.model.networks import build_network\n\n\n"
+        "def made():\n    return build_network('small_cnn', num_classes=5, in_channels=1, width=4)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    assert attack(folder, *BRIEF, "--arch=network_of_mine:made", out="own.safetensors") == 0
+    assert load_classifier(folder / "own.safetensors", arch="network_of_mine:made").num_classes == 5
+
+
+def test_a_copy_of_a_model_does_not_count_twice(folder, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes((folder / "clean.safetensors").read_bytes())
+    out = tmp_path / "reference.json"
+    assert main(["calibrate", f"--clean-models={tmp_path}", f"--data={folder / 'images.npz'}", f"--out={out}"]) == 4
+    assert "b.safetensors is a copy of a.safetensors" in capsys.readouterr().err
