@@ -127,7 +127,7 @@ def refuse_to_replace(out: Path, options: argparse.Namespace, name: str = "out")
         there = _is_there(out)
         if not os.access(out.parent, os.W_OK | os.X_OK):
             raise OSError(f"no right to write into {out.parent}")
-        if there and not (os.path.isfile(out) or os.path.islink(out)):
+        if os.path.exists(out) and not os.path.isfile(out):
             raise OSError("a folder, pipe, device or socket, which no file replaces")
     named = {option.key for option in OPTIONS if option.parse is option_texts.path}
     given = ((key, one) for key, all_ in vars(options).items() for one in (all_ if isinstance(all_, list) else [all_]))

@@ -35,7 +35,12 @@ def test_none_of_several_records_is_replaced(there: Path) -> None:
         refuse_to_replace(there, Namespace(out=there, force=True, records=[Path("x"), Path("badnets")]))
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def link_to_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_pipe])
 def test_what_is_no_file_is_not_replaced_even_by_force(tmp_path: Path, make) -> None:
     make(tmp_path / "out")
     with pytest.raises(OptionError, match="a folder, pipe, device or socket"):
