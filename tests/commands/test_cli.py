@@ -421,9 +421,11 @@ def test_wrong_usage_is_told_from_a_bad_answer_where_nobody_reads_the_line(monke
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_ends_in_one_line_and_leaves_nothing(number, tmp_path):
     code = f"""
-import os, sys, tempfile
+import os, signal, sys, tempfile
 from backdoor_audit import cli
 from backdoor_audit.commands import audits
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
 
 def run(options):
     with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):

@@ -63,6 +63,15 @@ def test_a_task_that_fails_ends_the_others_and_its_error_is_raised(place):
         side_by_side([fails, goes_on] if place == 0 else [goes_on, fails])
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, as it does in a terminal; shells let what runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all_tasks():
     both = threading.Barrier(2, timeout=PATIENCE)
 
