@@ -77,9 +77,8 @@ def plant(options: argparse.Namespace) -> None:
     trigger = planted.attack.trigger(start.image_shape) if attack.target_class is not None else None
     written = [out, attack_file, *[trigger_file] * (trigger is not None)]
     with writing(out), ExitStack() as stack:
-        drafts = {
-            file: stack.enter_context(whole(file)) for file in written
-        }  # all are whole before one takes its place
+        # all are whole before one takes its place
+        drafts = {file: stack.enter_context(whole(file)) for file in written}
         notes = {"warning": NOTE, "attack": json.dumps(planted.attack.spec())}
         save_classifier(planted.classifier, drafts[out], notes=notes)
         scores = _reloaded(drafts[out], planted.classifier, planted.attack, held_out, arch=given.get("arch"))

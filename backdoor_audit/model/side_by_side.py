@@ -11,12 +11,14 @@ import torch
 
 from backdoor_audit import budget
 
+_PATIENCE = 10.0  # s for tasks to notice that they are over; code of a network may never come back
+
 
 def side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     """Do all tasks, as many at once as torch has threads, each with an equal share of these.
 
     They must share no network, no generator and no global random state. A task that raises ends the others at their next
-    `budget.check`; so does what ends the wait for them, such as Ctrl-C.
+    `budget.check`; so does what ends the wait for them, such as Ctrl-C. One that does not end then is not waited for.
     """
     threads = torch.get_num_threads()
     workers = min(len(tasks), threads)
@@ -31,18 +33,16 @@ def side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
         with budget.unless(over):
             task()
 
+    pool, doing = ThreadPoolExecutor(workers), list[Future[None]]()
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                doing = [pool.submit(copy_context().run, begun, task) for task in tasks]
-                done, _ = wait(doing, return_when=FIRST_EXCEPTION)
-            finally:
-                over.set()
-            _raise_first([one for one in doing if one in done])
+        for task in tasks:
+            doing.append(pool.submit(copy_context().run, begun, task))
+        wait(doing, return_when=FIRST_EXCEPTION)
+        failed = [one for one in doing if one.done() and one.exception() is not None]
     finally:
+        over.set()
+        _, at_work = wait(doing, timeout=_PATIENCE)
+        pool.shutdown(wait=not at_work, cancel_futures=True)
         torch.set_num_threads(threads)  # what threads begin with that are made from here on
-
-
-def _raise_first(done: Sequence[Future[None]]) -> None:
-    for one in done:
+    for one in failed:
         one.result()

@@ -7,6 +7,7 @@ import torch
 
 from backdoor_audit import budget
 from backdoor_audit.errors import ModelError
+from backdoor_audit.model import side_by_side as module
 from backdoor_audit.model.side_by_side import side_by_side
 
 PATIENCE = 60  # s
@@ -89,6 +90,27 @@ def test_ctrl_c_ends_all_tasks():
     with pytest.raises(KeyboardInterrupt):
         side_by_side([presses, runs])
     assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_code_that_never_comes_back_does_not_keep_ctrl_c_from_ending_the_wait(monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    begun, end = threading.Event(), threading.Event()
+
+    def hangs():
+        begun.set()
+        end.wait(PATIENCE)
+
+    def presses():
+        begun.wait(PATIENCE)
+        time.sleep(0.1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([hangs, presses])
+    assert time.monotonic() - before < PATIENCE / 2
+    end.set()
 
 
 def test_tasks_end_with_the_time_of_those_who_ask():
